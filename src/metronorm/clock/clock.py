@@ -1,0 +1,326 @@
+"""The clock: one record per tick, written when the tick ends."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+import msgspec
+
+from metronorm.clock.ledger import Ledger
+from metronorm.clock.progress import Progress
+from metronorm.clock.resources import sample_resources
+from metronorm.clock.run import (
+    create_run,
+    host,
+    new_attempt,
+    read_run_info,
+    tape_folder,
+    versions,
+)
+from metronorm.clock.tape import LIVE, Tape, encode
+from metronorm.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
+T = TypeVar("T")
+
+RESERVED = frozenset({"attempt", "rank", "tick", "beats"})
+RESOURCE_PERIOD_NS = 1_000_000_000
+
+_log = logging.getLogger("metronorm")
+
+
+class TickRecord(msgspec.Struct, gc=False):
+    """One line of the tape. Floats that are not finite travel as the strings "nan", "inf", "-inf"."""
+
+    tick: int
+    time_ns: int
+    wall_ns: int
+    beats: int
+    phases: dict[str, int]
+    metrics: dict[str, float | str]
+
+
+class Clock:
+    """Records every tick of a training loop in a run directory.
+
+    Args:
+        directory: the run. New unless `resume`; parents are made.
+        config: what the run was configured with: plain JSON values.
+        resume: continue the run that is there, as a new attempt.
+        name: what to call the run; the directory's name by default.
+        progress: show a bar on standard error.
+        now: a monotonic clock in integer nanoseconds.
+
+    Raises:
+        RunError: the directory holds a run (without `resume`) or none (with it), or is not
+            writable.
+
+    Recording never stops the loop: a tick that the disk does not take is dropped, counted in
+    `dropped`, and told of when the clock closes.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        config: dict[str, Any] | None = None,
+        resume: bool = False,
+        name: str | None = None,
+        progress: bool = True,
+        now: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.directory = Path(directory)
+        self.tick = 0
+        self._config = config or {}
+        self._resume = resume
+        self._name = name
+        self._progress = progress
+        self._epoch = time.time_ns() - now()
+        self._ledger = Ledger(now)
+        self._phase = self._ledger.phases.get
+        self._beats = 1
+        self._metrics: dict[str, float | str] = {}
+        self._known: set[str] = set()
+        self._unwritten: TickRecord | None = None
+        self._resources_due = 0
+        self._tapes: dict[str, Tape] = {}
+        self._bar = Progress(enabled=False)
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._resume:
+            info = read_run_info(self.directory)
+        else:
+            info = create_run(self.directory, name=self._name, config=self._config)
+        self.run_name = info.name
+        self.rank = int(os.environ.get("RANK", "0"))
+        try:
+            self.attempt = new_attempt(self.directory, self.rank)
+            for kind in ("ticks", "events", "resources"):
+                folder = tape_folder(self.directory, kind, self.attempt, self.rank)
+                folder.mkdir(parents=True, exist_ok=True)
+                self._tapes[kind] = Tape(folder / LIVE)
+        except OSError as error:
+            raise RunError(
+                "a run's directory must be writable",
+                got=f"{self.directory}: {error.strerror or error}",
+            ) from None
+        self._ticks_tape = self._tapes["ticks"]
+        self.event("start", process=os.getpid(), host=host()["name"], versions=versions())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._write_pending()
+            self.event("end")
+        else:
+            self.event("end", error=kind.__name__, message=str(error))
+        self._bar.close()
+        for tape in self._tapes.values():
+            tape.close()
+        if self.dropped:
+            cause = next((t.last_error for t in self._tapes.values() if t.last_error), None)
+            _log.warning(
+                "%d records could not be written to %s (%s); training went on without them",
+                self.dropped,
+                self.directory,
+                cause.strerror if cause else "no room for a whole line",
+            )
+
+    @property
+    def dropped(self) -> int:
+        """Records that the disk did not take."""
+        return sum(tape.dropped for tape in self._tapes.values())
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    @overload
+    def ticks(
+        self, loader: Iterable[T], *, total: int | None = ..., initial: int | None = ...
+    ) -> Iterator[T]: ...
+    @overload
+    def ticks(
+        self,
+        loader: Iterable[T],
+        *,
+        micro_batches: int,
+        total: int | None = ...,
+        initial: int | None = ...,
+    ) -> Iterator[list[T]]: ...
+    def ticks(
+        self,
+        loader: Iterable[T],
+        *,
+        micro_batches: int | None = None,
+        total: int | None = None,
+        initial: int | None = None,
+    ) -> Iterator[T] | Iterator[list[T]]:
+        """Iterate `loader`, one tick per turn of the loop body; the wait is the phase `data`.
+
+        Args:
+            loader: any iterable of batches.
+            micro_batches: hand over a window, a list of that many batches, at each turn; the last
+                window of a loader may be shorter.
+            total: stop after this tick (counted from the start of the run).
+            initial: ticks already done, when a run resumes from a checkpoint.
+
+        A tick ends, and is written, when the body of the loop does. A body left by an exception
+        is no tick; one left by `break` is.
+
+        Raises:
+            ConfigError: `micro_batches` is not positive, or the clock is not entered.
+        """
+        if micro_batches is not None and micro_batches < 1:
+            raise ConfigError("micro_batches must be at least 1", got=str(micro_batches))
+        if not self._tapes:
+            raise ConfigError(
+                "a clock must be entered before it ticks", fix="with Clock(...) as clock:"
+            )
+        return self._iterate(loader, micro_batches, total, initial)
+
+    def _iterate(
+        self, loader: Iterable[Any], size: int | None, total: int | None, initial: int | None
+    ) -> Iterator[Any]:
+        self._write_pending()
+        if initial is not None:
+            self.tick = initial
+        self._bar.close()
+        if self._progress and self.rank == 0:
+            self._bar = Progress(initial=self.tick, total=self._total(loader, size, total))
+        data = self.phase("data")
+        self._ledger.begin()
+        with data:
+            source = iter(loader)
+        while total is None or self.tick < total:
+            with data:
+                window = list(itertools.islice(source, size or 1))
+            if not window:
+                break
+            self._beats = len(window)
+            self.tick += 1
+            try:
+                yield window[0] if size is None else window
+            except GeneratorExit:
+                # `break`, or an error on its way out of the body: only the clock's own exit
+                # knows which, so the record waits for it.
+                self._unwritten = self._end()
+                self._ledger.pause()
+                raise
+            self._record(self._end())
+        self._ledger.pause()
+        self._ledger.close()  # the wait that found the loader empty is part of no tick
+
+    def _total(self, loader: Iterable[Any], size: int | None, total: int | None) -> int | None:
+        if total is not None:
+            return total
+        length = getattr(loader, "__len__", None)
+        if length is None:
+            return None
+        try:
+            return self.tick + -(-int(length()) // (size or 1))
+        except TypeError:  # torch's loader over an iterable data set has a length that raises
+            return None
+
+    def _end(self) -> TickRecord:
+        wall_ns, spent = self._ledger.close()
+        metrics, self._metrics = self._metrics, {}
+        time_ns = self._epoch + self._ledger.last
+        return TickRecord(self.tick, time_ns, wall_ns, self._beats, spent, metrics)
+
+    def _record(self, record: TickRecord) -> None:
+        line = encode(record)
+        if b"null" in line:  # what JSON makes of a float that is not finite
+            record.metrics = {name: _spelled(value) for name, value in record.metrics.items()}
+            line = encode(record)
+        self._ticks_tape.write(line)
+        moment = self._ledger.last
+        if moment >= self._resources_due:
+            self._resources_due = moment + RESOURCE_PERIOD_NS
+            sample = sample_resources(record.tick, record.time_ns)
+            self._tapes["resources"].write(encode(sample))
+        self._bar.show(record.tick, record.wall_ns, record.metrics, moment)
+
+    def _write_pending(self) -> None:
+        if self._unwritten is not None:
+            self._record(self._unwritten)
+            self._unwritten = None
+
+    # --- what is said inside a tick ---------------------------------------------------------------
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """A named stretch of the tick: `with clock.phase("forward"):`.
+
+        Time in a phase between two loops (an evaluation after an epoch) counts to the next tick.
+        """
+        return self._phase(name) or self._ledger.open(name)
+
+    def log(self, **metrics: Any) -> None:
+        """Put numbers on the tick's record; said twice, the last one holds.
+
+        Takes Python numbers and anything of one element with `.item()` (tensors, NumPy scalars).
+        `loss` and `tokens` are shown in the bar.
+
+        Raises:
+            ConfigError: not one number, or a name that the record needs itself.
+        """
+        if not self._known.issuperset(metrics):
+            self._check_names(metrics)
+        for name, value in metrics.items():
+            if type(value) is not float and type(value) is not int:
+                metrics[name] = _number(name, value)
+        self._metrics.update(metrics)
+
+    def _check_names(self, metrics: Iterable[str]) -> None:
+        for name in metrics:
+            if name in RESERVED or name.endswith("_ns"):
+                raise ConfigError(
+                    "a metric's name must not be one of the record's own "
+                    f"({', '.join(sorted(RESERVED))}, names ending in _ns)",
+                    got=repr(name),
+                )
+            self._known.add(name)
+
+    def event(self, name: str, **fields: Any) -> None:
+        """Put something that happened on record, with the tick it happened in."""
+        record = {
+            "event": name,
+            "tick": self.tick,
+            "time_ns": self._epoch + self._ledger.now(),
+            "fields": fields,
+        }
+        self._tapes["events"].write(encode(record))
+
+
+def _number(name: str, value: Any) -> float | int:
+    item = getattr(value, "item", None)
+    if item is not None:
+        try:
+            value = item()
+        except (TypeError, ValueError, RuntimeError):
+            value = None
+    if not isinstance(value, int | float):
+        raise ConfigError(
+            "a metric must be one number (a Python number, or a tensor of one element)",
+            got=f"{name} = a {type(value).__name__}",
+        )
+    return int(value) if isinstance(value, bool) else value
+
+
+def _spelled(value: float | str) -> float | str:
+    return value if isinstance(value, str) or math.isfinite(value) else str(value)

@@ -1,0 +1,176 @@
+"""A run is a directory: `run.json` says what it is, and every attempt adds tapes of its own."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+import uuid
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from metronorm.errors import ConfigError, RunError
+from metronorm.files import write_atomic
+
+SCHEMA = 1
+RUN_FILE = "run.json"
+_REPORTED = ("metronorm", "torch", "tensorflow", "jax", "keras", "numpy")
+
+
+class RunInfo(msgspec.Struct, kw_only=True):
+    """What `run.json` holds; times in nanoseconds since 1970."""
+
+    schema: int
+    id: str
+    name: str
+    created_ns: int
+    config: dict[str, Any]
+    command: list[str]
+    versions: dict[str, str]
+    git: dict[str, Any] | None
+    host: dict[str, Any]
+
+
+def read_run_info(directory: Path) -> RunInfo:
+    """Read `run.json`.
+
+    Raises:
+        RunError: no such run, a damaged file, or one written by a newer schema.
+    """
+    path = directory / RUN_FILE
+    try:
+        data = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(
+            f"a run is a directory with a {RUN_FILE}",
+            got=f"{directory}, which has none",
+            fix="name the run's own directory, such as runs/shakespeare",
+        ) from None
+    try:
+        schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise RunError(
+                f"this version reads run schema {SCHEMA} and older",
+                got=f"schema {schema} in {path}",
+                fix="upgrade metronorm",
+            )
+        return msgspec.json.decode(data, type=RunInfo)
+    except msgspec.MsgspecError as error:
+        raise RunError(
+            f"{path} must be a run description", got=f"a damaged file ({error})"
+        ) from None
+
+
+def create_run(directory: Path, *, name: str | None, config: dict[str, Any]) -> RunInfo:
+    """Make `directory` a new run.
+
+    Raises:
+        RunError: it is a run already, or a file stands in its place.
+        ConfigError: `config` holds what JSON cannot.
+    """
+    if (directory / RUN_FILE).exists():
+        raise RunError(
+            "a new run needs a directory of its own",
+            got=f"{directory}, which holds the run {read_run_info(directory).name!r}",
+            fix="another directory, or resume that run",
+        )
+    info = RunInfo(
+        schema=SCHEMA,
+        id=uuid.uuid4().hex,
+        name=name or directory.resolve().name,
+        created_ns=time.time_ns(),
+        config=config,
+        command=list(sys.argv),
+        versions=versions(),
+        git=git_state(),
+        host=host(),
+    )
+    try:
+        data = msgspec.json.format(msgspec.json.encode(info), indent=2)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("a run's config must be plain JSON values", got=str(error)) from None
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        write_atomic(directory / RUN_FILE, data + b"\n")
+    except OSError as error:
+        raise RunError(
+            "a run's directory must be writable", got=f"{directory}: {error.strerror or error}"
+        ) from None
+    return info
+
+
+def new_attempt(directory: Path, rank: int) -> int:
+    """Claim the next attempt number for `rank`; making the folder is the claim, so no lock."""
+    ticks = directory / "ticks"
+    attempt = 1 + max((number(path) for path in ticks.glob("attempt=*")), default=-1)
+    while True:
+        try:
+            tape_folder(directory, "ticks", attempt, rank).mkdir(parents=True)
+        except FileExistsError:
+            attempt += 1
+        else:
+            return attempt
+
+
+def tape_folder(directory: Path, kind: str, attempt: int, rank: int) -> Path:
+    """Where the tape of one (attempt, rank) lies."""
+    return directory / kind / f"attempt={attempt}" / f"rank={rank}"
+
+
+def number(path: Path) -> int:
+    """The number in a hive folder's name: 3 for `attempt=3`."""
+    return int(path.name.partition("=")[2])
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the frameworks that this process has loaded."""
+    found = {"python": platform.python_version()}
+    for package in _REPORTED:
+        if package in sys.modules:
+            try:
+                found[package] = metadata.version(package)
+            except metadata.PackageNotFoundError:
+                continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the working directory and whether it has changes; None outside a checkout."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(
+        ["git", *arguments], capture_output=True, text=True, check=True, timeout=5
+    )
+    return done.stdout.strip()
+
+
+def host() -> dict[str, Any]:
+    """Name and size of this machine."""
+    return {
+        "name": platform.node(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    }
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
