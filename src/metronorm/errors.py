@@ -5,6 +5,7 @@ MetronormError
 ├── DataError               text, tokens or a corpus that cannot be used
 ├── RunError                a run directory that is missing, taken, or does not fit
 ├── CheckpointError         a checkpoint that is damaged or does not fit the model
+├── DivergenceError         a training whose loss or gradient is no longer finite
 └── MissingDependencyError  an optional package that is not installed (also an ImportError)
 
 Each says what must hold, what arrived, and what to try, on one line. The command line prints that
@@ -51,3 +52,7 @@ class CheckpointError(MetronormError):
 
 class MissingDependencyError(MetronormError, ImportError):
     """An optional package that is not installed."""
+
+
+class DivergenceError(MetronormError):
+    """A training whose loss or gradient is no longer finite."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import platform
 import shutil
-from pathlib import Path
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
+
+_DAY_SECONDS = 86_400
+_serial = itertools.count()  # tells threads of one process apart
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -18,7 +24,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full or the directory cannot be written; `path` is as it was.
     """
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    aside = _aside(path)
     try:
         with open(aside, "wb") as file:
             file.write(data)
@@ -36,20 +42,18 @@ def write_atomic(path: Path, data: bytes) -> None:
 def directory_aside(target: Path) -> Iterator[Path]:
     """A new directory to fill, which becomes `target` in one rename when the block ends well.
 
-    Every file in it is fsynced first. A block that raises leaves no trace; a killed process leaves
-    a hidden `.NAME.PID.tmp`, which `remove_leftovers` clears. `target` must not exist.
+    Everything in it is fsynced first. A block that raises leaves no trace; a killed process leaves
+    a hidden `.NAME.HOST.PID.SERIAL.tmp`, which `remove_leftovers` clears.
+
+    Raises:
+        OSError: the disk is full, or `target` exists by now and is not empty.
     """
-    aside = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    aside = _aside(target)
     aside.mkdir(parents=True)
     try:
         yield aside
-        for file in aside.iterdir():
-            descriptor = os.open(file, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+        for path in aside.rglob("*"):
+            sync_directory(path)
         sync_directory(aside)
         aside.rename(target)
     except BaseException:
@@ -58,12 +62,30 @@ def directory_aside(target: Path) -> Iterator[Path]:
     sync_directory(target.parent)
 
 
-def remove_leftovers(directory: Path) -> None:
-    """Remove what killed writers left aside in `directory` (names `.NAME.PID.tmp`)."""
+def remove_directory(directory: Path) -> None:
+    """Remove a directory so that it is gone at once: renamed aside, then deleted."""
+    aside = _aside(directory)
+    with contextlib.suppress(FileNotFoundError):
+        directory.rename(aside)
+        shutil.rmtree(aside)
+
+
+def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
+    """Remove what killed writers left aside in `directory` (`.NAME.HOST.PID.SERIAL.tmp`).
+
+    What a living process of this machine writes is left alone. Of other machines that share the
+    file system nobody knows which processes live: theirs is removed once nothing in it has changed
+    for a day before `now` (seconds since the epoch; None: the clock's).
+    """
     for path in directory.glob(".*.tmp"):
-        process = path.name.split(".")[-2]
-        if process.isdigit() and Path("/proc").exists() and Path("/proc", process).exists():
-            continue  # its writer lives
+        parts = path.name.split(".")
+        if len(parts) < 6 or not (parts[-2].isdigit() and parts[-3].isdigit()):
+            continue  # somebody else's
+        if parts[-4] == _host():
+            if _lives(int(parts[-3])):
+                continue
+        elif (time.time() if now is None else now) - _last_change(path) < _DAY_SECONDS:
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -71,9 +93,36 @@ def remove_leftovers(directory: Path) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` durable."""
+    """Make a rename in `directory` durable (or, given a file, what was written to it)."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{_host()}.{os.getpid()}.{next(_serial)}.tmp")
+
+
+def _host() -> str:
+    return platform.node().replace(".", "-") or "localhost"
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 is not delivered: it only asks
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _last_change(path: Path) -> float:
+    """When anything in `path` last changed, in seconds since the epoch; 0 if it is gone."""
+    latest = 0.0
+    for one in (path, *path.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            latest = max(latest, one.lstat().st_mtime)
+    return latest

@@ -13,5 +13,6 @@ Usable in any loop: no framework is imported here.
 
 from metronorm.clock.clock import Clock
 from metronorm.clock.reader import Run, Table, open_run
+from metronorm.clock.run import RunInfo, read_run_info
 
-__all__ = ["Clock", "Run", "Table", "open_run"]
+__all__ = ["Clock", "Run", "RunInfo", "Table", "open_run", "read_run_info"]

@@ -40,7 +40,7 @@ _log = logging.getLogger("metronorm")
 
 
 class TickRecord(msgspec.Struct, gc=False):
-    """One line of the tape. Floats that are not finite travel as the strings "nan", "inf", "-inf"."""
+    """One line of the tape; floats that are not finite travel as text: "nan", "inf", "-inf"."""
 
     tick: int
     time_ns: int

@@ -1,0 +1,7 @@
+"""`python -m metronorm`."""
+
+import sys
+
+from metronorm.cli import main
+
+sys.exit(main())

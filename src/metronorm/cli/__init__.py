@@ -1,0 +1,74 @@
+"""The command line: `metronorm COMMAND ...`. No logic of its own; every command is a module.
+
+Exit codes: 0 done; 2 a mistake of the user's, told in one line; 130 and 143 stopped by Ctrl-C and
+by SIGTERM, after saving.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from metronorm import __version__
+from metronorm.errors import MetronormError
+
+COMMANDS = {
+    "train": "train a language model on text, every tick on record",
+    "sample": "let a trained model write",
+    "show": "what runs did and cost, side by side",
+    "prepare": "turn text into tokens, ahead of training",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"metronorm {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"metronorm: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    try:
+        # a command's module is loaded only when it runs: the help comes at once
+        code: int = importlib.import_module(f"metronorm.cli.{name}").main(arguments[1:])
+    except MetronormError as error:
+        print(f"metronorm {name}: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in _OPTIONAL:
+            raise
+        print(
+            f"metronorm {name}: needs the package {error.name!r}; try: pip install "
+            "'metronorm[train]'",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `metronorm show | head`
+        sys.stderr.close()
+        return 141
+    return code
+
+
+_OPTIONAL = ("numpy", "safetensors", "tokenizers", "torch")
+
+
+def _help() -> str:
+    lines = [f"  {name:<9} {purpose}" for name, purpose in COMMANDS.items()]
+    return "\n".join(
+        (
+            "usage: metronorm COMMAND ...",
+            "",
+            "Ticks on record, gradients accumulated exactly, layer normalization done right.",
+            "",
+            *lines,
+            "",
+            "metronorm COMMAND --help says more.",
+        )
+    )

@@ -1,0 +1,55 @@
+"""`metronorm sample`: let a trained model write."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `metronorm sample`."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run."""
+    prompt: str = "\n"
+    """What the text begins with."""
+    tokens: int = 500
+    """How many tokens to write."""
+    temperature: float = 0.8
+    """Divides the logits; 0 always takes the likeliest token."""
+    top_k: int | None = None
+    """Draw among the k likeliest tokens only."""
+    top_p: float | None = None
+    """Draw among the likeliest tokens only that together reach this probability."""
+    seed: int | None = None
+    """The same seed writes the same text."""
+    checkpoint: Literal["best", "last"] = "best"
+    """The one with the lowest validation loss, or the newest."""
+
+
+def main(argv: list[str]) -> int:
+    """Stream text to standard output."""
+    arguments = tyro.cli(
+        Arguments, args=argv, prog="metronorm sample", description="Let a trained model write."
+    )
+    from metronorm.train.sampling import write  # torch is loaded only now
+
+    for piece in write(
+        arguments.run,
+        prompt=arguments.prompt,
+        max_tokens=arguments.tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+        best=arguments.checkpoint == "best",
+    ):
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0

@@ -1,0 +1,169 @@
+"""`metronorm show`: what runs did and cost, side by side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import plotext
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metronorm.clock import open_run
+from metronorm.clock.summary import Curve, Summary, summarize
+from metronorm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+
+CHART_WIDTH, CHART_HEIGHT = 100, 13
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `metronorm show`."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Directories of the runs."""
+    charts: bool = True
+    """Draw loss and tick time."""
+
+
+def main(argv: list[str]) -> int:
+    """Print the table and the charts."""
+    arguments = tyro.cli(
+        Arguments,
+        args=argv,
+        prog="metronorm show",
+        description="What runs did and cost, side by side; also while they run.",
+    )
+    if not arguments.runs:
+        raise ConfigError("show needs a run", fix="metronorm show runs/*")
+    console = Console()
+    summaries = [summarize(open_run(path)) for path in arguments.runs]
+    console.print(table(summaries))
+    if arguments.charts:
+        console.print(*charts(summaries, console.width), sep="\n")
+    for summary in summaries:
+        for notice in summary.notices:
+            console.print(f"[yellow]{notice}[/yellow]")
+    return 0
+
+
+def table(summaries: list[Summary]) -> Table:
+    """One column per run."""
+    made = Table(show_edge=False, pad_edge=False, header_style="bold")
+    made.add_column("")
+    for summary in summaries:
+        made.add_column(summary.name, justify="right")
+
+    def row(name: str, cell: Callable[[Summary], str]) -> None:
+        cells = [cell(summary) for summary in summaries]
+        if any(cells):
+            made.add_row(name, *(value or "-" for value in cells))
+
+    row("directory", lambda s: s.directory)
+    row("state", lambda s: s.state)
+    row("host", lambda s: s.host)
+    row("ticks", lambda s: f"{s.ticks:,}" + (f" in {s.attempts} attempts" * (s.attempts > 1)))
+    row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
+    row("time in ticks", lambda s: _duration(s.seconds))
+    for name in _union(list(summary.losses) for summary in summaries):
+        made.add_section()
+        row(f"{name}, last", lambda s, n=name: f"{s.losses[n].last:.4f}" if n in s.losses else "")
+        row(f"{name}, best", lambda s, n=name: _best(s, n))
+    made.add_section()
+    row("tick, median", lambda s: _milliseconds(s.tick_median_ns))
+    row("tick, p95", lambda s: _milliseconds(s.tick_p95_ns))
+    for name in _union(list(summary.phases) for summary in summaries):
+        row(f"  {name}", lambda s, n=name: _share(s.phases.get(n)))
+    made.add_section()
+    row("tokens", lambda s: f"{s.tokens:,.0f}" if s.tokens else "")
+    row("tokens/s", lambda s: f"{s.tokens_per_second:,.0f}" if s.tokens_per_second else "")
+    row(
+        "peak memory",
+        lambda s: f"{s.peak_memory_bytes / 2**20:,.0f} MiB" if s.peak_memory_bytes else "",
+    )
+    if len(summaries) > 1:
+        made.add_section()
+        configs = [_flat(summary.config) for summary in summaries]
+        for name in _union(list(config) for config in configs):
+            values = [_plain(config.get(name)) for config in configs]
+            if len(set(values)) > 1:
+                made.add_row(name, *values)
+    return made
+
+
+def charts(summaries: list[Summary], width: int) -> list[Text]:
+    """Losses over the ticks, all runs in one chart; then the tick times."""
+    names = _union(list(summary.curves) for summary in summaries)
+    losses = [name for name in names if name.endswith("loss")]
+    drawn = []
+    for title, wanted in (("loss", losses), ("tick time, ms", ["tick time, ms"])):
+        curves = {
+            name if len(summaries) == 1 else f"{summary.name} {name}": summary.curves[name]
+            for summary in summaries
+            for name in wanted
+            if name in summary.curves
+        }
+        if curves:
+            drawn.append(chart(title, curves, width))
+    return drawn
+
+
+def chart(title: str, curves: dict[str, Curve], width: int) -> Text:
+    """A line chart in characters."""
+    figure = plotext.figure
+    figure.clear()
+    figure.theme("clear")
+    figure.plot_size(min(width, CHART_WIDTH), CHART_HEIGHT)
+    figure.title(title)
+    figure.legend(len(curves) > 1)
+    for name, curve in curves.items():
+        # a lone point is a line of no length: drawn as two equal ones
+        signal = figure.signal([*curve.ticks, curve.ticks[-1]], [*curve.values, curve.values[-1]])
+        figure.draw(signal.label(name).lines(True))
+    return Text.from_ansi(figure.build().string())
+
+
+def _union(lists: Iterable[Iterable[str]]) -> list[str]:
+    return list(dict.fromkeys(name for names in lists for name in names))
+
+
+def _best(summary: Summary, name: str) -> str:
+    loss = summary.losses.get(name)
+    if loss is None or loss.best is None:
+        return ""
+    return f"{loss.best:.4f} at {loss.tick:,}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"
+
+
+def _milliseconds(ns: float | None) -> str:
+    return "" if ns is None else f"{ns / 1e6:,.3g} ms" if ns < 1e8 else f"{ns / 1e6:,.0f} ms"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def _flat(config: dict[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _plain(value: object) -> str:
+    return "-" if value is None else str(value)

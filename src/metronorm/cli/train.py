@@ -1,0 +1,98 @@
+"""`metronorm train`: from text to a trained model."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from metronorm.clock import read_run_info
+from metronorm.errors import ConfigError
+from metronorm.train.config import TrainConfig
+from metronorm.train.plain import from_plain
+from metronorm.train.presets import training_preset
+
+DESCRIPTION = """Train a GPT on text from scratch, every tick on record.
+
+metronorm train                         Shakespeare, about three minutes on two cores
+metronorm train --data notes/*.txt      your own text
+metronorm train --preset small          10 M parameters
+metronorm train --resume runs/NAME      go on where a run stopped, bit for bit
+
+Ctrl-C or SIGTERM finish the tick, save, and exit with 130 or 143."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `metronorm train`."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    preset: str = "quick"
+    """Defaults of all other options: quick (1 M parameters), small (10 M) or gpt2 (124 M)."""
+    run: Path | None = None
+    """Directory of the run. None: runs/NAME, with a number if that is taken."""
+    resume: Path | None = None
+    """Go on with the run in this directory, from its newest whole checkpoint."""
+
+
+def main(argv: list[str]) -> int:
+    """Train; 0, or 128 + the number of the signal that stopped it."""
+    preset = _option(argv, "--preset") or "quick"
+    resume = _option(argv, "--resume")
+    if resume is None:
+        default = Arguments(training_preset(preset), preset=preset)
+    else:
+        default = Arguments(from_plain(read_run_info(Path(resume)).config))
+    arguments = tyro.cli(
+        Arguments,
+        args=argv,
+        default=default,
+        prog="metronorm train",
+        description=DESCRIPTION,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.OmitSubcommandPrefixes),
+    )
+    from metronorm.train import train  # torch is loaded only now
+
+    if arguments.resume is not None:
+        if arguments.run is not None:
+            raise ConfigError("--run names a new run and --resume an old one", got="both")
+        outcome = train(arguments.config, arguments.resume, resume=True)
+    else:
+        outcome = train(arguments.config, arguments.run or free_directory(arguments.config))
+    run = outcome.directory
+    if outcome.signal is not None:
+        print(
+            f"stopped by {outcome.signal.name} after tick {outcome.tick}; "
+            f"go on: metronorm train --resume {run}",
+            file=sys.stderr,
+        )
+        return 128 + outcome.signal
+    print(
+        f"the run is in {run}; see it: metronorm show {run}; let it write: metronorm sample {run}"
+    )
+    return 0
+
+
+def free_directory(config: TrainConfig) -> Path:
+    """`runs/NAME`, named after the text, with the first number that is not taken."""
+    sources = config.text.data
+    name = Path(sources[0]).stem if len(sources) == 1 else "text" if sources else "shakespeare"
+    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in name).strip("-") or "text"
+    directory, number = Path("runs", name), 1
+    while directory.exists():
+        number += 1
+        directory = Path("runs", f"{name}-{number}")
+    return directory
+
+
+def _option(argv: list[str], name: str) -> str | None:
+    """The value of an option that decides the defaults of the others."""
+    for index, argument in enumerate(argv):
+        if argument == name and index + 1 < len(argv):
+            return argv[index + 1]
+        if argument.startswith(f"{name}="):
+            return argument.partition("=")[2]
+    return None

@@ -1,0 +1,53 @@
+"""Data loaded, checked and memory-mapped; no torch, no download, no pickle.
+
+    from metronorm.data import TextConfig, WindowSampler, prepare
+
+    dataset = prepare(TextConfig(data=("books/",), tokenizer="bpe"))
+    batches = WindowSampler(dataset.train, context=256, batch_size=32, seed=0)
+    inputs, targets = next(batches)  # (batch, context) int64
+
+Read `text` first (from documents to token files), then `corpus` (which documents), `tokenizer`,
+and `sampler` (from token files to batches).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from metronorm.data.config import TextConfig
+
+if TYPE_CHECKING:
+    from metronorm.data.sampler import WindowSampler, validation_windows
+    from metronorm.data.text import TextDataset, open_dataset, prepare
+    from metronorm.data.tokenizer import Tokenizer, load_tokenizer, stream_decode
+
+__all__ = [
+    "TextConfig",
+    "TextDataset",
+    "Tokenizer",
+    "WindowSampler",
+    "load_tokenizer",
+    "open_dataset",
+    "prepare",
+    "stream_decode",
+    "validation_windows",
+]
+
+_MODULES = {
+    "TextDataset": "text",
+    "Tokenizer": "tokenizer",
+    "WindowSampler": "sampler",
+    "load_tokenizer": "tokenizer",
+    "open_dataset": "text",
+    "prepare": "text",
+    "stream_decode": "tokenizer",
+    "validation_windows": "sampler",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs numpy on first use."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

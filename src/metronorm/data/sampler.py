@@ -1,0 +1,227 @@
+"""From token files to batches: windows in pseudo-random order, in constant memory.
+
+The order of an epoch is not stored but computed: a Feistel network, keyed by seed and epoch, maps
+the place in the epoch to the window. So a sampler over 10 GB needs no more memory than one over
+10 kB, any batch can be computed on its own, and the state is one number.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metronorm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+    Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
+
+_ROUNDS = 8
+
+
+class WindowSampler:
+    """Batches of windows of a token array, for ever.
+
+    An epoch visits windows of `context` tokens that do not overlap, each once, in a pseudo-random
+    order. Every epoch lays them anew, from a random offset below `context`; fewer than two
+    contexts of tokens at the ends are left out of it. A batch may hold the end of an epoch and the
+    start of the next. Ranks take turns in the same order, so they never share a window.
+
+    Args:
+        tokens: ids (tokens,), any integer type; a memory map is read where windows lie.
+        context: tokens in a window; the targets are one further, so a window reads one more.
+        batch_size: windows per batch and rank.
+        seed: of the order.
+        rank: of this process, below `world`.
+        world: number of processes.
+
+    Raises:
+        ConfigError: an argument that cannot work.
+        DataError: fewer than `context` + 1 tokens.
+    """
+
+    def __init__(
+        self,
+        tokens: NDArray[Any],
+        context: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self._tokens = _checked_tokens(tokens, context, batch_size)
+        if world < 1 or not 0 <= rank < world:
+            raise ConfigError(
+                "rank must lie from 0 to world - 1", got=f"rank={rank}, world={world}"
+            )
+        self.context, self.batch_size, self.seed = context, batch_size, seed
+        self.rank, self.world = rank, world
+        room = len(self._tokens) - 1  # tokens that have a target
+        self._offsets = min(context, room - context + 1)
+        self.windows_per_epoch = (room - (self._offsets - 1)) // context
+        self._position = 0  # windows taken by all ranks together
+
+    @property
+    def epoch(self) -> float:
+        """Epochs taken by all ranks together, with the fraction of the current one."""
+        return self._position / self.windows_per_epoch
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        """The next inputs and targets, each int64 (batch_size, context)."""
+        first = self._position + self.rank * self.batch_size
+        starts = self.starts(first + np.arange(self.batch_size))
+        self._position += self.world * self.batch_size
+        return _windows(self._tokens, starts, self.context)
+
+    def starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where the windows start that come at `places` of the endless order; any shape."""
+        epochs, places = np.divmod(places, self.windows_per_epoch)
+        keys = _mix(_mix(np.uint64(self.seed % 2**64)) + epochs.astype(np.uint64))
+        offsets = (_mix(keys) % np.uint64(self._offsets)).astype(np.int64)
+        return offsets + self.context * permute(places, self.windows_per_epoch, keys)
+
+    def state_dict(self) -> dict[str, int]:
+        """What `load_state_dict` needs to go on exactly here; the same on every rank."""
+        return {
+            "position": self._position,
+            "seed": self.seed,
+            "context": self.context,
+            "batch_size": self.batch_size,
+            "tokens": len(self._tokens),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another sampler stood. With another `world` too, no window comes twice.
+
+        Raises:
+            ConfigError: a state of another seed, context, batch size or number of tokens, or none.
+        """
+        position = state.get("position")
+        if isinstance(position, bool) or not isinstance(position, int) or position < 0:
+            raise ConfigError(
+                "the state of a sampler must hold its position",
+                got=repr(position),
+                fix="what state_dict() gave",
+            )
+        here = self.state_dict()
+        for name in ("seed", "context", "batch_size", "tokens"):
+            if state.get(name) != here[name]:
+                raise ConfigError(
+                    f"a sampler must go on with the {name} it had, {state.get(name)}",
+                    got=str(here[name]),
+                    fix="the old options and text, or a new run",
+                )
+        self._position = position
+
+
+def validation_windows(
+    tokens: NDArray[Any], context: int, batch_size: int, max_tokens: int | None = None
+) -> Iterator[Batch]:
+    """Inputs and targets, int64 (up to batch_size, context), in order and without overlap.
+
+    Every target comes once; fewer than `context` at the end are left out. The last batch may be
+    smaller.
+
+    Args:
+        tokens: ids (tokens,).
+        context: tokens in a window.
+        batch_size: windows per batch.
+        max_tokens: at most so many targets, in windows spread evenly over `tokens`.
+
+    Raises:
+        ConfigError: an argument that cannot work.
+        DataError: fewer than `context` + 1 tokens.
+    """
+    array = _checked_tokens(tokens, context, batch_size)
+    windows = (len(array) - 1) // context
+    if max_tokens is not None and max_tokens < context:
+        raise ConfigError(
+            "max_tokens must be at least one context",
+            got=f"max_tokens={max_tokens}, context={context}",
+            fix=str(context),
+        )
+    taken = windows if max_tokens is None else min(windows, max_tokens // context)
+
+    def batches() -> Iterator[Batch]:
+        for first in range(0, taken, batch_size):
+            places = np.arange(first, min(first + batch_size, taken))
+            yield _windows(array, context * (places * windows // taken), context)
+
+    return batches()  # a function inside, so that the checks come at the call
+
+
+def permute(places: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Map each place below `size` to another, one to one, as `keys` say.
+
+    A Feistel network on pairs (left below a, right below b) with a * b just above `size`
+    (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002); what falls outside walks on
+    until it is inside.
+
+    Args:
+        places: int64, any shape.
+        size: number of places.
+        keys: uint64, of the same shape: one for each place.
+
+    Returns:
+        int64, of the same shape.
+    """
+    a = int(np.ceil(np.sqrt(size)))
+    b = -(-size // a)
+    result = np.array(places, dtype=np.int64)
+    walking = np.ones(result.shape, dtype=np.bool_)
+    while walking.any():
+        left, right = (half.astype(np.uint64) for half in np.divmod(result[walking], b))
+        key = keys[walking]
+        for turn in range(_ROUNDS):
+            turned = key + np.uint64(turn * 0x9E3779B97F4A7C15 % 2**64)
+            if turn % 2:
+                left = (left + _mix(turned ^ right) % np.uint64(a)) % np.uint64(a)
+            else:
+                right = (right + _mix(turned ^ left) % np.uint64(b)) % np.uint64(b)
+        result[walking] = (left * np.uint64(b) + right).astype(np.int64)
+        walking = result >= size
+    return result
+
+
+def _mix(values: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
+    """Splitmix64's finalizer: every bit of the input moves every bit of the output."""
+    x = np.atleast_1d(values) + np.uint64(0x9E3779B97F4A7C15)  # arrays wrap without a warning
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _windows(tokens: NDArray[Any], starts: NDArray[np.int64], context: int) -> Batch:
+    inputs = np.empty((len(starts), context), dtype=np.int64)  # (batch, context)
+    targets = np.empty_like(inputs)
+    for row, start in enumerate(starts.tolist()):
+        inputs[row] = tokens[start : start + context]
+        targets[row] = tokens[start + 1 : start + 1 + context]
+    return inputs, targets
+
+
+def _checked_tokens(tokens: NDArray[Any], context: int, batch_size: int) -> NDArray[Any]:
+    """The tokens as a plain array, whose slices cost less than a memory map's."""
+    array = np.asarray(tokens)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise DataError(
+            "tokens must be integers in one dimension", got=f"{array.dtype} of {array.shape}"
+        )
+    for name, value in (("context", context), ("batch_size", batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{name} must be a whole number, at least 1", got=repr(value))
+    if len(array) < context + 1:
+        raise DataError(
+            f"a text must hold at least one context and its target ({context} + 1 tokens)",
+            got=f"{len(array)} tokens",
+            fix="more text, or a shorter context",
+        )
+    return array

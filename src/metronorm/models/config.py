@@ -1,0 +1,150 @@
+"""Sizes and choices of a GPT, and the presets. Imports no framework: the command line shows it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, get_args
+
+from metronorm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Norm = Literal["layer", "rms"]
+Mlp = Literal["gelu", "swiglu"]
+Positions = Literal["learned", "rotary"]
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT.
+
+    Raises:
+        ConfigError: a size or a choice that cannot work, or that does not go with another.
+    """
+
+    vocab_size: int = 256
+    """Number of different tokens."""
+    context: int = 256
+    """Longest stretch of tokens the model sees at once."""
+    layers: int = 6
+    """Number of transformer blocks."""
+    heads: int = 6
+    """Attention heads; must divide the width."""
+    kv_heads: int | None = None
+    """Heads that keys and values have (grouped-query attention); must divide heads. None: heads."""
+    width: int = 384
+    """Size of the residual stream."""
+    norm: Norm = "rms"
+    """Normalization before each sub-layer and at the end."""
+    mlp: Mlp = "swiglu"
+    """Feed-forward sub-layer: GELU (4x width) or SwiGLU (8/3x width: as many parameters)."""
+    positions: Positions = "rotary"
+    """Rotary: queries and keys are turned by their position. Learned: one vector per position."""
+    tie_embeddings: bool = True
+    """Use the token embedding as the output layer too."""
+    dropout: float = 0.0
+    """Share of activations dropped in training; 0 unless the data is seen many times."""
+    bias: bool = False
+    """Give linear layers and LayerNorm a bias."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "layers", "heads", "width"):
+            _check_positive(name, getattr(self, name))
+        for name, choices in (("norm", Norm), ("mlp", Mlp), ("positions", Positions)):
+            _check_choice(name, getattr(self, name), get_args(choices))
+        for name in ("tie_embeddings", "bias"):
+            _check_choice(name, getattr(self, name), (True, False))
+        if self.width % self.heads:
+            raise ConfigError(
+                "heads must divide width",
+                got=f"heads={self.heads}, width={self.width}",
+                fix=f"heads={_largest_divisor(self.width, self.heads)}, "
+                f"or width={_round_up(self.width, self.heads)}",
+            )
+        if self.kv_heads is not None:
+            _check_positive("kv_heads", self.kv_heads)
+            if self.heads % self.kv_heads:
+                raise ConfigError(
+                    "kv_heads must divide heads",
+                    got=f"kv_heads={self.kv_heads}, heads={self.heads}",
+                    fix=f"kv_heads={_largest_divisor(self.heads, self.kv_heads)}",
+                )
+        if self.positions == "rotary" and self.head_size % 2:
+            raise ConfigError(
+                "rotary positions need an even head size (width / heads)",
+                got=f"width={self.width}, heads={self.heads}: head size {self.head_size}",
+                fix=f"width={self.width + self.heads}, or positions='learned'",
+            )
+        number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
+        if not number or not 0 <= self.dropout < 1:
+            raise ConfigError(
+                "dropout must be at least 0 and below 1", got=repr(self.dropout), fix="dropout=0.1"
+            )
+
+    @property
+    def head_size(self) -> int:
+        """Size of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def key_heads(self) -> int:
+        """Heads that keys and values have: `kv_heads`, or `heads` where that is None."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def hidden(self) -> int:
+        """Inner size of the feed-forward sub-layer."""
+        return 4 * self.width if self.mlp == "gelu" else _round_up(8 * self.width // 3, 32)
+
+
+def preset(name: str) -> GPTConfig:
+    """The preset of this name; change its fields with `dataclasses.replace`.
+
+    Raises:
+        ConfigError: no preset has this name.
+    """
+    _check_choice("preset", name, tuple(PRESETS))
+    return PRESETS[name]
+
+
+def _check_positive(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1", got=repr(value))
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if value not in choices or isinstance(value, bool) != isinstance(choices[0], bool):
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name} must be one of {listed}", got=repr(value))
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return next(d for d in range(min(number, at_most), 0, -1) if number % d == 0)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+PRESETS: Mapping[str, GPTConfig] = MappingProxyType(
+    {
+        # about 1 M parameters: three minutes on two processor cores
+        "quick": GPTConfig(context=128, layers=4, heads=4, width=144),
+        # about 10 M parameters: a short evening on a laptop
+        "small": GPTConfig(),
+        # 124 M parameters: the shape of the GPT-2 weights
+        "gpt2": GPTConfig(
+            vocab_size=50257,
+            context=1024,
+            layers=12,
+            heads=12,
+            width=768,
+            norm="layer",
+            mlp="gelu",
+            positions="learned",
+            bias=True,
+        ),
+    }
+)

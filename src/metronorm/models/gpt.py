@@ -1,0 +1,264 @@
+"""A GPT in one file: pre-norm decoder, learned or rotary positions, grouped-query attention.
+
+Sizes and presets are in `config.py`, sampling in `sampling.py`. Read from the bottom: `GPT`, then
+`Block`, then its two sub-layers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from metronorm.errors import ConfigError
+from metronorm.norm import LayerNorm, RMSNorm
+
+if TYPE_CHECKING:
+    from metronorm.models.config import GPTConfig
+
+ROTARY_BASE = 10_000.0
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in tensors allocated once.
+
+    Args:
+        config: of the model.
+        batch: number of sequences.
+        device: where the model is.
+        dtype: of the keys and values: the model's, or autocast's.
+    """
+
+    def __init__(
+        self,
+        config: GPTConfig,
+        batch: int = 1,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        shape = (config.layers, batch, config.key_heads, config.context, config.head_size)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros_like(self.keys)
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store what is new in this layer; return all its keys and values.
+
+        The length stays: `GPT` raises it once every layer has stored its part.
+        """
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+
+class Attention(nn.Module):
+    """Causal self-attention, queries in groups that share keys and values."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.heads, self.key_heads = config.heads, config.key_heads
+        self.head_size, self.dropout = config.head_size, config.dropout
+        together = (config.heads + 2 * config.key_heads) * config.head_size
+        self.qkv = nn.Linear(config.width, together, bias=config.bias)
+        self.out = nn.Linear(config.width, config.width, bias=config.bias)
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None
+    ) -> Tensor:
+        """Mix x, (batch, time, width), over time; `turn` is the rotary tables of its positions."""
+        batch, time, width = x.shape
+        turned = self.heads + self.key_heads
+        qkv = self.qkv(x).view(batch, time, turned + self.key_heads, self.head_size)
+        qk, values = qkv.split((turned, self.key_heads), dim=2)
+        if turn is not None:
+            qk = rotate(qk, *turn)
+        # (batch, heads or key heads, time, head size)
+        queries, keys = qk.transpose(1, 2).split((self.heads, self.key_heads), dim=1)
+        values = values.transpose(1, 2)
+        if cache is not None:
+            keys, values = cache.append(self.layer, keys, values)
+        mixed = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=_mask(time, keys.shape[2], x.device),
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=time > 1 and keys.shape[2] == time,
+            enable_gqa=self.key_heads != self.heads,
+        )
+        mixed = mixed.transpose(1, 2).reshape(batch, time, width)
+        return cast("Tensor", self.out(mixed))
+
+
+class Mlp(nn.Module):
+    """Feed-forward sub-layer: GELU (tanh form, as GPT-2), or SwiGLU (Shazeer, 2020)."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.gated = config.mlp == "swiglu"
+        inner = config.hidden * (2 if self.gated else 1)
+        self.up = nn.Linear(config.width, inner, bias=config.bias)
+        self.out = nn.Linear(config.hidden, config.width, bias=config.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform x, (batch, time, width), position by position."""
+        hidden = self.up(x)  # (batch, time, hidden), twice that where gated
+        if self.gated:
+            gate, value = hidden.chunk(2, dim=-1)
+            hidden = F.silu(gate) * value
+        else:
+            hidden = F.gelu(hidden, approximate="tanh")
+        return cast("Tensor", self.out(hidden))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: GPTConfig, layer: int) -> None:
+        super().__init__()
+        self.attention_norm = make_norm(config)
+        self.attention = Attention(config, layer)
+        self.mlp_norm = make_norm(config)
+        self.mlp = Mlp(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None
+    ) -> Tensor:
+        """The residual stream after this block, (batch, time, width); arguments as `Attention`."""
+        x = x + self.dropout(self.attention(self.attention_norm(x), turn, cache))
+        return x + cast("Tensor", self.dropout(self.mlp(self.mlp_norm(x))))
+
+
+class GPT(nn.Module):
+    """Decoder-only transformer.
+
+    Linear and embedding weights start at N(0, 0.02), those that write into the residual stream
+    at N(0, 0.02 / sqrt(2 * layers)), biases at 0: GPT-2 (Radford et al., 2019).
+    """
+
+    cosines: Tensor
+    sines: Tensor
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokens = nn.Embedding(config.vocab_size, config.width)
+        self.positions: nn.Embedding | None = None
+        if config.positions == "learned":
+            self.positions = nn.Embedding(config.context, config.width)
+        else:
+            cosines, sines = rotary_tables(config.context, config.head_size)
+            self.register_buffer("cosines", cosines, persistent=False)
+            self.register_buffer("sines", sines, persistent=False)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.norm = make_norm(config)
+        self.head: nn.Linear | None = None
+        if not config.tie_embeddings:
+            self.head = nn.Linear(config.width, config.vocab_size, bias=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw fresh weights from torch's default generator."""
+        residual_std = 0.02 / (2 * self.config.layers) ** 0.5
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=residual_std if name.endswith(".out") else 0.02)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+            if isinstance(module, LayerNorm | RMSNorm):
+                module.reset_parameters()
+
+    def forward(
+        self, tokens: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None
+    ) -> Tensor:
+        """Logits, or the summed loss where targets are given.
+
+        Args:
+            tokens: token ids, (batch, time), time at most `context`.
+            targets: the token after each, (batch, time); -100 where it must not count.
+            cache: of the tokens before these; theirs are added to it.
+
+        Returns:
+            Logits, (batch, time, vocab_size); with targets, the cross entropy in nats *summed*
+            over them, a float32 scalar: divide by the number of targets of the whole window.
+
+        Raises:
+            ConfigError: more tokens than the context holds.
+        """
+        logits = self.logits(self.features(tokens, cache=cache))
+        if targets is None:
+            return logits
+        return F.cross_entropy(
+            logits.flatten(0, 1).float(), targets.flatten(), reduction="sum", ignore_index=-100
+        )
+
+    def features(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """The residual stream after the last norm, (batch, time, width); arguments as `forward`."""
+        start = 0 if cache is None else cache.length
+        end = start + tokens.shape[1]
+        if end > self.config.context:
+            raise ConfigError(
+                f"a sequence must fit the model's context of {self.config.context} tokens",
+                got=f"{end} tokens" + (f", {start} of them in the cache" if start else ""),
+                fix="crop it, or train with a longer context",
+            )
+        x = self.tokens(tokens)  # (batch, time, width)
+        turn = None
+        if self.positions is not None:
+            x = x + self.positions.weight[start:end]
+        else:
+            turn = self.cosines[start:end], self.sines[start:end]
+        x = self.dropout(x)
+        for block in self.blocks:
+            x = block(x, turn, cache)
+        if cache is not None:
+            cache.length = end
+        return cast("Tensor", self.norm(x))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Scores of every token of the vocabulary, (..., vocab_size), from `features`."""
+        head = self.tokens if self.head is None else self.head
+        return F.linear(features, head.weight)
+
+
+def make_norm(config: GPTConfig) -> LayerNorm | RMSNorm:
+    """The normalization the config asks for."""
+    if config.norm == "rms":
+        return RMSNorm(config.width)
+    return LayerNorm(config.width, bias=config.bias)
+
+
+def rotary_tables(context: int, head_size: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of rotary positions (Su et al., 2021, arXiv:2104.09864).
+
+    Both are (context, 1, head_size): pair i of a head is its elements i and i + head_size / 2,
+    and turns by position * base ** (-2 i / head_size).
+    """
+    pairs = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
+    angles = torch.arange(context, dtype=torch.float64)[:, None] * ROTARY_BASE**-pairs
+    angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)  # (context, 1, head size)
+    signs = torch.ones(head_size, dtype=torch.float64)
+    signs[: head_size // 2] = -1.0
+    dtype = torch.get_default_dtype()
+    return angles.cos().to(dtype), (angles.sin() * signs).to(dtype)
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn every head of x, (batch, time, heads, head size), by its position."""
+    cosines, sines = cosines.to(x.dtype), sines.to(x.dtype)
+    return x * cosines + x.roll(x.shape[-1] // 2, dims=-1) * sines
+
+
+def _mask(time: int, length: int, device: torch.device) -> Tensor | None:
+    """Which of `length` keys the last `time` queries may see; None where a flag says it all."""
+    if time in (1, length):
+        return None
+    ones = torch.ones(time, length, dtype=torch.bool, device=device)
+    return ones.tril(diagonal=length - time)

@@ -1,0 +1,169 @@
+"""Draw tokens from a GPT, one by one."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from metronorm.errors import ConfigError, MetronormError
+from metronorm.models.gpt import GPT, KVCache
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import Tensor
+
+
+def sample(
+    model: GPT,
+    tokens: Sequence[int] | Tensor,
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generator: torch.Generator | None = None,
+    cache: bool = True,
+) -> Iterator[int]:
+    """Tokens that follow a prompt, each yielded as soon as it is drawn.
+
+    When the context is full, its oldest quarter is dropped and the rest read again, so the model
+    always sees between three quarters of a context and a whole one, with or without the cache.
+
+    Args:
+        model: its mode (training or evaluation) is as before after every token.
+        tokens: the prompt: at least one token; of a long one the last `context` are read.
+        max_tokens: how many to draw.
+        temperature: divides the logits; 0 always takes the likeliest token.
+        top_k: draw among the k likeliest only.
+        top_p: draw among the likeliest only that together reach this probability.
+        generator: source of randomness, on any device; default torch's own.
+        cache: keep keys and values between tokens; False computes everything anew (slow).
+
+    Raises:
+        ConfigError: an argument out of range, at the call, not at the first token.
+        MetronormError: the model's logits are not finite.
+    """
+    prompt = _checked_prompt(tokens, model.config.vocab_size)
+    if max_tokens < 0:
+        raise ConfigError("max_tokens must be at least 0", got=repr(max_tokens))
+    check_draw(temperature=temperature, top_k=top_k, top_p=top_p)
+
+    def draw() -> Iterator[int]:
+        context = model.config.context
+        window = prompt[-context:]
+        kept: KVCache | None = None
+        for _ in range(max_tokens):
+            if len(window) > context:
+                window, kept = window[-max(1, context * 3 // 4) :], None
+            logits, kept = _next_logits(model, window, kept, cache=cache)
+            chances = probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+            if generator is not None:
+                chances = chances.to(generator.device)
+            token = int(torch.multinomial(chances, 1, generator=generator))
+            window.append(token)
+            yield token
+
+    return draw()
+
+
+def probabilities(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    """Chance of every token, (vocab_size,) in float32, after temperature, top-k, top-p in turn.
+
+    Args:
+        logits: (vocab_size,).
+        temperature: as in `sample`; 0 gives the likeliest token probability 1.
+        top_k: exactly this many stay possible, or all where the vocabulary is smaller.
+        top_p: the fewest likeliest tokens stay whose probabilities add up to at least this.
+
+    Raises:
+        ConfigError: an argument out of range.
+        MetronormError: logits that are not finite.
+    """
+    check_draw(temperature=temperature, top_k=top_k, top_p=top_p)
+    logits = logits.float()
+    if not bool(torch.isfinite(logits).all()):
+        raise MetronormError(
+            "the model's logits must be finite",
+            got="NaN or infinity",
+            fix="a checkpoint from before training diverged",
+        )
+    if temperature == 0:
+        return torch.zeros_like(logits).scatter_(0, logits.argmax(keepdim=True), 1.0)
+    # The maximum goes first: a tiny temperature must not overflow.
+    chances = ((logits - logits.max()) / temperature).softmax(dim=-1)
+    ordered, order = chances.sort(descending=True, stable=True)
+    if top_k is not None:
+        ordered[top_k:] = 0.0
+    if top_p is not None:
+        ordered = ordered / ordered.sum()
+        ordered[ordered.cumsum(dim=-1) - ordered >= top_p] = 0.0
+    return torch.zeros_like(chances).scatter_(0, order, ordered / ordered.sum())
+
+
+def check_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ConfigError unless these can be used to draw tokens."""
+    if not math.isfinite(temperature) or temperature < 0:
+        raise ConfigError(
+            "temperature must be finite and at least 0", got=repr(temperature), fix="0.8"
+        )
+    if top_k is not None and top_k < 1:
+        raise ConfigError("top_k must be at least 1", got=repr(top_k), fix="40, or None for all")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError(
+            "top_p must be above 0 and at most 1", got=repr(top_p), fix="0.95, or None for all"
+        )
+
+
+@torch.no_grad()
+def _next_logits(
+    model: GPT, window: list[int], kept: KVCache | None, *, cache: bool
+) -> tuple[Tensor, KVCache | None]:
+    """Logits after the window, (vocab_size,), and the cache that now holds all of it."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        device = model.tokens.weight.device
+        if cache and kept is None:
+            kept = KVCache(model.config, device=device, dtype=_cache_dtype(model))
+        seen = 0 if kept is None else kept.length
+        tokens = torch.tensor([window[seen:]], device=device)  # (1, time)
+        features = model.features(tokens, cache=kept)
+        return model.logits(features[:, -1])[0], kept
+    finally:
+        if training:
+            model.train()
+
+
+def _cache_dtype(model: GPT) -> torch.dtype:
+    device = model.tokens.weight.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return model.tokens.weight.dtype
+
+
+def _checked_prompt(tokens: Sequence[int] | Tensor, vocab_size: int) -> list[int]:
+    if isinstance(tokens, torch.Tensor) and tokens.dim() != 1:
+        raise ConfigError(
+            "a prompt must be one row of token ids", got=f"a tensor of shape {tuple(tokens.shape)}"
+        )
+    prompt = [int(token) for token in tokens]
+    if not prompt:
+        raise ConfigError("a prompt must hold at least one token", got="none", fix="a newline")
+    outside = [token for token in prompt if not 0 <= token < vocab_size]
+    if outside:
+        raise ConfigError(
+            f"token ids must be from 0 to {vocab_size - 1}",
+            got=repr(outside[0]),
+            fix="the tokenizer the model was trained with",
+        )
+    return prompt

@@ -1,0 +1,104 @@
+"""Everything about a training that can be chosen. Imports no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from metronorm.data.config import TextConfig
+from metronorm.errors import ConfigError
+from metronorm.models.config import GPTConfig, preset
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter, 2019) and its schedule."""
+
+    learning_rate: float = 1e-3
+    """Highest learning rate, reached after the warm-up."""
+    schedule: Literal["cosine", "wsd", "constant"] = "cosine"
+    """After the warm-up: down a cosine; wsd: flat, then linearly down over the last stretch."""
+    warmup: float = 0.05
+    """Share of the ticks in which the learning rate rises from zero."""
+    decay: float = 0.25
+    """Share of the ticks in which wsd comes down."""
+    final: float = 0.05
+    """Where the schedule ends, as a share of learning_rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of AdamW's first and second moment."""
+    weight_decay: float = 0.1
+    """Decoupled weight decay of matrices; vectors have none."""
+    clip: float = 1.0
+    """Largest norm of the gradient of a tick; 0 does not clip."""
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate > 0:
+            raise ConfigError("learning_rate must be above 0", got=repr(self.learning_rate))
+        for name in ("warmup", "decay", "final"):
+            _check_share(name, getattr(self, name))
+        if self.warmup + self.decay > 1 and self.schedule == "wsd":
+            raise ConfigError(
+                "warmup and decay must leave room for each other (together at most 1)",
+                got=f"{self.warmup} and {self.decay}",
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError("betas must be at least 0 and below 1", got=repr(self.betas))
+        for name in ("weight_decay", "clip"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must not be negative", got=repr(getattr(self, name)))
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training of a GPT on text."""
+
+    text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
+    model: GPTConfig = field(default_factory=lambda: preset("quick"))
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ticks: int = 1000
+    """Updates of the parameters to make."""
+    batch_size: int = 16
+    """Sequences in a micro-batch."""
+    micro_batches: int = 1
+    """Micro-batches per tick; the loss is averaged over all their tokens."""
+    seed: int = 0
+    """Seed of the weights, of the order of the text and of dropout."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the matrix products. auto: whichever this machine computes the model faster in."""
+    allocator: Literal["auto", "system", "keep"] = "auto"
+    """keep: the C allocator holds on to large blocks. auto: whichever is faster (glibc only)."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto: an accelerator where there is one."""
+    compile: bool = False
+    """Compile the model with torch.compile (minutes on a small machine, then faster)."""
+    evaluate_every: int = 250
+    """Ticks between two evaluations; also at the end."""
+    evaluate_tokens: int = 65_536
+    """Tokens of the validation text an evaluation reads at most, evenly spread; 0 reads all."""
+    sample_every: int = 500
+    """Ticks between two printed samples; 0 prints none."""
+    sample_tokens: int = 200
+    """Length of a printed sample."""
+    checkpoint_every: int = 250
+    """Ticks between two checkpoints; also at the end and on a signal."""
+    keep: int = 2
+    """Newest checkpoints to keep; the one with the lowest validation loss is kept too."""
+
+    def __post_init__(self) -> None:
+        for name in ("ticks", "batch_size", "micro_batches", "evaluate_every", "checkpoint_every"):
+            _check_count(name, getattr(self, name), 1)
+        for name in ("evaluate_tokens", "sample_every", "sample_tokens"):
+            _check_count(name, getattr(self, name), 0)
+        _check_count("keep", self.keep, 1)
+
+
+def _check_count(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}", got=repr(value))
+
+
+def _check_share(name: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be between 0 and 1", got=repr(value))

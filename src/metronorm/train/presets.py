@@ -1,0 +1,42 @@
+"""Trainings that work as they are. Imports no framework."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from metronorm.data.config import TextConfig
+from metronorm.errors import ConfigError
+from metronorm.models.config import preset
+from metronorm.train.config import OptimizerConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
+    {
+        # three minutes on two cores
+        "quick": TrainConfig(),
+        "small": TrainConfig(model=preset("small"), batch_size=12, ticks=5000),
+        "gpt2": TrainConfig(
+            text=TextConfig(tokenizer="bpe", vocab_size=50257),
+            model=preset("gpt2"),
+            optimizer=OptimizerConfig(learning_rate=6e-4, final=0.1),
+            batch_size=4,
+            micro_batches=16,
+            ticks=20_000,
+        ),
+    }
+)
+
+
+def training_preset(name: str) -> TrainConfig:
+    """The training preset of this name; change its fields with `dataclasses.replace`.
+
+    Raises:
+        ConfigError: no preset has this name.
+    """
+    if name not in TRAINING_PRESETS:
+        names = ", ".join(TRAINING_PRESETS)
+        raise ConfigError(f"preset must be one of {names}", got=repr(name))
+    return TRAINING_PRESETS[name]

@@ -1,0 +1,72 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metronorm.data.config import TextConfig, default_cache
+from metronorm.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"data": "a.txt"},
+        {"data": Path("a.txt")},
+        {"tokenizer": "words"},
+        {"vocab_size": 256},
+        {"vocab_size": 1000.0},
+        {"vocab_size": True},
+        {"validation": 0},
+        {"validation": 0.6},
+        {"validation": float("nan")},
+        {"validation": "0.1"},
+        {"seed": 0.5},
+        {"seed": None},
+    ],
+)
+def test_a_value_that_cannot_work_is_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="got") as caught:
+        TextConfig(**wrong)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_the_cache_honours_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache() == tmp_path / "metronorm"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the standard says: ignore it
+    assert default_cache() == Path.home() / ".cache" / "metronorm"
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("metronorm.data, metronorm.data.config, metronorm.cli.prepare", "numpy tokenizers torch"),
+        ("metronorm.data.text, metronorm.data.sampler", "tokenizers torch"),
+        ("metronorm.data.bpe_tokenizer", "torch"),
+    ],
+)
+def test_imports_stay_light(modules: str, absent: str) -> None:
+    code = f"import sys, {modules}; sys.exit(' '.join(set({absent.split()}) & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == ""
+
+
+def test_the_exports_are_pinned() -> None:
+    import metronorm.data
+
+    assert metronorm.data.__all__ == [
+        "TextConfig",
+        "TextDataset",
+        "Tokenizer",
+        "WindowSampler",
+        "load_tokenizer",
+        "open_dataset",
+        "prepare",
+        "stream_decode",
+        "validation_windows",
+    ]
+    for name in metronorm.data.__all__:
+        assert getattr(metronorm.data, name).__name__ == name
+    with pytest.raises(AttributeError):
+        _ = metronorm.data.nothing

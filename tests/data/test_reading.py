@@ -1,0 +1,111 @@
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from metronorm.data import reading
+from metronorm.data.reading import after_line_break, character_start, read_text, same_content
+from metronorm.errors import DataError
+
+in_one_folder = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60
+)
+texts = st.text(st.sampled_from("ab\r\n é漢🎵\ufeff"), min_size=1)
+
+
+def whole(path: Path) -> str:
+    return "".join(read_text(path, 0, path.stat().st_size))
+
+
+@in_one_folder
+@given(text=texts, block=st.integers(1, 9))
+def test_any_block_size_reads_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, block: int
+) -> None:
+    monkeypatch.setattr(reading, "BLOCK_BYTES", max(block, 3))  # a BOM comes in one block
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode())
+    assert whole(path) == text.removeprefix("\ufeff").replace("\r\n", "\n")
+
+
+def test_only_the_bytes_asked_for_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("één\ntwee\n".encode())
+    assert "".join(read_text(path, 6, 11)) == "twee\n"
+
+
+@pytest.mark.parametrize("block", [3, 16, 1 << 16])
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        (b"one\ntwo\xff three", "byte 0xff at offset 7 .* line 2"),
+        (b"\xef\xbb\xbfone\n\n\xe4\xb8", "byte 0xe4 at offset 8 .* line 3"),
+        (b"\xc3\xa9\xc3\xa9 \xc3(", "byte 0xc3 at offset 5 .* line 1"),
+        (b"\xed\xa0\x80", "byte 0xed at offset 0 .* line 1"),
+    ],
+)
+def test_a_bad_byte_is_named_with_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, where: str, block: int
+) -> None:
+    monkeypatch.setattr(reading, "BLOCK_BYTES", block)
+    path = tmp_path / "bad.txt"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=where) as caught:
+        whole(path)
+    assert "bad.txt" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"\x7fELF\0\0", "binary"),
+        ("text".encode("utf-16"), "UTF-16"),
+        ("text".encode("utf-16-le"), "binary"),
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "binary"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=said):
+        whole(path)
+
+
+def test_a_file_that_went_away_is_one_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="No such file"):
+        list(read_text(tmp_path / "gone", 0, 5))
+
+
+@in_one_folder
+@given(text=texts, where=st.floats(0, 1))
+def test_a_cut_comes_after_a_line_break_or_before_a_character(
+    tmp_path: Path, text: str, where: float
+) -> None:
+    content = text.encode()
+    path = tmp_path / "a.txt"
+    path.write_bytes(content)
+    goal = int(where * (len(content) - 1))
+    cut = after_line_break(path, goal, len(content))
+    content[:cut].decode()
+    content[cut:].decode()
+    breaks = [i + 1 for i in range(len(content) - 1) if content[i : i + 1] == b"\n"]
+    if breaks:
+        later = [at for at in breaks if at > goal]
+        assert cut == (later[0] if later else breaks[-1])
+    elif len(text) > 1 and goal > 0:
+        assert 0 < cut < len(content)
+
+
+def test_character_starts(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("a漢b🎵".encode())  # starts at 0, 1, 4, 5; 9 bytes
+    assert [character_start(path, i, 9) for i in range(10)] == [0, 1, 4, 4, 4, 5, 5, 5, 5, 9]
+
+
+def test_same_content(tmp_path: Path) -> None:
+    a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    a.write_bytes(b"x" * 200_000)
+    b.write_bytes(b"x" * 200_000)
+    c.write_bytes(b"x" * 199_999 + b"y")
+    assert same_content(a, b)
+    assert not same_content(a, c)

@@ -1,0 +1,199 @@
+import json
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metronorm.data.bpe_tokenizer import SEPARATOR, BPETokenizer, train_bpe
+from metronorm.data.char_tokenizer import CharTokenizer
+from metronorm.data.tokenizer import Tokenizer, load_tokenizer, stream_decode
+from metronorm.errors import ConfigError, DataError
+
+quick = settings(deadline=None, max_examples=150)
+
+TEXT = (
+    "It was the best of times, it was the worst of times: we're told they'll say it's 1789.\n\n"
+    "\tLe cœur a ses raisons…  漢字かな交じり文 🎵🎶 and so on,   and so on.\r\n" * 20
+)
+any_text = st.text()
+# what the rules of GPT-2 turn on: letters, digits, contractions, and every kind of space
+tricky = st.text(
+    st.sampled_from("ab1é漢🎵'st.<|>\u0301 \n\t\r\x0b\x1c\x85\xa0\u180e\u200b\u2003\u3000")
+)
+
+
+@pytest.fixture(scope="module")
+def bpe() -> BPETokenizer:
+    return train_bpe([TEXT, None], 400)
+
+
+@pytest.fixture(scope="module", params=["char", "bpe"])
+def tokenizer(request: pytest.FixtureRequest, bpe: BPETokenizer) -> Tokenizer:
+    return bpe if request.param == "bpe" else CharTokenizer("".join(sorted(set(TEXT))))
+
+
+@quick
+@given(text=st.one_of(any_text, tricky))
+def test_bpe_gives_back_any_text(bpe: BPETokenizer, text: str) -> None:
+    ids = bpe.encode(text)
+    assert ids.dtype == np.int64
+    assert ids.shape == (len(ids),)
+    assert bpe.decode(ids) == text
+    assert bpe.decode_bytes(ids) == text.encode()
+
+
+@quick
+@given(text=any_text)
+def test_characters_give_back_any_text(text: str) -> None:
+    tokenizer = CharTokenizer("".join(sorted({*text, "\n"})))
+    assert tokenizer.vocab_size == len({*text, "\n"})
+    ids = tokenizer.encode(text)
+    assert len(ids) == len(text)
+    assert tokenizer.decode(ids) == text
+    assert list(ids) == [tokenizer.characters.index(one) for one in text]
+
+
+@quick
+@given(text=tricky, data=st.data())
+def test_a_stream_cut_anywhere_is_encoded_as_the_whole(
+    bpe: BPETokenizer, text: str, data: st.DataObject
+) -> None:
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
+    pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+    stream = np.concatenate(list(bpe.encode_stream([*pieces, None, *pieces])))
+    whole = bpe.encode(text)
+    assert stream.tolist() == [*whole, bpe.separator, *whole]
+
+
+def test_a_stream_of_many_pieces_is_encoded_as_the_whole(tokenizer: Tokenizer) -> None:
+    pieces = [TEXT[i : i + 37] for i in range(0, len(TEXT), 37)]
+    stream = np.concatenate(list(tokenizer.encode_stream(pieces)))
+    assert np.array_equal(stream, tokenizer.encode(TEXT))
+
+
+def test_a_text_without_spaces_is_held_no_longer_than_a_mebibyte(bpe: BPETokenizer) -> None:
+    pieces = ["漢字。" * 10_000] * 80
+    parts = list(bpe.encode_stream(pieces))
+    assert bpe.decode(np.concatenate(parts)) == "".join(pieces)
+
+
+@quick
+@given(data=st.data())
+def test_streamed_text_is_the_text(bpe: BPETokenizer, data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, bpe.vocab_size - 1)))
+    pieces = list(stream_decode(bpe, ids))
+    assert "".join(pieces) == bpe.decode(ids)
+    assert all(pieces)
+
+
+def test_a_character_is_streamed_when_its_last_byte_has_come(bpe: BPETokenizer) -> None:
+    ids = bpe.encode("a🦆b")  # the duck is new, so it comes in several tokens
+    assert len(ids) > 3
+    assert list(stream_decode(bpe, ids)) == ["a", "🦆", "b"]
+    assert list(stream_decode(bpe, ids[:-2])) == ["a", "\ufffd"]
+
+
+def test_a_text_that_spells_the_separator_does_not_end_itself(bpe: BPETokenizer) -> None:
+    ids = bpe.encode(f"a{SEPARATOR}b")
+    assert bpe.separator not in ids
+    assert bpe.decode(ids) == f"a{SEPARATOR}b"
+    assert bpe.decode([bpe.separator]) == SEPARATOR
+
+
+def test_saved_and_loaded_it_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(path)
+    json.loads(path.read_text("utf-8"))
+    loaded = load_tokenizer(path)
+    assert type(loaded) is type(tokenizer)
+    assert (loaded.vocab_size, loaded.separator) == (tokenizer.vocab_size, tokenizer.separator)
+    sample = TEXT[:200]
+    assert np.array_equal(loaded.encode(sample), tokenizer.encode(sample))
+    loaded.save(tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == path.read_bytes()
+    if isinstance(loaded, BPETokenizer):
+        ids = loaded.encode(f"x{SEPARATOR}")
+        assert loaded.separator not in ids
+
+
+def test_training_is_deterministic_across_processes(bpe: BPETokenizer, tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from metronorm.data.bpe_tokenizer import train_bpe\n"
+        "train_bpe([Path(sys.argv[1]).read_text('utf-8', 'strict')], 400).save(Path(sys.argv[2]))"
+    )
+    source, here, there = tmp_path / "a.txt", tmp_path / "here.json", tmp_path / "there.json"
+    source.write_text(TEXT.replace("\r", ""), "utf-8")
+    train_bpe([TEXT.replace("\r", "")], 400).save(here)
+    subprocess.run([sys.executable, "-c", code, source, there], check=True)
+    assert here.read_bytes() == there.read_bytes()
+
+
+def test_a_small_text_gives_fewer_tokens_than_asked_for() -> None:
+    tokenizer = train_bpe(["abab"], 1000)
+    assert 257 <= tokenizer.vocab_size < 300
+    assert tokenizer.decode(tokenizer.encode("ünseen")) == "ünseen"
+
+
+def test_unknown_characters_are_named() -> None:
+    tokenizer = CharTokenizer("abc ")
+    with pytest.raises(DataError, match=r"'z' \(U\+007A\), 'é' \(U\+00E9\)"):
+        tokenizer.encode("a zébz")
+    assert tokenizer.decode(tokenizer.encode("azb", unknown=" ")) == "a b"
+    with pytest.raises(ConfigError, match="one known character"):
+        tokenizer.encode("azb", unknown="")
+    with pytest.raises(ConfigError, match="one known character"):
+        tokenizer.encode("azb", unknown="y")
+
+
+def test_a_lone_surrogate_is_refused(tokenizer: Tokenizer) -> None:
+    with pytest.raises(DataError):
+        tokenizer.encode("a\ud800")
+
+
+def test_a_line_feed_is_always_known() -> None:
+    assert CharTokenizer("ab").characters == "ab\n"
+    assert CharTokenizer("\nab").separator == 0
+
+
+def test_a_character_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="once"):
+        CharTokenizer("aba\n")
+
+
+@pytest.mark.parametrize("ids", [[-1], [10_000], [0.5], [[1, 2]], ["a"]])
+def test_ids_that_are_not_its_own_are_refused(tokenizer: Tokenizer, ids: list[object]) -> None:
+    with pytest.raises(DataError, match="token ids must"):
+        tokenizer.decode(ids)  # type: ignore[arg-type]
+
+
+def test_one_id_and_none_are_decoded(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode([]) == ""
+    assert tokenizer.encode("").tolist() == []
+    assert tokenizer.decode(tokenizer.encode("t")[0]) == "t"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\xff", b"[]", b"{}", b'{"metronorm": "characters"}', b'{"model": {"type": "BPE"}}'],
+)
+def test_a_file_that_is_no_tokenizer_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="tokenizer"):
+        load_tokenizer(path)
+    with pytest.raises(DataError, match="tokenizer"):
+        load_tokenizer(tmp_path / "missing.json")
+
+
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
+    import tokenizers
+
+    path = tmp_path / "tokenizer.json"
+    tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a")).save(str(path))
+    with pytest.raises(DataError, match="byte-level"):
+        load_tokenizer(path)
