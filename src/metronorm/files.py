@@ -112,7 +112,7 @@ def _host() -> str:
 def _lives(process: int) -> bool:
     try:
         os.kill(process, 0)  # signal 0 is not delivered: it only asks
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # (no process has so high a number)
         return False
     except PermissionError:
         return True

@@ -21,8 +21,8 @@ from metronorm.errors import ConfigError
         {"validation": 0.6},
         {"validation": float("nan")},
         {"validation": "0.1"},
-        {"seed": 0.5},
-        {"seed": None},
+        {"split_seed": 0.5},
+        {"split_seed": None},
     ],
 )
 def test_a_value_that_cannot_work_is_refused(wrong: dict[str, object]) -> None:

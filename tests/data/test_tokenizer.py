@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metronorm.data import bpe_tokenizer
 from metronorm.data.bpe_tokenizer import SEPARATOR, BPETokenizer, train_bpe
 from metronorm.data.char_tokenizer import CharTokenizer
 from metronorm.data.tokenizer import Tokenizer, load_tokenizer, stream_decode
@@ -65,6 +66,13 @@ def test_a_stream_cut_anywhere_is_encoded_as_the_whole(
 ) -> None:
     cuts = sorted(data.draw(st.lists(st.integers(0, len(text)))))
     pieces = [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+    rule = bpe._tokenizer.pre_tokenizer
+
+    def words(piece: str) -> list[str]:
+        return [word for word, _ in rule.pre_tokenize_str(piece)]
+
+    cut = bpe_tokenizer._cut_safely(pieces)
+    assert [word for piece in cut if piece for word in words(piece)] == words(text)
     stream = np.concatenate(list(bpe.encode_stream([*pieces, None, *pieces])))
     whole = bpe.encode(text)
     assert stream.tolist() == [*whole, bpe.separator, *whole]
@@ -76,9 +84,13 @@ def test_a_stream_of_many_pieces_is_encoded_as_the_whole(tokenizer: Tokenizer) -
     assert np.array_equal(stream, tokenizer.encode(TEXT))
 
 
-def test_a_text_without_spaces_is_held_no_longer_than_a_mebibyte(bpe: BPETokenizer) -> None:
-    pieces = ["漢字。" * 10_000] * 80
+def test_a_text_without_spaces_is_cut_all_the_same(
+    bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bpe_tokenizer, "_LONGEST_PIECE", 100)
+    pieces = ["漢字" * 10] * 300
     parts = list(bpe.encode_stream(pieces))
+    assert len(parts) > 1
     assert bpe.decode(np.concatenate(parts)) == "".join(pieces)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,26 +73,22 @@ def table(summaries: list[Summary]) -> Table:
     row("ticks", lambda s: f"{s.ticks:,}" + (f" in {s.attempts} attempts" * (s.attempts > 1)))
     row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
     row("time in ticks", lambda s: _duration(s.seconds))
-    for name in _union(list(summary.losses) for summary in summaries):
-        made.add_section()
-        row(f"{name}, last", lambda s, n=name: f"{s.losses[n].last:.4f}" if n in s.losses else "")
-        row(f"{name}, best", lambda s, n=name: _best(s, n))
+    made.add_section()
+    for name in _union(summary.losses for summary in summaries):
+        row(name, partial(_loss, name=name))
     made.add_section()
     row("tick, median", lambda s: _milliseconds(s.tick_median_ns))
     row("tick, p95", lambda s: _milliseconds(s.tick_p95_ns))
-    for name in _union(list(summary.phases) for summary in summaries):
-        row(f"  {name}", lambda s, n=name: _share(s.phases.get(n)))
+    for name in _union(summary.phases for summary in summaries):
+        row(f"  {name}", partial(_share, name=name))
     made.add_section()
     row("tokens", lambda s: f"{s.tokens:,.0f}" if s.tokens else "")
     row("tokens/s", lambda s: f"{s.tokens_per_second:,.0f}" if s.tokens_per_second else "")
-    row(
-        "peak memory",
-        lambda s: f"{s.peak_memory_bytes / 2**20:,.0f} MiB" if s.peak_memory_bytes else "",
-    )
+    row("peak memory", lambda s: _mebibytes(s.peak_memory_bytes))
     if len(summaries) > 1:
         made.add_section()
         configs = [_flat(summary.config) for summary in summaries]
-        for name in _union(list(config) for config in configs):
+        for name in _union(configs):
             values = [_plain(config.get(name)) for config in configs]
             if len(set(values)) > 1:
                 made.add_row(name, *values)
@@ -100,7 +97,7 @@ def table(summaries: list[Summary]) -> Table:
 
 def charts(summaries: list[Summary], width: int) -> list[Text]:
     """Losses over the ticks, all runs in one chart; then the tick times."""
-    names = _union(list(summary.curves) for summary in summaries)
+    names = _union(summary.curves for summary in summaries)
     losses = [name for name in names if name.endswith("loss")]
     drawn = []
     for title, wanted in (("loss", losses), ("tick time, ms", ["tick time, ms"])):
@@ -134,15 +131,21 @@ def _union(lists: Iterable[Iterable[str]]) -> list[str]:
     return list(dict.fromkeys(name for names in lists for name in names))
 
 
-def _best(summary: Summary, name: str) -> str:
+def _loss(summary: Summary, name: str) -> str:
     loss = summary.losses.get(name)
-    if loss is None or loss.best is None:
+    if loss is None:
         return ""
-    return f"{loss.best:.4f} at {loss.tick:,}"
+    best = "" if loss.best is None else f" (best {loss.best:.4f} at {loss.tick:,})"
+    return f"{loss.last:.4f}{best}"
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
+def _share(summary: Summary, name: str) -> str:
+    share = summary.phases.get(name)
+    return "" if share is None else f"{share:.1%}"
+
+
+def _mebibytes(size: int | None) -> str:
+    return "" if size is None else f"{size / 2**20:,.0f} MiB"
 
 
 def _milliseconds(ns: float | None) -> str:

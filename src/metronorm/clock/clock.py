@@ -135,12 +135,12 @@ class Clock:
         for tape in self._tapes.values():
             tape.close()
         if self.dropped:
-            cause = next((t.last_error for t in self._tapes.values() if t.last_error), None)
+            errors = [tape.last_error for tape in self._tapes.values() if tape.last_error]
             _log.warning(
                 "%d records could not be written to %s (%s); training went on without them",
                 self.dropped,
                 self.directory,
-                cause.strerror if cause else "no room for a whole line",
+                errors[0].strerror,
             )
 
     @property

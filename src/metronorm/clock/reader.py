@@ -5,11 +5,10 @@ from __future__ import annotations
 import glob
 import itertools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from metronorm.clock.run import RunInfo, number, read_run_info
 from metronorm.clock.tape import LIVE, ends_torn
-from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
     import os
@@ -74,10 +73,7 @@ class Table:
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
         """Run SQL over these rows: `run.ticks().sql("select max(loss) from ticks")`."""
-        found = self.relation.query(self._name, query)
-        if found is None:
-            raise ConfigError("the query must select something", got=query)
-        return found
+        return cast("duckdb.DuckDBPyRelation", self.relation.query(self._name, query))
 
     def rows(self) -> list[dict[str, Any]]:
         """All rows as dicts."""

@@ -41,15 +41,16 @@ class Tape:
         """Append one encoded record; False if it was dropped."""
         if self._torn:
             line = b"\n" + line
+        written = 0
         try:
             written = os.write(self._file, line)
+            while written < len(line):  # a disk that fills up, or a signal, stopped it half way
+                written += os.write(self._file, line[written:])
         except OSError as error:
             self.dropped += 1
             self.last_error = error
-            return False
-        if written != len(line):
-            self._cut(written)
-            self.dropped += 1
+            if written:
+                self._cut(written)
             return False
         self._torn = False
         return True
@@ -58,8 +59,7 @@ class Tape:
         """Take back the first part of a line whose rest found no room."""
         try:
             os.ftruncate(self._file, os.fstat(self._file).st_size - written)
-        except OSError as error:
-            self.last_error = error
+        except OSError:
             self._torn = True
 
     def close(self) -> None:

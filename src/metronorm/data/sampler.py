@@ -55,6 +55,8 @@ class WindowSampler:
         world: int = 1,
     ) -> None:
         self._tokens = _checked_tokens(tokens, context, batch_size)
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise ConfigError("seed must be a whole number", got=repr(seed), fix="0")
         if world < 1 or not 0 <= rank < world:
             raise ConfigError(
                 "rank must lie from 0 to world - 1", got=f"rank={rank}, world={world}"

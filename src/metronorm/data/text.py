@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -28,7 +29,6 @@ from metronorm.errors import DataError
 from metronorm.files import directory_aside, remove_directory, remove_leftovers
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import Any
 
     from numpy.typing import NDArray

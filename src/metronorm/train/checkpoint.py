@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,8 +21,6 @@ from metronorm.errors import CheckpointError
 from metronorm.files import directory_aside, remove_directory, remove_leftovers
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from torch import Tensor, nn
 
 FORMAT = 1

@@ -7,8 +7,10 @@ in the checkpoint, and nothing else does: a resumed run goes on bit for bit.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,9 +29,6 @@ from metronorm.train.stop import Stop
 from metronorm.train.trainer import Trainer
 
 if TYPE_CHECKING:
-    import signal
-    from pathlib import Path
-
     from metronorm.data.text import TextDataset
     from metronorm.train.config import TrainConfig
     from metronorm.train.trainer import Beat

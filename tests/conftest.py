@@ -1,0 +1,5 @@
+"""Set before torch is loaded: two test processes on two cores, one thread each."""
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"

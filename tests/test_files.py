@@ -1,0 +1,100 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metronorm.files import directory_aside, remove_directory, remove_leftovers, write_atomic
+
+DAY = 86_400
+
+
+def dead_process() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
+
+
+def aside_name(host: str, process: int) -> str:
+    return f".tick-00001000.{host}.{process}.0.tmp"
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_atomic(path, b"old")
+    write_atomic(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_directory_appears_when_it_is_complete(tmp_path: Path) -> None:
+    target = tmp_path / "done"
+    with directory_aside(target) as aside:
+        (aside / "sub").mkdir()
+        (aside / "sub" / "file").write_text("x")
+        assert not target.exists()
+    assert (target / "sub" / "file").read_text() == "x"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def fill(target: Path, error: type[BaseException]) -> None:
+    with directory_aside(target) as aside:
+        (aside / "file").write_text("x")
+        raise error
+
+
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_block_that_raises_leaves_no_trace(tmp_path: Path, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        fill(tmp_path / "done", error)
+    assert not list(tmp_path.iterdir())
+
+
+def fill_twice(target: Path) -> None:
+    with directory_aside(target) as one:
+        (one / "file").write_text("one")
+        with directory_aside(target) as other:
+            (other / "file").write_text("other")
+
+
+def test_two_at_once_in_one_process_do_not_meet(tmp_path: Path) -> None:
+    target = tmp_path / "done"
+    with pytest.raises(OSError, match="not empty"):
+        fill_twice(target)
+    assert (target / "file").read_text() == "other"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_directory_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    remove_directory(tmp_path / "a")
+    remove_directory(tmp_path / "a")  # it is gone already
+    assert not list(tmp_path.iterdir())
+
+
+def test_leftovers_of_the_dead_are_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.node", lambda: "here.example.org")
+    dead, alive = dead_process(), os.getpid()
+    names = {
+        aside_name("here-example-org", dead): False,
+        aside_name("here-example-org", alive): True,
+        aside_name("there", dead): True,  # a living process of another machine, for all we know
+        ".somebody.else.tmp": True,
+        "tick-00001000": True,
+    }
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    file = tmp_path / f".run.json.here-example-org.{dead}.3.tmp"
+    file.write_text("x")
+    remove_leftovers(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {n for n, stays in names.items() if stays}
+    there = tmp_path / aside_name("there", dead)
+    changed = (there / "file").stat().st_mtime
+    remove_leftovers(tmp_path, now=changed + DAY - 1)
+    assert there.exists()
+    remove_leftovers(tmp_path, now=changed + DAY + 1)
+    assert not there.exists()
