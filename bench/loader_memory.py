@@ -1,8 +1,9 @@
 """The memory of the loader does not grow with the corpus.
 
 Token files of 16 MB to 2 GB; from each, a process of its own draws 2,000 batches in random order.
-`anonymous` is what the process holds; `total` counts the pages of the memory map too, which the
-kernel takes back whenever something else needs them. Rows go to `results/loader_memory.csv`.
+Told is the peak: `anonymous` is what the process allocated; `total` counts shared libraries and
+the pages of the memory map too, which the loader gives back after every batch. Rows go to
+`results/loader_memory.csv`.
 
     python bench/loader_memory.py
 """
@@ -46,19 +47,21 @@ def sample(path: Path) -> None:
     """Draw batches and print what that took, as JSON. Runs in a process of its own."""
     tokens = np.memmap(path, dtype=np.uint16, mode="r")
     sampler = WindowSampler(tokens, CONTEXT, BATCH_SIZE, seed=0)
-    milliseconds = []
-    for _ in range(BATCHES):
+    found: dict[str, list[float]] = {"anonymous": [0.0], "total": [0.0], "milliseconds": []}
+    for batch in range(BATCHES):
         start = time.perf_counter()
         next(sampler)
-        milliseconds.append((time.perf_counter() - start) * 1e3)
-    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
-    kib = {line.partition(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
-    found = {
-        "anonymous": [int(kib["RssAnon"]) / 1024],
-        "total": [int(kib["VmRSS"]) / 1024],
-        "milliseconds": milliseconds,
-    }
+        found["milliseconds"].append((time.perf_counter() - start) * 1e3)
+        if batch % 7 == 0:  # in step with nothing
+            for kind, mebibytes in _resident().items():
+                found[kind] = [max(found[kind][0], mebibytes)]
     print(json.dumps(found))
+
+
+def _resident() -> dict[str, float]:
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    kib = {line.partition(":")[0]: int(line.split()[1]) for line in lines if line.endswith("kB")}
+    return {"anonymous": kib["RssAnon"] / 1024, "total": kib["VmRSS"] / 1024}
 
 
 def _write_tokens(path: Path, megabytes: int) -> None:

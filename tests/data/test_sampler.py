@@ -1,5 +1,7 @@
 import json
+import sys
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,3 +211,29 @@ def test_validation_of_some_is_spread_evenly() -> None:
 def test_validation_refuses_less_than_a_context() -> None:
     with pytest.raises(ConfigError, match="max_tokens"):
         validation_windows(counting(100), 10, 4, max_tokens=9)
+
+
+def resident(field: str) -> int:
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) << 10
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_pages_of_a_memory_map_are_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "train.bin"
+    path.write_bytes(b"\1" * (192 << 20))
+    tokens = np.memmap(path, dtype=np.uint16, mode="r")
+    before = resident("RssFile")
+    for _ in islice(WindowSampler(tokens, 256, 64, seed=0), 200):
+        assert resident("RssFile") - before < 16 << 20
+    for _ in validation_windows(tokens, 256, 4096):
+        assert resident("RssFile") - before < 16 << 20
+
+
+def test_what_was_written_to_a_private_map_stays(tmp_path: Path) -> None:
+    path = tmp_path / "train.bin"
+    counting(5000).tofile(path)
+    tokens = np.memmap(path, dtype=np.uint16, mode="c")
+    tokens[:] = 7
+    for inputs, _ in islice(WindowSampler(tokens, 10, 100, seed=0), 20):
+        assert (inputs == 7).all()

@@ -76,6 +76,7 @@ def test_of_one_document_the_two_sides_make_the_whole(tmp_path: Path) -> None:
     path.write_text("\ufeff" + WORDS.replace("\n", "\r\n") * 100, "utf-8", newline="")
     dataset = prepare(TextConfig(data=(str(path),), cache=tmp_path))
     train, validation = texts(dataset)
+    assert dataset.meta.held_out == [f"a.txt from byte {dataset.meta.train.bytes}"]
     assert train + validation == WORDS * 100 + "\n"
     assert train.endswith("\n")
     assert 0.08 < len(validation) / len(train + validation) < 0.12

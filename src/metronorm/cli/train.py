@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from metronorm.cli import sample, show
 from metronorm.clock import read_run_info
 from metronorm.errors import ConfigError
 from metronorm.train.config import TrainConfig
@@ -52,7 +53,6 @@ def main(argv: list[str]) -> int:
         default=default,
         prog="metronorm train",
         description=DESCRIPTION,
-        config=(tyro.conf.FlagConversionOff, tyro.conf.OmitSubcommandPrefixes),
     )
     from metronorm.train import train  # torch is loaded only now
 
@@ -62,17 +62,20 @@ def main(argv: list[str]) -> int:
         outcome = train(arguments.config, arguments.resume, resume=True)
     else:
         outcome = train(arguments.config, arguments.run or free_directory(arguments.config))
-    run = outcome.directory
+    run = str(outcome.directory)
     if outcome.signal is not None:
         print(
             f"stopped by {outcome.signal.name} after tick {outcome.tick}; "
-            f"go on: metronorm train --resume {run}",
+            f"go on with: metronorm train --resume {run}",
             file=sys.stderr,
         )
         return 128 + outcome.signal
-    print(
-        f"the run is in {run}; see it: metronorm show {run}; let it write: metronorm sample {run}"
-    )
+    print("\nwhat it writes now:\n")
+    sample.main([run, "--tokens", "300", "--seed", "0"])
+    print()
+    show.main([run])
+    print(f"\nthe run is in {run}")
+    print(f"more of its writing: metronorm sample {run}    again this table: metronorm show {run}")
     return 0
 
 

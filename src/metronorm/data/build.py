@@ -98,7 +98,7 @@ def build(aside: Path, corpus: Corpus, config: TextConfig) -> Meta:
         tokenizer=config.tokenizer,
         vocab_size=tokenizer.vocab_size,
         dtype=dtype,
-        held_out=[span.document.name for span in validation],
+        held_out=[_told(span) for span in validation],
         train=_write(aside / "train.bin", train, tokenizer, dtype),
         validation=_write(aside / "validation.bin", validation, tokenizer, dtype),
     )
@@ -117,6 +117,10 @@ def build(aside: Path, corpus: Corpus, config: TextConfig) -> Meta:
         )
     (aside / "meta.json").write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
     return meta
+
+
+def _told(span: Span) -> str:
+    return span.document.name + (f" from byte {span.start}" if span.start else "")
 
 
 def _write(path: Path, spans: Sequence[Span], tokenizer: Tokenizer, dtype: str) -> Split:

@@ -7,6 +7,7 @@ the place in the epoch to the window. So a sampler over 10 GB needs no more memo
 
 from __future__ import annotations
 
+import mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -54,7 +55,7 @@ class WindowSampler:
         rank: int = 0,
         world: int = 1,
     ) -> None:
-        self._tokens = _checked_tokens(tokens, context, batch_size)
+        self._source = _Source(tokens, context, batch_size)
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise ConfigError("seed must be a whole number", got=repr(seed), fix="0")
         if world < 1 or not 0 <= rank < world:
@@ -63,7 +64,7 @@ class WindowSampler:
             )
         self.context, self.batch_size, self.seed = context, batch_size, seed
         self.rank, self.world = rank, world
-        room = len(self._tokens) - 1  # tokens that have a target
+        room = len(self._source.tokens) - 1  # tokens that have a target
         self._offsets = min(context, room - context + 1)
         self.windows_per_epoch = (room - (self._offsets - 1)) // context
         self._position = 0  # windows taken by all ranks together
@@ -81,7 +82,7 @@ class WindowSampler:
         first = self._position + self.rank * self.batch_size
         starts = self.starts(first + np.arange(self.batch_size))
         self._position += self.world * self.batch_size
-        return _windows(self._tokens, starts, self.context)
+        return self._source.windows(starts)
 
     def starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where the windows start that come at `places` of the endless order; any shape."""
@@ -97,7 +98,7 @@ class WindowSampler:
             "seed": self.seed,
             "context": self.context,
             "batch_size": self.batch_size,
-            "tokens": len(self._tokens),
+            "tokens": len(self._source.tokens),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -142,8 +143,8 @@ def validation_windows(
         ConfigError: an argument that cannot work.
         DataError: fewer than `context` + 1 tokens.
     """
-    array = _checked_tokens(tokens, context, batch_size)
-    windows = (len(array) - 1) // context
+    source = _Source(tokens, context, batch_size)
+    windows = (len(source.tokens) - 1) // context
     if max_tokens is not None and max_tokens < context:
         raise ConfigError(
             "max_tokens must be at least one context",
@@ -155,7 +156,7 @@ def validation_windows(
     def batches() -> Iterator[Batch]:
         for first in range(0, taken, batch_size):
             places = np.arange(first, min(first + batch_size, taken))
-            yield _windows(array, context * (places * windows // taken), context)
+            yield source.windows(context * (places * windows // taken))
 
     return batches()  # a function inside, so that the checks come at the call
 
@@ -201,29 +202,48 @@ def _mix(values: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _windows(tokens: NDArray[Any], starts: NDArray[np.int64], context: int) -> Batch:
-    inputs = np.empty((len(starts), context), dtype=np.int64)  # (batch, context)
-    targets = np.empty_like(inputs)
-    for row, start in enumerate(starts.tolist()):
-        inputs[row] = tokens[start : start + context]
-        targets[row] = tokens[start + 1 : start + 1 + context]
-    return inputs, targets
+class _Source:
+    """Windows of tokens. Of a memory map, the pages that were read are given back at once.
+
+    They would stay counted as memory of the process, up to the size of the file, although the
+    kernel may take them at any time. It keeps them in its cache, so giving them back costs little.
+    """
+
+    def __init__(self, tokens: NDArray[Any], context: int, batch_size: int) -> None:
+        self.tokens = np.asarray(tokens)  # slices of a plain array cost less than a memory map's
+        if self.tokens.ndim != 1 or self.tokens.dtype.kind not in "iu":
+            raise DataError(
+                "tokens must be integers in one dimension",
+                got=f"{self.tokens.dtype} of {self.tokens.shape}",
+            )
+        for name, value in (("context", context), ("batch_size", batch_size)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name} must be a whole number, at least 1", got=repr(value))
+        if len(self.tokens) < context + 1:
+            raise DataError(
+                f"a text must hold at least one context and its target ({context} + 1 tokens)",
+                got=f"{len(self.tokens)} tokens",
+                fix="more text, or a shorter context",
+            )
+        self.context = context
+        self._map = _read_only_map(tokens)
+
+    def windows(self, starts: NDArray[np.int64]) -> Batch:
+        inputs = np.empty((len(starts), self.context), dtype=np.int64)  # (batch, context)
+        targets = np.empty_like(inputs)
+        for row, start in enumerate(starts.tolist()):
+            inputs[row] = self.tokens[start : start + self.context]
+            targets[row] = self.tokens[start + 1 : start + 1 + self.context]
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return inputs, targets
 
 
-def _checked_tokens(tokens: NDArray[Any], context: int, batch_size: int) -> NDArray[Any]:
-    """The tokens as a plain array, whose slices cost less than a memory map's."""
-    array = np.asarray(tokens)
-    if array.ndim != 1 or array.dtype.kind not in "iu":
-        raise DataError(
-            "tokens must be integers in one dimension", got=f"{array.dtype} of {array.shape}"
-        )
-    for name, value in (("context", context), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} must be a whole number, at least 1", got=repr(value))
-    if len(array) < context + 1:
-        raise DataError(
-            f"a text must hold at least one context and its target ({context} + 1 tokens)",
-            got=f"{len(array)} tokens",
-            fix="more text, or a shorter context",
-        )
-    return array
+def _read_only_map(tokens: NDArray[Any]) -> mmap.mmap | None:
+    """The map below tokens, if nothing that was written to it could be lost with its pages."""
+    if not isinstance(tokens, np.memmap) or tokens.mode != "r":
+        return None
+    base: object = tokens
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None

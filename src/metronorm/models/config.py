@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Norm = Literal["layer", "rms"]
-Mlp = Literal["gelu", "swiglu"]
+Mlp = Literal["gelu", "gelu_tanh", "swiglu"]
 Positions = Literal["learned", "rotary"]
 
 
@@ -39,7 +39,8 @@ class GPTConfig:
     norm: Norm = "rms"
     """Normalization before each sub-layer and at the end."""
     mlp: Mlp = "swiglu"
-    """Feed-forward sub-layer: GELU (4x width) or SwiGLU (8/3x width: as many parameters)."""
+    """Feed-forward sub-layer: GELU (4x width; the tanh form is GPT-2's, and slower on processors)
+    or SwiGLU (8/3x width: as many parameters)."""
     positions: Positions = "rotary"
     """Rotary: queries and keys are turned by their position. Learned: one vector per position."""
     tie_embeddings: bool = True
@@ -96,7 +97,7 @@ class GPTConfig:
     @property
     def hidden(self) -> int:
         """Inner size of the feed-forward sub-layer."""
-        return 4 * self.width if self.mlp == "gelu" else _round_up(8 * self.width // 3, 32)
+        return _round_up(8 * self.width // 3, 32) if self.mlp == "swiglu" else 4 * self.width
 
 
 def preset(name: str) -> GPTConfig:
@@ -142,7 +143,7 @@ PRESETS: Mapping[str, GPTConfig] = MappingProxyType(
             heads=12,
             width=768,
             norm="layer",
-            mlp="gelu",
+            mlp="gelu_tanh",
             positions="learned",
             bias=True,
         ),

@@ -6,6 +6,7 @@ Sizes and presets are in `config.py`, sampling in `sampling.py`. Read from the b
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from metronorm.models.config import GPTConfig
 
 ROTARY_BASE = 10_000.0
+EXPLICIT_LENGTH = 512
 
 
 class KVCache:
@@ -82,25 +84,18 @@ class Attention(nn.Module):
         values = values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.append(self.layer, keys, values)
-        mixed = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=_mask(time, keys.shape[2], x.device),
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=time > 1 and keys.shape[2] == time,
-            enable_gqa=self.key_heads != self.heads,
-        )
+        mixed = attend(queries, keys, values, dropout=self.dropout if self.training else 0.0)
         mixed = mixed.transpose(1, 2).reshape(batch, time, width)
         return cast("Tensor", self.out(mixed))
 
 
 class Mlp(nn.Module):
-    """Feed-forward sub-layer: GELU (tanh form, as GPT-2), or SwiGLU (Shazeer, 2020)."""
+    """Feed-forward sub-layer: GELU, or SwiGLU (Shazeer, 2020, arXiv:2002.05202)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.gated = config.mlp == "swiglu"
+        self.approximate = "tanh" if config.mlp == "gelu_tanh" else "none"
         inner = config.hidden * (2 if self.gated else 1)
         self.up = nn.Linear(config.width, inner, bias=config.bias)
         self.out = nn.Linear(config.hidden, config.width, bias=config.bias)
@@ -112,7 +107,7 @@ class Mlp(nn.Module):
             gate, value = hidden.chunk(2, dim=-1)
             hidden = F.silu(gate) * value
         else:
-            hidden = F.gelu(hidden, approximate="tanh")
+            hidden = F.gelu(hidden, approximate=self.approximate)
         return cast("Tensor", self.out(hidden))
 
 
@@ -244,8 +239,7 @@ def rotary_tables(context: int, head_size: int) -> tuple[Tensor, Tensor]:
     pairs = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
     angles = torch.arange(context, dtype=torch.float64)[:, None] * ROTARY_BASE**-pairs
     angles = torch.cat((angles, angles), dim=-1).unsqueeze(1)  # (context, 1, head size)
-    signs = torch.ones(head_size, dtype=torch.float64)
-    signs[: head_size // 2] = -1.0
+    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64).repeat_interleave(head_size // 2)
     dtype = torch.get_default_dtype()
     return angles.cos().to(dtype), (angles.sin() * signs).to(dtype)
 
@@ -256,9 +250,51 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return x * cosines + x.roll(x.shape[-1] // 2, dims=-1) * sines
 
 
-def _mask(time: int, length: int, device: torch.device) -> Tensor | None:
-    """Which of `length` keys the last `time` queries may see; None where a flag says it all."""
-    if time in (1, length):
-        return None
-    ones = torch.ones(time, length, dtype=torch.bool, device=device)
-    return ones.tril(diagonal=length - time)
+def attend(queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float = 0.0) -> Tensor:
+    """Causal attention: the last query sees every key, the one before all but the last, and so on.
+
+    Args:
+        queries: (batch, heads, time, head size).
+        keys: (batch, key heads, length, head size); each key head serves heads / key heads queries.
+        values: as `keys`.
+        dropout: share of the attention weights dropped.
+
+    Returns:
+        (batch, heads, time, head size).
+    """
+    time, length = queries.shape[2], keys.shape[2]
+    # The backward pass of torch's bf16 kernel for processors takes 3 to 8 times as long as the
+    # matrix products it stands for; only its memory does not grow with the square of the length.
+    on_amx = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
+    if on_amx and queries.requires_grad and length <= EXPLICIT_LENGTH:
+        return _explicit_attention(queries, keys, values, dropout)
+    visible = None if time in (1, length) else _hidden(time, length, queries).logical_not()
+    return F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=visible,
+        dropout_p=dropout,
+        is_causal=time == length > 1,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+
+
+def _explicit_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: float) -> Tensor:
+    batch, heads, time, size = queries.shape
+    key_heads, length = keys.shape[1:3]
+    groups = heads // key_heads
+    # Queries that share a key head become more rows of one product.
+    rows = queries.reshape(batch * key_heads, groups * time, size)
+    keys, values = keys.reshape(-1, length, size), values.reshape(-1, length, size)
+    mask = torch.zeros(time, length, dtype=queries.dtype)
+    mask = mask.masked_fill_(_hidden(time, length, queries), -math.inf).repeat(groups, 1)
+    scores = torch.baddbmm(mask, rows, keys.mT, alpha=size**-0.5)
+    weights = F.dropout(scores.softmax(dim=-1), dropout)  # (batch * key heads, rows, length)
+    return torch.bmm(weights, values).view(batch, heads, time, size)
+
+
+def _hidden(time: int, length: int, like: Tensor) -> Tensor:
+    """True where one of the last `time` queries must not see one of `length` keys."""
+    ones = torch.ones(time, length, dtype=torch.bool, device=like.device)
+    return ones.triu_(diagonal=length - time + 1)

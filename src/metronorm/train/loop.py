@@ -103,7 +103,7 @@ class _Training:
             found.load_optimizer(self.trainer.optimizer)
         self.validation_loss: float | None = None
 
-    def _choose_allocator(self, trial: Beat) -> str:
+    def _choose_allocator(self, trial: Beat) -> machine.Allocator:
         if self.config.allocator == "auto":
             with machine.untouched(self.trainer.model):
                 return machine.choose_allocator(lambda: self.trainer.try_out(trial))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Precision = Literal["fp32", "bf16"]
+Allocator = Literal["system", "keep"]
 
 # glibc's malloc.h
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -29,18 +30,25 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def choose_precision(step: Callable[[Precision], None], device: torch.device) -> Precision:
+def choose_precision(
+    step: Callable[[Precision], None],
+    device: torch.device,
+    *,
+    now: Callable[[], float] = time.perf_counter,
+) -> Precision:
     """Fp32 or bf16, whichever runs `step(precision)`, one forward and backward pass, faster.
 
     On a processor both are timed, in turn; an accelerator that has bf16 is taken at its word.
     """
     if device.type == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    fp32, bf16 = _race(lambda: step("fp32"), lambda: step("bf16"))
+    fp32, bf16 = _race(now, lambda: step("fp32"), lambda: step("bf16"))
     return "bf16" if bf16 < fp32 else "fp32"
 
 
-def choose_allocator(step: Callable[[], None]) -> Literal["system", "keep"]:
+def choose_allocator(
+    step: Callable[[], None], *, now: Callable[[], float] = time.perf_counter
+) -> Allocator:
     """Make the C allocator keep large blocks if `step()` runs faster that way.
 
     Memory that malloc returns to the system after every use comes back as fresh pages, each of
@@ -49,9 +57,9 @@ def choose_allocator(step: Callable[[], None]) -> Literal["system", "keep"]:
     if not keep_large_blocks(True):
         return "system"
     keep_large_blocks(False)
-    before = _median(step)
+    (before,) = _race(now, step)
     keep_large_blocks(True)
-    after = _median(step)
+    (after,) = _race(now, step)
     if after < before:
         return "keep"
     keep_large_blocks(False)
@@ -78,20 +86,16 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
     model.zero_grad(set_to_none=True)
 
 
-def _race(*steps: Callable[[], None]) -> list[float]:
+def _race(now: Callable[[], float], *steps: Callable[[], None]) -> list[float]:
     """Median seconds of each, run in turn after one warm-up; long ones are run once."""
     seconds: list[list[float]] = [[] for _ in steps]
     for step in steps:
         step()
     for _ in range(3):
         for step, times in zip(steps, seconds, strict=True):
-            begin = time.perf_counter()
+            begin = now()
             step()
-            times.append(time.perf_counter() - begin)
+            times.append(now() - begin)
         if sum(times[0] for times in seconds) > _LONG_SECONDS:
             break
     return [statistics.median(times) for times in seconds]
-
-
-def _median(step: Callable[[], None]) -> float:
-    return _race(step)[0]

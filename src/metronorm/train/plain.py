@@ -25,8 +25,7 @@ FREE_ON_RESUME = frozenset(
 
 def to_plain(config: TrainConfig) -> dict[str, Any]:
     """The config as plain JSON values."""
-    plain: dict[str, Any] = msgspec.to_builtins(config, enc_hook=str)
-    return plain
+    return msgspec.json.decode(msgspec.json.encode(config, enc_hook=str), type=dict[str, Any])
 
 
 def from_plain(plain: dict[str, Any]) -> TrainConfig:

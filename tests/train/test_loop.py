@@ -1,0 +1,285 @@
+import logging
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from metronorm.clock import open_run
+from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
+from metronorm.train import train
+from metronorm.train.checkpoint import checkpoint_paths, newest_checkpoint
+
+from ..full_disk import fill, small_disk
+from .tiny import losses, tiny_config
+
+KILLS = 100
+
+
+def events(run: Path) -> list[str]:
+    return [row["event"] for row in open_run(run).events().rows()]
+
+
+def test_a_training_from_text_to_checkpoints(tmp_path: Path) -> None:
+    outcome = train(tiny_config(tmp_path), tmp_path / "run")
+    found = losses(tmp_path / "run")
+    assert [tick for tick, *_ in found] == list(range(1, 31))
+    assert found[-1][1] < found[0][1] - 0.1, "it learns"
+    assert [tick for tick, _, evaluated in found if evaluated is not None] == [10, 20, 30]
+    assert outcome.validation_loss == found[-1][2]
+    assert outcome.tick == 30
+    assert outcome.signal is None
+    best = min((loss, tick) for tick, _, loss in found if loss is not None)[1]
+    assert [path.name for path in checkpoint_paths(tmp_path / "run" / "checkpoints")] == [
+        f"tick-{tick:08d}" for tick in sorted({25, 30, best})
+    ]
+    assert "machine" in events(tmp_path / "run")
+
+
+def test_chance_level_at_the_start(tmp_path: Path) -> None:
+    """The first loss is that of a uniform guess: nothing in the averaging is off by a factor."""
+    train(tiny_config(tmp_path, ticks=1, micro_batches=3), tmp_path / "run")
+    (_, loss, _) = losses(tmp_path / "run")[0]
+    vocabulary = len(set("".join(p.read_text() for p in (tmp_path / "text").iterdir())))
+    assert loss == pytest.approx(math.log(vocabulary), abs=0.05)
+
+
+@pytest.mark.parametrize("evaluate_every", [10, 7])
+def test_resumed_is_bit_for_bit_the_uninterrupted(tmp_path: Path, evaluate_every: int) -> None:
+    config = tiny_config(tmp_path)
+    train(config, tmp_path / "whole")
+    first = replace(config, evaluate_every=evaluate_every)
+
+    def stop(tick: int) -> None:
+        if tick == 17:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with at_every_tick(stop):
+        outcome = train(first, tmp_path / "run")
+    assert outcome.signal is signal.SIGTERM
+    assert outcome.tick == 17
+    assert events(tmp_path / "run")[-2:] == ["signal", "end"]
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 17
+    train(config, tmp_path / "run", resume=True)
+    whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "run")
+    assert [row[:2] for row in resumed] == [row[:2] for row in whole]
+    assert resumed[-1] == whole[-1]
+    assert open_run(tmp_path / "run").attempts == [0, 1]
+
+
+@contextmanager
+def at_every_tick(action: Callable[[int], None]) -> Iterator[None]:
+    """Do something inside every tick of trainings in this process."""
+    from metronorm.train.trainer import Trainer
+
+    tick = Trainer.tick
+
+    def acting(self: Trainer, clock: object, window: object) -> None:
+        tick(self, clock, window)  # type: ignore[arg-type]
+        action(clock.tick)  # type: ignore[attr-defined]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "tick", acting)
+        yield
+
+
+def test_ctrl_c_finishes_the_tick_and_saves(tmp_path: Path) -> None:
+    with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGINT) if tick == 3 else None):
+        outcome = train(tiny_config(tmp_path), tmp_path / "run")
+    assert outcome.signal is signal.SIGINT
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
+    def twice(tick: int) -> None:
+        if tick == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with at_every_tick(twice), pytest.raises(KeyboardInterrupt):
+        train(tiny_config(tmp_path), tmp_path / "run")
+    assert len(losses(tmp_path / "run")) == 2
+
+
+@pytest.mark.slow
+def test_always_resumable_whenever_it_is_killed(tmp_path: Path) -> None:
+    """SIGKILL between checkpoints and in the middle of writing one; the losses never differ."""
+    train(tiny_config(tmp_path, checkpoint_every=2, ticks=60), tmp_path / "whole")
+    expected = losses(tmp_path / "whole")
+    chance = random.Random(1)
+    kills = in_the_middle = runs = 0
+    with Zygote(tmp_path, {"checkpoint_every": 2, "ticks": 60}) as zygote:
+        while kills < KILLS:
+            run = tmp_path / f"run-{runs}"
+            runs += 1
+            code, how = None, "new"
+            while code != 0:
+                if kills < KILLS and (how == "resume" or chance.random() < 0.8):
+                    writing = chance.random() < 0.6
+                    code, met = zygote.killed(run, how, chance, while_writing=writing)
+                    in_the_middle += met
+                    kills += code == -signal.SIGKILL
+                else:
+                    code = zygote.run(run, how)
+                assert code in (0, -signal.SIGKILL)
+                if code == -signal.SIGKILL:
+                    how = "resume" if has_checkpoint(run) else "new"
+                    if how == "new":
+                        run = tmp_path / f"run-{runs}"
+                        runs += 1
+            assert losses(run) == expected
+    assert in_the_middle > 10, "too few kills met a checkpoint being written"
+
+
+def has_checkpoint(run: Path) -> bool:
+    try:
+        newest_checkpoint(run / "checkpoints")
+    except CheckpointError:
+        assert not checkpoint_paths(run / "checkpoints"), "a damaged checkpoint under its name"
+        return False
+    return True
+
+
+def lives(pid: int) -> bool:
+    try:
+        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
+    except FileNotFoundError:
+        return False
+
+
+def being_written(folder: Path) -> bool:
+    try:
+        return any(folder.glob(".tick-*.tmp/*"))
+    except FileNotFoundError:  # it was renamed under our eyes
+        return False
+
+
+class Zygote:
+    """Forks trainings out of one process that has torch loaded."""
+
+    def __init__(self, base: Path, changes: dict[str, object]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("zygote.py")), str(base), repr(changes)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def __enter__(self) -> "Zygote":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.communicate()
+
+    def _begin(self, run: Path, how: str) -> int:
+        assert self._process.stdin is not None
+        print(run, how, file=self._process.stdin, flush=True)
+        return self._answer("pid")
+
+    def _answer(self, word: str) -> int:
+        assert self._process.stdout is not None
+        first, number = self._process.stdout.readline().split()
+        assert first == word
+        return int(number)
+
+    def run(self, run: Path, how: str) -> int:
+        self._begin(run, how)
+        return self._answer("code")
+
+    def killed(
+        self, run: Path, how: str, chance: random.Random, *, while_writing: bool
+    ) -> tuple[int, bool]:
+        """Kill it at a random tick, or when a checkpoint is seen being written; its exit code."""
+        pid = self._begin(run, how)
+        target = chance.randrange(1, 40)
+        folder = run / "checkpoints"
+        met = False
+        while lives(pid):
+            done = sum(
+                tape.read_bytes().count(b"\n")
+                for tape in sorted(run.glob("ticks/attempt=*/rank=0/live.jsonl"))[-1:]
+            )
+            met = while_writing and being_written(folder)
+            if done >= target and (met or not while_writing):
+                os.kill(pid, signal.SIGKILL)
+                break
+        return self._answer("code"), met
+
+
+def test_a_directory_that_holds_a_run(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, ticks=2)
+    train(config, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(RunError, match="which holds the run 'run'"):
+        train(config, tmp_path / "run")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, ticks=2)
+    with pytest.raises(RunError, match="which has none"):
+        train(config, tmp_path / "run", resume=True)
+    train(config, tmp_path / "run")
+    other = replace(config, seed=5, model=replace(config.model, layers=2, width=32))
+    with pytest.raises(ConfigError) as caught:
+        train(other, tmp_path / "run", resume=True)
+    for difference in ("seed: 0 in", "model.layers: 1 in", "model.width: 16 in"):
+        assert difference in str(caught.value)
+    (tmp_path / "text" / "0.txt").write_text("abc abc\n" * 100)
+    with pytest.raises((DataError, ConfigError), match=r"text|vocab_size"):
+        train(config, tmp_path / "run", resume=True)
+    assert open_run(tmp_path / "run").attempts == [0]
+
+
+def test_resume_passes_over_a_damaged_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = tiny_config(tmp_path)
+    train(config, tmp_path / "whole")
+    train(config, tmp_path / "run")
+    newest = checkpoint_paths(tmp_path / "run" / "checkpoints")[-1] / "model.safetensors"
+    newest.write_bytes(newest.read_bytes()[:100])
+    with caplog.at_level(logging.WARNING):
+        train(config, tmp_path / "run", resume=True)
+    assert "passing over a damaged checkpoint" in caplog.text
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 30
+
+
+def test_a_full_disk_does_not_stop_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        ballast: list[Path] = []
+
+        def act(tick: int) -> None:
+            if tick == 12:
+                ballast.append(fill(disk))
+            if tick == 22:
+                ballast.pop().unlink()
+
+        with at_every_tick(act), caplog.at_level(logging.WARNING):
+            train(tiny_config(tmp_path), disk / "run")
+        assert "no checkpoint at tick 15" in caplog.text
+        assert "no checkpoint at tick 20" in caplog.text
+        assert "training went on without them" in caplog.text
+        ticks = [tick for tick, *_ in losses(disk / "run")]
+        assert ticks[-1] == 30
+        assert newest_checkpoint(disk / "run" / "checkpoints").tick == 30
+        assert not list((disk / "run" / "checkpoints").glob(".*"))
+
+
+def test_a_corpus_shorter_than_one_context(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path)
+    with pytest.raises(DataError, match="context"):
+        train(replace(config, model=replace(config.model, context=100_000)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
