@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import tyro
-
+from metronorm.cli.arguments import parse
 from metronorm.data.config import TextConfig
 
 if TYPE_CHECKING:
@@ -19,10 +18,10 @@ def main(argv: list[str]) -> int:
     Raises:
         MetronormError: what cannot be prepared.
     """
-    config = tyro.cli(
+    config = parse(
         TextConfig,
-        args=argv,
-        prog="metronorm prepare",
+        argv,
+        command="prepare",
         description="Turn text into token files, once; training then finds them in the cache.",
     )
     from metronorm.data.corpus import find_documents

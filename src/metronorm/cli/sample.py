@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from metronorm.cli.arguments import parse
+
 
 @dataclass(frozen=True)
 class Arguments:
@@ -34,9 +36,7 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Stream text to standard output."""
-    arguments = tyro.cli(
-        Arguments, args=argv, prog="metronorm sample", description="Let a trained model write."
-    )
+    arguments = parse(Arguments, argv, command="sample", description="Let a trained model write.")
     from metronorm.train.sampling import write  # torch is loaded only now
 
     for piece in write(

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metronorm.cli.arguments import parse
 from metronorm.clock import open_run
 from metronorm.clock.summary import Curve, Summary, summarize
 from metronorm.errors import ConfigError
@@ -36,10 +37,10 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Print the table and the charts."""
-    arguments = tyro.cli(
+    arguments = parse(
         Arguments,
-        args=argv,
-        prog="metronorm show",
+        argv,
+        command="show",
         description="What runs did and cost, side by side; also while they run.",
     )
     if not arguments.runs:

@@ -10,18 +10,23 @@ from typing import Annotated
 import tyro
 
 from metronorm.cli import sample, show
+from metronorm.cli.arguments import parse
 from metronorm.clock import read_run_info
 from metronorm.errors import ConfigError
 from metronorm.train.config import TrainConfig
+from metronorm.train.directory import free_directory
 from metronorm.train.plain import from_plain
 from metronorm.train.presets import training_preset
 
 DESCRIPTION = """Train a GPT on text from scratch, every tick on record.
 
-metronorm train                         Shakespeare, about three minutes on two cores
-metronorm train --data notes/*.txt      your own text
-metronorm train --preset small          10 M parameters
-metronorm train --resume runs/NAME      go on where a run stopped, bit for bit
+    metronorm train                       Shakespeare, about three minutes on two cores
+
+    metronorm train --data notes/*.txt    your own text
+
+    metronorm train --preset small        10 M parameters
+
+    metronorm train --resume runs/NAME    go on where a run stopped, bit for bit
 
 Ctrl-C or SIGTERM finish the tick, save, and exit with 130 or 143."""
 
@@ -47,12 +52,12 @@ def main(argv: list[str]) -> int:
         default = Arguments(training_preset(preset), preset=preset)
     else:
         default = Arguments(from_plain(read_run_info(Path(resume)).config))
-    arguments = tyro.cli(
+    arguments = parse(
         Arguments,
-        args=argv,
-        default=default,
-        prog="metronorm train",
+        argv,
+        command="train",
         description=DESCRIPTION,
+        default=default,
     )
     from metronorm.train import train  # torch is loaded only now
 
@@ -61,7 +66,9 @@ def main(argv: list[str]) -> int:
             raise ConfigError("--run names a new run and --resume an old one", got="both")
         outcome = train(arguments.config, arguments.resume, resume=True)
     else:
-        outcome = train(arguments.config, arguments.run or free_directory(arguments.config))
+        outcome = train(
+            arguments.config, arguments.run or free_directory(arguments.config.text.data)
+        )
     run = str(outcome.directory)
     if outcome.signal is not None:
         print(
@@ -77,18 +84,6 @@ def main(argv: list[str]) -> int:
     print(f"\nthe run is in {run}")
     print(f"more of its writing: metronorm sample {run}    again this table: metronorm show {run}")
     return 0
-
-
-def free_directory(config: TrainConfig) -> Path:
-    """`runs/NAME`, named after the text, with the first number that is not taken."""
-    sources = config.text.data
-    name = Path(sources[0]).stem if len(sources) == 1 else "text" if sources else "shakespeare"
-    name = "".join(c if c.isalnum() or c in "-_" else "-" for c in name).strip("-") or "text"
-    directory, number = Path("runs", name), 1
-    while directory.exists():
-        number += 1
-        directory = Path("runs", f"{name}-{number}")
-    return directory
 
 
 def _option(argv: list[str], name: str) -> str | None:

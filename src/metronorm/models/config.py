@@ -25,7 +25,7 @@ class GPTConfig:
     """
 
     vocab_size: int = 256
-    """Number of different tokens."""
+    """Number of different tokens; in training, as many as the tokenizer has."""
     context: int = 256
     """Longest stretch of tokens the model sees at once."""
     layers: int = 6

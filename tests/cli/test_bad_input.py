@@ -1,0 +1,121 @@
+"""A user's mistake ends in one clear line and exit code 2, and nothing is damaged."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import pytest
+
+from metronorm.cli import main
+from metronorm.train.checkpoint import checkpoint_paths
+
+from ..train.tiny import write_text
+
+TINY = [
+    "--data", "text", "--cache", "cache", "--run", "runs/old", "--model.context", "16",
+    "--model.layers", "1", "--model.heads", "2", "--model.width", "16", "--ticks", "4",
+    "--batch-size", "2", "--precision", "fp32", "--allocator", "system", "--device", "cpu",
+    "--checkpoint-every", "2", "--evaluate-every", "2", "--evaluate-tokens", "64",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with text and a finished run."""
+    folder = tmp_path_factory.mktemp("workplace")
+    write_text(folder / "text")
+    (folder / "latin.txt").write_bytes(b"plain\nna" + "ïve".encode("latin-1"))
+    (folder / "short.txt").write_text("too short\n")
+    (folder / "empty.txt").write_text("")
+    (folder / "no text").mkdir()
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        assert main(["train", *TINY]) == 0
+    finally:
+        os.chdir(before)
+    return folder
+
+
+def content(folder: Path) -> dict[Path, str]:
+    return {
+        path: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+CASES = {
+    "no such command": (["trian"], "no command 'trian'; there are: train, sample, show, prepare"),
+    "no such option": (["train", "--tikcs", "3"], "Unrecognized options: --tikcs"),
+    "no number": (["train", "--ticks", "many"], "--ticks"),
+    "no such preset": (["train", "--preset", "huge"], "preset must be one of quick, small, gpt2"),
+    "no such file": (["train", "--data", "missing.txt"], "'missing.txt', where there is nothing"),
+    "no file matches": (["train", "--data", "*.none"], "'*.none'"),
+    "not UTF-8": (["train", "--data", "latin.txt"], "latin.txt"),
+    "where it is not UTF-8": (["prepare", "--data", "latin.txt"], "line 2"),
+    "empty text": (["train", "--data", "empty.txt"], "empty"),
+    "a folder without text": (["train", "--data", "no text"], "no text"),
+    "shorter than a context": (["train", "--data", "short.txt"], "at least one context"),
+    "heads": (["train", "--model.heads", "5"], "heads must divide width; got heads=5"),
+    "key heads": (["train", "--model.kv-heads", "3"], "kv_heads must divide heads"),
+    "no layers": (["train", "--model.layers", "0"], "layers must be a whole number of at least 1"),
+    "no ticks": (["train", "--ticks", "0"], "ticks must be at least 1"),
+    "learning rate": (
+        ["train", "--optimizer.learning-rate", "-1"],
+        "learning_rate must be above 0",
+    ),
+    "device": (["train", *TINY, "--run", "runs/new", "--device", "quantum"], "'quantum'"),
+    "another run": (["train", *TINY], "runs/old, which holds the run 'old'"),
+    "resume nothing": (["train", "--resume", "runs/none"], "runs/none, which has none"),
+    "resume and run": (
+        ["train", "--resume", "runs/old", "--run", "runs/x"],
+        "--run names a new run and --resume an old one",
+    ),
+    "resume another model": (
+        ["train", "--resume", "runs/old", "--model.layers", "3", "--seed", "9"],
+        "model.layers: 1 in the run, 3 asked for; seed: 0 in the run, 9 asked for",
+    ),
+    "show nothing": (["show"], "show needs a run"),
+    "show no run": (["show", "text"], "text, which has none"),
+    "sample no run": (["sample", "runs/none"], "runs/none, which has none"),
+    "a prompt of other characters": (["sample", "runs/old", "--prompt", "€"], "'€' (U+20AC)"),
+    "top-p": (["sample", "runs/old", "--top-p", "2"], "top_p must be above 0 and at most 1"),
+    "temperature": (["sample", "runs/old", "--temperature", "-1"], "temperature"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_clear_line(
+    case: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv, says = CASES[case]
+    monkeypatch.chdir(workplace)
+    before = content(workplace / "runs")
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1, err
+    assert err.startswith("metronorm")
+    assert says in err
+    assert content(workplace / "runs") == before
+    assert [path.name for path in (workplace / "runs").iterdir()] == ["old"]
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    workplace: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").symlink_to(workplace / "text")
+    assert main(["train", *TINY]) == 0
+    folder = tmp_path / "runs" / "old" / "checkpoints"
+    for path in checkpoint_paths(folder):
+        (path / "model.safetensors").write_bytes(b"\0" * 10)
+    capsys.readouterr()
+    assert main(["train", "--resume", "runs/old"]) == 2
+    assert "with only damaged ones: tick-00000004, tick-00000002" in capsys.readouterr().err
+    assert main(["sample", "runs/old"]) == 2
+    assert "only damaged ones" in capsys.readouterr().err
