@@ -78,6 +78,14 @@ def test_micro_batches_come_as_windows(tmp_path: Path) -> None:
     assert [record["beats"] for record in lines(tmp_path / "run")] == [3, 3, 1]
 
 
+def test_empty_batches_are_batches(tmp_path: Path) -> None:
+    with Clock(tmp_path / "run", progress=False) as clock:
+        assert list(clock.ticks([(), [], None, 0])) == [(), [], None, 0]
+        assert list(clock.ticks([])) == []
+        assert list(clock.ticks([], micro_batches=2)) == []
+    assert len(lines(tmp_path / "run")) == 4
+
+
 def test_total_stops_without_taking_another_batch(tmp_path: Path) -> None:
     loader = iter(range(100))
     with Clock(tmp_path / "run", progress=False) as clock:

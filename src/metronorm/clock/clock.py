@@ -35,6 +35,7 @@ T = TypeVar("T")
 
 RESERVED = frozenset({"attempt", "rank", "tick", "beats"})
 RESOURCE_PERIOD_NS = 1_000_000_000
+_NOTHING: Any = object()
 
 _log = logging.getLogger("metronorm")
 
@@ -198,6 +199,7 @@ class Clock:
         self, loader: Iterable[Any], size: int | None, total: int | None, initial: int | None
     ) -> Iterator[Any]:
         self._write_pending()
+        self._beats = 1
         if initial is not None:
             self.tick = initial
         self._bar.close()
@@ -209,13 +211,18 @@ class Clock:
             source = iter(loader)
         while total is None or self.tick < total:
             with data:
-                window = list(itertools.islice(source, size or 1))
-            if not window:
+                if size is None:
+                    taken = next(source, _NOTHING)
+                else:
+                    taken = list(itertools.islice(source, size))
+                    self._beats = len(taken)
+                    if not taken:
+                        taken = _NOTHING
+            if taken is _NOTHING:
                 break
-            self._beats = len(window)
             self.tick += 1
             try:
-                yield window[0] if size is None else window
+                yield taken
             except GeneratorExit:
                 # `break`, or an error on its way out of the body: only the clock's own exit
                 # knows which, so the record waits for it.
