@@ -99,9 +99,12 @@ def tensorboard(folder: Path, stack: contextlib.ExitStack) -> Callable[[int], li
 
     writer = SummaryWriter(str(folder / "tensorboard"))
     stack.callback(writer.close)
-    return recording(
-        lambda step: [writer.add_scalar(name, value, step) for name, value in METRICS.items()]
-    )
+
+    def record(step: int) -> None:
+        for name, value in METRICS.items():
+            writer.add_scalar(name, value, step)
+
+    return recording(record)
 
 
 def trackio(stack: contextlib.ExitStack) -> Callable[[int], list[int]]:

@@ -1,0 +1,136 @@
+"""Tokens per second of `metronorm.train` over a plain fp32 PyTorch loop, interleaved.
+
+The same architecture, weights, batches and learning rate for both; that both compute the same
+loss is checked first. Ours chooses precision and allocator by itself and runs with its clock; the
+allocator is set back whenever the plain loop has its turn.
+
+python bench/train_gpt.py             tokens per second, the 10 M and the 1 M model
+python bench/train_gpt.py --profile   where ours spends its time, by operator
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from _rows import append
+from plain_gpt import PlainLoop
+
+from metronorm.clock import Clock
+from metronorm.data.config import TextConfig
+from metronorm.data.sampler import WindowSampler
+from metronorm.data.text import prepare
+from metronorm.models.config import GPTConfig
+from metronorm.models.gpt import GPT
+from metronorm.train import TrainConfig, training_preset
+from metronorm.train.machine import choose_allocator, keep_large_blocks
+from metronorm.train.trainer import Trainer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from metronorm.train.trainer import Beat
+
+ROUNDS, STEPS = 12, 3
+
+# GPT-2's architecture, which the plain loop has
+PLAIN: dict[str, Any] = {"norm": "layer", "mlp": "gelu", "positions": "learned", "bias": False}
+
+
+def main() -> None:
+    small = training_preset("small")
+    shape = GPTConfig(context=256, layers=6, heads=6, width=384, **PLAIN)
+    compare("10 M", replace(small, model=shape, batch_size=12))
+    quick = GPTConfig(context=128, layers=4, heads=4, width=128, **PLAIN)
+    compare("0.8 M", replace(small, model=quick, batch_size=24))
+
+
+def compare(name: str, config: TrainConfig) -> None:
+    """Interleave steps of both; append tokens per second and their ratio."""
+    ours, batches, config = build(config)
+    plain = PlainLoop(config.model, config.optimizer.learning_rate)
+    plain.model.load_ours(ours.model.state_dict())
+    beat = next(batches)
+    check_same(ours, plain, beat)
+    keep_large_blocks(False)
+    allocator = choose_allocator(lambda: ours.try_out(beat))
+    ours.optimizer.zero_grad()
+    print(f"{name}: ours chose {ours.precision}, allocator {allocator}")
+
+    tokens = beat[0].size
+    speeds: dict[str, list[float]] = {"ours": [], "plain": []}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Clock(f"{folder}/run", progress=False) as clock,
+    ):
+        windows = clock.ticks(batches, micro_batches=1)
+        for turn in range(ROUNDS + 1):
+            keep_large_blocks(False)
+            begin = time.perf_counter()
+            for inputs, targets in itertools.islice(batches, STEPS):
+                plain.step(torch.from_numpy(inputs), torch.from_numpy(targets))
+            middle = time.perf_counter()
+            keep_large_blocks(allocator == "keep")
+            switched = time.perf_counter()
+            for window in itertools.islice(windows, STEPS):
+                ours.tick(clock, window)
+            end = time.perf_counter()
+            if turn:
+                speeds["plain"].append(STEPS * tokens / (middle - begin))
+                speeds["ours"].append(STEPS * tokens / (end - switched))
+    for who, samples in speeds.items():
+        append("train_gpt", f"{name}, {who}", "tokens/s", samples)
+    ratios = [a / b for a, b in zip(speeds["ours"], speeds["plain"], strict=True)]
+    append("train_gpt", f"{name}, ours over plain", "ratio", ratios)
+
+
+def build(config: TrainConfig) -> tuple[Trainer, Iterator[Beat], TrainConfig]:
+    """Our side: trainer, endless micro-batches of Shakespeare's characters, the final config."""
+    text = prepare(TextConfig())
+    vocabulary = text.tokenizer.vocab_size
+    config = replace(config, model=replace(config.model, vocab_size=vocabulary))
+    torch.manual_seed(0)
+    model = GPT(config.model)
+    batches = iter(WindowSampler(text.train, config.model.context, config.batch_size, seed=0))
+    trainer = Trainer(config, model, torch.device("cpu"), trial=next(batches))
+    return trainer, batches, config
+
+
+def check_same(ours: Trainer, plain: PlainLoop, beat: Beat) -> None:
+    """Both must compute the same loss from the same weights, in fp32."""
+    inputs, targets = (torch.from_numpy(array) for array in beat)
+    with torch.no_grad():
+        mine = ours.model(inputs, targets).item() / targets.numel()
+        theirs = plain.model(inputs, targets).item()
+    if abs(mine - theirs) > 1e-5:
+        raise SystemExit(f"not the same model: loss {mine} and {theirs}")
+
+
+def profile() -> None:
+    """Where our tick goes, by operator."""
+    shape = GPTConfig(context=256, layers=6, heads=6, width=384, **PLAIN)
+    ours, batches, _ = build(replace(training_preset("small"), model=shape, batch_size=12))
+    keep_large_blocks(True)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Clock(f"{folder}/run", progress=False) as clock,
+    ):
+        windows = clock.ticks(batches, micro_batches=1)
+        for window in itertools.islice(windows, 3):
+            ours.tick(clock, window)
+        with torch.profiler.profile() as found:
+            for window in itertools.islice(windows, 5):
+                ours.tick(clock, window)
+    print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
+
+
+if __name__ == "__main__":
+    if "--profile" in sys.argv:
+        profile()
+    else:
+        main()
