@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-import msgspec
-
 from metronorm.clock.ledger import Ledger
 from metronorm.clock.progress import Progress
+from metronorm.clock.record import TickRecord, check_names, encode_tick, plain_number
 from metronorm.clock.resources import sample_resources
 from metronorm.clock.run import (
     create_run,
@@ -33,22 +31,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RESERVED = frozenset({"attempt", "rank", "tick", "beats"})
 RESOURCE_PERIOD_NS = 1_000_000_000
 _NOTHING: Any = object()
 
 _log = logging.getLogger("metronorm")
-
-
-class TickRecord(msgspec.Struct, gc=False):
-    """One line of the tape; floats that are not finite travel as text: "nan", "inf", "-inf"."""
-
-    tick: int
-    time_ns: int
-    wall_ns: int
-    beats: int
-    phases: dict[str, int]
-    metrics: dict[str, float | str]
 
 
 class Clock:
@@ -251,11 +237,7 @@ class Clock:
         return TickRecord(self.tick, time_ns, wall_ns, self._beats, spent, metrics)
 
     def _record(self, record: TickRecord) -> None:
-        line = encode(record)
-        if b"null" in line:  # what JSON makes of a float that is not finite
-            record.metrics = {name: _spelled(value) for name, value in record.metrics.items()}
-            line = encode(record)
-        self._ticks_tape.write(line)
+        self._ticks_tape.write(encode_tick(record))
         moment = self._ledger.last
         if moment >= self._resources_due:
             self._resources_due = moment + RESOURCE_PERIOD_NS
@@ -287,21 +269,12 @@ class Clock:
             ConfigError: not one number, or a name that the record needs itself.
         """
         if not self._known.issuperset(metrics):
-            self._check_names(metrics)
+            check_names(metrics)
+            self._known.update(metrics)
         for name, value in metrics.items():
             if type(value) is not float and type(value) is not int:
-                metrics[name] = _number(name, value)
+                metrics[name] = plain_number(name, value)
         self._metrics.update(metrics)
-
-    def _check_names(self, metrics: Iterable[str]) -> None:
-        for name in metrics:
-            if name in RESERVED or name.endswith("_ns"):
-                raise ConfigError(
-                    "a metric's name must not be one of the record's own "
-                    f"({', '.join(sorted(RESERVED))}, names ending in _ns)",
-                    got=repr(name),
-                )
-            self._known.add(name)
 
     def event(self, name: str, **fields: Any) -> None:
         """Put something that happened on record, with the tick it happened in."""
@@ -312,22 +285,3 @@ class Clock:
             "fields": fields,
         }
         self._tapes["events"].write(encode(record))
-
-
-def _number(name: str, value: Any) -> float | int:
-    item = getattr(value, "item", None)
-    if item is not None:
-        try:
-            value = item()
-        except (TypeError, ValueError, RuntimeError):
-            value = None
-    if not isinstance(value, int | float):
-        raise ConfigError(
-            "a metric must be one number (a Python number, or a tensor of one element)",
-            got=f"{name} = a {type(value).__name__}",
-        )
-    return int(value) if isinstance(value, bool) else value
-
-
-def _spelled(value: float | str) -> float | str:
-    return value if isinstance(value, str) or math.isfinite(value) else str(value)

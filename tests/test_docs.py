@@ -1,0 +1,98 @@
+"""What README says is run, and both languages keep step."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import metronorm.clock
+from metronorm.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
+
+
+def blocks(path: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_python_snippets_run_and_print_what_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A block ```text right behind a snippet is its output."""
+    monkeypatch.chdir(tmp_path)
+    found = re.findall(
+        r"^```python\n(.*?)^```$(?:\n+^```text\n(.*?)^```$)?",
+        README.read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert found
+    for code, output in found:
+        exec(compile(code, str(README), "exec"), {"__name__": "readme"})
+        out = capsys.readouterr().out
+        if output:
+            assert out == output
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages(metronorm.__path__, "metronorm.")
+    return [module.name for module in found if not module.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_docstring_examples(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    failed, _ = doctest.testmod(importlib.import_module(name))
+    assert failed == 0
+
+
+def test_there_are_docstring_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testmod(metronorm.clock).attempted > 2
+
+
+def test_commands_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
+    assert lines
+    for line in lines:
+        words = line.split("#")[0].split()
+        if words[:1] == ["make"]:
+            assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
+        elif words[:1] == ["metronorm"]:
+            assert words[1] in COMMANDS, line
+
+
+def test_both_languages_show_the_same_code() -> None:
+    for language in ("python", "bash", "text"):
+        assert blocks(README, language) == blocks(CHINESE, language)
+
+
+def test_benchmark_commands_exist() -> None:
+    for path in (README, CHINESE):
+        named = re.findall(r"`(?:python )?(bench/\w+\.py)", path.read_text())
+        assert named
+        assert all((ROOT / name).exists() for name in named)
+
+
+def test_the_annotated_tree_is_the_tree() -> None:
+    """Every path of the tree in README exists, and every folder of the package is in it."""
+    (tree,) = blocks(README, "tree")
+    named, folder = set(), ""
+    for line in tree.splitlines():
+        entry = line.split()[0] if line.strip() else ""
+        if not line.startswith(" "):
+            folder = entry
+            named.add(entry)
+        elif entry:
+            named.add(folder + entry)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert missing == []
+    for path in (ROOT / "src" / "metronorm").iterdir():
+        if (path / "__init__.py").exists():
+            assert f"src/metronorm/{path.name}/" in named
+            for file in path.glob("[!_]*.py"):
+                assert f"src/metronorm/{path.name}/{file.name}" in named, file
