@@ -37,6 +37,7 @@ bench: .venv/bench
 	$(BIN)/python bench/clock.py
 	$(BIN)/python bench/loader_memory.py
 	$(BIN)/python bench/train_gpt.py
+	$(BIN)/python bench/train_quick.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,10 +6,12 @@ import pkgutil
 import re
 from pathlib import Path
 
+import duckdb
 import pytest
 
 import metronorm.clock
 from metronorm.cli import COMMANDS
+from metronorm.clock import Clock
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
@@ -35,6 +37,17 @@ def test_python_snippets_run_and_print_what_is_shown(
         out = capsys.readouterr().out
         if output:
             assert out == output
+
+
+def test_sql_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Clock("runs/one", progress=False) as clock:
+        for value in clock.ticks([3.0, 2.0]):
+            clock.log(loss=value)
+    queries = blocks(ROOT / "docs" / "runs.md", "sql")
+    assert queries
+    for query in queries:
+        assert sorted(duckdb.sql(query).fetchall()) == [(0, 1, 3.0), (0, 2, 2.0)]
 
 
 def modules() -> list[str]:

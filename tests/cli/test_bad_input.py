@@ -60,6 +60,10 @@ CASES = {
     "heads": (["train", "--model.heads", "5"], "heads must divide width; got heads=5"),
     "key heads": (["train", "--model.kv-heads", "3"], "kv_heads must divide heads"),
     "no layers": (["train", "--model.layers", "0"], "layers must be a whole number of at least 1"),
+    "an evaluation of less than a context": (
+        ["train", "--evaluate-tokens", "5"],
+        "evaluate_tokens must be 0 (all) or at least one context",
+    ),
     "no ticks": (["train", "--ticks", "0"], "ticks must be at least 1"),
     "learning rate": (
         ["train", "--optimizer.learning-rate", "-1"],

@@ -36,9 +36,9 @@ class GPTConfig:
     """Heads that keys and values have (grouped-query attention); must divide heads. None: heads."""
     width: int = 384
     """Size of the residual stream."""
-    norm: Norm = "rms"
+    norm: Norm = "layer"
     """Normalization before each sub-layer and at the end."""
-    mlp: Mlp = "swiglu"
+    mlp: Mlp = "gelu"
     """Feed-forward sub-layer: GELU (4x width; the tanh form is GPT-2's, and slower on processors)
     or SwiGLU (8/3x width: as many parameters)."""
     positions: Positions = "rotary"
@@ -131,10 +131,10 @@ def _round_up(number: int, multiple: int) -> int:
 
 PRESETS: Mapping[str, GPTConfig] = MappingProxyType(
     {
-        # about 1 M parameters: three minutes on two processor cores
-        "quick": GPTConfig(context=128, layers=4, heads=4, width=144),
-        # about 10 M parameters: a short evening on a laptop
-        "small": GPTConfig(),
+        # 0.9 M parameters: three minutes on two processor cores
+        "quick": GPTConfig(vocab_size=1024, context=128, layers=4, heads=4, width=128),
+        # 11 M parameters: an hour or two on two processor cores
+        "small": GPTConfig(vocab_size=1024),
         # 124 M parameters: the shape of the GPT-2 weights
         "gpt2": GPTConfig(
             vocab_size=50257,
@@ -142,7 +142,6 @@ PRESETS: Mapping[str, GPTConfig] = MappingProxyType(
             layers=12,
             heads=12,
             width=768,
-            norm="layer",
             mlp="gelu_tanh",
             positions="learned",
             bias=True,

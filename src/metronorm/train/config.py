@@ -92,6 +92,11 @@ class TrainConfig:
         for name in ("evaluate_tokens", "sample_every", "sample_tokens"):
             _check_count(name, getattr(self, name), 0)
         _check_count("keep", self.keep, 1)
+        if 0 < self.evaluate_tokens < self.model.context:
+            raise ConfigError(
+                "evaluate_tokens must be 0 (all) or at least one context",
+                got=f"evaluate_tokens={self.evaluate_tokens}, context={self.model.context}",
+            )
 
 
 def _check_count(name: str, value: int, least: int) -> None:
