@@ -7,7 +7,7 @@ Sizes and presets are in `config.py`, sampling in `sampling.py`. Read from the b
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -17,20 +17,20 @@ from metronorm.errors import ConfigError
 from metronorm.norm import LayerNorm, RMSNorm
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metronorm.models.config import GPTConfig
 
+    Turn = tuple[Tensor, Tensor] | None  # cosines and sines of rotary positions
+
 ROTARY_BASE = 10_000.0
-EXPLICIT_LENGTH = 512
+EXPLICIT_LENGTH = 384
 
 
 class KVCache:
     """Keys and values of the tokens seen so far, in tensors allocated once.
 
-    Args:
-        config: of the model.
-        batch: number of sequences.
-        device: where the model is.
-        dtype: of the keys and values: the model's, or autocast's.
+    Device and dtype are the model's, or autocast's dtype.
     """
 
     def __init__(
@@ -47,10 +47,7 @@ class KVCache:
         self.length = 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store what is new in this layer; return all its keys and values.
-
-        The length stays: `GPT` raises it once every layer has stored its part.
-        """
+        """Store a layer's new part and return all of it; `GPT` then raises the length, once."""
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
@@ -69,9 +66,7 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, together, bias=config.bias)
         self.out = nn.Linear(config.width, config.width, bias=config.bias)
 
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, turn: Turn, cache: KVCache | None) -> Tensor:
         """Mix x, (batch, time, width), over time; `turn` is the rotary tables of its positions."""
         batch, time, width = x.shape
         turned = self.heads + self.key_heads
@@ -85,8 +80,7 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache.append(self.layer, keys, values)
         mixed = attend(queries, keys, values, dropout=self.dropout if self.training else 0.0)
-        mixed = mixed.transpose(1, 2).reshape(batch, time, width)
-        return cast("Tensor", self.out(mixed))
+        return cast("Tensor", self.out(mixed.transpose(1, 2).reshape(batch, time, width)))
 
 
 class Mlp(nn.Module):
@@ -96,8 +90,7 @@ class Mlp(nn.Module):
         super().__init__()
         self.gated = config.mlp == "swiglu"
         self.approximate = "tanh" if config.mlp == "gelu_tanh" else "none"
-        inner = config.hidden * (2 if self.gated else 1)
-        self.up = nn.Linear(config.width, inner, bias=config.bias)
+        self.up = nn.Linear(config.width, config.hidden * (1 + self.gated), bias=config.bias)
         self.out = nn.Linear(config.hidden, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,9 +115,7 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(
-        self, x: Tensor, turn: tuple[Tensor, Tensor] | None, cache: KVCache | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, turn: Turn, cache: KVCache | None) -> Tensor:
         """The residual stream after this block, (batch, time, width); arguments as `Attention`."""
         x = x + self.dropout(self.attention(self.attention_norm(x), turn, cache))
         return x + cast("Tensor", self.dropout(self.mlp(self.mlp_norm(x))))
@@ -219,8 +210,7 @@ class GPT(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores of every token of the vocabulary, (..., vocab_size), from `features`."""
-        head = self.tokens if self.head is None else self.head
-        return F.linear(features, head.weight)
+        return F.linear(features, (self.head or self.tokens).weight)
 
 
 def make_norm(config: GPTConfig) -> LayerNorm | RMSNorm:
@@ -244,23 +234,33 @@ def rotary_tables(context: int, head_size: int) -> tuple[Tensor, Tensor]:
     return angles.cos().to(dtype), (angles.sin() * signs).to(dtype)
 
 
+class _Rotation(torch.autograd.Function):
+    """A rotation's gradient is turned back by the same angle: half of what autograd would do."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+        ctx.save_for_backward(cosines, sines)
+        return (x * cosines).addcmul_(x.roll(x.shape[-1] // 2, dims=-1), sines)
+
+    @staticmethod
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+        cosines, sines = ctx.saved_tensors
+        return _rotation(slopes[0], cosines, -sines), None, None
+
+
+_rotation: Callable[..., Tensor] = _Rotation.apply
+
+
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Turn every head of x, (batch, time, heads, head size), by its position."""
-    cosines, sines = cosines.to(x.dtype), sines.to(x.dtype)
-    return x * cosines + x.roll(x.shape[-1] // 2, dims=-1) * sines
+    return _rotation(x, cosines.to(x.dtype), sines.to(x.dtype))
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float = 0.0) -> Tensor:
     """Causal attention: the last query sees every key, the one before all but the last, and so on.
 
-    Args:
-        queries: (batch, heads, time, head size).
-        keys: (batch, key heads, length, head size); each key head serves heads / key heads queries.
-        values: as `keys`.
-        dropout: share of the attention weights dropped.
-
-    Returns:
-        (batch, heads, time, head size).
+    Queries and result are (batch, heads, time, head size), keys and values
+    (batch, key heads, length, head size); each key head serves heads / key heads queries.
     """
     time, length = queries.shape[2], keys.shape[2]
     # The backward pass of torch's bf16 kernel for processors takes 3 to 8 times as long as the
@@ -288,13 +288,12 @@ def _explicit_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: 
     rows = queries.reshape(batch * key_heads, groups * time, size)
     keys, values = keys.reshape(-1, length, size), values.reshape(-1, length, size)
     mask = torch.zeros(time, length, dtype=queries.dtype)
-    mask = mask.masked_fill_(_hidden(time, length, queries), -math.inf).repeat(groups, 1)
-    scores = torch.baddbmm(mask, rows, keys.mT, alpha=size**-0.5)
+    mask.masked_fill_(_hidden(time, length, queries), -math.inf)
+    scores = torch.baddbmm(mask.repeat(groups, 1), rows, keys.mT, alpha=size**-0.5)
     weights = F.dropout(scores.softmax(dim=-1), dropout)  # (batch * key heads, rows, length)
     return torch.bmm(weights, values).view(batch, heads, time, size)
 
 
 def _hidden(time: int, length: int, like: Tensor) -> Tensor:
     """True where one of the last `time` queries must not see one of `length` keys."""
-    ones = torch.ones(time, length, dtype=torch.bool, device=like.device)
-    return ones.triu_(diagonal=length - time + 1)
+    return torch.ones(time, length, dtype=torch.bool, device=like.device).triu_(length - time + 1)

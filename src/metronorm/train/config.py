@@ -26,7 +26,7 @@ class OptimizerConfig:
     """Share of the ticks in which wsd comes down."""
     final: float = 0.05
     """Where the schedule ends, as a share of learning_rate."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[float, float] = (0.9, 0.99)
     """Decay of AdamW's first and second moment."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices; vectors have none."""

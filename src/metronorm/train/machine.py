@@ -21,7 +21,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEEP_BYTES = 1 << 30
 _SYSTEM_BYTES = 32 << 20  # where glibc's own adaptation ends
 
-_LONG_SECONDS = 10.0
+_LEAST_TURNS, _MOST_TURNS = 3, 20
+_ENOUGH_SECONDS, _LONG_SECONDS = 1.0, 10.0
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
@@ -74,7 +75,8 @@ def keep_large_blocks(keep: bool) -> bool:
     except (OSError, AttributeError):
         return False
     size = _KEEP_BYTES if keep else _SYSTEM_BYTES
-    return bool(mallopt(_M_MMAP_THRESHOLD, size)) and bool(mallopt(_M_TRIM_THRESHOLD, 2 * size))
+    trim = min(2 * size, 2**31 - 1)  # a C int
+    return bool(mallopt(_M_MMAP_THRESHOLD, size)) and bool(mallopt(_M_TRIM_THRESHOLD, trim))
 
 
 @contextlib.contextmanager
@@ -86,18 +88,20 @@ def untouched(model: torch.nn.Module) -> Iterator[None]:
 
 
 def _race(now: Callable[[], float], *steps: Callable[[], None]) -> list[float]:
-    """Least seconds of each, run in turn after one warm-up; very long ones are run once.
+    """Least seconds of each, run in turn: three to twenty times, one to ten seconds in all.
 
     The least, because whatever else the machine does only ever adds to it.
     """
     seconds: list[list[float]] = [[] for _ in steps]
     for step in steps:
-        step()
-    for _ in range(3):
+        step()  # the first time kernels are built and memory is fetched
+    begun = now()
+    for turn in range(_MOST_TURNS):
         for step, times in zip(steps, seconds, strict=True):
             begin = now()
             step()
             times.append(now() - begin)
-        if sum(times[0] for times in seconds) > _LONG_SECONDS:
+        spent = now() - begun
+        if spent > _LONG_SECONDS or (turn + 1 >= _LEAST_TURNS and spent > _ENOUGH_SECONDS):
             break
     return [min(times) for times in seconds]

@@ -16,8 +16,29 @@ if TYPE_CHECKING:
 TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
     {
         # three minutes on two cores
-        "quick": TrainConfig(),
-        "small": TrainConfig(model=preset("small"), batch_size=12, ticks=5000),
+        "quick": TrainConfig(
+            text=TextConfig(tokenizer="bpe", vocab_size=1024),
+            model=preset("quick"),
+            optimizer=OptimizerConfig(
+                learning_rate=4e-3, schedule="wsd", warmup=0.04, decay=0.4, final=0.0
+            ),
+            batch_size=8,
+            ticks=6000,
+            evaluate_every=500,
+            sample_every=1000,
+            checkpoint_every=500,
+        ),
+        # an hour or two on two cores
+        "small": TrainConfig(
+            text=TextConfig(tokenizer="bpe", vocab_size=1024),
+            model=preset("small"),
+            optimizer=OptimizerConfig(
+                learning_rate=2e-3, schedule="wsd", warmup=0.04, decay=0.4, final=0.0
+            ),
+            batch_size=12,
+            ticks=5000,
+            sample_every=500,
+        ),
         "gpt2": TrainConfig(
             text=TextConfig(tokenizer="bpe", vocab_size=50257),
             model=preset("gpt2"),
