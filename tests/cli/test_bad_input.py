@@ -76,6 +76,10 @@ CASES = {
         ["train", "--resume", "runs/old", "--run", "runs/x"],
         "--run names a new run and --resume an old one",
     ),
+    "resume and preset": (
+        ["train", "--resume", "runs/old", "--preset", "small"],
+        "--preset is for a new run",
+    ),
     "resume another model": (
         ["train", "--resume", "runs/old", "--model.layers", "3", "--seed", "9"],
         "model.layers: 1 in the run, 3 asked for; seed: 0 in the run, 9 asked for",

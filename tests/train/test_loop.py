@@ -235,7 +235,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     for difference in ("seed: 0 in", "model.layers: 1 in", "model.width: 16 in"):
         assert difference in str(caught.value)
     (tmp_path / "text" / "0.txt").write_text("abc abc\n" * 100)
-    with pytest.raises((DataError, ConfigError), match=r"text|vocab_size"):
+    with pytest.raises(DataError, match="must read the text it was begun with"):
         train(config, tmp_path / "run", resume=True)
     assert open_run(tmp_path / "run").attempts == [0]
 

@@ -46,12 +46,14 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Train; 0, or 128 + the number of the signal that stopped it."""
-    preset = _option(argv, "--preset") or "quick"
+    preset = _option(argv, "--preset")
     resume = _option(argv, "--resume")
     if resume is None:
-        default = Arguments(training_preset(preset), preset=preset)
-    else:
+        default = Arguments(training_preset(preset or "quick"), preset=preset or "quick")
+    elif preset is None:
         default = Arguments(from_plain(read_run_info(Path(resume)).config))
+    else:
+        raise ConfigError("--preset is for a new run and --resume goes on with an old one")
     arguments = parse(
         Arguments,
         argv,

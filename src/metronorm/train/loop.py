@@ -63,14 +63,15 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
         CheckpointError: no whole checkpoint to resume from.
         DivergenceError: the loss is no longer finite.
     """
-    text = prepare(config.text)
-    text.check_context(config.model.context)
-    config = replace(config, model=replace(config.model, vocab_size=text.tokenizer.vocab_size))
     found = None
     if resume:
         check_resumable(config, read_run_info(directory).config)
         found = checkpoint.newest_checkpoint(directory / CHECKPOINTS)
+    text = prepare(config.text)
+    text.check_context(config.model.context)
+    if found:
         check_same_text(found, text)
+    config = replace(config, model=replace(config.model, vocab_size=text.tokenizer.vocab_size))
     return _Training(config, directory, text, found).run()
 
 

@@ -16,6 +16,7 @@ FREE_ON_RESUME = frozenset(
         "evaluate_every",
         "evaluate_tokens",
         "keep",
+        "model.vocab_size",  # the text's, and that must be the same text
         "sample_every",
         "sample_tokens",
         "text.cache",

@@ -23,7 +23,7 @@ TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
                 learning_rate=4e-3, schedule="wsd", warmup=0.04, decay=0.4, final=0.0
             ),
             batch_size=8,
-            ticks=6000,
+            ticks=5000,
             evaluate_every=500,
             sample_every=1000,
             checkpoint_every=500,
