@@ -12,8 +12,8 @@ from metronorm.train.checkpoint import checkpoint_paths
 from ..train.tiny import write_text
 
 TINY = [
-    "--data", "text", "--cache", "cache", "--run", "runs/old", "--model.context", "16",
-    "--model.layers", "1", "--model.heads", "2", "--model.width", "16", "--ticks", "4",
+    "--data", "text", "--tokenizer", "char", "--cache", "cache", "--run", "runs/old",
+    "--model.context", "16", "--model.layers", "1", "--model.heads", "2", "--model.width", "16", "--ticks", "4",
     "--batch-size", "2", "--precision", "fp32", "--allocator", "system", "--device", "cpu",
     "--checkpoint-every", "2", "--evaluate-every", "2", "--evaluate-tokens", "64",
 ]  # fmt: skip

@@ -74,11 +74,11 @@ def test_runs_side_by_side(
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "text")
     assert main(["train", *TINY]) == 0
-    assert main(["train", *TINY, "--run", "runs/new", "--model.norm", "layer"]) == 0
+    assert main(["train", *TINY, "--run", "runs/new", "--model.norm", "rms"]) == 0
     capsys.readouterr()
     assert main(["show", "runs/old", "runs/new", "--no-charts"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"model\.norm\s+│\s+rms\s+│\s+layer", out)
+    assert re.search(r"model\.norm\s+│\s+layer\s+│\s+rms", out)
     assert "model.layers" not in out, "only what differs"
     assert "┤" not in out
 

@@ -30,27 +30,22 @@ with Clock(sys.argv[1], progress=False) as clock:
 @pytest.mark.slow
 def test_no_finished_tick_is_lost(tmp_path: Path) -> None:
     chance = random.Random(0)
-    torn = 0
     for kill in range(KILLS):
         run = tmp_path / f"run-{kill}"
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, str(run)], stdout=subprocess.PIPE, text=True
         )
         assert child.stdout is not None
-        for _ in range(chance.randrange(1, 400)):
-            child.stdout.readline()
+        told = [child.stdout.readline() for _ in range(chance.randrange(1, 400))]
         for _ in range(chance.randrange(2_000)):
             pass  # somewhere inside a tick, not always at its report
         os.kill(child.pid, signal.SIGKILL)
-        told = child.stdout.read().split()
+        told += child.stdout.readlines()
         child.wait()
         child.stdout.close()
-        reader = open_run(run)
-        ticks = [row["tick"] for row in reader.ticks("full").rows()]
+        run_read = open_run(run)
+        ticks = [row["tick"] for row in run_read.ticks("full").rows()]
         assert ticks == list(range(1, len(ticks) + 1)), "a tick is missing or there twice"
-        if told and told[-1].isdigit():
-            assert len(ticks) >= int(told[-1])
-        torn += len(reader.notices())
-        summary = reader.ticks().sql("select count(*), count(distinct tick) from ticks")
-        assert summary.fetchall() == [(len(ticks), len(ticks))]
-    assert torn == 0, "one write(2) per line: a killed process leaves whole lines"
+        assert len(ticks) >= max(int(line) for line in told if line.endswith("\n"))
+        # the kernel may leave a write half done at a page's border; that tick was not finished
+        assert all("the last line is torn" in notice for notice in run_read.notices())

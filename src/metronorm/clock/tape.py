@@ -24,9 +24,9 @@ def encode(record: Any) -> bytes:
 class Tape:
     """Appends records to `path`; a write that fails drops the record, counts it, and goes on.
 
-    A record is on the tape whole or not at all: what a full disk let through of a line is cut off
-    again, so the next record starts on a line of its own. Once `write` has returned, the record
-    survives the death of the process (though not of the machine: there is no fsync per tick).
+    What a full disk let through of a line is cut off again, so the next record starts on a line of
+    its own. Once `write` has returned, the record survives the death of the process (though not of
+    the machine: there is no fsync per tick); a process killed inside it may leave a torn last line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -70,7 +70,7 @@ class Tape:
 
 
 def ends_torn(path: Path) -> bool:
-    """Whether the last line of a tape was cut short, as a crash of the machine leaves it."""
+    """Whether the last line of a tape was cut short, as a kill in the middle of it leaves it."""
     with open(path, "rb") as file:
         if file.seek(0, os.SEEK_END) == 0:
             return False
