@@ -13,7 +13,8 @@ from ..train.tiny import write_text
 
 TINY = [
     "--data", "text", "--tokenizer", "char", "--cache", "cache", "--run", "runs/old",
-    "--model.context", "16", "--model.layers", "1", "--model.heads", "2", "--model.width", "16", "--ticks", "4",
+    "--model.context", "16", "--model.layers", "1", "--model.heads", "2", "--model.width", "16",
+    "--ticks", "4",
     "--batch-size", "2", "--precision", "fp32", "--allocator", "system", "--device", "cpu",
     "--checkpoint-every", "2", "--evaluate-every", "2", "--evaluate-tokens", "64",
 ]  # fmt: skip
