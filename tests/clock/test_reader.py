@@ -1,3 +1,4 @@
+import importlib.util
 import math
 from pathlib import Path
 
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock, open_run
-from metronorm.errors import RunError
+from metronorm.errors import MissingDependencyError, RunError
 
 
 def record(run: Path, first: int, last: int, *, resume: bool = False, loss: float = 1.0) -> None:
@@ -33,6 +34,19 @@ def test_columns_and_forms(tmp_path: Path) -> None:
     assert ticks.sql("select sum(tick), max(loss) from ticks").fetchall() == [(15, 1.0)]
     assert ticks.rows()[0]["attempt"] == 0
     assert "tick" in repr(ticks)
+
+
+def test_forms_that_need_a_package_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(tmp_path / "run", 1, 1)
+    ticks = open_run(tmp_path / "run").ticks()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        MissingDependencyError, match=r"pandas; try: pip install 'metronorm\[analysis"
+    ):
+        ticks.df()
+    with pytest.raises(MissingDependencyError, match="pyarrow"):
+        ticks.arrow()
+    assert ticks.rows()
 
 
 def test_after_a_resume_each_tick_stands_once(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import glob
+import importlib.util
 import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from metronorm.clock.run import RunInfo, number, read_run_info
 from metronorm.clock.tape import LIVE, ends_torn
+from metronorm.errors import MissingDependencyError
 
 if TYPE_CHECKING:
     import os
@@ -64,11 +66,21 @@ class Table:
         return list(self.relation.columns)
 
     def df(self) -> Any:
-        """All rows as a `pandas.DataFrame`."""
+        """All rows as a `pandas.DataFrame`.
+
+        Raises:
+            MissingDependencyError: pandas is not installed.
+        """
+        _require("pandas")
         return self.relation.df()
 
     def arrow(self) -> Any:
-        """All rows as a `pyarrow.Table`."""
+        """All rows as a `pyarrow.Table`.
+
+        Raises:
+            MissingDependencyError: pyarrow is not installed.
+        """
+        _require("pyarrow")
         return self.relation.to_arrow_table()
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
@@ -221,6 +233,13 @@ class Run:
             group by key order by min(tick * 100000 + position)"""
         ).fetchall()
         return [row[0] for row in rows]
+
+
+def _require(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise MissingDependencyError(
+            f"this needs the package {package}", fix="pip install 'metronorm[analysis]'"
+        )
 
 
 def _text(value: str) -> str:
