@@ -15,7 +15,15 @@ SOURCE = Path(metronorm.__file__).parent
 
 PUBLIC = {
     "metronorm": {"__version__"},
-    "metronorm.clock": {"Clock", "Run", "RunInfo", "Table", "open_run", "read_run_info"},
+    "metronorm.clock": {
+        "Clock",
+        "Run",
+        "RunInfo",
+        "Table",
+        "check_free",
+        "open_run",
+        "read_run_info",
+    },
     "metronorm.norm": {"LayerNorm", "RMSNorm"},
     "metronorm.train": {"OptimizerConfig", "TrainConfig", "train", "training_preset"},
 }

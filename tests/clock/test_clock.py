@@ -120,6 +120,16 @@ def test_break_keeps_the_tick_and_an_error_does_not(tmp_path: Path) -> None:
     assert end["fields"] == {"error": "KeyError", "message": "'broken batch'"}
 
 
+def test_stop_ends_the_loop_with_its_tick_on_the_tape(tmp_path: Path) -> None:
+    with Clock(tmp_path / "run", progress=False) as clock:
+        for batch in clock.ticks(range(10)):
+            if batch == 2:
+                clock.stop()
+            clock.log(batch=batch)
+        assert [record["metrics"]["batch"] for record in lines(tmp_path / "run")] == [0, 1, 2]
+        assert list(clock.ticks(range(2))) == [0, 1], "the next loop is another"
+
+
 def test_numbers_of_any_make(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         for _ in clock.ticks(range(1)):

@@ -21,14 +21,17 @@ def model_and_optimizer(width: int = 3) -> tuple[nn.Module, torch.optim.Optimize
 def save(folder: Path, tick: int, loss: float | None = None) -> Path:
     model, optimizer = model_and_optimizer()
     return checkpoint.save(
-        folder, tick=tick, model=model, optimizer=optimizer, state={"validation_loss": loss}
+        folder, model=model, optimizer=optimizer, state={"tick": tick, "validation_loss": loss}
     )
 
 
 def test_everything_comes_back(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer()
     path = checkpoint.save(
-        tmp_path, tick=7, model=model, optimizer=optimizer, state={"sampler": {"position": 3}}
+        tmp_path,
+        model=model,
+        optimizer=optimizer,
+        state={"tick": 7, "sampler": {"position": 3}},
     )
     expected = torch.rand(3)
     other, other_optimizer = model_and_optimizer()

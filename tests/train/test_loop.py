@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metronorm.clock import open_run
 from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
-from metronorm.train import train
+from metronorm.train import checkpoint, train
 from metronorm.train.checkpoint import checkpoint_paths, newest_checkpoint
 
 from ..full_disk import fill, small_disk
@@ -65,13 +66,31 @@ def test_resumed_is_bit_for_bit_the_uninterrupted(tmp_path: Path, evaluate_every
         outcome = train(first, tmp_path / "run")
     assert outcome.signal is signal.SIGTERM
     assert outcome.tick == 17
-    assert events(tmp_path / "run")[-2:] == ["signal", "end"]
+    assert events(tmp_path / "run")[-3:] == ["signal", "checkpoint", "end"]
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 17
     train(config, tmp_path / "run", resume=True)
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "run")
     assert [row[:2] for row in resumed] == [row[:2] for row in whole]
     assert resumed[-1] == whole[-1]
     assert open_run(tmp_path / "run").attempts == [0, 1]
+
+
+def test_a_checkpoint_comes_after_the_record_of_its_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a kill between the two would leave a run that goes on behind a tick it never told of."""
+    save, checked = checkpoint.save, []
+
+    def after(folder: Path, *, state: dict[str, Any], **parts: Any) -> Path:
+        assert losses(tmp_path / "run")[-1][0] == state["tick"]
+        checked.append(state["tick"])
+        return save(folder, state=state, **parts)
+
+    monkeypatch.setattr(checkpoint, "save", after)
+    with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 12 else None):
+        train(tiny_config(tmp_path), tmp_path / "run")
+    train(tiny_config(tmp_path), tmp_path / "run", resume=True)
+    assert checked == [5, 10, 12, 15, 20, 25, 30]
 
 
 @contextmanager

@@ -14,6 +14,6 @@ Usable in any loop: no framework is imported here.
 
 from metronorm.clock.clock import Clock
 from metronorm.clock.reader import Run, Table, open_run
-from metronorm.clock.run import RunInfo, read_run_info
+from metronorm.clock.run import RunInfo, check_free, read_run_info
 
-__all__ = ["Clock", "Run", "RunInfo", "Table", "open_run", "read_run_info"]
+__all__ = ["Clock", "Run", "RunInfo", "Table", "check_free", "open_run", "read_run_info"]

@@ -76,6 +76,7 @@ class Clock:
         self._ledger = Ledger(now)
         self._phase = self._ledger.phases.get
         self._beats = 1
+        self._stopping = False
         self._metrics: dict[str, float | str] = {}
         self._known: set[str] = set()
         self._unwritten: TickRecord | None = None
@@ -186,6 +187,7 @@ class Clock:
     ) -> Iterator[Any]:
         self._write_pending()
         self._beats = 1
+        self._stopping = False
         if initial is not None:
             self.tick = initial
         self._bar.close()
@@ -216,6 +218,8 @@ class Clock:
                 self._ledger.pause()
                 raise
             self._record(self._end())
+            if self._stopping:
+                break
         self._ledger.pause()
         self._ledger.close()  # the wait that found the loader empty is part of no tick
 
@@ -275,6 +279,13 @@ class Clock:
             if type(value) is not float and type(value) is not int:
                 metrics[name] = plain_number(name, value)
         self._metrics.update(metrics)
+
+    def stop(self) -> None:
+        """Let the tick that is running be the last of its loop.
+
+        Other than after `break`, its record is on the tape when the loop is over.
+        """
+        self._stopping = True
 
     def event(self, name: str, **fields: Any) -> None:
         """Put something that happened on record, with the tick it happened in."""

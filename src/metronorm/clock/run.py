@@ -66,6 +66,16 @@ def read_run_info(directory: Path) -> RunInfo:
         ) from None
 
 
+def check_free(directory: Path) -> None:
+    """Raise RunError if `directory` holds a run."""
+    if (directory / RUN_FILE).exists():
+        raise RunError(
+            "a new run needs a directory of its own",
+            got=f"{directory}, which holds the run {read_run_info(directory).name!r}",
+            fix="another directory, or resume that run",
+        )
+
+
 def create_run(directory: Path, *, name: str | None, config: dict[str, Any]) -> RunInfo:
     """Make `directory` a new run.
 
@@ -73,12 +83,7 @@ def create_run(directory: Path, *, name: str | None, config: dict[str, Any]) -> 
         RunError: it is a run already, or a file stands in its place.
         ConfigError: `config` holds what JSON cannot.
     """
-    if (directory / RUN_FILE).exists():
-        raise RunError(
-            "a new run needs a directory of its own",
-            got=f"{directory}, which holds the run {read_run_info(directory).name!r}",
-            fix="another directory, or resume that run",
-        )
+    check_free(directory)
     info = RunInfo(
         schema=SCHEMA,
         id=uuid.uuid4().hex,

@@ -78,19 +78,18 @@ class Checkpoint:
 def save(
     directory: Path,
     *,
-    tick: int,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
 ) -> Path:
-    """Write the checkpoint of `tick` into `directory`; all of it, or nothing.
+    """Write a checkpoint into `directory`; all of it, or nothing.
 
     Args:
         directory: the run's `checkpoints` folder.
-        tick: updates done.
         model: whose weights to keep.
         optimizer: whose state to keep.
-        state: whatever else a resumed run needs, as plain JSON values.
+        state: whatever else a resumed run needs, as plain JSON values; with `tick`, the number of
+            updates done.
 
     Raises:
         OSError: the disk is full or not writable; older checkpoints are as they were.
@@ -107,7 +106,7 @@ def save(
                 tensors[f"optimizer.{index}.{key}"] = value.contiguous()
             else:
                 plain[str(index)][key] = value
-    target = directory / f"tick-{tick:08d}"
+    target = directory / f"tick-{state['tick']:08d}"
     directory.mkdir(parents=True, exist_ok=True)
     if target.exists():  # left by an attempt that went further than the one resumed from
         remove_directory(target)
@@ -120,7 +119,6 @@ def save(
             raise OSError(str(error)) from None
         record = {
             "format": FORMAT,
-            "tick": tick,
             "files": {name: _seal(aside / name) for name in (MODEL, TENSORS)},
             "optimizer": {"state": plain, "param_groups": kept["param_groups"]},
             **state,

@@ -11,16 +11,16 @@ import signal
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
 
-from metronorm.clock import Clock, read_run_info
+from metronorm.clock import Clock, check_free, read_run_info
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.data.tokenizer import stream_decode
-from metronorm.errors import ConfigError, DataError
+from metronorm.errors import ConfigError, DataError, RunError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
 from metronorm.train import checkpoint, machine
@@ -64,7 +64,9 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
         DivergenceError: the loss is no longer finite.
     """
     found = None
-    if resume:
+    if not resume:
+        check_free(directory)
+    else:
         check_resumable(config, read_run_info(directory).config)
         found = checkpoint.newest_checkpoint(directory / CHECKPOINTS)
     text = prepare(config.text)
@@ -117,29 +119,44 @@ class _Training:
             Stop() as stop,
             Clock(self.directory, config=to_plain(config), resume=bool(self.found)) as clock,
         ):
-            self.text.tokenizer.save(self.directory / "tokenizer.json")
+            self._keep_tokenizer()
             clock.event("machine", precision=self.trainer.precision, allocator=self.allocator)
             if self.found:
                 clock.event("resume", checkpoint=self.found.path.name)
+            due = None
             for window in clock.ticks(
                 self.sampler,
                 micro_batches=config.micro_batches,
                 total=config.ticks,
                 initial=initial,
             ):
+                if due:  # only now is the record of that tick on the tape, so no kill parts them
+                    self._save(clock, due)
                 self.trainer.tick(clock, window)
                 last = clock.tick == config.ticks
                 evaluated = last or clock.tick % config.evaluate_every == 0
                 if evaluated:
                     self._evaluate(clock)
-                if last or clock.tick % config.checkpoint_every == 0 or stop.signal:
-                    self._save(clock, self.validation_loss if evaluated else None)
                 if config.sample_every and clock.tick % config.sample_every == 0:
                     self._sample(clock)
                 if stop.signal:
                     clock.event("signal", signal=stop.signal.name)
-                    break
+                    clock.stop()
+                to_save = last or clock.tick % config.checkpoint_every == 0 or stop.signal
+                due = self._state(clock.tick, evaluated=evaluated) if to_save else None
+            if due:
+                self._save(clock, due)
         return Outcome(self.directory, clock.tick, self.validation_loss, stop.signal)
+
+    def _keep_tokenizer(self) -> None:
+        """A run can be sampled from without its text's cache."""
+        try:
+            self.text.tokenizer.save(self.directory / "tokenizer.json")
+        except OSError as error:
+            raise RunError(
+                "a run's directory must be writable and have room",
+                got=f"{self.directory}: {error.strerror or error}",
+            ) from None
 
     def _evaluate(self, clock: Clock) -> None:
         with clock.phase("evaluate"):
@@ -155,27 +172,28 @@ class _Training:
         per_character = loss / self.text.characters_per_token
         clock.log(validation_loss=loss, validation_loss_per_character=per_character)
 
-    def _save(self, clock: Clock, validation_loss: float | None) -> None:
-        state = {
+    def _state(self, tick: int, *, evaluated: bool) -> dict[str, Any]:
+        """What a resumed run needs beside tensors, as it is at the end of this tick."""
+        return {
+            "tick": tick,
             "config": to_plain(self.config),
             "precision": self.trainer.precision,
             "sampler": self.sampler.state_dict(),
             "text": self.text.sha256,
-            "validation_loss": validation_loss,
+            "validation_loss": self.validation_loss if evaluated else None,
         }
+
+    def _save(self, clock: Clock, state: dict[str, Any]) -> None:
         folder = self.directory / CHECKPOINTS
+        trainer = self.trainer
         with clock.phase("checkpoint"):
             try:
                 path = checkpoint.save(
-                    folder,
-                    tick=clock.tick,
-                    model=self.trainer.model,
-                    optimizer=self.trainer.optimizer,
-                    state=state,
+                    folder, model=trainer.model, optimizer=trainer.optimizer, state=state
                 )
                 checkpoint.prune(folder, self.config.keep)
             except OSError as error:
-                _log.warning("no checkpoint at tick %d: %s", clock.tick, error)
+                _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
                 clock.event("checkpoint failed", error=str(error))
             else:
                 clock.event("checkpoint", path=path.name)
