@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from metronorm.data import bpe_tokenizer
 from metronorm.data.bpe_tokenizer import SEPARATOR, BPETokenizer, train_bpe
 from metronorm.data.char_tokenizer import CharTokenizer
-from metronorm.data.tokenizer import Tokenizer, load_tokenizer, stream_decode
+from metronorm.data.tokenizer import Tokenizer, stream_decode
+from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import ConfigError, DataError
 
 quick = settings(deadline=None, max_examples=150)

@@ -20,7 +20,8 @@ from metronorm.data.config import TextConfig
 if TYPE_CHECKING:
     from metronorm.data.sampler import WindowSampler, validation_windows
     from metronorm.data.text import TextDataset, open_dataset, prepare
-    from metronorm.data.tokenizer import Tokenizer, load_tokenizer, stream_decode
+    from metronorm.data.tokenizer import Tokenizer, stream_decode
+    from metronorm.data.tokenizer_file import load_tokenizer
 
 __all__ = [
     "TextConfig",
@@ -38,7 +39,7 @@ _MODULES = {
     "TextDataset": "text",
     "Tokenizer": "tokenizer",
     "WindowSampler": "sampler",
-    "load_tokenizer": "tokenizer",
+    "load_tokenizer": "tokenizer_file",
     "open_dataset": "text",
     "prepare": "text",
     "stream_decode": "tokenizer",

@@ -24,7 +24,7 @@ import numpy as np
 from metronorm.data.build import FORMAT, Meta, build, fingerprint_of
 from metronorm.data.config import default_cache
 from metronorm.data.corpus import find_documents
-from metronorm.data.tokenizer import load_tokenizer
+from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import DataError
 from metronorm.files import directory_aside, remove_directory, remove_leftovers
 

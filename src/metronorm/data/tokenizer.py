@@ -1,19 +1,17 @@
 """Text to token ids and back, without loss: what tokenizers have in common.
 
-`char_tokenizer` has one token per character, `bpe_tokenizer` byte-level byte-pair encoding. Both
-are kept in one `tokenizer.json`; that of BPE is the file of the `tokenizers` library, so anything
-that reads those reads it.
+`char_tokenizer` has one token per character, `bpe_tokenizer` byte-level byte-pair encoding;
+`tokenizer_file` reads what either has saved.
 """
 
 from __future__ import annotations
 
 import codecs
-import json
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from metronorm.errors import DataError, MissingDependencyError
+from metronorm.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -51,32 +49,6 @@ class Tokenizer(Protocol):
         """Write `tokenizer.json`, atomically."""
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Read a `tokenizer.json`.
-
-    Raises:
-        DataError: a file that is missing, damaged or of another kind.
-        MissingDependencyError: it is BPE and the package `tokenizers` is not installed.
-    """
-    try:
-        text = path.read_text("utf-8")
-        content = json.loads(text)
-        if isinstance(content, dict) and content.get("metronorm") == "characters":
-            from metronorm.data.char_tokenizer import CharTokenizer
-
-            return CharTokenizer(str(content["characters"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _not_a_tokenizer(path, str(error)) from error
-    try:
-        from metronorm.data.bpe_tokenizer import BPETokenizer, tokenizers_library
-
-        return BPETokenizer(tokenizers_library().Tokenizer.from_str(text))
-    except MissingDependencyError:
-        raise
-    except Exception as error:  # the library raises bare Exception
-        raise _not_a_tokenizer(path, str(error)) from error
-
-
 def stream_decode(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """Yield the text of ids as they come, each piece as soon as its characters are whole.
 
@@ -111,9 +83,3 @@ def checked_ids(ids: ArrayLike, vocab_size: int) -> Ids:
             fix="the tokenizer that the tokens were made with",
         )
     return array.astype(np.int64, copy=False)
-
-
-def _not_a_tokenizer(path: Path, reason: str) -> DataError:
-    return DataError(
-        "a tokenizer must be a readable tokenizer.json", got=f"{path}: {reason}", fix="prepare anew"
-    )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from metronorm.clock import read_run_info
-from metronorm.data.tokenizer import load_tokenizer, stream_decode
+from metronorm.data.tokenizer import stream_decode
+from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import CheckpointError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
