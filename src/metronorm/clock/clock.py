@@ -169,7 +169,8 @@ class Clock:
             initial: ticks already done, when a run resumes from a checkpoint.
 
         A tick ends, and is written, when the body of the loop does. A body left by an exception
-        is no tick; one left by `break` is.
+        is no tick; one left by `break` is, and is written when the next loop begins or the clock
+        closes: `stop()` ends a loop without that delay.
 
         Raises:
             ConfigError: `micro_batches` is not positive, or the clock is not entered.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
-import sys
 import threading
 from typing import TYPE_CHECKING, Any, Self
 
@@ -37,7 +38,7 @@ class Stop:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        print(
-            f"\n{self.signal.name}: finishing this tick, then saving (Ctrl-C: at once)",
-            file=sys.stderr,
-        )
+        said = f"\n{self.signal.name}: finishing this tick, then saving (Ctrl-C: at once)\n"
+        # not print: the signal may have come in the middle of one, and a buffer is not re-entrant
+        with contextlib.suppress(OSError):
+            os.write(2, said.encode())
