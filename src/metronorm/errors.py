@@ -6,6 +6,7 @@ MetronormError
 ├── RunError                a run directory that is missing, taken, or does not fit
 ├── CheckpointError         a checkpoint that is damaged or does not fit the model
 ├── DivergenceError         a training whose loss or gradient is no longer finite
+├── OutOfMemoryError        more memory than there is (also a MemoryError)
 └── MissingDependencyError  an optional package that is not installed (also an ImportError)
 
 Each says what must hold, what arrived, and what to try, on one line. The command line prints that
@@ -48,6 +49,10 @@ class RunError(MetronormError):
 
 class CheckpointError(MetronormError):
     """A checkpoint that is damaged or does not fit the model."""
+
+
+class OutOfMemoryError(MetronormError, MemoryError):
+    """More memory than there is."""
 
 
 class MissingDependencyError(MetronormError, ImportError):

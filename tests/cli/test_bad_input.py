@@ -70,6 +70,10 @@ CASES = {
         ["train", "--optimizer.learning-rate", "-1"],
         "learning_rate must be above 0",
     ),
+    "too little memory": (
+        ["train", *TINY, "--run", "runs/new", "--batch-size", "100000000"],
+        "tokens needs at least",
+    ),
     "device": (["train", *TINY, "--run", "runs/new", "--device", "quantum"], "'quantum'"),
     "another run": (["train", *TINY], "runs/old, which holds the run 'old'"),
     "resume nothing": (["train", "--resume", "runs/none"], "runs/none, which has none"),

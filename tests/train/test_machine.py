@@ -1,10 +1,20 @@
 from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from metronorm.train.machine import choose_allocator, choose_precision, keep_large_blocks, untouched
+from metronorm.errors import OutOfMemoryError
+from metronorm.models.config import GPTConfig
+from metronorm.train.machine import (
+    check_memory,
+    choose_allocator,
+    choose_precision,
+    is_out_of_memory,
+    keep_large_blocks,
+    untouched,
+)
 
 from ..clock.virtual import VirtualTime
 
@@ -51,6 +61,26 @@ def test_the_allocator_is_measured(second: int, chosen: str) -> None:
 
     assert choose_allocator(step, now=lambda: time() / 1e9) == chosen
     keep_large_blocks(False)
+
+
+def test_a_micro_batch_that_cannot_fit_is_refused() -> None:
+    config = GPTConfig(vocab_size=1000, context=100, layers=2, heads=2, width=48)
+    least = 10 * 100 * (2 * 4 * 1000 + 8 * 2 * 2 * 48)
+    check_memory(config, 10, available=least)
+    with pytest.raises(OutOfMemoryError, match=r"10 x 100 tokens needs at least 0\.0 GiB"):
+        check_memory(config, 10, available=least - 1)
+    with pytest.raises(MemoryError, match="smaller --batch-size"):
+        check_memory(config, 10**9)
+
+
+def test_running_out_of_memory_is_recognised() -> None:
+    with pytest.raises(RuntimeError) as of_torch:
+        torch.empty(1 << 50)
+    with pytest.raises(MemoryError) as of_numpy:
+        np.empty(1 << 50)
+    assert is_out_of_memory(of_torch.value)
+    assert is_out_of_memory(of_numpy.value)
+    assert not is_out_of_memory(RuntimeError("something else"))
 
 
 def test_trying_out_leaves_no_trace() -> None:

@@ -20,7 +20,7 @@ from metronorm.clock import Clock, check_free, read_run_info
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.data.tokenizer import stream_decode
-from metronorm.errors import ConfigError, DataError, RunError
+from metronorm.errors import ConfigError, DataError, MetronormError, OutOfMemoryError, RunError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
 from metronorm.train import checkpoint, machine
@@ -62,6 +62,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
         RunError: the directory holds another run, or on `resume` none.
         CheckpointError: no whole checkpoint to resume from.
         DivergenceError: the loss is no longer finite.
+        OutOfMemoryError: a micro-batch that does not fit.
     """
     found = None
     if not resume:
@@ -74,7 +75,18 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
     if found:
         check_same_text(found, text)
     config = replace(config, model=replace(config.model, vocab_size=text.tokenizer.vocab_size))
-    return _Training(config, directory, text, found).run()
+    if choose_device(config.device).type == "cpu":
+        machine.check_memory(config.model, config.batch_size)
+    try:
+        return _Training(config, directory, text, found).run()
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, MetronormError) or not machine.is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            "a training must fit into memory",
+            got=str(error).partition("\n")[0],
+            fix="a smaller --batch-size with more --micro-batches, which gives the same update",
+        ) from None
 
 
 class _Training:

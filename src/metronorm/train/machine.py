@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from metronorm.errors import OutOfMemoryError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from metronorm.models.config import GPTConfig
 
 Precision = Literal["fp32", "bf16"]
 Allocator = Literal["system", "keep"]
@@ -77,6 +81,51 @@ def keep_large_blocks(keep: bool) -> bool:
     size = _KEEP_BYTES if keep else _SYSTEM_BYTES
     trim = min(2 * size, 2**31 - 1)  # a C int
     return bool(mallopt(_M_MMAP_THRESHOLD, size)) and bool(mallopt(_M_TRIM_THRESHOLD, trim))
+
+
+def check_memory(config: GPTConfig, batch_size: int, *, available: int | None = None) -> None:
+    """Refuse a micro-batch that cannot fit, before the system kills the process for it.
+
+    Counted is what a forward and backward pass must hold at the least: the logits and their
+    gradient in fp32, and eight activations of every block in bf16.
+
+    Args:
+        config: of the model.
+        batch_size: sequences in a micro-batch.
+        available: bytes of memory; None: what the system says is free (Linux; elsewhere unknown).
+
+    Raises:
+        OutOfMemoryError: the least is more than that.
+    """
+    if available is None:
+        available = _available_bytes()
+    tokens = batch_size * config.context
+    least = tokens * (2 * 4 * config.vocab_size + 8 * 2 * config.layers * config.width)
+    if available is not None and least > available:
+        raise OutOfMemoryError(
+            f"a micro-batch of {batch_size} x {config.context} tokens needs at least "
+            f"{least / 2**30:,.1f} GiB of memory",
+            got=f"{available / 2**30:,.1f} GiB free",
+            fix="a smaller --batch-size with more --micro-batches, which gives the same update",
+        )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, NumPy or Python says that memory ran out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _available_bytes() -> int | None:
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
 
 @contextlib.contextmanager
