@@ -53,7 +53,15 @@ def test_train_show_sample_resume(
 
     assert main(["show", "runs/old"]) == 0
     out = capsys.readouterr().out
-    for part in ("finished", "validation_loss", "tick, p95", "forward", "tokens/s", "peak memory"):
+    for part in (
+        "finished",
+        "validation_loss",
+        "tick, p95",
+        "forward",
+        "tokens/s",
+        "peak memory",
+        "fp32",
+    ):
         assert part in out
     assert "┤" in out, "a chart"
 

@@ -71,6 +71,7 @@ def table(summaries: list[Summary]) -> Table:
     row("directory", lambda s: s.directory)
     row("state", lambda s: s.state)
     row("host", lambda s: s.host)
+    row("machine", lambda s: s.machine)
     row("ticks", lambda s: f"{s.ticks:,}" + (f" in {s.attempts} attempts" * (s.attempts > 1)))
     row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
     row("time in ticks", lambda s: _duration(s.seconds))

@@ -44,6 +44,7 @@ class Summary:
     ranks: int
     config: dict[str, Any]
     host: str
+    machine: str
     seconds: float
     losses: dict[str, Best]
     tick_median_ns: float | None
@@ -83,6 +84,7 @@ def summarize(run: Run) -> Summary:
         ranks=ranks,
         config=run.info.config,
         host=_host(run.info.host),
+        machine=_machine(run),
         seconds=(wall_ns or 0.0) / 1e9,
         losses={name: best for name in losses if (best := _best(ticks, name)) is not None},
         tick_median_ns=median_ns,
@@ -131,23 +133,30 @@ def _curve(ticks: Table, name: str, scale: float) -> Curve:
 
 
 def _state(run: Run) -> str:
-    """How the newest attempt ended, by its last event; a killed one left none."""
+    """How the newest attempt ended, by its events `end` and `signal`; a killed one left none."""
     rows = (
         run.events()
         .sql(
-            """select fields::VARCHAR from events
-           where attempt = (select max(attempt) from events) and event = 'end'"""
+            """select event, fields::VARCHAR from events
+               where attempt = (select max(attempt) from events) and event in ('end', 'signal')"""
         )
         .fetchall()
     )
-    if not rows:
+    told = {event: msgspec.json.decode(fields) for event, fields in rows}
+    if "end" not in told:
         return "running or killed"
-    error = msgspec.json.decode(rows[-1][0]).get("error")
-    if error is None:
-        return "finished"
-    return (
-        "stopped" if error in ("Stopped", "KeyboardInterrupt", "SystemExit") else f"failed: {error}"
-    )
+    if "signal" in told:
+        return f"stopped by {told['signal'].get('signal')}"
+    error = told["end"].get("error")
+    return f"failed: {error}" if error else "finished"
+
+
+def _machine(run: Run) -> str:
+    """What the newest attempt chose for this machine, by its event `machine`: "precision bf16"."""
+    query = "select fields::VARCHAR from events where event = 'machine' order by attempt"
+    rows = run.events().sql(query).fetchall()
+    chosen = msgspec.json.decode(rows[-1][0]) if rows else {}
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
 def _host(host: dict[str, Any]) -> str:
