@@ -40,19 +40,20 @@ ROUNDS, STEPS = 12, 3
 
 # GPT-2's architecture, which the plain loop has
 PLAIN: dict[str, Any] = {"norm": "layer", "mlp": "gelu", "positions": "learned", "bias": False}
+SHAPES = {
+    "10 M": (GPTConfig(context=256, layers=6, heads=6, width=384, **PLAIN), 12),
+    "0.8 M": (GPTConfig(context=128, layers=4, heads=4, width=128, **PLAIN), 24),
+}
 
 
 def main() -> None:
-    small = training_preset("small")
-    shape = GPTConfig(context=256, layers=6, heads=6, width=384, **PLAIN)
-    compare("10 M", replace(small, model=shape, batch_size=12))
-    quick = GPTConfig(context=128, layers=4, heads=4, width=128, **PLAIN)
-    compare("0.8 M", replace(small, model=quick, batch_size=24))
+    for name in SHAPES:
+        compare(name)
 
 
-def compare(name: str, config: TrainConfig) -> None:
+def compare(name: str) -> None:
     """Interleave steps of both; append tokens per second and their ratio."""
-    ours, batches, config = build(config)
+    ours, batches, config = build(name)
     plain = PlainLoop(config.model, config.optimizer.learning_rate)
     plain.model.load_ours(ours.model.state_dict())
     beat = next(batches)
@@ -89,11 +90,12 @@ def compare(name: str, config: TrainConfig) -> None:
     append("train_gpt", f"{name}, ours over plain", "ratio", ratios)
 
 
-def build(config: TrainConfig) -> tuple[Trainer, Iterator[Beat], TrainConfig]:
-    """Our side: trainer, endless micro-batches of Shakespeare's characters, the final config."""
+def build(name: str) -> tuple[Trainer, Iterator[Beat], TrainConfig]:
+    """Our side: trainer, endless micro-batches of Shakespeare's characters, the config."""
     text = prepare(TextConfig())
-    vocabulary = text.tokenizer.vocab_size
-    config = replace(config, model=replace(config.model, vocab_size=vocabulary))
+    shape, batch_size = SHAPES[name]
+    shape = replace(shape, vocab_size=text.tokenizer.vocab_size)
+    config = replace(training_preset("small"), model=shape, batch_size=batch_size)
     torch.manual_seed(0)
     model = GPT(config.model)
     batches = iter(WindowSampler(text.train, config.model.context, config.batch_size, seed=0))
@@ -113,8 +115,7 @@ def check_same(ours: Trainer, plain: PlainLoop, beat: Beat) -> None:
 
 def profile() -> None:
     """Where our tick goes, by operator."""
-    shape = GPTConfig(context=256, layers=6, heads=6, width=384, **PLAIN)
-    ours, batches, _ = build(replace(training_preset("small"), model=shape, batch_size=12))
+    ours, batches, _ = build("10 M")
     keep_large_blocks(True)
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -51,13 +51,13 @@ class CheckpointError(MetronormError):
     """A checkpoint that is damaged or does not fit the model."""
 
 
+class DivergenceError(MetronormError):
+    """A training whose loss or gradient is no longer finite."""
+
+
 class OutOfMemoryError(MetronormError, MemoryError):
     """More memory than there is."""
 
 
 class MissingDependencyError(MetronormError, ImportError):
     """An optional package that is not installed."""
-
-
-class DivergenceError(MetronormError):
-    """A training whose loss or gradient is no longer finite."""

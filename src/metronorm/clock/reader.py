@@ -133,9 +133,12 @@ class Run:
                     select 1 from begun b
                     where b.rank = t.rank and b.attempt > t.attempt and b.first <= t.tick)"""
         phases = [
-            f"phases[{_text(key)}] as {_name(key + '_ns')}" for key in self._keys(name, "phases")
+            f"phases[{literal(key)}] as {identifier(key + '_ns')}"
+            for key in self._keys(name, "phases")
         ]
-        metrics = [f"metrics[{_text(key)}] as {_name(key)}" for key in self._keys(name, "metrics")]
+        metrics = [
+            f"metrics[{literal(key)}] as {identifier(key)}" for key in self._keys(name, "metrics")
+        ]
         columns = ["attempt", "rank", "tick", "time_ns", "wall_ns", "beats", *phases, *metrics]
         return Table(
             self._connection.sql(
@@ -143,14 +146,6 @@ class Run:
             ),
             "ticks",
         )
-
-    def phases(self) -> list[str]:
-        """Names of the phases on record, in the order in which they first came up."""
-        return self._keys(self._load("ticks"), "phases")
-
-    def metrics(self) -> list[str]:
-        """Names of the metrics on record, in the order in which they first came up."""
-        return self._keys(self._load("ticks"), "metrics")
 
     def events(self) -> Table:
         """One row per event: `attempt, rank, tick, time_ns, event, fields` (JSON)."""
@@ -190,8 +185,10 @@ class Run:
         tapes = [path for path in self._tapes(kind) if path.stat().st_size]
         if not tapes:
             return None
-        files = ", ".join(_text(glob.escape(str(path.resolve()))) for path in tapes)
-        columns = ", ".join(f"{_text(name)}: {_text(kind)}" for name, kind in _LINES[kind].items())
+        files = ", ".join(literal(glob.escape(str(path.resolve()))) for path in tapes)
+        columns = ", ".join(
+            f"{literal(name)}: {literal(kind)}" for name, kind in _LINES[kind].items()
+        )
         return (
             f"read_json([{files}], format = 'newline_delimited', columns = {{{columns}}}, "
             "ignore_errors = true, filename = true, hive_partitioning = false, "
@@ -242,11 +239,11 @@ def _require(package: str) -> None:
         )
 
 
-def _text(value: str) -> str:
+def literal(value: str) -> str:
     """An SQL string literal."""
     return "'" + value.replace("'", "''") + "'"
 
 
-def _name(value: str) -> str:
+def identifier(value: str) -> str:
     """An SQL identifier."""
     return '"' + value.replace('"', '""') + '"'

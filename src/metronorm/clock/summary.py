@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.clock.reader import _name
+from metronorm.clock.reader import identifier
 
 if TYPE_CHECKING:
     from metronorm.clock.reader import Run, Table
@@ -63,7 +63,7 @@ def summarize(run: Run) -> Summary:
     `phases` are shares of the time of all ticks. `tokens_per_second` divides the tokens that were
     counted by the time of all ticks, evaluation and checkpoints included.
     """
-    ticks = run.ticks()
+    ticks, events = run.ticks(), run.events()
     one = ticks.sql(
         """select count(distinct tick), count(distinct rank), sum(wall_ns)::DOUBLE, median(wall_ns),
                   quantile_cont(wall_ns, 0.95) from ticks"""
@@ -78,18 +78,18 @@ def summarize(run: Run) -> Summary:
     return Summary(
         name=run.info.name,
         directory=str(run.directory),
-        state=_state(run),
+        state=_state(events),
         ticks=count,
         attempts=len(run.attempts),
         ranks=ranks,
         config=run.info.config,
         host=_host(run.info.host),
-        machine=_machine(run),
+        machine=_machine(events),
         seconds=(wall_ns or 0.0) / 1e9,
         losses={name: best for name in losses if (best := _best(ticks, name)) is not None},
         tick_median_ns=median_ns,
         tick_p95_ns=p95_ns,
-        phases=_shares(ticks, run.phases(), wall_ns or 0.0),
+        phases=_shares(ticks, wall_ns or 0.0),
         tokens=tokens,
         tokens_per_second=tokens / wall_ns * 1e9 if tokens and wall_ns else None,
         peak_memory_bytes=_one(run.resources(), "select max(peak_memory_bytes) from resources"),
@@ -102,16 +102,19 @@ def _one(table: Table, query: str) -> Any:
     return table.sql(query).fetchall()[0][0]
 
 
-def _shares(ticks: Table, phases: list[str], wall_ns: float) -> dict[str, float]:
+def _shares(ticks: Table, wall_ns: float) -> dict[str, float]:
     if not wall_ns:
         return {}
-    sums = ", ".join(f"coalesce(sum({_name(phase + '_ns')}), 0)::DOUBLE" for phase in phases)
+    # neither a phase nor a metric may have such a column's name
+    columns = [name for name in ticks.columns if name.endswith("_ns")]
+    phases = [name.removesuffix("_ns") for name in columns if name not in ("time_ns", "wall_ns")]
+    sums = ", ".join(f"coalesce(sum({identifier(phase + '_ns')}), 0)::DOUBLE" for phase in phases)
     row = ticks.sql(f"select {sums} from ticks").fetchall()[0]
     return {phase: total / wall_ns for phase, total in zip(phases, row, strict=True)}
 
 
 def _best(ticks: Table, name: str) -> Best | None:
-    column = _name(name)
+    column = identifier(name)
     last = _one(ticks, f"select arg_max({column}, tick) from ticks where {column} is not null")
     if last is None:
         return None
@@ -122,7 +125,7 @@ def _best(ticks: Table, name: str) -> Best | None:
 
 
 def _curve(ticks: Table, name: str, scale: float) -> Curve:
-    column = _name(name)
+    column = identifier(name)
     rows = ticks.sql(
         f"""with seen as (select tick, {column} as value from ticks where isfinite({column})),
                  bounds as (select min(tick) as low, max(tick) - min(tick) + 1 as span from seen)
@@ -132,16 +135,12 @@ def _curve(ticks: Table, name: str, scale: float) -> Curve:
     return Curve([row[0] for row in rows], [row[1] for row in rows])
 
 
-def _state(run: Run) -> str:
+def _state(events: Table) -> str:
     """How the newest attempt ended, by its events `end` and `signal`; a killed one left none."""
-    rows = (
-        run.events()
-        .sql(
-            """select event, fields::VARCHAR from events
-               where attempt = (select max(attempt) from events) and event in ('end', 'signal')"""
-        )
-        .fetchall()
-    )
+    rows = events.sql(
+        """select event, fields::VARCHAR from events
+           where attempt = (select max(attempt) from events) and event in ('end', 'signal')"""
+    ).fetchall()
     told = {event: msgspec.json.decode(fields) for event, fields in rows}
     if "end" not in told:
         return "running or killed"
@@ -151,10 +150,10 @@ def _state(run: Run) -> str:
     return f"failed: {error}" if error else "finished"
 
 
-def _machine(run: Run) -> str:
+def _machine(events: Table) -> str:
     """What the newest attempt chose for this machine, by its event `machine`: "precision bf16"."""
     query = "select fields::VARCHAR from events where event = 'machine' order by attempt"
-    rows = run.events().sql(query).fetchall()
+    rows = events.sql(query).fetchall()
     chosen = msgspec.json.decode(rows[-1][0]) if rows else {}
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
 

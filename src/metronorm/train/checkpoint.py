@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 FORMAT = 1
+FOLDER = "checkpoints"
 MODEL, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
 
 _log = logging.getLogger("metronorm")

@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from metronorm.train.config import TrainConfig
     from metronorm.train.trainer import Beat
 
-CHECKPOINTS = "checkpoints"
-
 _log = logging.getLogger("metronorm")
 
 
@@ -69,14 +67,12 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
         check_free(directory)
     else:
         check_resumable(config, read_run_info(directory).config)
-        found = checkpoint.newest_checkpoint(directory / CHECKPOINTS)
+        found = checkpoint.newest_checkpoint(directory / checkpoint.FOLDER)
     text = prepare(config.text)
     text.check_context(config.model.context)
     if found:
         check_same_text(found, text)
     config = replace(config, model=replace(config.model, vocab_size=text.tokenizer.vocab_size))
-    if choose_device(config.device).type == "cpu":
-        machine.check_memory(config.model, config.batch_size)
     try:
         return _Training(config, directory, text, found).run()
     except (MemoryError, RuntimeError) as error:
@@ -101,6 +97,8 @@ class _Training:
     ) -> None:
         self.config, self.directory, self.text, self.found = config, directory, text, found
         device = choose_device(config.device)
+        if device.type == "cpu":
+            machine.check_memory(config.model, config.batch_size)
         torch.manual_seed(config.seed)
         model = GPT(config.model).to(device)
         self.sampler = WindowSampler(
@@ -196,7 +194,7 @@ class _Training:
         }
 
     def _save(self, clock: Clock, state: dict[str, Any]) -> None:
-        folder = self.directory / CHECKPOINTS
+        folder = self.directory / checkpoint.FOLDER
         trainer = self.trainer
         with clock.phase("checkpoint"):
             try:

@@ -33,7 +33,7 @@ def load_model(run: Path, *, best: bool = True) -> GPT:
         CheckpointError: no whole checkpoint.
     """
     read_run_info(run)
-    folder = run / "checkpoints"
+    folder = run / checkpoint.FOLDER
     found = None
     if best and (path := checkpoint.best_checkpoint(folder)) is not None:
         try:

@@ -102,7 +102,7 @@ class Trainer:
         return total / tokens
 
     def try_out(self, beat: Beat, precision: Precision | None = None) -> None:
-        """A forward and a backward pass for the clock's sake; the gradients are left behind."""
+        """A forward and a backward pass, to be timed; the gradients are left behind."""
         inputs, targets = beat
         with autocast(self.device, precision or self.precision):
             loss = self._call(self._put(inputs), self._put(targets)) / targets.size
