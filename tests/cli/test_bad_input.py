@@ -53,6 +53,8 @@ CASES = {
     "no such preset": (["train", "--preset", "huge"], "preset must be one of quick, small, gpt2"),
     "no such file": (["train", "--data", "missing.txt"], "'missing.txt', where there is nothing"),
     "no file matches": (["train", "--data", "*.none"], "'*.none'"),
+    "no source": (["train", "--data", "--ticks", "3"], "--data needs a file, a folder or a glob"),
+    "no source at the end": (["prepare", "--data", "text", "--data"], "--data needs a file"),
     "not UTF-8": (["train", "--data", "latin.txt"], "latin.txt"),
     "where it is not UTF-8": (["prepare", "--data", "latin.txt"], "line 2"),
     "empty text": (["train", "--data", "empty.txt"], "empty"),

@@ -32,6 +32,8 @@ def test_every_difference_is_listed() -> None:
 
 def test_what_is_no_config() -> None:
     with pytest.raises(ConfigError, match="must be a training's"):
-        from_plain({"ticks": "many"})
+        from_plain(to_plain(TrainConfig()) | {"ticks": "many"})
+    with pytest.raises(ConfigError, match="a run of another kind"):
+        from_plain({"learning_rate": 0.1})
     with pytest.raises(ConfigError, match="preset must be one of quick, small, gpt2"):
         training_preset("huge")

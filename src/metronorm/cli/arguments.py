@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+from itertools import pairwise
 from typing import TypeVar
 
 import tyro
@@ -27,6 +28,9 @@ def parse(
     Raises:
         ConfigError: unknown options, or values that cannot work, in one line.
     """
+    for option, value in pairwise([*argv, "--"]):
+        if option == "--data" and value.startswith("--"):  # as where a shell's glob found nothing
+            raise ConfigError("--data needs a file, a folder or a glob", got="none")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):

@@ -88,10 +88,9 @@ class Clock:
 
     def __enter__(self) -> Self:
         if self._resume:
-            info = read_run_info(self.directory)
+            read_run_info(self.directory)
         else:
-            info = create_run(self.directory, name=self._name, config=self._config)
-        self.run_name = info.name
+            create_run(self.directory, name=self._name, config=self._config)
         self.rank = int(os.environ.get("RANK", "0"))
         try:
             self.attempt = new_attempt(self.directory, self.rank)

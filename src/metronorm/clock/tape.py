@@ -30,7 +30,6 @@ class Tape:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.dropped = 0
         self.last_error: OSError | None = None
         self._torn = False

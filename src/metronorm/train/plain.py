@@ -35,6 +35,12 @@ def from_plain(plain: dict[str, Any]) -> TrainConfig:
     Raises:
         ConfigError: they are none.
     """
+    if not {"text", "model", "optimizer"} <= plain.keys():
+        raise ConfigError(
+            "the run's config must be a training's",
+            got="a run of another kind",
+            fix="metronorm train goes on with what metronorm train has begun",
+        )
     try:
         return msgspec.convert(plain, TrainConfig, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
