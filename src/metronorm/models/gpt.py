@@ -14,7 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from metronorm.errors import ConfigError
-from metronorm.norm import LayerNorm, RMSNorm
+from metronorm.norm import AddLayerNorm, AddRMSNorm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +105,11 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Every sub-layer's output is added to the residual stream by the norm that comes next, in one
+    pass; the last one's by the next block.
+    """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -113,12 +117,17 @@ class Block(nn.Module):
         self.attention = Attention(config, layer)
         self.mlp_norm = make_norm(config)
         self.mlp = Mlp(config)
-        self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, turn: Turn, cache: KVCache | None) -> Tensor:
-        """The residual stream after this block, (batch, time, width); arguments as `Attention`."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), turn, cache))
-        return x + cast("Tensor", self.dropout(self.mlp(self.mlp_norm(x))))
+    def forward(
+        self, x: Tensor, stream: Tensor | None, turn: Turn, cache: KVCache | None
+    ) -> tuple[Tensor, Tensor]:
+        """This block's last output, yet to be added, and the residual stream without it.
+
+        `x` is yet to be added to `stream`, both (batch, time, width); others as `Attention`.
+        """
+        normed, stream = self.attention_norm(x, stream)
+        normed, stream = self.mlp_norm(self.attention(normed, turn, cache), stream)
+        return self.mlp(normed), stream
 
 
 class GPT(nn.Module):
@@ -158,7 +167,7 @@ class GPT(nn.Module):
                 nn.init.normal_(module.weight, std=residual_std if name.endswith(".out") else 0.02)
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
-            if isinstance(module, LayerNorm | RMSNorm):
+            if isinstance(module, AddLayerNorm | AddRMSNorm):
                 module.reset_parameters()
 
     def forward(
@@ -202,22 +211,23 @@ class GPT(nn.Module):
         else:
             turn = self.cosines[start:end], self.sines[start:end]
         x = self.dropout(x)
+        stream = None
         for block in self.blocks:
-            x = block(x, turn, cache)
+            x, stream = block(x, stream, turn, cache)
         if cache is not None:
             cache.length = end
-        return cast("Tensor", self.norm(x))
+        return cast("Tensor", self.norm(x, stream)[0])
 
     def logits(self, features: Tensor) -> Tensor:
         """Scores of every token of the vocabulary, (..., vocab_size), from `features`."""
         return F.linear(features, (self.head or self.tokens).weight)
 
 
-def make_norm(config: GPTConfig) -> LayerNorm | RMSNorm:
-    """The normalization the config asks for."""
+def make_norm(config: GPTConfig) -> AddLayerNorm | AddRMSNorm:
+    """The normalization the config asks for, with the residual add and its dropout before it."""
     if config.norm == "rms":
-        return RMSNorm(config.width)
-    return LayerNorm(config.width, bias=config.bias)
+        return AddRMSNorm(config.width, dropout=config.dropout)
+    return AddLayerNorm(config.width, bias=config.bias, dropout=config.dropout)
 
 
 def rotary_tables(context: int, head_size: int) -> tuple[Tensor, Tensor]:

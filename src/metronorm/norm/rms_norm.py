@@ -4,47 +4,88 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
-from metronorm.norm.layer_norm import checked_eps, checked_shape
+from metronorm.norm import operators
+from metronorm.norm.checks import Save, check_input, checked_eps, checked_save, checked_shape
+from metronorm.norm.composed import wide_dtype
+from metronorm.norm.output import can_save_output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import torch
+    from torch import Tensor
 
 
 class RMSNorm(nn.RMSNorm):
     """Root-mean-square normalization (Zhang and Sennrich, 2019, arXiv:1910.07467).
 
-    So far this is `torch.nn.RMSNorm` with its arguments checked and one default of its own:
-    `eps` is 1e-6. Torch's default is the machine epsilon of the input's dtype, so that the same
-    weights would give other numbers in bfloat16 than in float32.
+    A drop-in for `torch.nn.RMSNorm` with one default of its own: `eps` is 1e-6, what published
+    models use. Torch's default, None, is the machine epsilon of the dtype it computes in.
 
     Args:
         normalized_shape: size of the last dimension, or sizes of the last dimensions.
-        eps: added to the mean square; finite, at least 0.
+        eps: added to the mean square, inside the root; finite and positive, or None as in torch.
         elementwise_affine: learn `weight`.
         device: where the parameters live.
-        dtype: of the parameters.
+        dtype: of the parameters: the input's, or float32 beside a half-precision input.
+        save: what the backward pass keeps, as in `LayerNorm`.
 
     Raises:
-        ConfigError: a size below 1, or an `eps` that is negative or not finite.
+        ConfigError: as `LayerNorm`.
     """
 
     def __init__(
         self,
         normalized_shape: int | Sequence[int],
-        eps: float = 1e-6,
-        *,
+        eps: float | None = 1e-6,
         elementwise_affine: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        save: Save = "input",
     ) -> None:
-        super().__init__(
-            checked_shape(normalized_shape),
-            checked_eps(eps),
-            elementwise_affine,
-            device=device,
-            dtype=dtype,
+        sizes = list(checked_shape(normalized_shape))
+        eps = None if eps is None else checked_eps(eps)
+        super().__init__(sizes, eps, elementwise_affine, device, dtype)
+        checked_save(save)
+        self.save = save
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize x, (..., *normalized_shape)."""
+        check_input(x, self.normalized_shape, self.weight, None)
+        return operators.norm(
+            x,
+            self.weight,
+            None,
+            len(self.normalized_shape),
+            default_eps(x) if self.eps is None else self.eps,
+            centred=False,
+            save_output=self.save == "output" and can_save_output(self.weight, None),
         )
+
+
+def default_eps(x: Tensor) -> float:
+    """What `eps=None` stands for, as in torch: the machine epsilon of the dtype of computation."""
+    return torch.finfo(wide_dtype(x.dtype)).eps
+
+
+def rms_norm(
+    x: Tensor,
+    normalized_shape: int | Sequence[int],
+    weight: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    save: Save = "input",
+) -> Tensor:
+    """`RMSNorm` as a function; arguments and errors are those of `layer_norm`.
+
+    Returns:
+        The normalized x, of its shape, dtype and memory layout.
+    """
+    shape = checked_shape(normalized_shape)
+    check_input(x, shape, weight, None)
+    save_output = checked_save(save) and can_save_output(weight, None)
+    eps = checked_eps(eps)
+    return operators.norm(x, weight, None, len(shape), eps, centred=False, save_output=save_output)

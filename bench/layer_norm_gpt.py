@@ -1,0 +1,85 @@
+"""Tokens per second of the 10 M GPT with our norms, and with `torch.nn.LayerNorm` in their place.
+
+The same trainer, weights and batches; only the norms differ. Three contestants, interleaved: fused
+with the residual add, ours unfused, and torch's with torch's add.
+
+python bench/layer_norm_gpt.py
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from typing import TYPE_CHECKING
+
+from _rows import append
+from torch import nn
+from train_gpt import build
+
+from metronorm.clock import Clock
+from metronorm.norm import AddLayerNorm, fuse_residuals
+from metronorm.train.machine import keep_large_blocks
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ROUNDS, STEPS = 15, 3
+
+
+class TorchNorm(nn.LayerNorm):
+    """Torch's add, then torch's norm."""
+
+    def forward(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        summed = x if residual is None else residual + x
+        return super().forward(summed), summed
+
+
+def main() -> None:
+    keep_large_blocks(True)
+    names = ("fused", "unfused", "torch")
+    trainers = {}
+    for name in names:
+        trainer, batches, _ = build("10 M")
+        trainers[name] = trainer, batches
+    fuse_residuals(trainers["unfused"][0].model, False)
+    use_torch(trainers["torch"][0].model)
+    for trainer, _ in trainers.values():
+        trainer.precision = trainers["fused"][0].precision
+    print("precision:", trainers["fused"][0].precision)
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as folder:
+        clocks = {name: Clock(f"{folder}/{name}", progress=False) for name in names}
+        windows = {
+            name: clock.ticks(trainers[name][1], micro_batches=1) for name, clock in clocks.items()
+        }
+        for turn in range(ROUNDS + 1):
+            for name in names:
+                trainer = trainers[name][0]
+                begin, tokens = time.perf_counter(), 0
+                for window in itertools.islice(windows[name], STEPS):
+                    trainer.tick(clocks[name], window)
+                    tokens += sum(beat[0].size for beat in window)
+                if turn:
+                    speeds[name].append(tokens / (time.perf_counter() - begin))
+        for clock in clocks.values():
+            clock.stop()
+    for name, samples in speeds.items():
+        append("layer_norm_gpt", f"10 M, {name}", "tokens/s", samples)
+    for name in names[:2]:
+        found = [a / b for a, b in zip(speeds[name], speeds["torch"], strict=True)]
+        append("layer_norm_gpt", f"10 M, {name} over torch", "ratio", found)
+
+
+def use_torch(model: nn.Module) -> None:
+    """Put torch's layer in the place of each of ours, with its weights."""
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, AddLayerNorm):
+                layer = TorchNorm(child.normalized_shape, child.eps, bias=child.bias is not None)
+                layer.load_state_dict(child.state_dict())
+                setattr(parent, name, layer)
+
+
+if __name__ == "__main__":
+    main()

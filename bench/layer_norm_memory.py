@@ -1,0 +1,122 @@
+"""Peak memory of forward and backward through 24 pre-norm blocks: torch's norms, ours, ours fused.
+
+Every block is norm, linear, residual add, twice (an attention without the attention), in bf16 under
+autocast with a float32 residual stream, and in pure bf16. Peak bytes are those of tensors, counted
+by a mode that sees every allocation; the parameters are not counted.
+
+python bench/layer_norm_memory.py
+"""
+
+from __future__ import annotations
+
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import torch
+from _rows import append
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from metronorm.norm import AddLayerNorm, LayerNorm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metronorm.norm.checks import Save
+
+LAYERS, BATCH, TIME, WIDTH = 24, 8, 256, 768
+
+
+class Peak(TorchDispatchMode):
+    """Most bytes of storage alive at once, of tensors made inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now: int = 0
+        self.most: int = 0
+        self.seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> object:
+        result = func(*args, **(kwargs or {}))
+        for each in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(each, Tensor):
+                self.count(each)
+        return result
+
+    def count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self.seen:
+            return
+        self.seen.add(key)
+        self.now += size
+        self.most = max(self.most, self.now)
+        weakref.finalize(storage, self.forget, key, size)
+
+    def forget(self, key: int, size: int) -> None:
+        self.seen.discard(key)
+        self.now -= size
+
+
+class Unfused(nn.Module):
+    """x = x + linear(norm(x)), with whichever norm."""
+
+    def __init__(self, norm: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(norm(WIDTH) for _ in range(2 * LAYERS + 1))
+        self.linears = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2 * LAYERS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for norm, linear in zip(self.norms, self.linears, strict=False):
+            x = x + linear(norm(x))
+        result: Tensor = self.norms[-1](x)
+        return result
+
+
+class Fused(nn.Module):
+    """The same, every add being part of the norm that follows."""
+
+    def __init__(self, save: Save) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(AddLayerNorm(WIDTH, save=save) for _ in range(2 * LAYERS + 1))
+        self.linears = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(2 * LAYERS))
+
+    def forward(self, x: Tensor) -> Tensor:
+        stream = None
+        for norm, linear in zip(self.norms, self.linears, strict=False):
+            normed, stream = norm(x, stream)
+            x = linear(normed)
+        result: Tensor = self.norms[-1](x, stream)[0]
+        return result
+
+
+def main() -> None:
+    models: dict[str, Callable[[], nn.Module]] = {
+        "torch": lambda: Unfused(nn.LayerNorm),
+        "ours": lambda: Unfused(LayerNorm),
+        "ours fused": lambda: Fused("input"),
+        'ours fused, save="output"': lambda: Fused("output"),
+    }
+    for precision in ("autocast bf16", "bf16"):
+        for name, make in models.items():
+            case = f"{LAYERS} blocks, {BATCH}x{TIME}x{WIDTH}, {precision}, {name}"
+            append("layer_norm_memory", case, "MiB", [peak(make(), precision)])
+
+
+def peak(model: nn.Module, precision: str) -> float:
+    """MiB at the worst moment of forward and backward."""
+    pure = precision == "bf16"
+    model.to(torch.bfloat16 if pure else torch.float32)
+    x = torch.randn(BATCH, TIME, WIDTH, dtype=torch.bfloat16 if pure else torch.float32)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with Peak() as seen, torch.autocast("cpu", torch.bfloat16, enabled=not pure):
+        model(x).float().square().sum().backward()
+    most: int = seen.most
+    return most / 2**20
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""What the arguments of a normalization must be; each mistake is one ConfigError."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from metronorm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Save = Literal["input", "output"]
+
+_HALF = (torch.bfloat16, torch.float16)
+_DTYPES = (torch.float32, *_HALF, torch.float64)
+
+
+def checked_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
+    """The sizes as a tuple, or ConfigError unless there is at least one and all are at least 1."""
+    many = isinstance(normalized_shape, Sequence) and not isinstance(normalized_shape, str)
+    sizes = (
+        tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
+    )
+    plain = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    if not sizes or not plain or min(sizes) < 1:
+        raise ConfigError(
+            "normalized_shape must hold sizes of at least 1",
+            got=repr(sizes if many else normalized_shape),
+            fix="the size of the last dimension, such as x.shape[-1]",
+        )
+    return sizes
+
+
+def checked_eps(eps: float) -> float:
+    """`eps`, or ConfigError unless it is finite and positive."""
+    number = isinstance(eps, int | float) and not isinstance(eps, bool)
+    if not number or not 0 < eps < math.inf:  # a comparison: torch.compile can trace it
+        raise ConfigError("eps must be finite and positive", got=repr(eps), fix="1e-5")
+    return float(eps)
+
+
+def checked_dropout(dropout: float) -> float:
+    """`dropout`, or ConfigError unless it is at least 0 and below 1."""
+    number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
+    if not number or not 0 <= dropout < 1:
+        raise ConfigError("dropout must be at least 0 and below 1", got=repr(dropout), fix="0.1")
+    return float(dropout)
+
+
+def checked_save(save: Save) -> bool:
+    """Whether the output is what is kept, or ConfigError."""
+    if save not in ("input", "output"):
+        raise ConfigError('save must be "input" or "output"', got=repr(save), fix='save="input"')
+    return save == "output"
+
+
+def check_input(
+    x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None
+) -> None:
+    """ConfigError unless x ends in `shape` and x, weight and bias fit together."""
+    if x.shape[-len(shape) :] != shape:
+        raise ConfigError(
+            f"x must end in the normalized shape {shape}",
+            got=f"x of shape {tuple(x.shape)}",
+            fix="build the layer for x's last dimensions, or move those to the end",
+        )
+    if x.dtype not in _DTYPES:
+        raise ConfigError(
+            "x must be float32, bfloat16, float16 or float64", got=str(x.dtype), fix="x.float()"
+        )
+    for name, value in (("weight", weight), ("bias", bias)):
+        if value is None:
+            continue
+        if value.shape != shape:
+            raise ConfigError(
+                f"{name} must have the normalized shape {shape}", got=f"{tuple(value.shape)}"
+            )
+        _check_fit(name, value, x, fix="convert the layer, layer.to(x.dtype), or x")
+    if weight is not None and bias is not None and weight.dtype != bias.dtype:
+        raise ConfigError(
+            "weight and bias must be of one dtype",
+            got=f"{weight.dtype} and {bias.dtype}",
+            fix="convert the whole layer: layer.to(dtype)",
+        )
+
+
+def check_residual(x: Tensor, residual: Tensor) -> None:
+    """ConfigError unless residual can be added to x without a conversion of x's."""
+    if x.shape != residual.shape:
+        raise ConfigError(
+            "x and residual must be of one shape",
+            got=f"{tuple(x.shape)} and {tuple(residual.shape)}",
+            fix="expand or reshape one of them first",
+        )
+    _check_fit("residual", residual, x, fix="x.to(residual.dtype)")
+
+
+def _check_fit(name: str, value: Tensor, x: Tensor, *, fix: str) -> None:
+    dtype = value.dtype
+    if dtype != x.dtype and not (dtype == torch.float32 and x.dtype in _HALF):
+        raise ConfigError(
+            f"{name} must be of x's dtype, or float32 beside a half-precision x",
+            got=f"{name} {dtype}, x {x.dtype}",
+            fix=fix,
+        )
+    if value.device != x.device:
+        raise ConfigError(
+            f"{name} must be on x's device",
+            got=f"{name} on {value.device}, x on {x.device}",
+            fix="move the model and its input to one device",
+        )

@@ -1,0 +1,107 @@
+"""Loads the C++ kernels, if they were built, and tells which are in use.
+
+They replace `composed.py` on processors. The environment's `METRONORM_NORM` can name one of
+`backends()` to be used instead of the fastest, and `METRONORM_KERNELS` another library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from metronorm.errors import ConfigError
+from metronorm.norm import operators
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COMPOSED = "torch"
+
+
+def _load() -> ctypes.CDLL | None:
+    """The kernels' library, or None with one notice."""
+    found = importlib.util.find_spec("metronorm.norm._kernels")
+    path = os.environ.get("METRONORM_KERNELS") or (None if found is None else found.origin)
+    try:
+        if path is None:
+            raise OSError("they were not built: no C++ compiler was at hand when it was installed")
+        torch.ops.load_library(path)
+        library = ctypes.CDLL(path)
+    except (OSError, RuntimeError) as error:
+        warnings.warn(
+            f"metronorm.norm runs on torch's operators, without its C++ kernels: {error}",
+            stacklevel=2,
+        )
+        return None
+    library.metronorm_name.restype = ctypes.c_char_p
+    return library
+
+
+_library = _load()
+_override: torch.library.Library | None = None
+
+
+def backends() -> tuple[str, ...]:
+    """All that this processor can run, the fastest last: "torch", "plain", "avx2", ..."""
+    if _library is None:
+        return (COMPOSED,)
+    return COMPOSED, *(
+        _library.metronorm_name(index).decode() for index in range(_library.metronorm_count())
+    )
+
+
+def backend() -> str:
+    """What computes normalization on processors.
+
+    The instruction set of the C++ kernels in use: "avx512_bf16", "avx512", "avx2", "neon" or
+    "plain"; "torch" where torch's own operators do it, since no kernels were built.
+    """
+    if _library is None or _override is not None:
+        return COMPOSED
+    current: int = _library.metronorm_current()
+    return backends()[1 + current]
+
+
+def choose(name: str) -> None:
+    """Compute with one of `backends()` from now on, in this process.
+
+    Raises:
+        ConfigError: a name that is not among them.
+    """
+    global _override
+    if name not in backends():
+        raise ConfigError(
+            f"a backend must be one of {', '.join(backends())}", got=repr(name), fix="the last one"
+        )
+    if _override is not None:
+        _override._destroy()
+        _override = None
+    if name != COMPOSED and _library is not None:
+        _library.metronorm_choose(backends().index(name) - 1)
+    elif _library is not None:
+        _override = torch.library.Library("metronorm", "IMPL")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch tells that a kernel is overridden; so it should
+            for operator, implementation in operators.COMPOSED.items():
+                _override.impl(operator, implementation, "CPU", allow_override=True)
+
+
+@contextlib.contextmanager
+def use(name: str) -> Iterator[None]:
+    """`choose` for a while; for tests and benchmarks."""
+    before = backend()
+    choose(name)
+    try:
+        yield
+    finally:
+        choose(before)
+
+
+if os.environ.get("METRONORM_NORM"):
+    choose(os.environ["METRONORM_NORM"])

@@ -1,0 +1,83 @@
+"""`LayerNorm2d`: every pixel of an image normalized over its channels, where the image lies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metronorm.errors import ConfigError
+from metronorm.norm.layer_norm import LayerNorm, layer_norm
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from metronorm.norm.checks import Save
+
+
+class LayerNorm2d(LayerNorm):
+    """Layer normalization over the channels of (batch, channels, height, width).
+
+    As in ConvNeXt (Liu et al., 2022, arXiv:2201.03545): equal to permuting the channels to the end,
+    `LayerNorm`, and permuting back, in one pass and without a copy, for contiguous and for
+    `channels_last` images; the output lies as the input does. `weight` and `bias` are (channels,).
+
+    Args:
+        channels: of the images.
+        eps: added to the variance.
+        elementwise_affine: learn `weight` (and `bias`).
+        bias: learn `bias`.
+        device: where the parameters live.
+        dtype: of the parameters.
+        save: what the backward pass keeps, as in `LayerNorm`.
+
+    Raises:
+        ConfigError: as `LayerNorm`; an input without four dimensions.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        eps: float = 1e-6,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        save: Save = "input",
+    ) -> None:
+        super().__init__(channels, eps, elementwise_affine, bias, device, dtype, save=save)
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
+        """Normalize input, (batch, channels, height, width)."""
+        return super().forward(_channels_last(input)).permute(0, 3, 1, 2)
+
+
+def layer_norm_2d(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-6,
+    *,
+    save: Save = "input",
+) -> Tensor:
+    """`LayerNorm2d` as a function: x is (batch, channels, height, width), weights (channels,).
+
+    Returns:
+        The normalized x, of its shape, dtype and memory layout.
+
+    Raises:
+        ConfigError: as the class.
+    """
+    last = _channels_last(x)
+    return layer_norm(last, last.shape[-1], weight, bias, eps, save=save).permute(0, 3, 1, 2)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """The same memory, seen as (batch, height, width, channels)."""
+    if x.dim() != 4:
+        raise ConfigError(
+            "an image batch has four dimensions: (batch, channels, height, width)",
+            got=f"shape {tuple(x.shape)}",
+            fix="x.unsqueeze(0) for a single image",
+        )
+    return x.permute(0, 2, 3, 1)

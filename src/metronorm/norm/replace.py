@@ -1,0 +1,241 @@
+"""`replace_norms`: our layers in the place of a model's own, parameters and all."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple, Self, cast
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from metronorm.errors import ConfigError
+from metronorm.norm.checks import Save, checked_save
+from metronorm.norm.layer_norm import LayerNorm
+from metronorm.norm.probe import TOLERANCES, Norm, equal_layer, take_parameters
+from metronorm.norm.rms_norm import RMSNorm
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_ENDINGS = ("layernorm", "rmsnorm", "layernorm2d")
+_EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "layer_norm_eps")
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_WORTH_A_PROBE = 0.05  # of a model's parameters; adapters in float32 are fewer and cast back
+
+
+class _Swap(NamedTuple):
+    name: str
+    parent: nn.Module
+    old: nn.Module
+    new: nn.Module
+
+    @property
+    def leaf(self) -> str:
+        return self.name.rpartition(".")[2]
+
+
+class Replacement:
+    """What `replace_norms` did; as a context manager, it is undone at the end.
+
+    Attributes:
+        swapped: where in the model a layer of ours is now; a shared layer is at several places.
+        left: where a norm was left alone, and why.
+    """
+
+    def __init__(self, swaps: list[_Swap], left: dict[str, str]) -> None:
+        self.swapped = tuple(swap.name for swap in swaps)
+        self.left = left
+        self._swaps = swaps
+
+    def undo(self) -> None:
+        """Put the old layers back, with the parameters and the mode that ours have now.
+
+        Done twice, the second time changes nothing.
+
+        Raises:
+            ConfigError: one of ours is no longer where it was put, or has other parameters; then
+                nothing is changed.
+        """
+        for swap in self._swaps:
+            there = swap.parent._modules.get(swap.leaf)
+            if there is not swap.new or not _names(swap.old) <= _names(there):
+                raise ConfigError(
+                    "to undo, every layer of ours must be where it was put, with its parameters",
+                    got=f"{swap.name}, changed since: a {type(there).__name__}",
+                    fix="take that change back first, or build the model again",
+                )
+        for swap in self._swaps:
+            take_parameters(swap.old, swap.new)  # loading may have assigned others
+            swap.old.training = swap.new.training
+            swap.parent.add_module(swap.leaf, swap.old)
+        self._swaps = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.undo()
+
+    def __str__(self) -> str:
+        count = len(self.swapped)
+        text = f"{count} {'norm' if count == 1 else 'norms'} swapped, {len(self.left)} left"
+        reasons: dict[str, list[str]] = {}
+        for name, why in self.left.items():
+            reasons.setdefault(why, []).append(name)
+        told = [
+            names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" ({why})"
+            for why, names in reasons.items()
+        ]
+        return f"{text}: {', '.join(told)}" if told else text
+
+    def __repr__(self) -> str:
+        return f"<Replacement: {self}>"
+
+
+def replace_norms(model: nn.Module, *, save: Save = "input") -> Replacement:
+    """Put our norm layers in the place of a model's own; nothing else about the model changes.
+
+    Takes `torch.nn.LayerNorm` and `RMSNorm`, the LayerNorm and RMSNorm classes of transformers and
+    others like them, and norms over the channels of images. Ours get the very same Parameter
+    objects, eps and mode, so that optimizers, tied weights and state dicts stay as they are; a
+    layer in several places is one layer in several places afterwards. Every layer is first tried on
+    a small input, and swapped only where ours gives the same numbers and the same dtype, for inputs
+    of its weight's dtype and of every dtype that a twentieth of the model's parameters has.
+
+    What stays different: under autocast our layers keep the input's dtype, and ours in half
+    precision refuse a float32 input (Mamba hands one to its last norm: keep that layer in float32).
+    Call this once the weights are loaded, and before the model is compiled or sharded.
+
+    Args:
+        model: any module that is not a norm itself.
+        save: what the backward pass of our layers keeps, as in `LayerNorm`.
+
+    Returns:
+        What was swapped, what was left and why, and the way back.
+
+    Raises:
+        ConfigError: `model` is itself a norm or no module; an unknown `save`.
+    """
+    checked_save(save)
+    if not isinstance(model, nn.Module):
+        raise ConfigError("a model must be a torch.nn.Module", got=type(model).__name__)
+    if _looks_like_norm(model):
+        raise ConfigError(
+            "norms are replaced inside of a model",
+            got=f"a {type(model).__name__}, which is itself one",
+            fix="the model around it, or build a metronorm.norm layer and load its state dict",
+        )
+    dtypes = _main_dtypes(model)
+    answers: dict[nn.Module, nn.Module | str] = {}
+    swaps, left = [], {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if not _looks_like_norm(module) or "parametrizations" in name.split("."):
+            continue
+        if module not in answers:
+            norm = _described(module, dtypes)
+            answers[module] = norm if isinstance(norm, str) else equal_layer(norm, dtypes, save)
+        answer = answers[module]
+        if isinstance(answer, str):
+            left[name] = answer
+        else:
+            parent = model.get_submodule(name.rpartition(".")[0])
+            swaps.append(_Swap(name, parent, module, answer))
+    for swap in swaps:
+        swap.parent.add_module(swap.leaf, swap.new)
+    return Replacement(swaps, left)
+
+
+def _names(module: nn.Module) -> set[str]:
+    """Of the parameters that are there."""
+    return {name for name, value in module._parameters.items() if value is not None}
+
+
+def _looks_like_norm(module: nn.Module) -> bool:
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return True
+    children = {name for name, _ in module.named_children()} - {"parametrizations"}
+    return "norm" in type(module).__name__.lower() and not children
+
+
+def _described(module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> Norm | str:
+    """The layer's shape, eps and so on, or why it is left without a try."""
+    kind = type(module).__name__
+    if isinstance(module, LayerNorm | RMSNorm):
+        return "already ours"
+    torchs = isinstance(module, nn.LayerNorm | nn.RMSNorm)
+    if not torchs and not kind.lower().endswith(_ENDINGS):
+        return f"a {kind} is neither a layer nor an RMS norm"
+    if parametrize.is_parametrized(module):
+        return "is parametrized"
+    if any(getattr(module, hooks, None) for hooks in _HOOKS):
+        return "has hooks of its own"
+    if "forward" in vars(module):
+        return "its forward was replaced by somebody"
+    if len(inspect.signature(module.forward).parameters) != 1:
+        return "its forward takes more than one input"
+    parameters = {name: value for name, value in module._parameters.items() if value is not None}
+    if not parameters.keys() <= {"weight", "bias"} or any(True for _ in module.buffers()):
+        return "holds more than a weight and a bias"
+    weight = parameters.get("weight")
+    if weight is None and (parameters or not torchs):
+        return "has no weight of its own"
+    wrong = _wrong_parameters(list(parameters.values()), any_shape=torchs)
+    if wrong is not None:
+        return wrong
+    eps = next((vars(module)[name] for name in _EPS_NAMES if name in vars(module)), 0.0)
+    if not (eps is None and isinstance(module, nn.RMSNorm)) and not (
+        isinstance(eps, float) and math.isfinite(eps) and eps > 0
+    ):
+        return "has no eps above zero"
+    if weight is not None:
+        norm = Norm(module, tuple(weight.shape), eps, weight.device, weight.dtype)
+    else:
+        shape = cast("tuple[int, ...]", module.normalized_shape)
+        dtype = dtypes[0] if dtypes else torch.float32
+        norm = Norm(module, shape, eps, torch.device("cpu"), dtype)
+    return norm if math.prod(norm.shape) else "normalizes nothing"
+
+
+def _wrong_parameters(parameters: list[nn.Parameter], *, any_shape: bool) -> str | None:
+    """Why these cannot be the parameters of one of our layers, if so."""
+    for value in parameters:
+        if type(value) is not nn.Parameter:
+            return f"its parameters are of a kind of their own, {type(value).__name__}"
+        if value.is_meta:
+            return "is on the meta device: replace it once the weights are loaded"
+        if value.dim() != 1 and not any_shape:
+            return f"its weight has {value.dim()} dimensions"
+        if value.dtype not in TOLERANCES:
+            return f"its parameters are {value.dtype}".replace("torch.", "")
+    if len({value.dtype for value in parameters}) > 1:
+        return "its weight and bias are of two dtypes"
+    return None
+
+
+def _main_dtypes(model: nn.Module) -> tuple[torch.dtype, ...]:
+    """Which dtypes a fair share of the model's parameters has, the most frequent first."""
+    sizes: Counter[torch.dtype] = Counter()
+    for value in model.parameters():
+        if value.dtype in TOLERANCES and not is_lazy(value):
+            sizes[value.dtype] += value.numel()
+    return tuple(
+        dtype for dtype, size in sizes.most_common() if size >= _WORTH_A_PROBE * sizes.total()
+    )
