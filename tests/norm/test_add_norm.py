@@ -13,6 +13,7 @@ from metronorm.norm import (
     RMSNorm,
     add_layer_norm,
     add_rms_norm,
+    fuse_residuals,
 )
 from tests.norm.inputs import (
     ADD_MIXES,
@@ -21,7 +22,6 @@ from tests.norm.inputs import (
     FP32,
     FP64,
     KINDS,
-    ROWS,
     SAVES,
     WIDTHS,
     Kind,
@@ -37,6 +37,9 @@ MODULES = {"layer_norm": (AddLayerNorm, LayerNorm), "rms_norm": (AddRMSNorm, RMS
 FUNCTIONS = {"layer_norm": add_layer_norm, "rms_norm": add_rms_norm}
 
 
+RUNS: Any = ((0, "input"), (1, "output"), (3, "input"), (33, "input"), (33, "output"))
+
+
 def affine_of(kind: Kind) -> str:
     return "both" if kind == "layer_norm" else "weight"
 
@@ -47,11 +50,10 @@ def affine_of(kind: Kind) -> str:
 def test_is_its_equation(backend: str, width: int, mix: str, kind: Kind) -> None:
     dtypes = ADD_MIXES[mix]
     weight, bias = draw_affine((width,), dtypes.weight, affine_of(kind))
-    for rows in ROWS:
+    for rows, save in RUNS:
         x = draw_x((rows, width), dtypes.x)
         residual = draw_x((rows, width), dtypes.residual, 4)
-        for save in SAVES:
-            check_add(kind, x, residual, weight, bias, save=save)
+        check_add(kind, x, residual, weight, bias, save=save)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,6 +174,58 @@ def test_state_dict_is_torchs(ours: nn.Module, theirs: nn.Module) -> None:
     theirs.load_state_dict(ours.state_dict())
     for name, value in nn.ModuleDict({"layer": theirs}).state_dict().items():
         assert torch.equal(value, ours.state_dict()[name.removeprefix("layer.")])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stream_begins_without_a_residual(backend: str, kind: Kind) -> None:
+    made, plain = MODULES[kind]
+    layer, alone = made(17, dropout=0.9), plain(17)
+    x = leaf(draw_x((3, 17)))
+    normed, summed = layer(x, None)
+    assert torch.equal(normed, alone(x))
+    assert summed is x
+    normed.backward(draw((3, 17), seed=7))
+    got, x.grad = x.grad, None
+    alone(x).backward(draw((3, 17), seed=7))
+    assert torch.equal(got, x.grad)
+
+
+@pytest.mark.parametrize("mix", ADD_MIXES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("save", SAVES)
+def test_apart_is_the_same(backend: str, save: Any, kind: Kind, mix: str) -> None:
+    dtypes = ADD_MIXES[mix]
+    layer = MODULES[kind][0](17, dtype=dtypes.weight, save=save)
+    weight, bias = draw_affine((17,), dtypes.weight)
+    layer.load_state_dict(dict(zip(layer.state_dict(), (weight, bias), strict=False)))
+    results = []
+    for fused in (True, False):
+        assert fuse_residuals(nn.Sequential(layer), fused) == 1
+        layer.zero_grad()
+        x, residual = leaf(draw_x((9, 17), dtypes.x)), leaf(draw_x((9, 17), dtypes.residual, 4))
+        found = layer(x, residual)
+        torch.autograd.backward(found, (draw((9, 17), dtypes.x, 7), residual.detach()))
+        gradients = [value.grad for value in (x, residual, *layer.parameters())]
+        results.append([*(each.detach() for each in found), *gradients])
+    for apart, fused in zip(*results, strict=True):
+        assert apart.dtype == fused.dtype
+        scale = fused.double().abs().max().item()
+        size = 2 if save == "input" else 8
+        unit = torch.finfo(dtypes.x).eps * size
+        torch.testing.assert_close(apart.double(), fused.double(), rtol=unit, atol=unit * scale)
+    if save == "input":
+        assert torch.equal(results[0][0], results[1][0])
+        assert torch.equal(results[0][1], results[1][1])
+
+
+def test_apart_has_a_dropout_too() -> None:
+    model = nn.ModuleList([AddLayerNorm(500, dropout=0.5), AddRMSNorm(500, dropout=0.5)])
+    assert fuse_residuals(model, False) == 2
+    for layer in model:
+        _, summed = layer(torch.ones(40, 500), torch.zeros(40, 500))
+        assert 0.45 < (summed == 2.0).double().mean() < 0.55
+        _, summed = layer.eval()(torch.ones(40, 500), torch.zeros(40, 500))
+        assert (summed == 1.0).all()
 
 
 def test_without_eps_it_is_the_residuals(backend: str) -> None:

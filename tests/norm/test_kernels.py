@@ -86,6 +86,7 @@ def test_environment_chooses() -> None:
 
 
 def test_without_kernels_one_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("METRONORM_KERNELS", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.warns(UserWarning, match="runs on torch's operators, without its C\\+\\+ kernels"):
         assert kernels._load() is None

@@ -27,7 +27,7 @@ from tests.norm.inputs import (
 )
 
 FUZZ = settings(
-    max_examples=200,
+    max_examples=120,
     deadline=None,
     derandomize=True,
     database=None,

@@ -3,6 +3,7 @@
 What computes is run with every backend; what only traces is run once.
 """
 
+import contextlib
 import copy
 import itertools
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
 from torch.utils.checkpoint import checkpoint
 
@@ -449,6 +451,30 @@ def test_subclasses(backend: str, save: Any) -> None:
     assert type(y) is Tagged
     y.sin().sum().backward()
     assert torch.equal(tagged.grad.as_subclass(Tensor), plain.grad)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit.script, inside of torch
+@pytest.mark.parametrize(
+    "without",
+    [
+        contextlib.nullcontext,
+        pytest.param(
+            torch.no_grad,
+            marks=pytest.mark.xfail(reason="the tangent is lost, without a word"),
+        ),
+    ],
+)
+def test_dual_numbers_are_differentiated_or_refused(without: Any) -> None:
+    x, tangent = draw_x((3, 5), FP64), draw((3, 5), FP64, 7)
+    _, want = jvp(lambda value: apply("layer_norm", value), (x,), (tangent,))
+    with forward_ad.dual_level(), without():
+        try:
+            y = apply("layer_norm", forward_ad.make_dual(x, tangent))
+        except NotImplementedError:
+            return  # torch.func.jvp can, and says so to those who ask
+        got = forward_ad.unpack_dual(y).tangent
+    assert got is not None
+    torch.testing.assert_close(got, want)
 
 
 # Copies and processes ----------------------------------------------------------------------------

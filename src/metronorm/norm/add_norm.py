@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import promote_types
 from torch.nn.functional import dropout as drop
 
 from metronorm.norm import operators
@@ -250,8 +251,8 @@ def _forward(
     summed = residual + drop(x, dropout)
     normed = operators.norm(
         summed,
-        None if weight is None else weight.to(summed.dtype),
-        None if bias is None else bias.to(summed.dtype),
+        None if weight is None else weight.to(promote_types(weight.dtype, summed.dtype)),
+        None if bias is None else bias.to(promote_types(bias.dtype, summed.dtype)),
         len(shape),
         eps,
         centred=centred,

@@ -38,8 +38,12 @@ def norm(
     save_output: bool,
 ) -> tuple[Tensor, Tensor]:
     """The normalized x in x's dtype and layout, and (mean, r) of every row, (..., 2)."""
-    h, mean, r = _hat(x, dims, eps, centred)
-    y = _like(x, _affine(h, weight, bias), x.dtype)
+    if centred and not _functional():
+        y, mean, r = _torchs(x, weight, bias, dims, eps)
+    else:
+        h, mean, r = _hat(x, dims, eps, centred)
+        y = _affine(h, weight, bias)
+    y = _like(x, y, x.dtype)
     stats = torch.stack((mean, r.to(mean.dtype)), dim=-1)
     return y, stats.reshape(*x.shape[:-dims], 2)
 
@@ -92,10 +96,21 @@ def norm_backward(
     if save_output:
         h = _unaffine(saved.to(wide), weight, bias)
     else:
-        h = (saved.to(mean.dtype) - mean).to(wide) * r.to(wide)
+        high = mean.to(wide)
+        d, rest = saved.to(wide) - high, (mean - high).to(wide)
+        h = (d - rest) * r.to(wide)
     wide_dy = dy.to(wide)
-    slope = wide_dy if weight is None else wide_dy * weight
-    dsum = r.to(wide) * _project(slope, h, dims, centred)
+    # Torch's is not exactly 0 for rows of one element.
+    if centred and not save_output and not _functional() and saved.shape[-dims:].numel() > 1:
+        wide_weight = None if weight is None else weight.to(wide)
+        parts = rest.contiguous(), r.to(wide).contiguous()  # which the operator takes for granted
+        rows = saved.shape[-dims:], *parts, wide_weight, None
+        dsum, _, _ = torch.ops.aten.native_layer_norm_backward(
+            wide_dy, d, *rows, [True, False, False]
+        )
+    else:
+        slope = wide_dy if weight is None else wide_dy * weight
+        dsum = r.to(wide) * _project(slope, h, dims, centred)
     if dsummed is not None:
         dsum = dsum + dsummed
     dx = dy.new_empty(0)
@@ -248,6 +263,19 @@ def _hat(x: Tensor, dims: int, eps: float, centred: bool) -> tuple[Tensor, Tenso
     return d * r, mean, r
 
 
+def _torchs(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, mean, r) by torch's norm, on rows that were centred in the dtype of computation."""
+    wide = wide_dtype(x.dtype)
+    weight = None if weight is None else weight.to(wide)
+    bias = None if bias is None else bias.to(wide)
+    d = x.to(wide)
+    first = d.mean(tuple(range(-dims, 0)), keepdim=True)
+    y, rest, r = torch.native_layer_norm(d - first, x.shape[-dims:], weight, bias, eps)
+    return y, first.to(stats_dtype(x.device)) + rest, r
+
+
 def _affine(h: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     y = h if weight is None else h * weight
     return y if bias is None else y + bias
@@ -271,6 +299,10 @@ def _over_rows(x: Tensor, dims: int) -> Tensor:
 
 def _like(x: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
     """The values in the layout an operator promises: that of `empty_like(x)`."""
-    if torch._C._are_functorch_transforms_active():  # which has its own idea of layouts
+    if _functional():  # which has its own idea of layouts
         return values.to(dtype)
     return torch.empty_like(x, dtype=dtype).copy_(values)
+
+
+def _functional() -> bool:
+    return torch._C._are_functorch_transforms_active()
