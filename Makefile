@@ -39,7 +39,7 @@ sanitize: .venv/dev
 	$(BIN)/cmake --build build/sanitize
 	METRONORM_KERNELS=$(CURDIR)/build/sanitize/_kernels.so ASAN_OPTIONS=detect_leaks=0 \
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
-		$(BIN)/pytest tests/norm -m "not slow" $(SANITIZED) $(ARGS)
+		$(BIN)/pytest tests/norm -m "not slow" $(ARGS)
 
 bench: .venv/bench
 	$(BIN)/python bench/start_up.py

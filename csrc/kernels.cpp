@@ -13,6 +13,8 @@ namespace {
 constexpr int64_t kFlush = 64, kTogether = 4;
 // Of elements; longer rows are taken one by one, so that they stay in the cache between two sweeps.
 constexpr int64_t kLongRow = 16384;
+// Of bytes: wider weights leave no room for a row in the first cache, and serve two rows at once.
+constexpr int64_t kWideWeights = 16384;
 
 // The k-th buffer of one row, where there are buffers.
 template <class T>
@@ -24,33 +26,49 @@ double rate(const Moments& found, int64_t n, double eps) {
   return 1 / __builtin_sqrt(found.squares / double(n) + eps);
 }
 
+// Moments of one row, its stats, and what is left to do.
+template <class X, class R>
+Centred<R, X> centred(const Forward& f, int64_t row, void* scratch) {
+  typedef wide<R> A;
+  int64_t n = f.n;
+  const X* x = gathered(f.x, row, n, buffer<X>(scratch, 0, n));
+  X* y = written(f.y, row, buffer<X>(scratch, 1, n));
+  const R* what;
+  Moments found;
+  if (f.residual.data) {
+    R* summed = written(f.summed, row, buffer<R>(scratch, 2, n));
+    A* keep = f.dropout.on ? buffer<A>(scratch, 3, n) : nullptr;
+    if (keep) fill_keep(f.dropout, row, 0, n, keep);
+    Added<X, R> source{x, gathered(f.residual, row, n, buffer<R>(scratch, 4, n)), summed, keep};
+    found = moments(source, summed, n, f.centred, y);
+    scattered(f.summed, row, n, summed);
+    what = summed;
+  } else {
+    what = (const R*)(const void*)x;
+    found = moments(Plain<R>{what}, what, n, f.centred, y);
+  }
+  double r = rate(found, n, f.eps);
+  f.stats[2 * row] = found.mean, f.stats[2 * row + 1] = r;
+  return {what, y, found.mean, r};
+}
+
 template <class X, class R>
 void forward(const Forward& f, int64_t begin, int64_t end, void* scratch) {
   typedef wide<R> A;
-  int64_t n = f.n;
   const A *weight = (const A*)f.weight, *bias = (const A*)f.bias;
-  for (int64_t row = begin; row < end; ++row) {
-    const X* x = gathered(f.x, row, n, buffer<X>(scratch, 0, n));
-    X* y = written(f.y, row, buffer<X>(scratch, 1, n));
-    const R* what;
-    Moments found;
-    if (f.residual.data) {
-      R* summed = written(f.summed, row, buffer<R>(scratch, 2, n));
-      A* keep = f.dropout.on ? buffer<A>(scratch, 3, n) : nullptr;
-      if (keep) fill_keep(f.dropout, row, 0, n, keep);
-      Added<X, R> source{x, gathered(f.residual, row, n, buffer<R>(scratch, 4, n)), summed, keep};
-      found = moments(source, summed, n, f.centred);
-      scattered(f.summed, row, n, summed);
-      what = summed;
-    } else {
-      what = (const R*)(const void*)x;
-      found = moments(Plain<R>{what}, what, n, f.centred);
+  int64_t row = begin;
+  if (!scratch && f.n * int64_t(sizeof(A)) > kWideWeights) {
+    for (; row + 2 <= end; row += 2) {
+      Centred<R, X> rows[2] = {centred<X, R>(f, row, nullptr), centred<X, R>(f, row + 1, nullptr)};
+      normalize<2>(rows, weight, bias, f.n, 0, f.past);
     }
-    double r = rate(found, n, f.eps);
-    f.stats[2 * row] = found.mean, f.stats[2 * row + 1] = r;
-    const char* next = (const char*)(row + 1 < end ? row_of<X>(f.x, row + 1) : x);
-    normalize(what, y, weight, bias, n, found.mean, r, next, f.past);
-    scattered(f.y, row, n, y);
+  }
+  for (; row < end; ++row) {
+    Centred<R, X> next = centred<X, R>(f, row, scratch);
+    bool follows = !f.residual.data && row + 1 < end && !scratch;
+    int64_t ahead = follows ? row_of<R>(f.x, row + 1) - next.x : 0;
+    normalize<1>(&next, weight, bias, f.n, ahead, f.past);
+    scattered(f.y, row, f.n, next.y);
   }
   finish_stores(f.past);
 }
@@ -61,21 +79,21 @@ Moments forward_moments(const Forward& f, int64_t row, int64_t from, int64_t to,
   const X* x = row_of<X>(f.x, row) + from;
   if (!f.residual.data) {
     const R* what = (const R*)(const void*)x;
-    return moments(Plain<R>{what}, what, to - from, f.centred);
+    return moments(Plain<R>{what}, what, to - from, f.centred, what);
   }
   A* keep = f.dropout.on ? (A*)scratch : nullptr;
   if (keep) fill_keep(f.dropout, row, from, to, keep);
   R* summed = row_of<R>(f.summed, row) + from;
   Added<X, R> source{x, row_of<R>(f.residual, row) + from, summed, keep};
-  return moments(source, summed, to - from, f.centred);
+  return moments(source, summed, to - from, f.centred, summed);
 }
 
 template <class X, class R>
 void forward_apply(const Forward& f, int64_t row, int64_t from, int64_t to) {
   typedef wide<R> A;
   const R* what = row_of<R>(f.residual.data ? f.summed : f.x, row) + from;
-  normalize(what, row_of<X>(f.y, row) + from, (const A*)f.weight + from, (const A*)f.bias + from,
-            to - from, f.stats[2 * row], f.stats[2 * row + 1], (const char*)what, false);
+  Centred<R, X> next(what, row_of<X>(f.y, row) + from, f.stats[2 * row], f.stats[2 * row + 1]);
+  normalize<1>(&next, (const A*)f.weight + from, (const A*)f.bias + from, to - from, 0, false);
 }
 
 template <class A>
@@ -117,7 +135,8 @@ void backward(const Backward& b, int64_t begin, int64_t end, const Partial& part
       Slope<X, R, S, kOutput> rows[kTogether];
       for (int k = 0; k < kTogether; ++k) {
         auto hat = hat_of<A, kOutput>(b, row + k, 0);
-        slope_sums(row_of<X>(b.dy, row + k), row_of<S>(b.saved, row + k), weight, hat, n, sums);
+        slope_sums(row_of<X>(b.dy, row + k), row_of<S>(b.saved, row + k), weight, hat, n, sums,
+                   row_of<R>(b.dsum, row + k));
         rows[k] = slope_of<X, R, S, kOutput>(b, row + k, hat, sums);
         rows[k].ahead = row + k + kTogether < end ? kTogether * n : 0;
       }
@@ -133,7 +152,7 @@ void backward(const Backward& b, int64_t begin, int64_t end, const Partial& part
     auto hat = hat_of<A, kOutput>(b, row, 0);
     const X* dy = gathered(b.dy, row, n, buffer<X>(scratch, 0, n));
     const S* saved = gathered(b.saved, row, n, buffer<S>(scratch, 1, n));
-    slope_sums(dy, saved, weight, hat, n, sums);
+    slope_sums(dy, saved, weight, hat, n, sums, row_of<R>(b.dsum, row));
     auto slope = slope_of<X, R, S, kOutput>(b, row, hat, sums);
     slope.dy = dy, slope.saved = saved;
     slope.dsummed = gathered(b.dsummed, row, n, buffer<R>(scratch, 2, n));
@@ -157,7 +176,7 @@ template <class X, class R, class S, bool kOutput>
 void backward_sums(const Backward& b, int64_t row, int64_t from, int64_t to, double* sums) {
   typedef wide<R> A;
   slope_sums(row_of<X>(b.dy, row) + from, row_of<S>(b.saved, row) + from, (const A*)b.weight + from,
-             hat_of<A, kOutput>(b, row, from), to - from, sums);
+             hat_of<A, kOutput>(b, row, from), to - from, sums, row_of<R>(b.dsum, row) + from);
 }
 
 template <class X, class R, class S, bool kOutput>

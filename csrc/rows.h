@@ -57,9 +57,10 @@ Moments careful_moments(const R* x, int64_t n, bool centred, int64_t stride = 1)
 }
 
 // One pass around a shift near the mean (Chan, Golub and LeVeque, 1983), a careful one where the
-// shift turns out to be far from it. `x` is where the values can be read again.
-template <class Source, class R>
-Moments moments(const Source& source, const R* x, int64_t n, bool centred) {
+// shift turns out to be far from it. `x` is where the values can be read again, `to` what is going to
+// be written: fetching it takes as long as reading, and can be had at the same time.
+template <class Source, class R, class X>
+Moments moments(const Source& source, const R* x, int64_t n, bool centred, const X* to) {
   typedef wide<R> A;
   constexpr int64_t W = Register<A>::lanes;
   A shift = 0;
@@ -77,6 +78,7 @@ Moments moments(const Source& source, const R* x, int64_t n, bool centred) {
     int64_t end = n - j < kChunk ? n : j + kChunk;
     for (; j + 4 * W <= end; j += 4 * W) {
       for (int k = 0; k < 4; ++k) {
+        __builtin_prefetch(to + j + k * W, 0, 2);
         V<A> d = source.at(j + k * W) - by;
         s[k] += d, q[k] += d * d;
       }
@@ -98,23 +100,44 @@ Moments moments(const Source& source, const R* x, int64_t n, bool centred) {
   return {centred ? double(shift) + rest : 0.0, inner};
 }
 
-// y = h * weight + bias.
+// What one row needs to be normalized.
 template <class R, class X>
-void normalize(const R* x, X* y, const wide<R>* weight, const wide<R>* bias, int64_t n, double mean,
-               double r, const char* next, bool past) {
+struct Centred {
+  typedef wide<R> A;
+  const R* x;
+  X* y;
+  A high, rate, low;  // h = (x - high) * rate - low
+  Centred() = default;
+  Centred(const R* x, X* y, double mean, double r)
+      : x(x), y(y), high(A(mean)), rate(A(r)), low(A((mean - double(A(mean))) * r)) {}
+};
+
+// y = h * weight + bias. kRows rows at once, so that weights are read once for all of them; `ahead`
+// is how many elements after these rows the next one begins.
+template <int kRows, class R, class X>
+void normalize(const Centred<R, X>* rows, const wide<R>* weight, const wide<R>* bias, int64_t n,
+               int64_t ahead, bool past) {
   typedef wide<R> A;
   constexpr int64_t W = Register<A>::lanes;
-  A high = A(mean), rate = A(r), low = A((mean - double(high)) * r);
-  V<A> high_v = splat(high), rate_v = splat(rate), low_v = splat(low);
+  Centred<R, X> own[kRows];
+  for (int k = 0; k < kRows; ++k) own[k] = rows[k];
   int64_t j = 0;
   for (; j + W <= n; j += W) {
-    __builtin_prefetch(next + j * int64_t(sizeof(R)));
-    V<A> h = (load(x + j) - high_v) * rate_v - low_v;
-    store(h * load(weight + j) + load(bias + j), y + j, past);
+    V<A> w = load(weight + j), b = load(bias + j);
+#pragma GCC unroll 4
+    for (int k = 0; k < kRows; ++k) {
+      const auto& row = own[k];
+      __builtin_prefetch(row.x + j + ahead);
+      V<A> h = (load(row.x + j) - splat(row.high)) * splat(row.rate) - splat(row.low);
+      store(h * w + b, row.y + j, past);
+    }
   }
   for (; j < n; ++j) {
-    A h = (widened(x[j]) - high) * rate - low;
-    narrowed(h * weight[j] + bias[j], y + j);
+    for (int k = 0; k < kRows; ++k) {
+      const auto& row = own[k];
+      A h = (widened(row.x[j]) - row.high) * row.rate - row.low;
+      narrowed(h * weight[j] + bias[j], row.y + j);
+    }
   }
 }
 
@@ -137,10 +160,10 @@ struct Hat {
   }
 };
 
-// sums[0] = sum(a * h), sums[1] = sum(a).
-template <class X, class S, class A, bool kOutput>
+// sums[0] = sum(a * h), sums[1] = sum(a). `to` is going to be written.
+template <class X, class S, class A, bool kOutput, class R>
 void slope_sums(const X* dy, const S* saved, const A* weight, const Hat<A, kOutput>& hat, int64_t n,
-                double* sums) {
+                double* sums, const R* to) {
   constexpr int64_t W = Register<A>::lanes;
   double with_h = 0, alone = 0;
   int64_t j = 0;
@@ -150,6 +173,7 @@ void slope_sums(const X* dy, const S* saved, const A* weight, const Hat<A, kOutp
     for (; j + 4 * W <= end; j += 4 * W) {
       for (int k = 0; k < 4; ++k) {
         int64_t at = j + k * W;
+        __builtin_prefetch(to + at, 0, 2);
         V<A> a = rounded(load(dy + at) * load(weight + at));
         p[k] += a * hat.at(load(saved + at), at), q[k] += a;
       }

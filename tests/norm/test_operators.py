@@ -9,6 +9,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from tests.norm.inputs import (
     draw_x,
     leaf,
     on_threads,
+    run,
 )
 
 OPS = torch.ops.metronorm
@@ -351,6 +353,19 @@ def test_same_bits_again(backend: str, count: int) -> None:
             assert all(torch.equal(first, other) for other in others)
 
 
+def test_many_threads_of_python_at_once(backend: str) -> None:
+    shapes = [(3, 5), (40, 64), (7, 1000), (5, 17)] * 4
+    given = [(draw_x(shape), *draw_affine(shape[1:])) for shape in shapes]
+
+    def work(values: tuple[Tensor, ...]) -> dict[str, Tensor]:
+        return run("layer_norm", *values, dy=draw(tuple(values[0].shape), seed=7))
+
+    alone = [work(values) for values in given]
+    with ThreadPoolExecutor(4) as pool:
+        for got, want in zip(pool.map(work, given), alone, strict=True):
+            assert all(torch.equal(got[name], want[name]) for name in want)
+
+
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_checkpoint_draws_the_same_mask(backend: str, reentrant: bool) -> None:
     model, x = Everything(dropout=0.4), draw_x((5, WIDTH))
@@ -508,7 +523,8 @@ KNOWN = pytest.mark.xfail(reason="gathered weights keep their version: the answe
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp", pytest.param("changed", marks=KNOWN)])
 def test_two_processes_equal_one(how: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", str(SCRIPT), how]
+    quiet = "ignore:metronorm.norm runs on torch:UserWarning"
+    command = [sys.executable, "-W", "error", "-W", quiet, str(SCRIPT), how]
     started = [
         subprocess.Popen(
             [*command, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True

@@ -38,7 +38,7 @@ def norm(
     save_output: bool,
 ) -> tuple[Tensor, Tensor]:
     """The normalized x in x's dtype and layout, and (mean, r) of every row, (..., 2)."""
-    if centred and not _functional():
+    if centred and not _recorded():
         y, mean, r = _torchs(x, weight, bias, dims, eps)
     else:
         h, mean, r = _hat(x, dims, eps, centred)
@@ -101,7 +101,7 @@ def norm_backward(
         h = (d - rest) * r.to(wide)
     wide_dy = dy.to(wide)
     # Torch's is not exactly 0 for rows of one element.
-    if centred and not save_output and not _functional() and saved.shape[-dims:].numel() > 1:
+    if centred and not save_output and not _recorded() and saved.shape[-dims:].numel() > 1:
         wide_weight = None if weight is None else weight.to(wide)
         parts = rest.contiguous(), r.to(wide).contiguous()  # which the operator takes for granted
         rows = saved.shape[-dims:], *parts, wide_weight, None
@@ -299,10 +299,11 @@ def _over_rows(x: Tensor, dims: int) -> Tensor:
 
 def _like(x: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
     """The values in the layout an operator promises: that of `empty_like(x)`."""
-    if _functional():  # which has its own idea of layouts
+    if torch._C._are_functorch_transforms_active():  # which have their own idea of layouts
         return values.to(dtype)
     return torch.empty_like(x, dtype=dtype).copy_(values)
 
 
-def _functional() -> bool:
-    return torch._C._are_functorch_transforms_active()
+def _recorded() -> bool:
+    """Whether somebody may differentiate this: then every step must be an operator that can be."""
+    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
