@@ -71,8 +71,8 @@ def compare_rows(rows: int, width: int, dtype: torch.dtype, *, compiled: bool) -
     x, residual, dy = (torch.randn(rows, width).to(dtype) for _ in range(3))
     layers: dict[str, nn.Module] = {"torch": nn.LayerNorm(width), "ours": LayerNorm(width)}
     pairs: dict[str, nn.Module] = {"torch": Separate(width), "ours": AddLayerNorm(width)}
-    for each in (*layers.values(), *pairs.values()):
-        each.to(dtype)
+    for module in (*layers.values(), *pairs.values()):
+        module.to(dtype)
     if compiled:
         layers["compile"] = torch.compile(layers["torch"], dynamic=False)  # type: ignore[assignment]
         pairs["compile"] = torch.compile(pairs["torch"], dynamic=False)  # type: ignore[assignment]
@@ -97,8 +97,8 @@ def compare_images(dtype: torch.dtype) -> None:
     name = f"{'x'.join(map(str, IMAGES))} {str(dtype).removeprefix('torch.')}"
     x, dy = (torch.randn(IMAGES).to(dtype) for _ in range(2))
     layers = {"torch": Permuted(IMAGES[1]), "ours": LayerNorm2d(IMAGES[1])}
-    for each_layer in layers.values():
-        each_layer.to(dtype)
+    for module in layers.values():
+        module.to(dtype)
     runs = each(layers, lambda layer: forward_backward(layer, (x,), (dy,)))
     report(f"{name}, images forward+backward", runs)
 

@@ -53,12 +53,16 @@ void forward_tile(const Forward& f, const X* x, X* y, int64_t stride, int64_t co
   V<A> mean[kWide] = {}, rest[kWide] = {}, squares[kWide] = {};
   if (f.centred) {
     for (int64_t c = 0; c < f.n; ++c) {
-      for (int k = 0; k < kWide; ++k) mean[k] += load_some(x + c * stride + k * W, count - k * W);
+      for (int k = 0; k < kWide; ++k) {
+        __builtin_prefetch(y + c * stride + k * W, 0, 2);
+        mean[k] += load_some(x + c * stride + k * W, count - k * W);
+      }
     }
     for (int k = 0; k < kWide; ++k) mean[k] /= A(f.n);
   }
   for (int64_t c = 0; c < f.n; ++c) {
     for (int k = 0; k < kWide; ++k) {
+      __builtin_prefetch(x + c * stride + (kWide + k) * W, 0, 2);  // the tile that follows
       V<A> d = load_some(x + c * stride + k * W, count - k * W) - mean[k];
       rest[k] += d, squares[k] += d * d;
     }
@@ -97,6 +101,7 @@ void backward_tile(const Backward& b, const X* dy, const X* saved, X* dsum, int6
   V<A> with_h[kWide] = {}, alone[kWide] = {};
   for (int64_t c = 0; c < b.n; ++c) {
     for (int k = 0; k < kWide; ++k) {
+      __builtin_prefetch(dsum + c * stride + k * W, 0, 2);
       V<A> a = rounded(load_some(dy + c * stride + k * W, count - k * W) * weight[c]);
       with_h[k] += a * hat(c, k), alone[k] += a;
     }
@@ -106,6 +111,8 @@ void backward_tile(const Backward& b, const X* dy, const X* saved, X* dsum, int6
   for (int64_t c = 0; c < b.n; ++c) {
     V<A> to_weight = load(part_weight + c * W), to_bias = load(part_bias + c * W);
     for (int k = 0; k < kWide; ++k) {
+      __builtin_prefetch(dy + c * stride + (kWide + k) * W, 0, 2);  // the tile that follows
+      __builtin_prefetch(saved + c * stride + (kWide + k) * W, 0, 2);
       V<A> slope = load_some(dy + c * stride + k * W, count - k * W), h = hat(c, k);
       V<A> d = (rounded(slope * weight[c]) - alone[k] - h * with_h[k]) * rates.rate[k];
       store_some(d, dsum + c * stride + k * W, count - k * W);

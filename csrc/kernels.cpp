@@ -33,6 +33,7 @@ Centred<R, X> centred(const Forward& f, int64_t row, void* scratch) {
   int64_t n = f.n;
   const X* x = gathered(f.x, row, n, buffer<X>(scratch, 0, n));
   X* y = written(f.y, row, buffer<X>(scratch, 1, n));
+  const X* fetched = f.past ? x : y;  // what goes past the caches must not be fetched into them
   const R* what;
   Moments found;
   if (f.residual.data) {
@@ -40,12 +41,12 @@ Centred<R, X> centred(const Forward& f, int64_t row, void* scratch) {
     A* keep = f.dropout.on ? buffer<A>(scratch, 3, n) : nullptr;
     if (keep) fill_keep(f.dropout, row, 0, n, keep);
     Added<X, R> source{x, gathered(f.residual, row, n, buffer<R>(scratch, 4, n)), summed, keep};
-    found = moments(source, summed, n, f.centred, y);
+    found = moments(source, summed, n, f.centred, fetched);
     scattered(f.summed, row, n, summed);
     what = summed;
   } else {
     what = (const R*)(const void*)x;
-    found = moments(Plain<R>{what}, what, n, f.centred, y);
+    found = moments(Plain<R>{what}, what, n, f.centred, fetched);
   }
   double r = rate(found, n, f.eps);
   f.stats[2 * row] = found.mean, f.stats[2 * row + 1] = r;
@@ -60,15 +61,17 @@ void forward(const Forward& f, int64_t begin, int64_t end, void* scratch) {
   if (!scratch && f.n * int64_t(sizeof(A)) > kWideWeights) {
     for (; row + 2 <= end; row += 2) {
       Centred<R, X> rows[2] = {centred<X, R>(f, row, nullptr), centred<X, R>(f, row + 1, nullptr)};
-      normalize<2>(rows, weight, bias, f.n, 0, f.past);
+      int64_t next = row + 2 < end ? row + 2 : row;
+      const R* residual = f.residual.data ? row_of<R>(f.residual, next) : rows[1].x;
+      normalize<2>(rows, weight, bias, f.n, row_of<X>(f.x, next), residual, f.past);
     }
   }
   for (; row < end; ++row) {
-    Centred<R, X> next = centred<X, R>(f, row, scratch);
-    bool follows = !f.residual.data && row + 1 < end && !scratch;
-    int64_t ahead = follows ? row_of<R>(f.x, row + 1) - next.x : 0;
-    normalize<1>(&next, weight, bias, f.n, ahead, f.past);
-    scattered(f.y, row, f.n, next.y);
+    Centred<R, X> here = centred<X, R>(f, row, scratch);
+    int64_t next = row + 1 < end ? row + 1 : row;
+    const R* residual = f.residual.data ? row_of<R>(f.residual, next) : here.x;
+    normalize<1>(&here, weight, bias, f.n, row_of<X>(f.x, next), residual, f.past);
+    scattered(f.y, row, f.n, here.y);
   }
   finish_stores(f.past);
 }
@@ -92,8 +95,9 @@ template <class X, class R>
 void forward_apply(const Forward& f, int64_t row, int64_t from, int64_t to) {
   typedef wide<R> A;
   const R* what = row_of<R>(f.residual.data ? f.summed : f.x, row) + from;
-  Centred<R, X> next(what, row_of<X>(f.y, row) + from, f.stats[2 * row], f.stats[2 * row + 1]);
-  normalize<1>(&next, (const A*)f.weight + from, (const A*)f.bias + from, to - from, 0, false);
+  X* y = row_of<X>(f.y, row) + from;
+  Centred<R, X> here(what, y, f.stats[2 * row], f.stats[2 * row + 1]);
+  normalize<1>(&here, (const A*)f.weight + from, (const A*)f.bias + from, to - from, y, what, false);
 }
 
 template <class A>
@@ -135,8 +139,9 @@ void backward(const Backward& b, int64_t begin, int64_t end, const Partial& part
       Slope<X, R, S, kOutput> rows[kTogether];
       for (int k = 0; k < kTogether; ++k) {
         auto hat = hat_of<A, kOutput>(b, row + k, 0);
-        slope_sums(row_of<X>(b.dy, row + k), row_of<S>(b.saved, row + k), weight, hat, n, sums,
-                   row_of<R>(b.dsum, row + k));
+        const X* dy = row_of<X>(b.dy, row + k);
+        const void* fetched = b.past ? (const void*)dy : row_of<R>(b.dsum, row + k);
+        slope_sums(dy, row_of<S>(b.saved, row + k), weight, hat, n, sums, (const R*)fetched);
         rows[k] = slope_of<X, R, S, kOutput>(b, row + k, hat, sums);
         rows[k].ahead = row + k + kTogether < end ? kTogether * n : 0;
       }

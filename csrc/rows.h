@@ -112,11 +112,11 @@ struct Centred {
       : x(x), y(y), high(A(mean)), rate(A(r)), low(A((mean - double(A(mean))) * r)) {}
 };
 
-// y = h * weight + bias. kRows rows at once, so that weights are read once for all of them; `ahead`
-// is how many elements after these rows the next one begins.
+// y = h * weight + bias. kRows rows at once, so that weights are read once for all of them; `next` and
+// `residual` are what is going to be read after these rows.
 template <int kRows, class R, class X>
 void normalize(const Centred<R, X>* rows, const wide<R>* weight, const wide<R>* bias, int64_t n,
-               int64_t ahead, bool past) {
+               const X* next, const R* residual, bool past) {
   typedef wide<R> A;
   constexpr int64_t W = Register<A>::lanes;
   Centred<R, X> own[kRows];
@@ -124,10 +124,11 @@ void normalize(const Centred<R, X>* rows, const wide<R>* weight, const wide<R>* 
   int64_t j = 0;
   for (; j + W <= n; j += W) {
     V<A> w = load(weight + j), b = load(bias + j);
+    __builtin_prefetch(next + j);
+    __builtin_prefetch(residual + j);
 #pragma GCC unroll 4
     for (int k = 0; k < kRows; ++k) {
       const auto& row = own[k];
-      __builtin_prefetch(row.x + j + ahead);
       V<A> h = (load(row.x + j) - splat(row.high)) * splat(row.rate) - splat(row.low);
       store(h * w + b, row.y + j, past);
     }

@@ -469,24 +469,12 @@ def test_subclasses(backend: str, save: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit.script, inside of torch
-@pytest.mark.parametrize(
-    "without",
-    [
-        contextlib.nullcontext,
-        pytest.param(
-            torch.no_grad,
-            marks=pytest.mark.xfail(reason="the tangent is lost, without a word"),
-        ),
-    ],
-)
-def test_dual_numbers_are_differentiated_or_refused(without: Any) -> None:
+@pytest.mark.parametrize("without", [contextlib.nullcontext, torch.no_grad])
+def test_dual_numbers_are_differentiated(without: Any) -> None:
     x, tangent = draw_x((3, 5), FP64), draw((3, 5), FP64, 7)
     _, want = jvp(lambda value: apply("layer_norm", value), (x,), (tangent,))
     with forward_ad.dual_level(), without():
-        try:
-            y = apply("layer_norm", forward_ad.make_dual(x, tangent))
-        except NotImplementedError:
-            return  # torch.func.jvp can, and says so to those who ask
+        y = apply("layer_norm", forward_ad.make_dual(x, tangent))
         got = forward_ad.unpack_dual(y).tangent
     assert got is not None
     torch.testing.assert_close(got, want)
@@ -517,11 +505,10 @@ def test_conversion_moves_everything(backend: str) -> None:
 
 
 SCRIPT = Path(__file__).parent / "two_processes.py"
-KNOWN = pytest.mark.xfail(reason="gathered weights keep their version: the answer is out of date")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["ddp", "fsdp", pytest.param("changed", marks=KNOWN)])
+@pytest.mark.parametrize("how", ["ddp", "fsdp", "changed"])
 def test_two_processes_equal_one(how: str, tmp_path: Path) -> None:
     quiet = "ignore:metronorm.norm runs on torch:UserWarning"
     command = [sys.executable, "-W", "error", "-W", quiet, str(SCRIPT), how]

@@ -183,12 +183,13 @@ def add_rms_norm(
     residual: Tensor,
     normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     dropout: float = 0.0,
     save: Save = "input",
 ) -> tuple[Tensor, Tensor]:
     """`AddRMSNorm` as a function; arguments, errors and result are those of `add_layer_norm`."""
+    eps = default_eps(residual) if eps is None else eps
     return _add_norm(x, residual, normalized_shape, weight, None, eps, False, dropout, save)
 
 

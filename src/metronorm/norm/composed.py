@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from metronorm.norm.dropout import keep_scale
 
@@ -26,6 +27,11 @@ def wide_dtype(dtype: torch.dtype) -> torch.dtype:
 def stats_dtype(device: torch.device) -> torch.dtype:
     """float64, so that the mean of badly centred rows is kept; float32 where a device has none."""
     return torch.float32 if device.type == "mps" else torch.float64
+
+
+def is_transformed() -> bool:
+    """Whether `torch.func` or forward mode looks on: they want torch's operators."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def norm(
@@ -299,11 +305,11 @@ def _over_rows(x: Tensor, dims: int) -> Tensor:
 
 def _like(x: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
     """The values in the layout an operator promises: that of `empty_like(x)`."""
-    if torch._C._are_functorch_transforms_active():  # which have their own idea of layouts
+    if is_transformed():  # transforms have their own idea of layouts
         return values.to(dtype)
     return torch.empty_like(x, dtype=dtype).copy_(values)
 
 
 def _recorded() -> bool:
     """Whether somebody may differentiate this: then every step must be an operator that can be."""
-    return torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()
+    return torch.is_grad_enabled() or is_transformed()

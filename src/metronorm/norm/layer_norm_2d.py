@@ -31,7 +31,7 @@ class LayerNorm2d(LayerNorm):
         save: what the backward pass keeps, as in `LayerNorm`.
 
     Raises:
-        ConfigError: as `LayerNorm`; an input without four dimensions.
+        ConfigError: as `LayerNorm`; several sizes; an input without four dimensions.
     """
 
     def __init__(
@@ -46,6 +46,10 @@ class LayerNorm2d(LayerNorm):
         save: Save = "input",
     ) -> None:
         super().__init__(channels, eps, elementwise_affine, bias, device, dtype, save=save)
+        if len(self.normalized_shape) > 1:
+            raise ConfigError(
+                "channels must be one number", got=repr(channels), fix="LayerNorm(normalized_shape)"
+            )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """Normalize input, (batch, channels, height, width)."""

@@ -103,11 +103,11 @@ def _how(x: Tensor, eager: Any, operator: Any, functional: Any) -> Any:
     """Which of four ways to the same numbers.
 
     A Function in Python costs a third of torch's general registration, but only plain eager code
-    can take it; `torch.func` takes neither of them, only operators of torch's own.
+    can take it; `torch.func` and forward mode take neither of them, only torch's own operators.
     """
     if torch.compiler.is_compiling():
         return operator
-    if torch._C._are_functorch_transforms_active():
+    if composed.is_transformed():
         return functional
     if not _is_plain(x):
         return operator

@@ -75,7 +75,7 @@ def rms_norm(
     x: Tensor,
     normalized_shape: int | Sequence[int],
     weight: Tensor | None = None,
-    eps: float = 1e-6,
+    eps: float | None = 1e-6,
     *,
     save: Save = "input",
 ) -> Tensor:
@@ -87,5 +87,5 @@ def rms_norm(
     shape = checked_shape(normalized_shape)
     check_input(x, shape, weight, None)
     save_output = checked_save(save) and can_save_output(weight, None)
-    eps = checked_eps(eps)
+    eps = default_eps(x) if eps is None else checked_eps(eps)
     return operators.norm(x, weight, None, len(shape), eps, centred=False, save_output=save_output)
