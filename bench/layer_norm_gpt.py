@@ -8,6 +8,7 @@ python bench/layer_norm_gpt.py
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 import time
@@ -48,8 +49,10 @@ def main() -> None:
         trainer.precision = trainers["fused"][0].precision
     print("precision:", trainers["fused"][0].precision)
     speeds: dict[str, list[float]] = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        clocks = {name: Clock(f"{folder}/{name}", progress=False) for name in names}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        clocks = {
+            name: stack.enter_context(Clock(f"{folder}/{name}", progress=False)) for name in names
+        }
         windows = {
             name: clock.ticks(trainers[name][1], micro_batches=1) for name, clock in clocks.items()
         }
@@ -62,8 +65,6 @@ def main() -> None:
                     tokens += sum(beat[0].size for beat in window)
                 if turn:
                     speeds[name].append(tokens / (time.perf_counter() - begin))
-        for clock in clocks.values():
-            clock.stop()
     for name, samples in speeds.items():
         append("layer_norm_gpt", f"10 M, {name}", "tokens/s", samples)
     for name in names[:2]:

@@ -20,9 +20,9 @@ _SMALLEST_WEIGHT = 1e-3
 def can_save_output(weight: Tensor | None, bias: Tensor | None) -> bool:
     """Whether h can be had back from y = h * weight + bias without a loss worth mentioning.
 
-    Every |weight| must be at least 1e-3 and a quarter of its |bias|. Every call looks at them: nothing
-    tells reliably that parameters have changed. A GPU is waited for; tracing cannot look, so that
-    the answer is no there.
+    Every |weight| must be at least 1e-3 and a quarter of its |bias|. Every call looks at them, as
+    nothing tells reliably that parameters have changed: a GPU is waited for. Tracing cannot look,
+    so that the answer is no there.
     """
     if torch.compiler.is_compiling() or is_transformed() or not torch.is_grad_enabled():
         return False
