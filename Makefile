@@ -52,7 +52,7 @@ bench: .venv/bench
 	$(BIN)/python bench/layer_norm_gpt.py
 
 clean:
-	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist src/metronorm/norm/_kernels.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # What is installed, by purpose; a stamp is older than what it depends on when that changed.
 .venv/bin/pip:

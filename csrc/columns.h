@@ -8,6 +8,8 @@ namespace metronorm {
 namespace {
 
 constexpr int64_t kTileBytes = 32768;
+// Channels that are summed one by one; longer sums are sums of such sums.
+constexpr int64_t kShortSum = 64;
 
 // Rows per tile: one, two or four registers.
 int64_t columns_tile(Type type, int64_t n) {
@@ -51,27 +53,35 @@ void forward_tile(const Forward& f, const X* x, X* y, int64_t stride, int64_t co
   constexpr int64_t W = Register<A>::lanes;
   const A *weight = (const A*)f.weight, *bias = (const A*)f.bias;
   V<A> mean[kWide] = {}, rest[kWide] = {}, squares[kWide] = {};
-  if (f.centred) {
+  if (f.centred) {  // summed around the first channel: far from zero the sum itself would lose digits
+    V<A> first[kWide];
+    for (int k = 0; k < kWide; ++k) first[k] = load_some(x + k * W, count - k * W);
     for (int64_t c = 0; c < f.n; ++c) {
       for (int k = 0; k < kWide; ++k) {
         __builtin_prefetch(y + c * stride + k * W, 0, 2);
-        mean[k] += load_some(x + c * stride + k * W, count - k * W);
+        mean[k] += load_some(x + c * stride + k * W, count - k * W) - first[k];
       }
     }
-    for (int k = 0; k < kWide; ++k) mean[k] /= A(f.n);
+    for (int k = 0; k < kWide; ++k) mean[k] = first[k] + mean[k] / A(f.n);
   }
-  for (int64_t c = 0; c < f.n; ++c) {
-    for (int k = 0; k < kWide; ++k) {
-      __builtin_prefetch(x + c * stride + (kWide + k) * W, 0, 2);  // the tile that follows
-      V<A> d = load_some(x + c * stride + k * W, count - k * W) - mean[k];
-      rest[k] += d, squares[k] += d * d;
+  for (int64_t begin = 0; begin < f.n; begin += kShortSum) {
+    int64_t end = f.n - begin < kShortSum ? f.n : begin + kShortSum;
+    V<A> some[kWide] = {}, some_squares[kWide] = {};
+    for (int64_t c = begin; c < end; ++c) {
+      for (int k = 0; k < kWide; ++k) {
+        __builtin_prefetch(x + c * stride + (kWide + k) * W, 0, 2);  // the tile that follows
+        V<A> d = load_some(x + c * stride + k * W, count - k * W) - mean[k];
+        some[k] += d, some_squares[k] += d * d;
+      }
     }
+    for (int k = 0; k < kWide; ++k) rest[k] += some[k], squares[k] += some_squares[k];
   }
   Rates<A, kWide> rates = {};
   for (int64_t i = 0; i < count; ++i) {
     double m = mean[i / W][i % W], s = rest[i / W][i % W], q = squares[i / W][i % W], n = double(f.n);
     Moments found = {f.centred ? m + s / n : 0.0, f.centred ? q - s * s / n : q};
-    if (!(q < __builtin_inf())) found = careful_moments(x + i, f.n, f.centred, stride);
+    bool fine = q < __builtin_inf() && (!f.centred || q <= 4 * found.squares);
+    if (!fine) found = careful_moments(x + i, f.n, f.centred, stride);
     double r = 1 / __builtin_sqrt(found.squares / n + f.eps);
     rates.set(i, found.mean, r);
     f.stats[2 * (row + i)] = found.mean, f.stats[2 * (row + i) + 1] = r;
@@ -106,7 +116,10 @@ void backward_tile(const Backward& b, const X* dy, const X* saved, X* dsum, int6
       with_h[k] += a * hat(c, k), alone[k] += a;
     }
   }
-  for (int k = 0; k < kWide; ++k) with_h[k] /= A(b.n), alone[k] *= A(b.centred) / A(b.n);
+  for (int k = 0; k < kWide; ++k) {
+    with_h[k] /= A(b.n);
+    alone[k] = b.centred ? alone[k] / A(b.n) : V<A>{};
+  }
   A *part_weight = (A*)partial.part_weight, *part_bias = (A*)partial.part_bias;
   for (int64_t c = 0; c < b.n; ++c) {
     V<A> to_weight = load(part_weight + c * W), to_bias = load(part_bias + c * W);

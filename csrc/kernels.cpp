@@ -124,7 +124,7 @@ Slope<X, R, S, kOutput> slope_of(const Backward& b, int64_t row, const Hat<wide<
   return {row_of<X>(b.dy, row),   row_of<S>(b.saved, row), row_of<R>(b.dsummed, row),
           row_of<R>(b.dsum, row), row_of<X>(b.dx, row),    nullptr,
           hat,                    A(b.stats[2 * row + 1]), A(sums[0] / n),
-          A(alone),               0};
+          A(alone),               0,                       0};
 }
 
 template <class X, class R, class S, bool kOutput>
@@ -143,7 +143,10 @@ void backward(const Backward& b, int64_t begin, int64_t end, const Partial& part
         const void* fetched = b.past ? (const void*)dy : row_of<R>(b.dsum, row + k);
         slope_sums(dy, row_of<S>(b.saved, row + k), weight, hat, n, sums, (const R*)fetched);
         rows[k] = slope_of<X, R, S, kOutput>(b, row + k, hat, sums);
-        rows[k].ahead = row + k + kTogether < end ? kTogether * n : 0;
+        if (row + k + kTogether < end) {
+          rows[k].dy_ahead = row_of<X>(b.dy, row + k + kTogether) - dy;
+          rows[k].saved_ahead = row_of<S>(b.saved, row + k + kTogether) - rows[k].saved;
+        }
       }
       bool any = b.dx.data, summed = b.dsummed.data;
       auto run = any ? slopes<kTogether, kAny, X, R, S, kOutput>
@@ -237,6 +240,7 @@ const Kernels METRONORM_KERNELS = {
      {backward_columns<float16, false>, backward_columns<float16, true>},
      {backward_columns<double, false>, backward_columns<double, true>}},
     {Register<float>::lanes, Register<float>::lanes, Register<float>::lanes, Register<double>::lanes},
+    kStreams,
     EACH_TYPE(widen),
     EACH_TYPE(narrow),
 };

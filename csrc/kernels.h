@@ -25,7 +25,9 @@ struct Layout {
   int64_t leading_size[kMostDims], leading_stride[kMostDims];
   int64_t inner_size[kMostDims], inner_stride[kMostDims];
 
-  bool contiguous() const { return inner == 0 || (inner == 1 && inner_stride[0] == 1); }
+  __attribute__((always_inline)) bool contiguous() const {
+    return inner == 0 || (inner == 1 && inner_stride[0] == 1);
+  }
 };
 
 struct Operand {
@@ -41,7 +43,6 @@ struct Dropout {
   double scale;
 };
 
-// A mean in two parts, so that a badly centred row keeps it; r = 1 / sqrt(variance + eps).
 struct Moments {
   double mean, squares;  // squares: sum of (x - mean)^2, or of x^2
 };
@@ -54,7 +55,7 @@ struct Forward {
   double eps;
   bool centred;
   Dropout dropout;
-  bool past;  // write y and summed past the caches
+  bool past;  // write y past the caches
 };
 
 struct Backward {
@@ -69,7 +70,7 @@ struct Backward {
 
 // Sums of weight gradients of one task: `part` takes some rows in the compute type, `total` the parts.
 struct Partial {
-  void *part_weight, *part_bias;       // (n,), zero at first
+  void *part_weight, *part_bias;       // (n,), or (n, lanes) for columns, zero at first
   double *total_weight, *total_bias;   // (n,), zero at first
 };
 
@@ -102,6 +103,7 @@ struct Kernels {
   void (*backward_columns[kTypes][2])(const Backward&, const Columns&, int64_t begin, int64_t end,
                                       const Partial&);
   int64_t lanes[kTypes];
+  bool streams;  // can write past the caches
   // Conversion from and to the compute type.
   void (*widen[kTypes])(const void* from, void* to, int64_t n);
   void (*narrow[kTypes])(const double* from, void* to, int64_t n);

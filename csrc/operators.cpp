@@ -118,7 +118,8 @@ void run_forward(Forward& f, Pair pair) {
   bool side_by_side = all_contiguous({&f.x, &f.residual, &f.y, &f.summed});
   if (f.rows < tasks && side_by_side) return forward_shared(f, pair, tasks);
   tasks = std::min(tasks, f.rows);
-  f.past = side_by_side && past_caches(f.rows * f.n, f.n, {{&f.y, size_of(first_of(pair))}});
+  f.past = use.streams && side_by_side &&
+           past_caches(f.rows * f.n, f.n, {{&f.y, size_of(first_of(pair))}});
   int64_t room = side_by_side && !f.dropout.on ? 0 : 6 * f.n;
   std::unique_ptr<double[]> scratch(room ? new double[tasks * room] : nullptr);
   parallel(tasks, [&](int64_t t) {
@@ -201,7 +202,7 @@ Partials run_backward(Backward& b, Pair pair, bool output) {
     return partials;
   }
   tasks = std::max<int64_t>(1, std::min(tasks, b.rows));
-  b.past = side_by_side && past_caches(b.rows * b.n, b.n,
+  b.past = use.streams && side_by_side && past_caches(b.rows * b.n, b.n,
                                        {{&b.dsum, size_of(second_of(pair))}, {&b.dx, size_of(first_of(pair))}});
   Partials partials(tasks, b.n, 1);
   int64_t room = side_by_side && !b.dropout.on ? 0 : 6 * b.n;

@@ -1,6 +1,9 @@
 #include "processor.h"
 
 #include <atomic>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 namespace metronorm {
 
@@ -13,11 +16,17 @@ struct Level {
 #if defined(__x86_64__)
 extern const Kernels kernels_plain, kernels_avx2, kernels_avx512, kernels_avx512_bf16;
 
+// Which older compilers do not know by name.
+static bool has_f16c() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
+}
+
 // In order of speed; a set runs where all before it do.
 static const Level* levels() {
   __builtin_cpu_init();
   static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                           __builtin_cpu_supports("f16c");
+                           has_f16c();
   static const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
                              __builtin_cpu_supports("avx512vl");

@@ -205,7 +205,7 @@ struct Slope {
   const A* keep;  // or null
   Hat<A, kOutput> hat;
   A r, with_h, alone;  // the latter two: means of a * h and of a
-  int64_t ahead;       // elements to the row that is read after these
+  int64_t dy_ahead, saved_ahead;  // elements to the rows that are read after these
 };
 
 // What a row of the backward pass has besides dy and dsum: nothing, dsummed, or any of what there is.
@@ -226,8 +226,8 @@ void slopes(const Slope<X, R, S, kOutput>* rows, const wide<R>* weight, wide<R>*
 #pragma GCC unroll 4
     for (int k = 0; k < kRows; ++k) {
       const auto& row = own[k];
-      __builtin_prefetch(row.dy + j + row.ahead, 0, 2);
-      __builtin_prefetch(row.saved + j + row.ahead, 0, 2);
+      __builtin_prefetch(row.dy + j + row.dy_ahead, 0, 2);
+      __builtin_prefetch(row.saved + j + row.saved_ahead, 0, 2);
       V<A> slope = load(row.dy + j), h = row.hat.at(load(row.saved + j), j);
       V<A> d = (rounded(slope * w) - splat(row.alone) - h * splat(row.with_h)) * splat(row.r);
       if (kExtras == kSummed || (kExtras == kAny && row.dsummed)) d += load(row.dsummed + j);

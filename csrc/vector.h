@@ -31,6 +31,11 @@ using V = typename Register<A>::type;
 typedef uint32_t Words __attribute__((vector_size(METRONORM_BYTES)));
 typedef uint16_t Halves __attribute__((vector_size(METRONORM_BYTES / 2)));
 constexpr int64_t kWords = METRONORM_BYTES / 4;
+#if defined(__AVX512F__)
+constexpr bool kStreams = true;
+#else
+constexpr bool kStreams = false;
+#endif
 
 template <class T>
 struct Wide {

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metronorm.norm import LayerNorm, LayerNorm2d, layer_norm_2d
+from metronorm.norm import LayerNorm, LayerNorm2d, layer_norm_2d, reference
 from tests.norm.inputs import (
     AFFINE,
     FP32,
+    FP64,
     MIXES,
     SAVES,
     assert_judged,
@@ -160,3 +161,34 @@ def test_gradients_reach_the_layer(backend: str) -> None:
     layer = LayerNorm2d(5, save="output")
     layer(draw((2, 5, 3, 3))).square().sum().backward()
     assert all(weight.grad is not None and weight.grad.any() for weight in layer.parameters())
+
+
+@pytest.mark.parametrize("channels", [5, 96, 1024, 4096])
+@pytest.mark.parametrize("off", [0.0, 1e3, 1e5])
+def test_far_from_zero(backend: str, channels: int, off: float) -> None:
+    shape = (2, channels, 3, 7)
+    x = (draw(shape, FP64) + off).float().requires_grad_()
+    dy, (weight, bias) = draw(shape, seed=7), draw_affine((channels,))
+    assert weight is not None
+    assert bias is not None
+    y = layer_norm_2d(x, weight, bias)
+    y.backward(dy)
+    rows, slopes = (image.detach().permute(0, 2, 3, 1).flatten(0, 2) for image in (x, dy))
+    want = reference.forward(rows, weight, bias, 1e-6)
+    dx = reference.backward(slopes, rows, weight, 1e-6).x
+    for got, exact in ((y, want), (x.grad, dx)):
+        off_by = got.detach().permute(0, 2, 3, 1).flatten(0, 2).double() - exact
+        assert (off_by.norm(dim=1) / exact.norm(dim=1)).max() <= 1e-5
+
+
+@pytest.mark.parametrize("channels", [5, 1024, 4096])
+def test_constant_pixels_are_bias(backend: str, channels: int) -> None:
+    levels = torch.logspace(-3, 7, 60).reshape(1, 1, 6, 10)
+    x = levels.expand(2, channels, 6, 10).contiguous().requires_grad_()
+    _, bias = draw_affine((channels,))
+    assert bias is not None
+    y = layer_norm_2d(x, torch.ones(channels), bias)
+    torch.testing.assert_close(y, bias.view(1, -1, 1, 1).expand_as(y), rtol=0, atol=1e-3)
+    y.backward(draw(x.shape, seed=7))
+    assert x.grad is not None
+    assert x.grad.isfinite().all()

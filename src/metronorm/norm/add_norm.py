@@ -134,7 +134,8 @@ class AddRMSNorm(RMSNorm):
 def fuse_residuals(model: nn.Module, fused: bool = True) -> int:
     """Let the residual adds of a model be part of its norms, as they are at first, or separate.
 
-    Both compute the same; apart, they are what other libraries do, for comparison.
+    Both compute the same up to rounding and to what a dropout draws; apart, they are what other
+    libraries do, for comparison.
 
     Args:
         model: with any number of `AddLayerNorm` and `AddRMSNorm`.

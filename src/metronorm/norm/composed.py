@@ -127,9 +127,9 @@ def norm_backward(
         dx = _like(saved, dx, dy.dtype)
     dweight, dbias = dy.new_empty(0), dy.new_empty(0)
     if need_weight and weight is not None:
-        dweight = _over_rows(wide_dy * h, dims).to(weight.dtype)
+        dweight = _over_rows(wide_dy * h, dims).to(weight.dtype).contiguous()
     if need_bias and bias is not None:
-        dbias = _over_rows(wide_dy, dims).to(bias.dtype)
+        dbias = _over_rows(wide_dy, dims).to(bias.dtype).contiguous()
     return _like(saved, dsum, dtype), dx, dweight, dbias
 
 

@@ -36,7 +36,7 @@ def keep_scale(
     column = torch.arange((columns + 3) // 4, device=seed.device).unsqueeze(0)
     numbers = philox(seed, (column + 0 * row, row & _LOW, row >> 32, 0 * row))
     drawn = torch.stack(numbers, dim=-1).flatten(1)[:, :columns]
-    keep = (drawn >= threshold(dropout)).to(dtype) / (1 - dropout)
+    keep = (drawn >= threshold(dropout)).to(dtype) * (1 / (1 - dropout))
     return keep.reshape(shape)
 
 

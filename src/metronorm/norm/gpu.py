@@ -122,7 +122,7 @@ def norm_backward(
     wanted = weight if need_weight else None, bias if need_bias else None
     if stats.numel() == 0:
         dweight, dbias = (
-            dy.new_empty(0) if like is None else torch.zeros_like(like) for like in wanted
+            dy.new_empty(0) if like is None else like.new_zeros(like.shape) for like in wanted
         )
         return dsum, dy.new_empty(0) if dx is None else dx, dweight, dbias
     tensors, rows = _rows((dy, dsummed, saved), (dsum, dx), dims)

@@ -261,8 +261,12 @@ def _fake_norm_backward(
     dsum = torch.empty_like(saved, dtype=dtype)
     own = composed.has_own_dx(dy.dtype, dtype, seed)
     dx = torch.empty_like(saved, dtype=dy.dtype) if own else dy.new_empty(0)
-    dweight = torch.empty_like(weight) if need_weight and weight is not None else dy.new_empty(0)
-    dbias = torch.empty_like(bias) if need_bias and bias is not None else dy.new_empty(0)
+    dweight = dy.new_empty(0)
+    dbias = dy.new_empty(0)
+    if need_weight and weight is not None:
+        dweight = weight.new_empty(weight.shape)
+    if need_bias and bias is not None:
+        dbias = bias.new_empty(bias.shape)
     return dsum, dx, dweight, dbias
 
 

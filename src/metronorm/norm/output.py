@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 
 from metronorm.norm.composed import is_transformed
 
@@ -28,6 +29,10 @@ def can_save_output(weight: Tensor | None, bias: Tensor | None) -> bool:
         return False
     if weight is None:
         return bias is None  # alone, it can be as large as it likes
+    if weight.is_meta or isinstance(weight, FakeTensor):
+        return False
+    if weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
     with torch.no_grad():
         size = weight.abs().float()
         fine = size >= _SMALLEST_WEIGHT
