@@ -62,13 +62,17 @@ def changed_weights_are_noticed(rank: int) -> None:
     assert all(whole(weight.grad).isfinite().all() for weight in model.parameters())
 
 
-def main(how: str, rank: int, store: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+def main(how: str, rank: int, path: str) -> None:
+    store = distributed.FileStore(path, 2)
+    distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
     try:
         if how == "changed":
             changed_weights_are_noticed(rank)
         else:
             equal_to_one_process(how, rank)
+        # Who leaves first closes the connections on which the other may still be receiving.
+        store.set(f"finished {rank}", "")
+        store.wait(["finished 0", "finished 1"])
     finally:
         distributed.destroy_process_group()
 
