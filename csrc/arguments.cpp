@@ -16,7 +16,7 @@ Shape checked_shape(const Tensor& x, int64_t dims) {
   STD_TORCH_CHECK(x.is_cpu(), "x must be on the processor");
   STD_TORCH_CHECK(x.dim() <= kMostDims, "at most ", kMostDims, " dimensions, got ", x.dim());
   STD_TORCH_CHECK(dims >= 1 && dims <= x.dim(), "dims must be 1 to ", x.dim(), ", got ", dims);
-  Shape shape = {1, 1, dims};
+  Shape shape = {1, 1};
   for (int64_t d = 0; d < x.dim(); ++d) (d < x.dim() - dims ? shape.rows : shape.n) *= x.size(d);
   STD_TORCH_CHECK(shape.n > 0, "nothing to normalize: a normalized size is 0");
   return shape;

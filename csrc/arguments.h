@@ -19,7 +19,7 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 struct Shape {
-  int64_t rows, n, dims;
+  int64_t rows, n;
 };
 
 Type type_of(ScalarType type);

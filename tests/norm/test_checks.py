@@ -72,6 +72,10 @@ def test_save_must_be_known(layer: Any, save: Any) -> None:
     refused(lambda: layer(4, save=save), 'save must be "input" or "output"', repr(save))
 
 
+def test_sparse_input_is_refused() -> None:
+    refused(lambda: layer_norm(ones(2, 4).to_sparse(), 4), "x must be dense", "torch.sparse_coo")
+
+
 @pytest.mark.parametrize("layer", [AddLayerNorm, AddRMSNorm])
 @pytest.mark.parametrize("dropout", [1.0, 1, -0.1, math.nan, True, "0.1", None])
 def test_dropout_must_leave_something(layer: Any, dropout: Any) -> None:

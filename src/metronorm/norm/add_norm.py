@@ -233,23 +233,11 @@ def _forward(
     centred: bool,
 ) -> tuple[Tensor, Tensor]:
     shape, weight = layer.normalized_shape, layer.weight
+    dropout = layer.dropout if layer.training else 0.0
+    if layer.fused:
+        return _add_norm(x, residual, shape, weight, bias, eps, centred, dropout, layer.save)
     check_input(x, shape, weight, bias)
     check_residual(x, residual)
-    dropout = layer.dropout if layer.training else 0.0
-    save_output = layer.save == "output" and can_save_output(weight, bias)
-    if layer.fused:
-        return operators.add_norm(
-            x,
-            residual,
-            weight,
-            bias,
-            len(shape),
-            eps,
-            centred=centred,
-            save_output=save_output,
-            dropout=dropout,
-            seed=draw_seed(x.device) if dropout > 0 else None,
-        )
     summed = residual + drop(x, dropout)
     normed = operators.norm(
         summed,
@@ -258,6 +246,6 @@ def _forward(
         len(shape),
         eps,
         centred=centred,
-        save_output=save_output,
+        save_output=layer.save == "output" and can_save_output(weight, bias),
     )
     return normed.to(x.dtype), summed

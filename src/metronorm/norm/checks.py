@@ -72,6 +72,8 @@ def check_input(
         raise ConfigError(
             "x must be float32, bfloat16, float16 or float64", got=str(x.dtype), fix="x.float()"
         )
+    if x.layout != torch.strided:
+        raise ConfigError("x must be dense", got=str(x.layout), fix="x.to_dense()")
     for name, value in (("weight", weight), ("bias", bias)):
         if value is None:
             continue

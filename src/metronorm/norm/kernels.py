@@ -21,7 +21,7 @@ from metronorm.norm import operators
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-COMPOSED = "torch"
+_TORCH = "torch"  # the backend that is no kernel
 
 
 def _load() -> ctypes.CDLL | None:
@@ -50,8 +50,8 @@ _override: torch.library.Library | None = None
 def backends() -> tuple[str, ...]:
     """All that this processor can run, the fastest last: "torch", "plain", "avx2", ..."""
     if _library is None:
-        return (COMPOSED,)
-    return COMPOSED, *(
+        return (_TORCH,)
+    return _TORCH, *(
         _library.metronorm_name(index).decode() for index in range(_library.metronorm_count())
     )
 
@@ -63,7 +63,7 @@ def backend() -> str:
     "plain"; "torch" where torch's own operators do it, since no kernels were built.
     """
     if _library is None or _override is not None:
-        return COMPOSED
+        return _TORCH
     current: int = _library.metronorm_current()
     return backends()[1 + current]
 
@@ -82,7 +82,7 @@ def choose(name: str) -> None:
     if _override is not None:
         _override._destroy()
         _override = None
-    if name != COMPOSED and _library is not None:
+    if name != _TORCH and _library is not None:
         _library.metronorm_choose(backends().index(name) - 1)
     elif _library is not None:
         _override = torch.library.Library("metronorm", "IMPL")
