@@ -50,6 +50,8 @@ bench: .venv/bench
 	$(BIN)/python bench/layer_norm.py
 	$(BIN)/python bench/layer_norm_memory.py
 	$(BIN)/python bench/layer_norm_gpt.py
+	$(BIN)/python bench/ticks.py
+	$(BIN)/python bench/ticks_training.py
 
 clean:
 	rm -rf .venv build dist src/metronorm/norm/_kernels.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -20,7 +20,9 @@ from train_gpt import build
 
 from metronorm.clock import Clock
 from metronorm.norm import AddLayerNorm, fuse_residuals
+from metronorm.optim import windows
 from metronorm.train.machine import keep_large_blocks
+from metronorm.train.trainer import tokens_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,16 +55,17 @@ def main() -> None:
         clocks = {
             name: stack.enter_context(Clock(f"{folder}/{name}", progress=False)) for name in names
         }
-        windows = {
-            name: clock.ticks(trainers[name][1], micro_batches=1) for name, clock in clocks.items()
+        ticks = {
+            name: clock.ticks(windows(trainers[name][1], 1, count=tokens_of))
+            for name, clock in clocks.items()
         }
         for turn in range(ROUNDS + 1):
             for name in names:
                 trainer = trainers[name][0]
                 begin, tokens = time.perf_counter(), 0
-                for window in itertools.islice(windows[name], STEPS):
+                for window in itertools.islice(ticks[name], STEPS):
                     trainer.tick(clocks[name], window)
-                    tokens += sum(beat[0].size for beat in window)
+                    tokens += window.count
                 if turn:
                     speeds[name].append(tokens / (time.perf_counter() - begin))
     for name, samples in speeds.items():

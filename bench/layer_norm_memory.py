@@ -9,13 +9,12 @@ python bench/layer_norm_memory.py
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from _memory import Peak
 from _rows import append
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from metronorm.norm import AddLayerNorm, LayerNorm
 
@@ -25,39 +24,6 @@ if TYPE_CHECKING:
     from metronorm.norm.checks import Save
 
 LAYERS, BATCH, TIME, WIDTH = 24, 8, 256, 768
-
-
-class Peak(TorchDispatchMode):
-    """Most bytes of storage alive at once, of tensors made inside."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now: int = 0
-        self.most: int = 0
-        self.seen: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> object:
-        result = func(*args, **(kwargs or {}))
-        for each in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(each, Tensor):
-                self.count(each)
-        return result
-
-    def count(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.seen:
-            return
-        self.seen.add(key)
-        self.now += size
-        self.most = max(self.most, self.now)
-        weakref.finalize(storage, self.forget, key, size)
-
-    def forget(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.now -= size
 
 
 class Unfused(nn.Module):

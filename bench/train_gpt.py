@@ -27,9 +27,10 @@ from metronorm.data.sampler import WindowSampler
 from metronorm.data.text import prepare
 from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
+from metronorm.optim import windows
 from metronorm.train import TrainConfig, training_preset
 from metronorm.train.machine import choose_allocator, keep_large_blocks
-from metronorm.train.trainer import Trainer
+from metronorm.train.trainer import Trainer, tokens_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +70,7 @@ def compare(name: str) -> None:
         tempfile.TemporaryDirectory() as folder,
         Clock(f"{folder}/run", progress=False) as clock,
     ):
-        windows = clock.ticks(batches, micro_batches=1)
+        ticks = clock.ticks(windows(batches, 1, count=tokens_of))
         for turn in range(ROUNDS + 1):
             keep_large_blocks(False)
             begin = time.perf_counter()
@@ -78,7 +79,7 @@ def compare(name: str) -> None:
             middle = time.perf_counter()
             keep_large_blocks(allocator == "keep")
             switched = time.perf_counter()
-            for window in itertools.islice(windows, STEPS):
+            for window in itertools.islice(ticks, STEPS):
                 ours.tick(clock, window)
             end = time.perf_counter()
             if turn:
@@ -121,11 +122,11 @@ def profile() -> None:
         tempfile.TemporaryDirectory() as folder,
         Clock(f"{folder}/run", progress=False) as clock,
     ):
-        windows = clock.ticks(batches, micro_batches=1)
-        for window in itertools.islice(windows, 3):
+        ticks = clock.ticks(windows(batches, 1, count=tokens_of))
+        for window in itertools.islice(ticks, 3):
             ours.tick(clock, window)
         with torch.profiler.profile() as found:
-            for window in itertools.islice(windows, 5):
+            for window in itertools.islice(ticks, 5):
                 ours.tick(clock, window)
     print(found.key_averages().table(sort_by="self_cpu_time_total", row_limit=25))
 

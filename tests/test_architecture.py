@@ -40,6 +40,16 @@ PUBLIC = {
         "replace_norms",
         "rms_norm",
     },
+    "metronorm.optim": {
+        "LearningRateSearch",
+        "Ticks",
+        "TicksAdam",
+        "TicksMuon",
+        "TicksSign",
+        "Window",
+        "find_learning_rate",
+        "windows",
+    },
     "metronorm.train": {"OptimizerConfig", "TrainConfig", "train", "training_preset"},
 }
 

@@ -17,14 +17,14 @@ from metronorm.clock import Clock
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
-LAYER_NORMALIZATION = ROOT / "docs" / "layer-normalization.md"
+PAGES = [ROOT / "docs" / "layer-normalization.md", ROOT / "docs" / "ticks.md"]
 
 
 def blocks(path: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", [README, LAYER_NORMALIZATION], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
 def test_python_snippets_run_and_print_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -48,16 +48,18 @@ def test_python_snippets_run_and_print_what_is_shown(
             assert out == output
 
 
-def test_the_plot_is_what_its_script_draws() -> None:
-    script = runpy.run_path(str(ROOT / "docs" / "plot_layer_normalization.py"))
+@pytest.mark.parametrize("name", ["layer_normalization", "ticks"])
+def test_the_plot_is_what_its_script_draws(name: str) -> None:
+    script = runpy.run_path(str(ROOT / "docs" / f"plot_{name}.py"))
     assert script["PATH"].read_text() == script["svg"]()
 
 
-def test_links_to_sections_of_a_page_exist() -> None:
-    page = LAYER_NORMALIZATION.read_text()
-    titles = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_to_sections_of_a_page_exist(page: Path) -> None:
+    text = page.read_text()
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-    links = re.findall(r"\]\(#([^)]*)\)", page)
+    links = re.findall(r"\]\(#([^)]*)\)", text)
     assert links
     assert set(links) <= anchors
 

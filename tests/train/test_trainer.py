@@ -11,8 +11,9 @@ from metronorm.clock import Clock, open_run
 from metronorm.errors import DivergenceError
 from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
+from metronorm.optim import Window, windows
 from metronorm.train import OptimizerConfig, TrainConfig
-from metronorm.train.trainer import Trainer
+from metronorm.train.trainer import Trainer, tokens_of
 
 CONFIG = TrainConfig(
     model=GPTConfig(vocab_size=11, context=8, layers=1, heads=2, width=8),
@@ -33,10 +34,14 @@ def beat(rows: int, length: int, seed: int) -> Beat:
     return tokens[:, :-1], tokens[:, 1:]
 
 
-def ticks(one: Trainer, run: Path, windows: list[list[Beat]]) -> list[float]:
+def window(beats: list[Beat]) -> Window[Beat]:
+    return next(windows(beats, len(beats), count=tokens_of))
+
+
+def ticks(one: Trainer, run: Path, batches: list[list[Beat]]) -> list[float]:
     with Clock(run, progress=False) as clock:
-        for window in clock.ticks(windows):
-            one.tick(clock, window)
+        for beats in clock.ticks(batches):
+            one.tick(clock, window(beats))
     return [row["loss"] for row in open_run(run).ticks().rows()]
 
 
@@ -45,8 +50,8 @@ def test_however_a_batch_is_split_the_update_is_the_same(tmp_path: Path, splits:
     whole, split = trainer(), trainer()
     batches = [beat(6, 8, seed) for seed in range(4)]
     edges = np.cumsum([0, *splits])
-    windows = [[(x[a:b], y[a:b]) for a, b in pairwise(edges)] for x, y in batches]
-    assert ticks(split, tmp_path / "split", windows) == pytest.approx(
+    parts = [[(x[a:b], y[a:b]) for a, b in pairwise(edges)] for x, y in batches]
+    assert ticks(split, tmp_path / "split", parts) == pytest.approx(
         ticks(whole, tmp_path / "whole", [[one] for one in batches]), rel=1e-6
     )
     for mine, theirs in zip(whole.model.parameters(), split.model.parameters(), strict=True):
@@ -56,10 +61,10 @@ def test_however_a_batch_is_split_the_update_is_the_same(tmp_path: Path, splits:
 def test_every_token_of_a_window_weighs_the_same(tmp_path: Path) -> None:
     """Beats of different length: the mean is over tokens, not over beats."""
     one = trainer()
-    window = [beat(1, 8, 1), beat(3, 2, 2)]
+    beats = [beat(1, 8, 1), beat(3, 2, 2)]
     with torch.no_grad():
-        sums = [one.model(torch.tensor(x), torch.tensor(y)).item() for x, y in window]
-    (loss,) = ticks(one, tmp_path / "run", [window])
+        sums = [one.model(torch.tensor(x), torch.tensor(y)).item() for x, y in beats]
+    (loss,) = ticks(one, tmp_path / "run", [beats])
     assert loss == pytest.approx(sum(sums) / (8 + 6), rel=1e-6)
     assert loss != pytest.approx((sums[0] / 8 + sums[1] / 6) / 2, rel=1e-4)
 
@@ -67,8 +72,9 @@ def test_every_token_of_a_window_weighs_the_same(tmp_path: Path) -> None:
 def test_the_record_of_a_tick(tmp_path: Path) -> None:
     one = trainer()
     with Clock(tmp_path / "run", progress=False) as clock:
-        for window in clock.ticks([beat(2, 8, 0), beat(2, 8, 1)], micro_batches=2):
-            one.tick(clock, window)
+        beats = windows([beat(2, 8, 0), beat(2, 8, 1)], 2, count=tokens_of)
+        for both in clock.ticks(beats):
+            one.tick(clock, both)
     (row,) = open_run(tmp_path / "run").ticks().rows()
     assert row["tokens"] == 32
     assert row["beats"] == 2
@@ -84,9 +90,9 @@ def test_clipping_bounds_the_gradient() -> None:
     """One step of plain gradient descent moves by the clipped norm times the learning rate."""
     one = trainer(replace(CONFIG, optimizer=replace(CONFIG.optimizer, clip=1e-3)))
     one.try_out(beat(2, 8, 0))
-    one.optimizer = torch.optim.SGD(one.model.parameters(), lr=1.0)  # type: ignore[assignment]
+    one.optimizer = torch.optim.SGD(one.model.parameters(), lr=1.0)
     before = [parameter.detach().clone() for parameter in one.model.parameters()]
-    norm = one._update(1.0, 1.0)
+    norm = one._update(one.optimizer, 1.0, 1.0)
     assert norm > 1e-3
     moved = sum(
         float((new.detach() - old).square().sum())

@@ -161,7 +161,8 @@ class Clock:
         """Iterate `loader`, one tick per turn of the loop body; the wait is the phase `data`.
 
         Args:
-            loader: any iterable of batches.
+            loader: any iterable of batches. A batch with an attribute `beats`, such as a window of
+                `metronorm.optim`, is recorded as that many.
             micro_batches: hand over a window, a list of that many batches, at each turn; the last
                 window of a loader may be shorter.
             total: stop after this tick (counted from the start of the run).
@@ -201,6 +202,7 @@ class Clock:
             with data:
                 if size is None:
                     taken = next(source, _NOTHING)
+                    self._beats = getattr(taken, "beats", 1)
                 else:
                     taken = list(itertools.islice(source, size))
                     self._beats = len(taken)

@@ -14,10 +14,14 @@ from metronorm.models.config import GPTConfig, preset
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter, 2019) and its schedule."""
+    """The optimizer and its schedule."""
 
+    name: Literal["adamw", "ticks", "ticks_sign", "ticks_muon", "ticks_adam"] = "adamw"
+    """Of metronorm.optim, or AdamW. ticks_muon: matrices by Muon, all else by AdamW."""
     learning_rate: float = 1e-3
     """Highest learning rate, reached after the warm-up."""
+    matrix_learning_rate: float = 0.02
+    """The same, of the matrices of ticks_muon."""
     schedule: Literal["cosine", "wsd", "constant"] = "cosine"
     """After the warm-up: down a cosine; wsd: flat, then linearly down over the last stretch."""
     warmup: float = 0.05
@@ -27,15 +31,18 @@ class OptimizerConfig:
     final: float = 0.05
     """Where the schedule ends, as a share of learning_rate."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of AdamW's first and second moment."""
+    """Decay of the first and second moment of adamw, ticks_adam and the AdamW in ticks_muon."""
+    momentum: float = 0.95
+    """Share of the accumulated gradient that ticks, ticks_sign and ticks_muon carry over."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices; vectors have none."""
     clip: float = 1.0
     """Largest norm of the gradient of a tick; 0 does not clip."""
 
     def __post_init__(self) -> None:
-        if not self.learning_rate > 0:
-            raise ConfigError("learning_rate must be above 0", got=repr(self.learning_rate))
+        for name in ("learning_rate", "matrix_learning_rate"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name} must be above 0", got=repr(getattr(self, name)))
         for name in ("warmup", "decay", "final"):
             _check_share(name, getattr(self, name))
         if self.warmup + self.decay > 1 and self.schedule == "wsd":
@@ -45,6 +52,8 @@ class OptimizerConfig:
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError("betas must be at least 0 and below 1", got=repr(self.betas))
+        if not 0 <= self.momentum < 1:
+            raise ConfigError("momentum must be at least 0 and below 1", got=repr(self.momentum))
         for name in ("weight_decay", "clip"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative", got=repr(getattr(self, name)))

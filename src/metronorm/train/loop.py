@@ -23,10 +23,11 @@ from metronorm.data.tokenizer import stream_decode
 from metronorm.errors import ConfigError, DataError, MetronormError, OutOfMemoryError, RunError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
+from metronorm.optim import windows
 from metronorm.train import checkpoint, machine
 from metronorm.train.plain import check_resumable, to_plain
 from metronorm.train.stop import Stop
-from metronorm.train.trainer import Trainer
+from metronorm.train.trainer import Trainer, tokens_of
 
 if TYPE_CHECKING:
     from metronorm.data.text import TextDataset
@@ -134,12 +135,8 @@ class _Training:
             if self.found:
                 clock.event("resume", checkpoint=self.found.path.name)
             due = None
-            for window in clock.ticks(
-                self.sampler,
-                micro_batches=config.micro_batches,
-                total=config.ticks,
-                initial=initial,
-            ):
+            beats = windows(self.sampler, config.micro_batches, count=tokens_of)
+            for window in clock.ticks(beats, total=config.ticks, initial=initial):
                 if due:  # only now is the record of that tick on the tape, so no kill parts them
                     self._save(clock, due)
                 self.trainer.tick(clock, window)

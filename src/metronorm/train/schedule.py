@@ -10,7 +10,12 @@ if TYPE_CHECKING:
 
 
 def learning_rate(config: OptimizerConfig, tick: int, ticks: int) -> float:
-    """Learning rate of tick `tick` (from 1) of `ticks`.
+    """Learning rate of tick `tick` (from 1) of `ticks`; see `share`."""
+    return config.learning_rate * share(config, tick, ticks)
+
+
+def share(config: OptimizerConfig, tick: int, ticks: int) -> float:
+    """Share of the highest learning rate at tick `tick` (from 1) of `ticks`.
 
     Rises linearly over the warm-up. Then `cosine` follows half a cosine down to the final share;
     `wsd` (warm-up, stable, decay: Hu et al., 2024, arXiv:2404.06395) stays and comes down linearly
@@ -18,12 +23,12 @@ def learning_rate(config: OptimizerConfig, tick: int, ticks: int) -> float:
     """
     warmup = math.ceil(config.warmup * ticks)
     if tick <= warmup:
-        return config.learning_rate * tick / warmup
+        return tick / warmup
     if config.schedule == "constant":
-        return config.learning_rate
+        return 1.0
     if config.schedule == "cosine":
         done = (tick - warmup) / max(1, ticks - warmup)
-        share = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        left = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
     else:
-        share = min(1.0, (ticks - tick) / max(1, math.ceil(config.decay * ticks)))
-    return config.learning_rate * (config.final + (1 - config.final) * share)
+        left = min(1.0, (ticks - tick) / max(1, math.ceil(config.decay * ticks)))
+    return config.final + (1 - config.final) * left

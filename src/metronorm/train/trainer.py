@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from metronorm.errors import DivergenceError
+from metronorm.optim.accumulator import Accumulator
 from metronorm.train.machine import Precision, autocast, choose_precision, untouched
-from metronorm.train.schedule import learning_rate
+from metronorm.train.optimizers import make_optimizer
+from metronorm.train.schedule import share
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +21,8 @@ if TYPE_CHECKING:
 
     from metronorm.clock import Clock
     from metronorm.models.gpt import GPT
-    from metronorm.train.config import OptimizerConfig, TrainConfig
+    from metronorm.optim import Window
+    from metronorm.train.config import TrainConfig
 
     Beat = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
@@ -44,7 +48,6 @@ class Trainer:
         trial: Beat | None = None,
     ) -> None:
         self.config, self.model, self.device = config, model, device
-        self.optimizer = adamw(model, config.optimizer, device)
         self._call = torch.compile(model) if config.compile else model
         if precision is None:
             assert trial is not None
@@ -52,7 +55,12 @@ class Trainer:
                 precision = choose_precision(lambda tried: self.try_out(trial, tried), device)
         self.precision = precision
 
-    def tick(self, clock: Clock, window: list[Beat]) -> None:
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Made for the first tick, so that it sees no gradient of what is tried out before."""
+        return make_optimizer(self.model, self.config.optimizer, self.device)
+
+    def tick(self, clock: Clock, window: Window[Beat]) -> None:
         """Accumulate the gradient of the window's mean loss, then update.
 
         Every token of the window weighs the same, however the micro-batches divide them.
@@ -60,34 +68,39 @@ class Trainer:
         Raises:
             DivergenceError: the loss or the gradient is not finite; the parameters are untouched.
         """
-        tokens = sum(targets.size for _, targets in window)
-        loss = 0.0
-        for inputs, targets in window:
+        loss, optimizer = 0.0, self.optimizer
+        for (inputs, targets), weight in window:
             with clock.phase("forward"), autocast(self.device, self.precision):
-                share = self._call(self._put(inputs), self._put(targets)) / tokens
+                part = self._call(self._put(inputs), self._put(targets)) * weight
             with clock.phase("backward"):
-                share.backward()
-                loss += share.item()
+                part.backward()
+                loss += part.item()
         with clock.phase("update"):
-            rate = learning_rate(self.config.optimizer, clock.tick, self.config.ticks)
-            norm = self._update(rate, loss)
-        clock.log(loss=loss, tokens=tokens, learning_rate=rate, gradient_norm=norm)
+            now = share(self.config.optimizer, clock.tick, self.config.ticks)
+            norm = self._update(optimizer, now, loss)
+        rate = now * self.config.optimizer.learning_rate
+        clock.log(loss=loss, tokens=window.count, learning_rate=rate)
+        if norm is not None:
+            clock.log(gradient_norm=norm)
 
-    def _update(self, rate: float, loss: float) -> float:
-        clip = self.config.optimizer.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            self.optimizer.zero_grad()
-            raise DivergenceError(
-                "loss and gradient must stay finite",
-                got=f"loss {loss}, gradient norm {norm}",
-                fix="a lower --optimizer.learning-rate or a longer --optimizer.warmup",
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return norm
+    def _update(self, optimizer: torch.optim.Optimizer, share: float, loss: float) -> float | None:
+        """Step at this share of the learning rates; the gradient's norm, where it is known."""
+        if not math.isfinite(loss):
+            raise diverged(f"loss {loss}")
+        for group in optimizer.param_groups:
+            group["lr"] = share * group.setdefault("initial_lr", group["lr"])
+        norm = None
+        if not isinstance(optimizer, Accumulator):
+            clip = self.config.optimizer.clip or math.inf
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
+            if not math.isfinite(norm):
+                raise diverged(f"loss {loss}, gradient norm {norm}")
+        try:
+            optimizer.step()
+        except DivergenceError as error:
+            raise diverged(f"loss {loss}, a gradient with {error.got}") from None
+        optimizer.zero_grad()
+        return norm if norm is not None else getattr(optimizer, "gradient_norm", None)
 
     @torch.no_grad()
     def evaluate(self, beats: Iterable[Beat]) -> float:
@@ -112,19 +125,16 @@ class Trainer:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
 
-def adamw(model: GPT, config: OptimizerConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and none on vectors."""
-    parameters = list(model.parameters())
-    groups = [
-        {
-            "params": [p for p in parameters if p.dim() >= 2],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=config.betas,
-        fused=device.type in ("cpu", "cuda"),
+def tokens_of(beat: Beat) -> int:
+    """How many tokens the summed loss of a micro-batch is over."""
+    _, targets = beat
+    return int(targets.size)
+
+
+def diverged(got: str) -> DivergenceError:
+    """What a user of the command line can do about it."""
+    return DivergenceError(
+        "loss and gradient must stay finite",
+        got=got,
+        fix="a lower --optimizer.learning-rate or a longer --optimizer.warmup",
     )

@@ -1,0 +1,161 @@
+"""The learning rate range test: every tick a little faster, until the loss shows what is too fast.
+
+    search = find_learning_rate(model, optimizer, windows(batches, 4, count), summed_loss)
+    print(search.suggestion, search.reasons)
+    search.figure().show()
+
+Smith, 2017, arXiv:1506.01186, with rates that grow exponentially and one step per window.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as distributed
+
+from metronorm.errors import ConfigError, DataError, DivergenceError
+from metronorm.optim.accumulator import Accumulator
+from metronorm.optim.learning_rate_search import LearningRateSearch, diverged, read
+from metronorm.optim.restoring import restoring
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+    from metronorm.optim.windows import Window
+
+LEAST_TICKS = 10
+SMOOTHED_SHARE = 1 / 20  # of the ticks: what the moving average reaches back over
+
+
+def find_learning_rate(
+    model: nn.Module,
+    optimizer: Optimizer,
+    windows: Iterable[Window[Any]],
+    loss: Callable[[nn.Module, Any], Tensor],
+    *,
+    lowest: float = 1e-6,
+    highest: float = 1.0,
+    ticks: int = 100,
+) -> LearningRateSearch:
+    """Train for `ticks` windows, from `lowest` to `highest`, and tell where the loss fell; undo it.
+
+    Afterwards parameters, buffers, gradients, the optimizer and torch's random state are bitwise
+    what they were, also after an exception; that takes one more copy of them. Not undone: the
+    windows that were taken from `windows`, and what `loss` changes elsewhere.
+
+    A search ends early when the loss diverges. The model is run in the mode it is in (`train()` or
+    `eval()`). What the training loop does beside (clipping, for example) should be done by the
+    optimizer or by its hooks; a GradScaler cannot take part. Where torch.distributed is
+    initialized, all ranks call this, and the losses are averaged over them.
+
+    Args:
+        model: to be trained, where it stands.
+        optimizer: any of torch's interface whose `step()` needs no closure. Its param groups keep
+            the ratios of their learning rates.
+        windows: from `metronorm.optim.windows`.
+        loss: the *summed* loss of a batch: `loss(model, batch)`.
+        lowest: learning rate of the first param group at the first tick.
+        highest: at the last.
+        ticks: how many learning rates to try, evenly spaced on a log scale.
+
+    Returns:
+        The curve, a suggestion and the reasons for it.
+
+    Raises:
+        ConfigError: an argument that cannot work.
+        DataError: fewer than 10 windows.
+        DivergenceError: the loss is not finite before the first step.
+    """
+    _check(optimizer, lowest, highest, ticks)
+    rates = [lowest * (highest / lowest) ** (tick / (ticks - 1)) for tick in range(ticks)]
+    with restoring(model, optimizer):
+        return _search(model, optimizer, windows, loss, rates)
+
+
+def _check(optimizer: Optimizer, lowest: float, highest: float, ticks: int) -> None:
+    if not 0 < lowest < highest < math.inf:
+        raise ConfigError(
+            "learning rates must rise from above 0", got=f"lowest={lowest!r}, highest={highest!r}"
+        )
+    if isinstance(ticks, bool) or not isinstance(ticks, int) or ticks < LEAST_TICKS:
+        raise ConfigError(f"ticks must be at least {LEAST_TICKS}", got=repr(ticks))
+    if not optimizer.param_groups[0]["lr"] > 0:
+        raise ConfigError(
+            "the first param group must have a learning rate for the others to keep their ratio to",
+            got=repr(optimizer.param_groups[0]["lr"]),
+            fix="lr above 0, and no scheduler's warmup before the search",
+        )
+
+
+def _search(
+    model: nn.Module,
+    optimizer: Optimizer,
+    windows: Iterable[Window[Any]],
+    loss: Callable[[nn.Module, Any], Tensor],
+    rates: list[float],
+) -> LearningRateSearch:
+    groups = optimizer.param_groups
+    ratios = [float(group["lr"]) / float(groups[0]["lr"]) for group in groups]
+    horizon = max(2.0, SMOOTHED_SHARE * len(rates))  # ticks
+    losses: list[float] = []
+    smoothed: list[float] = []
+    average, stopped = 0.0, False
+    for rate, window in zip(rates, windows, strict=False):
+        for group, ratio in zip(groups, ratios, strict=True):
+            _set(group, rate * ratio)
+        try:
+            value = _beats(model, optimizer, window, loss)
+            stopped = not math.isfinite(value)
+            if not stopped:
+                losses.append(value)
+                average += (value - average) / horizon
+                smoothed.append(average / (1 - (1 - 1 / horizon) ** len(losses)))
+                stopped = diverged(smoothed)
+            if stopped:
+                break
+            optimizer.step()
+        except DivergenceError:
+            stopped = True
+            break
+    if stopped and not losses:
+        raise DivergenceError("the loss must be finite before the first step of the search")
+    if not stopped and len(losses) < LEAST_TICKS:
+        raise DataError(
+            f"a search takes at least {LEAST_TICKS} windows, one per learning rate",
+            got=str(len(losses)),
+            fix="more batches, or fewer of them in a window",
+        )
+    return read(rates, losses, smoothed, stopped, horizon)
+
+
+def _set(group: dict[str, Any], rate: float) -> None:
+    lr = group["lr"]  # a tensor in optimizers that are compiled or captured
+    group["lr"] = torch.full_like(lr, rate) if isinstance(lr, torch.Tensor) else rate
+
+
+def _beats(
+    model: nn.Module,
+    optimizer: Optimizer,
+    window: Window[Any],
+    loss: Callable[[nn.Module, Any], Tensor],
+) -> float:
+    """Accumulate the gradient of a window; returns its loss, on all ranks."""
+    optimizer.zero_grad()  # of no effect on what our optimizers carry
+    ours = optimizer if isinstance(optimizer, Accumulator) else None
+    total: Tensor | float = 0.0
+    for batch, weight in window:
+        weighted = weight * loss(model, batch)
+        weighted.backward()
+        if ours and ours._limits.max_beat_norm is not None:
+            ours.fold()
+        total = total + weighted.detach().to(torch.promote_types(weighted.dtype, torch.float32))
+    if distributed.is_available() and distributed.is_initialized():
+        total = torch.as_tensor(total)
+        distributed.all_reduce(total)
+        total /= round(window.weight * window.count)  # ranks if gradients are averaged, 1 if added
+    return float(total)

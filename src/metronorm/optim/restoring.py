@@ -1,0 +1,94 @@
+"""Train for a while and undo it: for trials on a model that is in the middle of its training."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.optim import Optimizer
+
+from metronorm.optim.accumulator import Accumulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import nn
+
+
+@contextlib.contextmanager
+def restoring(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
+    """Afterwards, also after an exception, all is what it was: the same objects, bitwise as before.
+
+    All is parameters, their gradients, buffers, the modules' modes, the optimizer with its state
+    and param groups, and torch's random state on the CPU and on the devices that hold any of
+    these. It takes one more copy of the tensors. Other attributes of modules are not undone.
+    """
+    parameters = list(model.parameters())
+    parameters += [each for group in optimizer.param_groups for each in group["params"]]
+    modes = [(module, module.training) for module in model.modules()]
+    gradients = [(each, each.grad) for each in parameters]
+    found: dict[int, Any] = {}
+    _find([parameters, [each for _, each in gradients]], found)
+    _find([module._buffers for module in model.modules()], found)
+    _find([optimizer, optimizer.state, optimizer.param_groups], found)
+    held = [each.hold_versions() for each in found.values() if isinstance(each, Accumulator)]
+    copies = [(each, _copy(each)) for each in found.values() if not isinstance(each, Optimizer)]
+    with _random_state({each.device for each in found.values() if isinstance(each, torch.Tensor)}):
+        try:
+            yield
+        finally:
+            for each, copy in copies:
+                _put_back(each, copy)
+            for parameter, gradient in gradients:
+                parameter.grad = gradient
+            for module, mode in modes:
+                module.training = mode
+            for put_back in held:
+                put_back()
+
+
+def _find(value: Any, found: dict[int, Any]) -> None:
+    """Collect, once each, what can change in place and can be reached from a value."""
+    if id(value) in found or (isinstance(value, torch.Tensor) and _expanded(value)):
+        return
+    if isinstance(value, torch.Tensor | dict | list | Optimizer):
+        found[id(value)] = value
+    if isinstance(value, Optimizer):  # can be in another one that wraps it
+        _find(vars(value), found)
+    elif isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            _find(each, found)
+
+
+def _expanded(tensor: torch.Tensor) -> bool:
+    """Whether elements share their memory: then nothing can change it in place, nor put it back."""
+    if tensor.layout is not torch.strided:
+        return False
+    return any(not step and n > 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
+def _copy(value: Any) -> Any:
+    """The contents of a tensor; which objects are in a dictionary or list."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().clone()
+    return dict(value) if isinstance(value, dict) else list(value)
+
+
+@torch.no_grad()
+def _put_back(value: Any, copy: Any) -> None:
+    if isinstance(value, torch.Tensor):
+        value.copy_(copy)
+    elif isinstance(value, dict):
+        for key in [key for key in value if key not in copy]:
+            del value[key]
+        value.update(copy)
+    else:
+        value[:] = copy
+
+
+def _random_state(devices: set[torch.device]) -> contextlib.AbstractContextManager[None]:
+    accelerator = torch.accelerator.current_accelerator()
+    kind = "cuda" if accelerator is None else accelerator.type
+    devices = {device for device in devices if device.type == kind}
+    return torch.random.fork_rng(list(devices), device_type=kind)

@@ -1,0 +1,154 @@
+"""Ticks: gradient descent with momentum whose only state is the gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from metronorm.errors import ConfigError
+from metronorm.optim import checks
+from metronorm.optim.accumulator import Accumulator
+from metronorm.optim.blocks import add, blocks
+from metronorm.optim.limits import Limits, check_norm, clip_factor, total_norm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metronorm.optim.accumulator import Entry
+    from metronorm.optim.limits import OnNonfinite
+    from metronorm.optim.state import Group
+
+Scaling = Literal["sum", "mean", "amplified"]
+
+
+class Ticks(Accumulator):
+    """Momentum over ticks: `c = momentum * c + (sum of the window's gradients)`; `p -= lr * c`.
+
+    `.grad` is `c`. After a tick it is multiplied by the momentum instead of zeroed, and the beats
+    of the next window are added to it by autograd: parameters and gradients are all the memory
+    there is. The updates are those of `torch.optim.SGD` (heavy ball: Polyak, 1964).
+
+    With beats whose losses carry the weights of `metronorm.optim.windows`, a window of any number
+    of beats makes the update of the one big batch, to rounding.
+
+    Args:
+        params: parameters, or groups of them with hyper-parameters of their own.
+        lr: learning rate.
+        momentum: share of `c` that stays after a tick, in [0, 1).
+        weight_decay: coupled: added to `c` once per window, as a gradient of `weight_decay / 2 p²`.
+        decoupled: let the weight decay shrink the parameters by `lr * weight_decay` instead
+            (Loshchilov & Hutter, 2019).
+        scaling: of the update. "sum": `lr * c`. "mean": `lr * (1 - momentum) * c`, the moving
+            average of the gradients. "amplified": `lr * c / (1 - momentum)`; in a steady state that
+            is `1 / (1 - momentum)²` times the gradient, 100 times at 0.9.
+        maximize: go up instead of down.
+        foreach: use torch's multi-tensor operations; None: on accelerators.
+        max_grad_norm: clip the gradient of every window, exactly, to this 2-norm (one more buffer).
+        max_beat_norm: clip what every beat adds to the sum; needs `fold()` after each (one more
+            buffer).
+        max_update_norm: clip the update, before the learning rate; the sum is not changed, and no
+            buffer is needed.
+        on_nonfinite: "raise" leaves the parameters as they were and says so; "skip" drops the whole
+            window (one more buffer); None does not look. Looking reads `c` once more.
+        stochastic_rounding: round bfloat16 parameters at random, so that no update is lost.
+
+    Raises:
+        ConfigError: hyper-parameters or parameters that cannot work.
+
+    Half-precision parameters have their sums in float32. Complex parameters work as in SGD.
+    """
+
+    _own = Accumulator._own | {"_max_update_norm"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        scaling: Scaling = "sum",
+        *,
+        decoupled: bool = False,
+        maximize: bool = False,
+        foreach: bool | None = None,
+        max_grad_norm: float | None = None,
+        max_beat_norm: float | None = None,
+        max_update_norm: float | None = None,
+        on_nonfinite: OnNonfinite | None = "raise",
+        stochastic_rounding: bool = False,
+    ) -> None:
+        check_norm("max_update_norm", max_update_norm)
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "scaling": scaling,
+            "decoupled": decoupled,
+            "maximize": maximize,
+            "foreach": foreach,
+            "stochastic_rounding": stochastic_rounding,
+        }
+        self._max_update_norm = max_update_norm
+        super().__init__(params, defaults, Limits(max_grad_norm, max_beat_norm, on_nonfinite))
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        if group["foreach"] and group["stochastic_rounding"]:
+            raise ConfigError("stochastic_rounding is done tensor by tensor", got="foreach=True")
+        checks.check_choice(group, "scaling", ("sum", "mean", "amplified"))
+
+    def _move_all(self, window: list[Entry]) -> None:
+        self._clip = 1.0
+        if self._max_update_norm is not None:
+            norms = []
+            for group, parameters, sums in self._groups(window):
+                for parameter, carried in zip(parameters, sums, strict=True):
+                    add_decay(group, parameter, carried)
+                norms.append(scale(group) * float(total_norm(sums)))
+            self._clip = clip_factor(math.hypot(*norms), self._max_update_norm)
+        super()._move_all(window)
+
+    def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
+        momentum, rate = float(group["momentum"]), float(group["lr"])
+        alpha = rate * scale(group) * self._clip * (1 if group["maximize"] else -1)
+        kept = 1 - rate * group["weight_decay"] if group["decoupled"] else 1.0
+        coupled = self._max_update_norm is None
+        if use_foreach(group, parameters):
+            for parameter, carried in zip(parameters, sums, strict=True):
+                if coupled:
+                    add_decay(group, parameter, carried)
+            if kept != 1:
+                torch._foreach_mul_(parameters, kept)
+            torch._foreach_add_(parameters, sums, alpha=alpha)
+            torch._foreach_mul_(sums, momentum)
+            return
+        for parameter, carried in zip(parameters, sums, strict=True):
+            for p, c in blocks(parameter, carried):
+                if coupled:
+                    add_decay(group, p, c)
+                add(p, c, alpha, kept=kept, stochastic=group["stochastic_rounding"])
+                c.mul_(momentum)
+
+
+def add_decay(group: Group, parameter: Tensor, carried: Tensor) -> None:
+    """Coupled weight decay: a gradient like any other."""
+    decay = group["weight_decay"]
+    if decay and not group["decoupled"]:
+        carried.add_(parameter, alpha=-decay if group["maximize"] else decay)
+
+
+def scale(group: Group) -> float:
+    """What `scaling` multiplies the sum by."""
+    kept = 1 - float(group["momentum"])
+    return {"sum": 1.0, "mean": kept, "amplified": 1 / kept}[group["scaling"]]
+
+
+def use_foreach(group: Group, parameters: list[Tensor]) -> bool:
+    """Whether to sweep over all tensors at once: one launch instead of many."""
+    if group["foreach"] is not None:
+        return bool(group["foreach"])
+    return not group["stochastic_rounding"] and all(
+        parameter.device.type != "cpu" for parameter in parameters
+    )

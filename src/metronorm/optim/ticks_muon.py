@@ -1,0 +1,233 @@
+"""TicksMuon: matrices move along the orthogonalised accumulated gradient."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.optim.adam import adam
+
+from metronorm.errors import ConfigError
+from metronorm.optim import checks
+from metronorm.optim.accumulator import Accumulator
+from metronorm.optim.blocks import add, blocks, local, spread
+from metronorm.optim.limits import Limits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metronorm.optim.accumulator import Entry
+    from metronorm.optim.limits import OnNonfinite
+    from metronorm.optim.state import Group
+
+Method = Literal["muon", "ticks", "adamw"]
+AdjustLr = Literal["original", "match_rms_adamw"]
+
+# Of Jordan et al.: they maximize the slope at zero.
+NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ADAM_EPS = 1e-8
+
+
+class TicksMuon(Accumulator):
+    """Muon (Jordan et al., 2024) for matrices, `Ticks` or AdamW for everything else.
+
+    The update of a matrix is its accumulated gradient `c`, which is `.grad` as in `Ticks`, with all
+    singular values brought near one. Equal to `torch.optim.Muon(nesterov=False)`, in two thirds of
+    the memory. Which parameters are what is said by groups; embeddings, output heads and vectors
+    are better off with AdamW:
+
+        TicksMuon([
+            {"params": matrices},
+            {"params": rest, "method": "adamw", "lr": 3e-3, "weight_decay": 0.0},
+        ], lr=0.02)
+
+    Args:
+        params: parameters, or groups of them with hyper-parameters of their own; real.
+        lr: learning rate.
+        momentum: share of `c` that stays after a tick, in [0, 1); not of "adamw".
+        weight_decay: decoupled: shrinks the parameters by `lr * weight_decay`.
+        method: of a group. "muon": matrices only. "ticks": `p -= lr * c`. "adamw": exact; its
+            gradients are kept apart from the moments, so it saves nothing.
+        ns_steps: Newton-Schulz iterations, in bfloat16.
+        eps: least norm to divide a matrix by before them.
+        adjust_lr_fn: "original" multiplies lr by `sqrt(max(1, rows / columns))`; "match_rms_adamw"
+            by `0.2 * sqrt(max(rows, columns))` (Liu et al., 2025, arXiv:2502.16982).
+        betas: of "adamw".
+        nesterov: must be False. Nesterov's step needs the window's gradient as well as the sum, and
+            once added to the sum it cannot be told apart from it.
+        max_grad_norm: as in `Ticks`.
+        on_nonfinite: as in `Ticks`.
+
+    Raises:
+        ConfigError: hyper-parameters or parameters that cannot work.
+    """
+
+    _state_names = Accumulator._state_names | {"exp_avg", "exp_avg_sq", "step"}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        *,
+        method: Method = "muon",
+        ns_steps: int = 5,
+        eps: float = 1e-7,
+        adjust_lr_fn: AdjustLr = "original",
+        betas: tuple[float, float] = (0.9, 0.95),
+        nesterov: bool = False,
+        max_grad_norm: float | None = None,
+        on_nonfinite: OnNonfinite | None = "raise",
+    ) -> None:
+        if nesterov:
+            raise ConfigError(
+                "nesterov must be False: its step needs the window's gradient beside the sum it is "
+                "part of",
+                got="nesterov=True",
+                fix="torch.optim.Muon, at the price of one more buffer",
+            )
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "method": method,
+            "ns_steps": ns_steps,
+            "eps": eps,
+            "adjust_lr_fn": adjust_lr_fn,
+            "betas": betas,
+        }
+        super().__init__(params, defaults, Limits(max_grad_norm, None, on_nonfinite))
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        checks.check_real(group, "TicksMuon")
+        checks.check_choice(group, "method", ("muon", "ticks", "adamw"))
+        checks.check_choice(group, "adjust_lr_fn", ("original", "match_rms_adamw"))
+        checks.check_number(group, "eps")
+        checks.check_number(group, "ns_steps", 1, 100)
+        if not isinstance(group["ns_steps"], int):
+            raise ConfigError("ns_steps must be a whole number", got=repr(group["ns_steps"]))
+        checks.check_betas(group)
+        if group["method"] == "muon":
+            for parameter in checks.tensors(group):
+                if parameter.ndim != 2:
+                    raise ConfigError(
+                        "muon takes matrices",
+                        got=f"a parameter of shape {tuple(parameter.shape)}",
+                        fix='a group with method="adamw" for it',
+                    )
+
+    def _fold(self, window: list[Entry]) -> None:
+        super()._fold(_folding(window))
+
+    def _move_all(self, window: list[Entry]) -> None:
+        super()._move_all(_folding(window))
+        for group in self.param_groups:
+            entries = [entry for entry in window if entry.group is group]
+            if entries and group["method"] == "adamw":
+                self._adamw(group, entries)
+
+    def _carry(self, window: list[Entry]) -> None:
+        super()._carry(_folding(window))
+        for entry in window:
+            if entry.group["method"] == "adamw":
+                entry.parameter.grad = None
+
+    def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
+        momentum, rate = float(group["momentum"]), float(group["lr"])
+        if group["method"] == "ticks":
+            updates, rates = sums, [rate] * len(sums)
+        else:
+            updates = orthogonalized(sums, group["ns_steps"], group["eps"])
+            rates = [rate * _adjustment(group["adjust_lr_fn"], each.shape) for each in sums]
+        kept = 1 - rate * group["weight_decay"]
+        for parameter, carried, update, each in zip(parameters, sums, updates, rates, strict=True):
+            for p, c, u in blocks(parameter, carried, update):
+                add(p, u, -each, kept=kept)
+                c.mul_(momentum)
+
+    def _adamw(self, group: Group, entries: list[Entry]) -> None:
+        parameters = [local(entry.parameter).detach() for entry in entries]
+        exact = [p.float() if p.dtype.itemsize < 4 else p for p in parameters]
+        states = []
+        for entry in entries:
+            state = self.state[entry.parameter]
+            if not state:
+                state["exp_avg"] = torch.zeros_like(entry.newest)
+                state["exp_avg_sq"] = torch.zeros_like(entry.newest)
+                state["step"] = torch.tensor(0.0)
+            states.append(state)
+        adam(
+            exact,
+            [local(entry.newest) for entry in entries],
+            [local(state["exp_avg"]) for state in states],
+            [local(state["exp_avg_sq"]) for state in states],
+            [],
+            [state["step"] for state in states],
+            fused=all(p.device.type == "cpu" for p in exact),
+            decoupled_weight_decay=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=float(group["lr"]),
+            weight_decay=group["weight_decay"],
+            eps=ADAM_EPS,
+            maximize=False,
+        )
+        for parameter, result in zip(parameters, exact, strict=True):
+            if result is not parameter:
+                parameter.copy_(result)
+
+
+def _folding(window: list[Entry]) -> list[Entry]:
+    return [entry for entry in window if entry.group["method"] != "adamw"]
+
+
+def _adjustment(name: AdjustLr, shape: torch.Size) -> float:
+    rows, columns = shape
+    if name == "original":
+        return math.sqrt(max(1, rows / columns))
+    return 0.2 * math.sqrt(max(rows, columns))
+
+
+def orthogonalized(matrices: list[Tensor], steps: int, eps: float) -> list[Tensor]:
+    """Each matrix with its singular values brought near one, by Newton-Schulz in bfloat16.
+
+    Matrices of one shape are multiplied together. Those that are spread over ranks are gathered,
+    and the result is spread the same way.
+
+    Args:
+        matrices: each (rows, columns).
+        steps: iterations.
+        eps: least norm to divide by.
+
+    Returns:
+        bfloat16, of the same shapes.
+    """
+    whole = [getattr(matrix, "full_tensor", lambda matrix=matrix: matrix)() for matrix in matrices]
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(whole):
+        by_shape.setdefault(matrix.shape, []).append(index)
+    results: list[Tensor] = list(whole)
+    for indices in by_shape.values():
+        stack = torch.stack([whole[index] for index in indices]).bfloat16()
+        for index, result in zip(indices, _newton_schulz(stack, steps, eps), strict=True):
+            results[index] = result
+    for index, matrix in enumerate(matrices):
+        if local(matrix) is not matrix:
+            results[index] = spread(results[index], matrix)
+    return results
+
+
+def _newton_schulz(x: Tensor, steps: int, eps: float) -> Tensor:  # (batch, rows, columns)
+    a, b, c = NS_COEFFICIENTS
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

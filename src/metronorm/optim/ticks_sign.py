@@ -1,0 +1,72 @@
+"""TicksSign: the sign of the accumulated gradient."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from metronorm.optim import checks
+from metronorm.optim.accumulator import Accumulator
+from metronorm.optim.blocks import add, blocks
+from metronorm.optim.limits import Limits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from metronorm.optim.limits import OnNonfinite
+    from metronorm.optim.state import Group
+
+
+class TicksSign(Accumulator):
+    """Signum (Bernstein et al., 2018, arXiv:1802.04434): `p -= lr * sign(c)`.
+
+    `c = momentum * c + (sum of the window's gradients)` is `.grad`, as in `Ticks`.
+
+    Args:
+        params: parameters, or groups of them; real.
+        lr: how far every element of a parameter moves at a tick.
+        momentum: share of `c` that stays after a tick, in [0, 1).
+        weight_decay: decoupled: shrinks the parameters by `lr * weight_decay`.
+        maximize: go up instead of down.
+        max_grad_norm: as in `Ticks`; so are all further arguments.
+        max_beat_norm: as in `Ticks`.
+        on_nonfinite: as in `Ticks`.
+        stochastic_rounding: as in `Ticks`.
+
+    Raises:
+        ConfigError: hyper-parameters or parameters that cannot work.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float | Tensor,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        maximize: bool = False,
+        max_grad_norm: float | None = None,
+        max_beat_norm: float | None = None,
+        on_nonfinite: OnNonfinite | None = "raise",
+        stochastic_rounding: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "maximize": maximize,
+            "stochastic_rounding": stochastic_rounding,
+        }
+        super().__init__(params, defaults, Limits(max_grad_norm, max_beat_norm, on_nonfinite))
+
+    def _check(self, group: Group) -> None:
+        super()._check(group)
+        checks.check_real(group, "TicksSign")
+
+    def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
+        momentum, rate = float(group["momentum"]), float(group["lr"])
+        kept = 1 - rate * group["weight_decay"]
+        alpha, stochastic = rate if group["maximize"] else -rate, group["stochastic_rounding"]
+        for parameter, carried in zip(parameters, sums, strict=True):
+            for p, c in blocks(parameter, carried):
+                add(p, c.sign(), alpha, kept=kept, stochastic=stochastic)
+                c.mul_(momentum)

@@ -1,0 +1,247 @@
+"""Windows: the beats of every tick, with the weight that makes them one big batch.
+
+The mean loss of a batch is a sum over its tokens, divided by their number. However that sum is
+split into beats, each beat's sum must be divided by the number of tokens of *all* of them, on all
+ranks; the mean of the beats' means is something else as soon as they differ in size. So the number
+must be known before the first backward pass: a window is read whole before it is handed over.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+import torch
+import torch.distributed as distributed
+
+from metronorm.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
+
+FAILED = -1  # instead of a number of beats
+
+
+class Window(Generic[T]):
+    """The beats of one tick; iterate for pairs of a batch and the weight of its *summed* loss.
+
+    Attributes:
+        beats: how many there are on this rank.
+        count: of tokens (or whatever is counted) in all beats on all ranks.
+        weight: 1 / count, times the number of ranks where gradients are averaged over them.
+    """
+
+    def __init__(self, batches: list[T], count: int, weight: float, done: int = 0) -> None:
+        self.beats, self.count, self.weight = len(batches), count, weight
+        self._batches, self._done = batches, done
+
+    def __len__(self) -> int:
+        return self.beats
+
+    def __iter__(self) -> Iterator[tuple[T, float]]:
+        """Beats that have not been handed out yet: all, but after a resume inside the window."""
+        while self._done < self.beats:
+            self._done += 1
+            yield self._batches[self._done - 1], self.weight
+
+    @property
+    def done(self) -> int:
+        """Beats handed out so far."""
+        return self._done
+
+
+class _Windows(Iterator[Window[T]]):
+    """What `windows` returns: an iterator whose place can be saved and restored."""
+
+    def __init__(
+        self,
+        batches: Iterable[T],
+        micro_batches: int,
+        count: Callable[[T], int],
+        ranks: Literal["mean", "sum"],
+        process_group: ProcessGroup | None,
+    ) -> None:
+        if ranks not in ("mean", "sum"):
+            raise ConfigError('ranks must be "mean" or "sum"', got=repr(ranks))
+        self._skip = 0  # beats of the next window that were done before a resume
+        self.micro_batches = micro_batches
+        self._size = micro_batches  # that the last window was read with
+        self._batches, self._count, self._ranks, self._group = batches, count, ranks, process_group
+        self._source: Iterator[T] | None = None
+        self._window: Window[T] | None = None
+        self._number = 0  # windows handed out
+        self._begin = self._place()
+
+    @property
+    def micro_batches(self) -> int:
+        """Beats in a window, from the next one on."""
+        return self._micro_batches
+
+    @micro_batches.setter
+    def micro_batches(self, value: int) -> None:
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError("micro_batches must be at least 1", got=repr(value))
+        if self._skip and value != self._size:
+            raise _begun(value, self._skip, self._size)
+        self._micro_batches = value
+
+    def __len__(self) -> int:
+        return -(-len(self._batches) // self.micro_batches)  # type: ignore[arg-type]
+
+    def __next__(self) -> Window[T]:
+        if self._source is None:
+            self._source = iter(self._batches)
+        self._begin = self._place()
+        self._size = self.micro_batches
+        try:
+            batches = list(itertools.islice(self._source, self._size))
+            count = sum(self._counted(batch) for batch in batches)
+        except Exception:
+            self._over_ranks(0, FAILED)  # the others wait for this rank's counts
+            raise
+        total, world = self._over_ranks(count, len(batches))
+        if not batches:
+            raise StopIteration
+        if total == 0:
+            raise DataError(
+                "a window must hold at least one token",
+                got=f"0 in the {len(batches)} beats of window {self._number + 1}",
+                fix="leave batches without tokens out, or more micro_batches",
+            )
+        self._number += 1
+        weight = (world if self._ranks == "mean" else 1) / total
+        self._window = Window(batches, total, weight, self._skip)
+        self._skip = 0
+        return self._window
+
+    def _counted(self, batch: T) -> int:
+        count = self._count(batch)
+        try:
+            whole = int(count)
+        except (TypeError, ValueError, OverflowError):
+            whole = -1
+        if whole != count or whole < 0:
+            raise DataError("count must give a whole number of tokens", got=repr(count))
+        return whole
+
+    def _over_ranks(self, count: int, beats: int) -> tuple[int, int]:
+        """Tokens on all ranks, and the number of ranks."""
+        if not distributed.is_available() or not distributed.is_initialized():
+            return count, 1
+        world = distributed.get_world_size(self._group)
+        backend = distributed.get_backend(self._group)
+        device = torch.accelerator.current_accelerator() if backend == "nccl" else None
+        mine = torch.tensor([count, beats], device=device)
+        gathered = [torch.empty_like(mine) for _ in range(world)]
+        distributed.all_gather(gathered, mine, group=self._group)
+        counts, numbers = torch.stack(gathered).T.tolist()
+        if FAILED in numbers and beats != FAILED:
+            raise DataError(
+                "every rank must have its batches",
+                got=f"an error on rank {numbers.index(FAILED)} in window {self._number + 1}",
+            )
+        if len(set(numbers)) > 1 and beats != FAILED:
+            raise DataError(
+                "every rank must have as many beats in a window",
+                got=f"{numbers} in window {self._number + 1}",
+                fix="a sampler that pads or drops the last batches alike on all ranks",
+            )
+        return sum(counts), world
+
+    # --- resume ---------------------------------------------------------------------------------
+
+    def _place(self) -> Any:
+        state_dict = getattr(self._batches, "state_dict", None)
+        return state_dict() if state_dict else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where this stands: which window, and how many of its beats were handed out.
+
+        `batches` holds the state of the batches at the beginning of the window, if they have a
+        `state_dict`; otherwise they must be brought there by hand before going on: that is
+        `windows * micro_batches` after their start, if every window so far was of that size.
+        """
+        window = self._window
+        if window is None or window.done == window.beats:  # between two windows
+            return self._state(
+                self._number, self._skip, self._begin if self._skip else self._place()
+            )
+        return self._state(self._number - 1, window.done, self._begin)
+
+    def _state(self, number: int, done: int, place: Any) -> dict[str, Any]:
+        return {
+            "windows": number,
+            "beats": done,
+            "micro_batches": self._size if done else self.micro_batches,
+            "batches": place,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where another stood; in the middle of a window with its first beat not yet done.
+
+        Raises:
+            ConfigError: no such state, or one from the middle of a window of another size.
+        """
+        try:
+            number, done, size = (state[name] for name in ("windows", "beats", "micro_batches"))
+        except KeyError as error:
+            raise ConfigError(
+                "the state of windows must hold their place", got=f"no {error}"
+            ) from None
+        if done and size != self.micro_batches:
+            raise _begun(self.micro_batches, done, size)
+        load = getattr(self._batches, "load_state_dict", None)
+        if load and state.get("batches") is not None:
+            load(state["batches"])
+        self._number, self._skip, self._size = number, done, size
+        self._source = self._window = None
+        self._begin = state.get("batches")
+
+
+def _begun(micro_batches: int, done: int, size: int) -> ConfigError:
+    return ConfigError(
+        "a window that has begun keeps its size",
+        got=f"micro_batches={micro_batches}, after {done} of {size} beats",
+        fix=f"micro_batches={size}",
+    )
+
+
+def windows(
+    batches: Iterable[T],
+    micro_batches: int,
+    count: Callable[[T], int],
+    *,
+    ranks: Literal["mean", "sum"] = "mean",
+    process_group: ProcessGroup | None = None,
+) -> _Windows[T]:
+    """The beats of every tick, `micro_batches` at a time; the last window can have fewer.
+
+        for window in windows(batches, micro_batches=4, count=lambda batch: batch.tokens):
+            for batch, weight in window:
+                (weight * summed_loss(model, batch)).backward()
+            optimizer.step()
+
+    Args:
+        batches: of this rank. If it has `state_dict` and `load_state_dict`, so have the windows.
+        micro_batches: beats in a window; set as an attribute, it holds from the next window on.
+        count: how many tokens (targets that count, samples, ...) the *sum* of a batch's loss is
+            over.
+        ranks: what happens to gradients between ranks. "mean": they are averaged (DDP, FSDP2), so
+            the weight is the number of ranks times larger. "sum": they are added.
+        process_group: whose ranks share a window; by default all, where torch.distributed is
+            initialized. Each calls this in step; the counts are exchanged once per window.
+
+    Returns:
+        An iterator of `Window`, with `state_dict()` and `load_state_dict()`.
+
+    Raises:
+        ConfigError: an argument that cannot work.
+        DataError: from the iterator: a window without tokens, or ranks with different numbers of
+            beats.
+    """
+    return _Windows(batches, micro_batches, count, ranks, process_group)

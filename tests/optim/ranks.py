@@ -1,0 +1,336 @@
+"""One of several processes that train a model on beats of their own: ddp|fsdp RANK WORLD STORE.
+
+Every case must end with the parameters that one process gets from the one big batch of all of them,
+in float64, to rounding. The process says how large each difference is, and fails if one is larger.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import sys
+import traceback
+from contextlib import nullcontext
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import distributed, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from metronorm.errors import ConfigError, DataError, DivergenceError
+from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign, windows
+from tests.optim.plan import ADAM, Plan, alone, alone_with_squares, make_model, make_optimizer, rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from torch import Tensor
+
+    Case = Callable[[], float | None]
+
+FAMILY, RANK, WORLD = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+ROUNDING = 1e-14  # of parameters near one, after a few hundred additions
+CLIP = 1.0  # many windows' gradients are longer
+SKIP = {"on_nonfinite": "skip"}
+PLAN = Plan(WORLD)
+
+
+# --- training -------------------------------------------------------------------------------------
+
+
+def ddp(plan: Plan = PLAN, **options: Any) -> Any:
+    unused = plan.unused is not None
+    return DistributedDataParallel(make_model(), find_unused_parameters=unused, **options)
+
+
+def fsdp(*, deep: bool = False, mesh: Any = None) -> Any:
+    """Gathered layer by layer, or all parameters together."""
+    model = make_model()
+    for layer in (model.inner, model.side) if deep else ():
+        fully_shard(layer, mesh=mesh)
+    return fully_shard(model, mesh=mesh)
+
+
+def reducing(model: Any, now: bool) -> Any:
+    """Whether gradients go between the ranks in the next backward()."""
+    if isinstance(model, DistributedDataParallel):
+        return nullcontext() if now else model.no_sync()
+    model.set_requires_gradient_sync(now)
+    return nullcontext()
+
+
+def beats_of(plan: Plan, begin: int = 0, **options: Any) -> Any:
+    return windows(plan.of_rank(RANK)[begin:], plan.beats, rows, **options)
+
+
+def train(
+    model: Any,
+    optimizer: Any,
+    beats: Any,
+    *,
+    no_sync: bool = False,
+    take: bool = False,
+    stop: int | None = None,
+) -> None:
+    """To the end, or for `stop` beats, and the tick if a window ends there.
+
+    With `no_sync` gradients are reduced at a window's last beat only; with `take` the model's are
+    taken away after every tick.
+    """
+    done = 0
+    for window in beats:
+        for batch, weight in window:
+            with reducing(model, not no_sync or window.done == window.beats):
+                (weight * model(batch)).backward()
+            done += 1
+            if done == stop and window.done < window.beats:
+                return
+        optimizer.step()
+        if take:
+            model.zero_grad()
+        if done == stop:
+            return
+
+
+def far(model: nn.Module, wanted: list[Tensor]) -> float:
+    """The largest difference of an element."""
+    found = [p.detach() for p in model.parameters()]
+    found = [p.full_tensor() if hasattr(p, "full_tensor") else p for p in found]
+    return max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True))
+
+
+def refused(error: type[Exception], call: Callable[[], Any], part: str) -> None:
+    try:
+        call()
+    except error as refusal:
+        if part not in str(refusal):
+            raise
+    else:
+        raise AssertionError(f"no {error.__name__}")
+
+
+# --- cases ----------------------------------------------------------------------------------------
+
+
+def sgd(
+    wrap: Callable[[], Any],
+    plan: Plan = PLAN,
+    *,
+    clip: float | None = None,
+    options: Mapping[str, Any] = {},
+    **loop: Any,
+) -> float:
+    """Ticks on all ranks, and SGD in one process."""
+    model = wrap()
+    optimizer = make_optimizer(Ticks, model, max_grad_norm=clip, **options)
+    train(model, optimizer, beats_of(plan), **loop)
+    return far(model, alone(plan, clip=clip))
+
+
+def itself(wrap: Callable[[], Any], kind: Any, **options: Any) -> float:
+    """The optimizer on all ranks and in one process.
+
+    The sums differ by 1e-16. Where they are rounded, to bfloat16 (Muon) or to a sign, that shows in
+    one of 1e13 elements; so the tolerance is that of the others.
+    """
+    model = wrap()
+    train(model, make_optimizer(kind, model, **options), beats_of(PLAN))
+    return far(model, alone(PLAN, kind, **options))
+
+
+WAYS = {  # to save and load the state of an optimizer
+    "state_dict": (
+        lambda model, optimizer: optimizer.state_dict(),
+        lambda model, optimizer, state: optimizer.load_state_dict(state),
+    ),
+    "checkpoint": (get_optimizer_state_dict, set_optimizer_state_dict),
+    "gathered checkpoint": (
+        partial(get_optimizer_state_dict, options=StateDictOptions(full_state_dict=True)),
+        partial(set_optimizer_state_dict, options=StateDictOptions(full_state_dict=True)),
+    ),
+}
+RESUMES = [  # tick and beat inside the first window, inside another, between two
+    ("state_dict", 0, 1, CLIP),
+    ("state_dict", 5, 1, None),
+    ("state_dict", 5, 1, CLIP),
+    ("checkpoint", 0, 1, None),
+    ("checkpoint", 5, 1, None),
+    ("checkpoint", 5, 1, CLIP),
+    ("checkpoint", 6, 0, None),
+    ("gathered checkpoint", 6, 0, None),
+    ("gathered checkpoint", 6, 0, CLIP),
+]
+
+
+def resumed(
+    wrap: Callable[[], Any], way: str, tick: int, beat: int, clip: float | None = None, **loop: Any
+) -> float:
+    """Saved there, and gone on with by a new model and optimizer."""
+    save, load = WAYS[way]
+    plan = Plan(WORLD, ticks=10)
+    model, beats = wrap(), beats_of(plan)
+    optimizer = make_optimizer(Ticks, model, max_grad_norm=clip)
+    train(model, optimizer, beats, stop=tick * plan.beats + beat, **loop)
+    file = io.BytesIO()
+    torch.save((model.state_dict(), save(model, optimizer), beats.state_dict()), file)
+    file.seek(0)
+    of_model, of_optimizer, of_beats = torch.load(file)
+    model, beats = wrap(), beats_of(plan, of_beats["windows"] * plan.beats)
+    optimizer = make_optimizer(Ticks, model, max_grad_norm=clip, lr=0.7)
+    model.load_state_dict(of_model)
+    load(model, optimizer, of_optimizer)
+    beats.load_state_dict(of_beats)
+    train(model, optimizer, beats, **loop)
+    return far(model, alone(plan, clip=clip))
+
+
+def infinite(wrap: Callable[[], Any]) -> float:
+    """An error on every rank, which leaves the parameters alone."""
+    model, plan = wrap(), Plan(WORLD, spike=19)
+    train_it = partial(train, model, make_optimizer(Ticks, model), beats_of(plan))
+    refused(DivergenceError, train_it, "finite")
+    return far(model, alone(plan))
+
+
+def shorter(by: int) -> None:
+    """The first rank runs out of beats; none waits for it for ever."""
+    beats = windows(PLAN.of_rank(RANK)[: -by if RANK == 0 else None], PLAN.beats, rows)
+    numbers = [PLAN.beats - by] + [PLAN.beats] * (WORLD - 1)
+    refused(DataError, lambda: list(beats), f"{numbers} in window {PLAN.ticks}")
+
+
+def of_both(wrap: Callable[[], Any]) -> Iterator[tuple[str, Case]]:
+    yield "TicksSign", partial(itself, wrap, TicksSign, lr=0.01)
+    yield "TicksMuon", partial(itself, wrap, TicksMuon)
+    yield "max_update_norm", partial(itself, wrap, Ticks, max_update_norm=0.3)
+    yield "infinite", partial(infinite, wrap)
+    for clip in (None, CLIP):
+        yield f"skip {clip=}", partial(sgd, wrap, Plan(WORLD, spike=7), clip=clip, options=SKIP)
+    for by in (1, PLAN.beats):
+        yield f"{by} beats less", partial(shorter, by)
+    for how in RESUMES:
+        yield f"resumed {how}", partial(resumed, wrap, *how)
+
+
+def cases_of_ddp() -> Iterator[tuple[str, Case]]:
+    switches = itertools.product((None, "every", "first"), (False, True))
+    loops = (
+        (False, False, None),
+        (False, True, None),
+        (True, False, None),
+        (True, True, CLIP),
+    )
+    for (unused, view), (no_sync, take, clip) in itertools.product(switches, loops):
+        plan = Plan(WORLD, unused)
+        wrap = partial(ddp, plan, gradient_as_bucket_view=view)
+        name = f"{unused=} {view=} {no_sync=} {take=} {clip=}"
+        yield name, partial(sgd, wrap, plan, clip=clip, no_sync=no_sync, take=take)
+    yield "static graph", partial(sgd, partial(ddp, static_graph=True))
+    yield "small buckets", partial(sgd, partial(ddp, bucket_cap_mb=1e-4))
+    yield "summed between ranks", summed_by_hook
+    yield "no_sync, resumed", partial(resumed, ddp, "state_dict", 5, 1, no_sync=True)
+    view = partial(ddp, gradient_as_bucket_view=True)
+    for way in ("state_dict", "checkpoint"):
+        yield f"view, resumed by {way}", partial(resumed, view, way, 5, 1)
+    for unused, no_sync in itertools.product((None, "first"), (False, True)):
+        yield f"TicksAdam {unused=} {no_sync=}", partial(adam, Plan(WORLD, unused), no_sync)
+    alone_of_many = partial(TicksAdam, make_model().parameters())
+    yield "TicksAdam alone", partial(refused, ConfigError, alone_of_many, "process_group")
+    yield from of_both(ddp)
+
+
+def adam(plan: Plan, no_sync: bool) -> float:
+    model = ddp(plan)
+    optimizer = TicksAdam(model.parameters(), **ADAM, process_group=distributed.group.WORLD)
+    train(model, optimizer, beats_of(plan), no_sync=no_sync)
+    return far(model, alone_with_squares(plan))
+
+
+def summed_by_hook() -> float:
+    """What is summed over ranks must be apart from what each of them carries."""
+
+    def add(_state, bucket):  # torch compares annotations, if there are any
+        work = distributed.all_reduce(bucket.buffer(), async_op=True)
+        return work.get_future().then(lambda future: future.value()[0])
+
+    model = ddp()
+    model.register_comm_hook(None, add)
+    optimizer = make_optimizer(Ticks, model)
+    train(model, optimizer, beats_of(PLAN, ranks="sum"), no_sync=True, take=True)
+    return far(model, alone(PLAN))
+
+
+def cases_of_fsdp() -> Iterator[tuple[str, Case]]:
+    for unused, deep, no_sync, clip in (
+        (None, True, False, None),
+        (None, True, True, CLIP),
+        (None, False, True, None),
+        ("every", True, False, None),
+        ("every", False, False, CLIP),
+        ("every", False, True, None),
+    ):
+        plan, wrap = Plan(WORLD, unused), partial(fsdp, deep=deep)
+        name = f"{unused=} {deep=} {no_sync=} {clip=}"
+        yield name, partial(sgd, wrap, plan, clip=clip, no_sync=no_sync)
+    yield "take", partial(sgd, fsdp, take=True)
+    yield "foreach", partial(sgd, fsdp, options={"foreach": True})
+    for shape in ((1, WORLD), (WORLD, 1)):
+        mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copies", "shards"))
+        wrap, plan = partial(fsdp, mesh=mesh), Plan(WORLD, spike=7)
+        yield f"mesh of {shape}", partial(sgd, wrap, plan, options=SKIP, clip=CLIP)
+    yield "summed between ranks", summed_between_shards
+    group = distributed.group.WORLD
+    sharded = partial(TicksAdam, fsdp().parameters(), process_group=group)
+    yield "TicksAdam", partial(refused, ConfigError, sharded, "DTensor")
+    yield from of_both(fsdp)
+
+
+def summed_between_shards() -> float:
+    model = fsdp()
+    model.set_gradient_divide_factor(1.0)
+    train(model, make_optimizer(Ticks, model), beats_of(PLAN, ranks="sum"))
+    return far(model, alone(PLAN))
+
+
+# --- one after the other --------------------------------------------------------------------------
+
+
+def main() -> None:
+    failed = []
+    for name, case in {"ddp": cases_of_ddp, "fsdp": cases_of_fsdp}[FAMILY]():
+        try:
+            found = case()
+            print(f"{found} {name}")
+            if found is not None and not found < ROUNDING:
+                failed.append(f"{name}: {found}")
+        except Exception as error:  # goes on with the next, and fails in the end
+            if not failed:
+                traceback.print_exc()
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+store = distributed.FileStore(sys.argv[4], WORLD)
+distributed.init_process_group(
+    "gloo", store=store, rank=RANK, world_size=WORLD, timeout=timedelta(seconds=30)
+)
+try:
+    main()
+    # Who leaves first closes the connections on which another may still be receiving.
+    store.set(f"finished {RANK}", "")
+    store.wait([f"finished {rank}" for rank in range(WORLD)])
+finally:
+    distributed.destroy_process_group()
