@@ -89,7 +89,8 @@ def test_model_zero_grad_after_a_step_changes_little(kind: Any) -> None:
 def test_model_zero_grad_after_a_step_is_exactly_sgd() -> None:
     """Bitwise, with many beats in a window: the order of summation is that of SGD."""
     given, other = replay.parameters(), replay.parameters()
-    replay.replay(Ticks(given.values(), 0.01), given, history(200), after=lambda: drop(given))
+    optimizer = Ticks(given.values(), 0.01, foreach=False)
+    replay.replay(optimizer, given, history(200), after=lambda: drop(given))
     replay.replay_torch(SGD(other.values(), 0.01, 0.9), other, history(200))
     assert same(given, other)
 

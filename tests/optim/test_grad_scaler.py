@@ -96,7 +96,7 @@ def test_windows_that_overflow_were_never_there(kind: Any, overflows: tuple[int,
 @pytest.mark.parametrize("overflows", [(), (2,)])
 def test_clipping_what_was_unscaled(overflows: tuple[int, ...]) -> None:
     given, other = Net(FP32), Net(FP32)
-    optimizer = Ticks(given.parameters(), 0.02)
+    optimizer = Ticks(given.parameters(), 0.02, foreach=False)
     scaled_run(given, optimizer, overflows=overflows, clip=0.5)
     plain_run(other, SGD(other.parameters(), 0.02, 0.9), without=overflows, clip=0.5)
     assert equal(given, other)

@@ -50,7 +50,8 @@ def test_a_windows_gradient_is_clipped_as_by_torch(options: dict[str, Any]) -> N
 
 def test_a_limit_that_is_never_reached_changes_nothing() -> None:
     given, other = replay.parameters(), replay.parameters()
-    replay.replay(Ticks(given.values(), 0.01, max_grad_norm=math.inf), given, history(30))
+    optimizer = Ticks(given.values(), 0.01, max_grad_norm=math.inf, foreach=False)
+    replay.replay(optimizer, given, history(30))
     replay.replay_torch(SGD(other.values(), 0.01, 0.9), other, history(30))
     assert same(given, other)
 
@@ -186,7 +187,7 @@ def test_the_update_is_bounded_and_the_sum_left_alone(
 ) -> None:
     """Tick by tick, beside an optimizer without the limit that goes on from the same state."""
     given, other = replay.parameters(), replay.parameters()
-    lr, options = 1e-3, {"scaling": scaling, "weight_decay": decay}
+    lr, options = 1e-3, {"scaling": scaling, "weight_decay": decay, "foreach": False}
     bounded = Ticks(given.values(), lr, max_update_norm=largest, **options)
     plain = Ticks(other.values(), lr, **options)
     moves = []

@@ -49,7 +49,8 @@ LOOPS = pytest.mark.parametrize("loop", [train, train_in_place])
 
 def test_closures() -> None:
     given, other = Net(), Net()
-    ours, sgd = Ticks(given.parameters(), **OPTIONS), SGD(other.parameters(), **OPTIONS)
+    ours = Ticks(given.parameters(), **OPTIONS, foreach=False)
+    sgd = SGD(other.parameters(), **OPTIONS)
     for seed in range(20):
         batch, losses = replay.draw_batch(8, seed), []
         for model, optimizer in ((given, ours), (other, sgd)):
@@ -105,7 +106,8 @@ def test_hooks_are_called_around_a_step() -> None:
 )
 def test_learning_rate_schedules(schedule: Any, loop: Any) -> None:
     given, other = Net(), Net()
-    ours, sgd = Ticks(given.parameters(), **OPTIONS), SGD(other.parameters(), **OPTIONS)
+    ours = Ticks(given.parameters(), **OPTIONS, foreach=False)
+    sgd = SGD(other.parameters(), **OPTIONS)
     got, want = loop(given, ours, 40, schedule(ours)), train(other, sgd, 40, schedule(sgd))
     assert same(got, want)
     assert ours.param_groups[0]["lr"] == sgd.param_groups[0]["lr"] != OPTIONS["lr"]

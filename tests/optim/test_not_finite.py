@@ -67,7 +67,7 @@ def test_every_kind_raises(kind: Any, wrong: float) -> None:
 @pytest.mark.parametrize("ticks", [{0}, {7}, {0, 1, 4, 19}])
 def test_skipped_windows_were_never_there(ticks: set[int], wrong: float) -> None:
     given, other = replay.parameters(), replay.parameters()
-    optimizer = Ticks(given.values(), 0.01, on_nonfinite="skip")
+    optimizer = Ticks(given.values(), 0.01, on_nonfinite="skip", foreach=False)
     replay.replay(optimizer, given, spoilt(history(20), ticks, wrong))
     seen = [beats for tick, beats in enumerate(history(20)) if tick not in ticks]
     replay.replay_torch(SGD(other.values(), 0.01, 0.9), other, seen)

@@ -165,7 +165,7 @@ def test_three_methods_in_one_optimizer_are_three_optimizers() -> None:
     replay.replay(TicksMuon(groups, 0.01, 0.9), given, history(50, FP32))
     taken: list[torch.optim.Optimizer] = [
         TicksMuon([other[name] for name in names["muon"]], 0.01, 0.9),
-        Ticks([other[name] for name in names["ticks"]], 0.01, 0.9),
+        Ticks([other[name] for name in names["ticks"]], 0.01, 0.9, foreach=False),
         TicksMuon([other[name] for name in names["adamw"]], 0.01, method="adamw"),
     ]
     for beats in history(50, FP32):

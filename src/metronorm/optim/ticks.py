@@ -10,7 +10,7 @@ import torch
 from metronorm.errors import ConfigError
 from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import add, blocks
+from metronorm.optim.blocks import add, blocks, local
 from metronorm.optim.limits import Limits, check_norm, clip_factor, total_norm
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ class Ticks(Accumulator):
             average of the gradients. "amplified": `lr * c / (1 - momentum)`; in a steady state that
             is `1 / (1 - momentum)²` times the gradient, 100 times at 0.9.
         maximize: go up instead of down.
-        foreach: use torch's multi-tensor operations; None: on accelerators.
+        foreach: True takes torch's multi-tensor operations, False goes tensor by tensor, and both
+            round as SGD does; None is what is fastest.
         max_grad_norm: clip the gradient of every window, exactly, to this 2-norm (one more buffer).
         max_beat_norm: clip what every beat adds to the sum; needs `fold()` after each (one more
             buffer).
@@ -114,22 +115,62 @@ class Ticks(Accumulator):
         momentum, rate = float(group["momentum"]), float(group["lr"])
         alpha = rate * scale(group) * self._clip * (1 if group["maximize"] else -1)
         kept = 1 - rate * group["weight_decay"] if group["decoupled"] else 1.0
-        coupled = self._max_update_norm is None
-        if use_foreach(group, parameters):
-            for parameter, carried in zip(parameters, sums, strict=True):
-                if coupled:
-                    add_decay(group, parameter, carried)
+        decay = 0.0 if group["decoupled"] or self._max_update_norm else group["weight_decay"]
+        if kept == 1 and can_fuse(group, parameters, sums):
+            fused_move(parameters, sums, alpha, momentum, decay)
+        elif group["foreach"] or (group["foreach"] is None and on_accelerators(parameters)):
+            if decay:
+                torch._foreach_add_(sums, parameters, alpha=-decay if group["maximize"] else decay)
             if kept != 1:
                 torch._foreach_mul_(parameters, kept)
             torch._foreach_add_(parameters, sums, alpha=alpha)
             torch._foreach_mul_(sums, momentum)
-            return
-        for parameter, carried in zip(parameters, sums, strict=True):
-            for p, c in blocks(parameter, carried):
-                if coupled:
-                    add_decay(group, p, c)
-                add(p, c, alpha, kept=kept, stochastic=group["stochastic_rounding"])
-                c.mul_(momentum)
+        else:
+            for parameter, carried in zip(parameters, sums, strict=True):
+                for p, c in blocks(parameter, carried):
+                    if decay:
+                        add_decay(group, p, c)
+                    add(p, c, alpha, kept=kept, stochastic=group["stochastic_rounding"])
+                    c.mul_(momentum)
+
+
+def fused_move(
+    parameters: list[Tensor], sums: list[Tensor], alpha: float, momentum: float, decay: float
+) -> None:
+    """`c = momentum * (c + decay * p)`, `p += alpha / momentum * c`, in one sweep of torch's SGD.
+
+    Given c as gradient and as buffer, that computes `c = m * c + (1 - dampening) * (c + d * p)`.
+    """
+    half = 0.5 if decay else 0.0  # of c; so that `decay` comes in, and 1 - half is exact
+    torch._fused_sgd_(
+        [local(each) for each in parameters],
+        [local(each) for each in sums],
+        [local(each) for each in sums],
+        weight_decay=2 * momentum * decay,
+        momentum=momentum - half,
+        lr=-alpha / momentum,
+        dampening=1 - half,
+        nesterov=False,
+        maximize=False,
+        is_first_step=False,
+    )
+
+
+def can_fuse(group: Group, parameters: list[Tensor], sums: list[Tensor]) -> bool:
+    """Whether `fused_move` can take a group."""
+    first = local(parameters[0])
+    return (
+        group["foreach"] is None
+        and not group["stochastic_rounding"]
+        and not group["maximize"]
+        and group["momentum"] >= 0.5
+        and first.device.type in ("cpu", "cuda")
+        and first.is_floating_point()
+        and all(
+            part.dtype == first.dtype and part.device == first.device and part.is_contiguous()
+            for part in map(local, (*parameters, *sums))
+        )
+    )
 
 
 def add_decay(group: Group, parameter: Tensor, carried: Tensor) -> None:
@@ -145,10 +186,6 @@ def scale(group: Group) -> float:
     return {"sum": 1.0, "mean": kept, "amplified": 1 / kept}[group["scaling"]]
 
 
-def use_foreach(group: Group, parameters: list[Tensor]) -> bool:
-    """Whether to sweep over all tensors at once: one launch instead of many."""
-    if group["foreach"] is not None:
-        return bool(group["foreach"])
-    return not group["stochastic_rounding"] and all(
-        parameter.device.type != "cpu" for parameter in parameters
-    )
+def on_accelerators(parameters: list[Tensor]) -> bool:
+    """Whether none is on the processor, where a sweep over all tensors leaves the caches."""
+    return all(parameter.device.type != "cpu" for parameter in parameters)
