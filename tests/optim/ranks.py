@@ -29,7 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from metronorm.errors import ConfigError, DataError, DivergenceError
+from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign, windows
 from tests.optim.plan import ADAM, Plan, alone, alone_with_squares, make_model, make_optimizer, rows
 
@@ -171,6 +171,7 @@ RESUMES = [  # tick and beat inside the first window, inside another, between tw
     ("checkpoint", 6, 0, None),
     ("gathered checkpoint", 6, 0, None),
     ("gathered checkpoint", 6, 0, CLIP),
+    ("gathered checkpoint", 5, 1, CLIP),
 ]
 
 
@@ -211,6 +212,30 @@ def shorter(by: int) -> None:
     refused(DataError, lambda: list(beats), f"{numbers} in window {PLAN.ticks}")
 
 
+def unreadable() -> None:
+    """One rank has an error of its own; the others are told instead of waiting for it."""
+
+    def rows_or_error(batch: Any) -> int:
+        if RANK == 0:
+            raise KeyError("targets")
+        return rows(batch)
+
+    beats = windows(PLAN.of_rank(RANK), PLAN.beats, rows_or_error)
+    told = (KeyError, "targets") if RANK == 0 else (DataError, "an error on rank 0 in window 1")
+    refused(told[0], lambda: next(beats), told[1])
+
+
+def without_its_window(wrap: Callable[[], Any]) -> None:
+    """As torch's checkpoints on disk leave it: they know only what a new optimizer has."""
+    model, beats = wrap(), beats_of(PLAN)
+    optimizer = make_optimizer(Ticks, model, max_grad_norm=CLIP)
+    train(model, optimizer, beats, stop=5 * PLAN.beats + 1)
+    state = optimizer.state_dict()
+    for values in state["state"].values():
+        values.pop("window", None)
+    refused(CheckpointError, partial(optimizer.load_state_dict, state), "middle of a window")
+
+
 def of_both(wrap: Callable[[], Any]) -> Iterator[tuple[str, Case]]:
     yield "TicksSign", partial(itself, wrap, TicksSign, lr=0.01)
     yield "TicksMuon", partial(itself, wrap, TicksMuon)
@@ -220,6 +245,8 @@ def of_both(wrap: Callable[[], Any]) -> Iterator[tuple[str, Case]]:
         yield f"skip {clip=}", partial(sgd, wrap, Plan(WORLD, spike=7), clip=clip, options=SKIP)
     for by in (1, PLAN.beats):
         yield f"{by} beats less", partial(shorter, by)
+    yield "unreadable", unreadable
+    yield "without its window", partial(without_its_window, wrap)
     for how in RESUMES:
         yield f"resumed {how}", partial(resumed, wrap, *how)
 
@@ -291,6 +318,7 @@ def cases_of_fsdp() -> Iterator[tuple[str, Case]]:
         wrap, plan = partial(fsdp, mesh=mesh), Plan(WORLD, spike=7)
         yield f"mesh of {shape}", partial(sgd, wrap, plan, options=SKIP, clip=CLIP)
     yield "summed between ranks", summed_between_shards
+    yield "bfloat16", half_precision
     group = distributed.group.WORLD
     sharded = partial(TicksAdam, fsdp().parameters(), process_group=group)
     yield "TicksAdam", partial(refused, ConfigError, sharded, "DTensor")
@@ -302,6 +330,24 @@ def summed_between_shards() -> float:
     model.set_gradient_divide_factor(1.0)
     train(model, make_optimizer(Ticks, model), beats_of(PLAN, ranks="sum"))
     return far(model, alone(PLAN))
+
+
+def half_precision() -> None:
+    """Parameters in bfloat16, in place: their sums are float32."""
+    model = fully_shard(nn.Linear(8, 4, dtype=torch.bfloat16))
+    optimizer = Ticks(model.parameters(), 2.0**-6, momentum=0.5)
+    before = [p.detach().clone() for p in model.parameters()]
+    for _ in range(2):
+        for _ in range(256):  # in bfloat16, 1 + 2**-9 is 1
+            model(torch.full((1, 8), 2.0**-9, dtype=torch.bfloat16)).sum().backward()
+        sums = [p.grad for p in model.parameters()]
+        optimizer.step()
+    for parameter, c, old in zip(model.parameters(), sums, before, strict=True):
+        assert c is parameter.grad is optimizer.state[parameter]["accumulated"]
+        assert c.dtype == torch.float32
+        wanted = 256 * (2.0**-9 if parameter.ndim == 2 else 1.0) * 1.5  # the second tick's
+        assert bool((c.full_tensor() == wanted / 2).all()), c
+        assert not torch.equal(parameter.full_tensor(), old.full_tensor())
 
 
 # --- one after the other --------------------------------------------------------------------------

@@ -15,6 +15,8 @@ from metronorm.optim.blocks import add, blocks, local, spread
 from metronorm.optim.limits import Limits
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
     from metronorm.optim.accumulator import Entry
@@ -27,6 +29,7 @@ AdjustLr = Literal["original", "match_rms_adamw"]
 # Of Jordan et al.: they maximize the slope at zero.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADAM_EPS = 1e-8
+ELEMENTS = 1 << 21  # of the matrices that are multiplied at once, unless two have more
 
 
 class TicksMuon(Accumulator):
@@ -136,17 +139,18 @@ class TicksMuon(Accumulator):
                 entry.parameter.grad = None
 
     def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
-        momentum, rate = float(group["momentum"]), float(group["lr"])
-        if group["method"] == "ticks":
-            updates, rates = sums, [rate] * len(sums)
-        else:
-            updates = orthogonalized(sums, group["ns_steps"], group["eps"])
-            rates = [rate * _adjustment(group["adjust_lr_fn"], each.shape) for each in sums]
-        kept = 1 - rate * group["weight_decay"]
-        for parameter, carried, update, each in zip(parameters, sums, updates, rates, strict=True):
-            for p, c, u in blocks(parameter, carried, update):
-                add(p, u, -each, kept=kept)
-                c.mul_(momentum)
+        momentum, lr = float(group["momentum"]), float(group["lr"])
+        kept = 1 - lr * group["weight_decay"]
+        for indices in together(sums):
+            some = [sums[index] for index in indices]
+            updates, rate = some, lr
+            if group["method"] == "muon":
+                updates = orthogonalized(some, group["ns_steps"], group["eps"])
+                rate = lr * _adjustment(group["adjust_lr_fn"], some[0].shape)
+            for index, carried, update in zip(indices, some, updates, strict=True):
+                for p, c, u in blocks(parameters[index], carried, update):
+                    add(p, u, -rate, kept=kept)
+                    c.mul_(momentum)
 
     def _adamw(self, group: Group, entries: list[Entry]) -> None:
         parameters = [local(entry.parameter).detach() for entry in entries]
@@ -192,33 +196,37 @@ def _adjustment(name: AdjustLr, shape: torch.Size) -> float:
     return 0.2 * math.sqrt(max(rows, columns))
 
 
+def together(matrices: list[Tensor]) -> Iterator[list[int]]:
+    """Which matrices to multiply at once: of one shape, and few enough to take little memory."""
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, matrix in enumerate(matrices):
+        by_shape.setdefault(matrix.shape, []).append(index)
+    for shape, indices in by_shape.items():
+        most = max(2, ELEMENTS // max(1, shape.numel()))  # one alone keeps no two cores busy
+        for begin in range(0, len(indices), most):
+            yield indices[begin : begin + most]
+
+
 def orthogonalized(matrices: list[Tensor], steps: int, eps: float) -> list[Tensor]:
     """Each matrix with its singular values brought near one, by Newton-Schulz in bfloat16.
 
-    Matrices of one shape are multiplied together. Those that are spread over ranks are gathered,
-    and the result is spread the same way.
+    Matrices that are spread over ranks are gathered, and the results are spread the same way.
 
     Args:
-        matrices: each (rows, columns).
+        matrices: of one shape, (rows, columns).
         steps: iterations.
         eps: least norm to divide by.
 
     Returns:
-        bfloat16, of the same shapes.
+        bfloat16, of the same shape.
     """
     whole = [getattr(matrix, "full_tensor", lambda matrix=matrix: matrix)() for matrix in matrices]
-    by_shape: dict[torch.Size, list[int]] = {}
-    for index, matrix in enumerate(whole):
-        by_shape.setdefault(matrix.shape, []).append(index)
-    results: list[Tensor] = list(whole)
-    for indices in by_shape.values():
-        stack = torch.stack([whole[index] for index in indices]).bfloat16()
-        for index, result in zip(indices, _newton_schulz(stack, steps, eps), strict=True):
-            results[index] = result
-    for index, matrix in enumerate(matrices):
-        if local(matrix) is not matrix:
-            results[index] = spread(results[index], matrix)
-    return results
+    stack = torch.stack([matrix.bfloat16() for matrix in whole])
+    results = list(_newton_schulz(stack, steps, eps))
+    return [
+        result if local(matrix) is matrix else spread(result, matrix)
+        for result, matrix in zip(results, matrices, strict=True)
+    ]
 
 
 def _newton_schulz(x: Tensor, steps: int, eps: float) -> Tensor:  # (batch, rows, columns)
