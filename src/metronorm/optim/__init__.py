@@ -1,10 +1,12 @@
 """Ticks as accumulated gradient: optimizers whose state is the running sum of gradients.
 
-optimizer = Ticks(model.parameters(), lr=0.1, momentum=0.9)
-for window in windows(batches, micro_batches=4, count=tokens_of):
-for batch, weight in window:
-(weight * summed_loss(model, batch)).backward()  # added to the sum, which is .grad
-optimizer.step()
+The loop, whatever the model:
+
+    optimizer = Ticks(model.parameters(), lr=0.1, momentum=0.9)
+    for window in windows(batches, micro_batches=4, count=tokens_of):
+        for batch, weight in window:
+            (weight * summed_loss(model, batch)).backward()  # added to the sum, which is .grad
+        optimizer.step()
 """
 
 from metronorm.optim.find_learning_rate import find_learning_rate

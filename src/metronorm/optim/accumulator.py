@@ -293,7 +293,8 @@ class Accumulator(Sums):
 
     def _fold(self, window: list[Entry]) -> None:
         if not self._apart and any(e.carried is not None and e.fresh is not None for e in window):
-            self._tell("a loop that takes .grad away", window)
+            shared = any(self.state[e.parameter].get("apart") for e in window)
+            self._tell("DDP's bucket view" if shared else "a loop that takes .grad away", window)
         for parameter, group, carried, fresh, _ in window:
             if fresh is None:
                 continue
@@ -322,4 +323,4 @@ class Accumulator(Sums):
             return
         self._told = True
         size = sum(local(e.newest).nbytes for e in window if e.fresh is not None)
-        _log.info("%s keeps .grad apart from the sum: %.1f MiB more", who, size / 2**20)
+        _log.warning("%s keeps .grad apart from the sum: %.1f MiB more", who, size / 2**20)

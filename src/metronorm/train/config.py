@@ -54,6 +54,12 @@ class OptimizerConfig:
             raise ConfigError("betas must be at least 0 and below 1", got=repr(self.betas))
         if not 0 <= self.momentum < 1:
             raise ConfigError("momentum must be at least 0 and below 1", got=repr(self.momentum))
+        if self.name == "ticks_adam" and self.clip:
+            raise ConfigError(
+                "ticks_adam cannot clip a window's gradient, which it never has by itself",
+                got=f"clip={self.clip}",
+                fix="--optimizer.clip 0",
+            )
         for name in ("weight_decay", "clip"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must not be negative", got=repr(getattr(self, name)))

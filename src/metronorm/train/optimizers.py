@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from metronorm.errors import ConfigError
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign
 
 if TYPE_CHECKING:
@@ -20,9 +19,6 @@ def make_optimizer(
     """The optimizer the config names, with weight decay on matrices and none on vectors.
 
     Muon takes the matrices between embedding and output head; AdamW takes the rest.
-
-    Raises:
-        ConfigError: a clip that this optimizer cannot make.
     """
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -41,12 +37,6 @@ def make_optimizer(
         return TicksSign(groups, rate, config.momentum, max_grad_norm=clip)
     if config.name == "ticks_muon":
         return _muon(model, groups, config)
-    if clip:
-        raise ConfigError(
-            "ticks_adam cannot clip a window's gradient, which it never has by itself",
-            got=f"clip={clip}",
-            fix="--optimizer.clip 0",
-        )
     return TicksAdam(groups, rate, config.betas)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -13,22 +14,23 @@ from metronorm.train.config import OptimizerConfig, TrainConfig
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+MUON = OptimizerConfig(
+    name="ticks_muon",
+    matrix_learning_rate=0.01,
+    schedule="wsd",
+    warmup=0.04,
+    decay=0.4,
+    final=0.0,
+    clip=0.0,  # an orthogonalised update has the same size however large the gradient is
+)
+
 TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
     {
         # three minutes on two cores
         "quick": TrainConfig(
             text=TextConfig(tokenizer="bpe", vocab_size=1024),
             model=preset("quick"),
-            optimizer=OptimizerConfig(
-                name="ticks_muon",
-                learning_rate=4e-3,
-                matrix_learning_rate=0.01,
-                schedule="wsd",
-                warmup=0.04,
-                decay=0.4,
-                final=0.0,
-                clip=0.0,
-            ),
+            optimizer=replace(MUON, learning_rate=4e-3),
             batch_size=16,
             ticks=2400,
             evaluate_every=400,
@@ -39,16 +41,7 @@ TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
         "small": TrainConfig(
             text=TextConfig(tokenizer="bpe", vocab_size=1024),
             model=preset("small"),
-            optimizer=OptimizerConfig(
-                name="ticks_muon",
-                learning_rate=2e-3,
-                matrix_learning_rate=0.01,
-                schedule="wsd",
-                warmup=0.04,
-                decay=0.4,
-                final=0.0,
-                clip=0.0,
-            ),
+            optimizer=replace(MUON, learning_rate=2e-3),
             batch_size=12,
             ticks=5000,
             sample_every=500,
