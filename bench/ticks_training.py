@@ -40,11 +40,11 @@ SCHEDULE: dict[str, Any] = {"schedule": "wsd", "warmup": 0.1, "decay": 0.5, "fin
 
 @dataclass(frozen=True)
 class Contestant:
-    """An optimizer and its settings; `nesterov` asks for torch's Muon."""
+    """An optimizer and its settings; `nesterov` takes torch's Muon instead."""
 
     optimizer: OptimizerConfig
     micro_batches: int = 1
-    nesterov: bool | None = None
+    nesterov: bool = False
 
 
 def adamw(rate: float, **more: Any) -> OptimizerConfig:
@@ -64,14 +64,13 @@ CONTESTANTS = {
     "TicksMuon, 4 beats": Contestant(muon(), micro_batches=4),
     "TicksAdam, 4 beats": Contestant(adamw(5e-4, name="ticks_adam", clip=0.0), micro_batches=4),
     "TicksSign": Contestant(adamw(2e-4, name="ticks_sign", momentum=0.9)),
-    "torch Muon": Contestant(muon(), nesterov=False),
 }
 
 
 class Both:
-    """Torch's Muon for matrices and AdamW for the rest, as TicksMuon does it."""
+    """Torch's Muon, with Nesterov's step, for matrices and AdamW for the rest."""
 
-    def __init__(self, model: GPT, config: OptimizerConfig, nesterov: bool) -> None:
+    def __init__(self, model: GPT, config: OptimizerConfig) -> None:
         hidden = hidden_matrices(model)
         known = {id(p) for p in hidden}
         rest = [p for p in model.parameters() if id(p) not in known]
@@ -86,7 +85,7 @@ class Both:
                 lr=config.matrix_learning_rate,
                 weight_decay=decay,
                 momentum=config.momentum,
-                nesterov=nesterov,
+                nesterov=True,
             ),
             torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True),
         ]
@@ -133,8 +132,8 @@ def run(config: TrainConfig, nesterov: bool | None, text: TextDataset) -> dict[i
     torch.manual_seed(config.seed)
     model = GPT(config.model)
     trainer = Trainer(config, model, torch.device("cpu"), precision="bf16")
-    if nesterov is not None:
-        trainer.optimizer = Both(model, config.optimizer, nesterov)  # type: ignore[assignment]
+    if nesterov:
+        trainer.optimizer = Both(model, config.optimizer)  # type: ignore[assignment]
     batches = WindowSampler(text.train, config.model.context, config.batch_size, seed=config.seed)
     curve = {}
     with (

@@ -16,6 +16,9 @@ LIKE_SGD: list[dict[str, Any]] = [
     {"momentum": 0.0, "maximize": True},
     {"weight_decay": 0.05},
     {"momentum": 0.5, "weight_decay": 0.05, "maximize": True},
+    {"momentum": 0.5, "weight_decay": 0.05},
+    {"momentum": 0.51, "weight_decay": 0.05},
+    {"momentum": 0.99, "weight_decay": 0.01},
 ]
 OTHERS: list[dict[str, Any]] = [
     {"scaling": "amplified", "lr": 1e-4, "weight_decay": 0.05},

@@ -171,7 +171,7 @@ def has_checkpoint(run: Path) -> bool:
 def lives(pid: int) -> bool:
     try:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or while
         return False
 
 

@@ -163,7 +163,7 @@ def can_fuse(group: Group, parameters: list[Tensor], sums: list[Tensor]) -> bool
         group["foreach"] is None
         and not group["stochastic_rounding"]
         and not group["maximize"]
-        and group["momentum"] >= 0.5
+        and group["momentum"] > 0.5  # a momentum of 0 would leave the buffer alone
         and first.device.type in ("cpu", "cuda")
         and first.is_floating_point()
         and all(
