@@ -26,7 +26,7 @@ from metronorm.models.gpt import GPT
 from metronorm.optim import windows
 from metronorm.train import OptimizerConfig, TrainConfig, training_preset
 from metronorm.train.machine import keep_large_blocks
-from metronorm.train.optimizers import hidden_matrices
+from metronorm.train.optimizers import make_optimizer
 from metronorm.train.trainer import Trainer, tokens_of
 
 if TYPE_CHECKING:
@@ -68,26 +68,25 @@ CONTESTANTS = {
 
 
 class Both:
-    """Torch's Muon, with Nesterov's step, for matrices and AdamW for the rest."""
+    """Torch's Muon, with Nesterov's step, and AdamW, for what TicksMuon gives to each."""
 
     def __init__(self, model: GPT, config: OptimizerConfig) -> None:
-        hidden = hidden_matrices(model)
-        known = {id(p) for p in hidden}
-        rest = [p for p in model.parameters() if id(p) not in known]
-        rate, decay = config.learning_rate, config.weight_decay
-        groups = [
-            {"params": [p for p in rest if p.dim() >= 2], "weight_decay": decay},
-            {"params": [p for p in rest if p.dim() < 2], "weight_decay": 0.0},
-        ]
+        first, *rest = make_optimizer(model, config, torch.device("cpu")).param_groups
+        names = ("params", "weight_decay")
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.Muon(
-                hidden,
+                first["params"],
                 lr=config.matrix_learning_rate,
-                weight_decay=decay,
+                weight_decay=first["weight_decay"],
                 momentum=config.momentum,
                 nesterov=True,
             ),
-            torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=True),
+            torch.optim.AdamW(
+                [{name: group[name] for name in names} for group in rest],
+                lr=config.learning_rate,
+                betas=config.betas,
+                fused=True,
+            ),
         ]
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
@@ -127,7 +126,7 @@ def main() -> None:
             append(NAME, f"10 M, {name}, tick {tick}", "nats per character", losses)
 
 
-def run(config: TrainConfig, nesterov: bool | None, text: TextDataset) -> dict[int, float]:
+def run(config: TrainConfig, nesterov: bool, text: TextDataset) -> dict[int, float]:
     """Validation loss at a few ticks."""
     torch.manual_seed(config.seed)
     model = GPT(config.model)

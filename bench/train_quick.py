@@ -30,7 +30,7 @@ from metronorm.models.gpt import GPT
 from metronorm.train import OptimizerConfig, TrainConfig, train, training_preset
 from metronorm.train.machine import keep_large_blocks
 from metronorm.train.sampling import load_model
-from metronorm.train.schedule import learning_rate
+from metronorm.train.schedule import share
 
 if TYPE_CHECKING:
     from metronorm.data.text import TextDataset
@@ -83,7 +83,8 @@ def plain(model: nn.Module, config: TrainConfig, text: TextDataset, seconds: flo
     begin, steps = time.perf_counter(), 0
     while (done := (time.perf_counter() - begin) / seconds) < 1:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(config.optimizer, 1 + int(9_999 * done), 10_000)
+            now = share(config.optimizer, 1 + int(9_999 * done), 10_000)
+            group["lr"] = now * config.optimizer.learning_rate
         inputs, targets = next(batches)
         loss = model(torch.from_numpy(inputs), torch.from_numpy(targets)) / targets.size
         loss.backward()

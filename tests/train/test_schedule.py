@@ -2,11 +2,11 @@ import pytest
 
 from metronorm.errors import ConfigError
 from metronorm.train import OptimizerConfig
-from metronorm.train.schedule import learning_rate
+from metronorm.train.schedule import share
 
 
 def rates(config: OptimizerConfig, ticks: int = 100) -> list[float]:
-    return [learning_rate(config, tick, ticks) for tick in range(1, ticks + 1)]
+    return [config.learning_rate * share(config, tick, ticks) for tick in range(1, ticks + 1)]
 
 
 def test_warm_up_rises_linearly() -> None:
@@ -26,12 +26,12 @@ def test_wsd_is_flat_then_linear() -> None:
     config = OptimizerConfig(learning_rate=1.0, schedule="wsd", warmup=0.1, decay=0.2, final=0.0)
     found = rates(config)
     assert found[10:80] == [1.0] * 70
-    assert found[80:] == pytest.approx([share / 20 for share in range(19, -1, -1)])
+    assert found[80:] == pytest.approx([left / 20 for left in range(19, -1, -1)])
 
 
 def test_constant_and_no_warm_up() -> None:
     assert rates(OptimizerConfig(learning_rate=1.0, schedule="constant", warmup=0.0)) == [1.0] * 100
-    assert learning_rate(OptimizerConfig(learning_rate=1.0, warmup=1.0), 1, 1) == 1.0
+    assert rates(OptimizerConfig(learning_rate=1.0, warmup=1.0), ticks=1) == [1.0]
 
 
 @pytest.mark.parametrize(

@@ -21,16 +21,16 @@ from torch._compile import _disable_dynamo
 
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.optim import checks
-from metronorm.optim.blocks import alone, local
+from metronorm.optim.blocks import alone, local, sum_dtype
 from metronorm.optim.limits import Limits, clip_factor, finite, total_norm
-from metronorm.optim.state import SUM, Sums, accumulate_in_float32, sum_dtype
+from metronorm.optim.state import SUM, Sums, accumulate_in_float32
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    from metronorm.optim.state import Group
+    from metronorm.optim.checks import Group
 
 P = ParamSpec("P")
 T = TypeVar("T")

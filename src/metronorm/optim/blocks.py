@@ -24,6 +24,11 @@ def local(tensor: Tensor) -> Tensor:
     return part
 
 
+def sum_dtype(tensor: Tensor) -> torch.dtype:
+    """In which to sum what is like this tensor: its own, but no less than float32."""
+    return torch.promote_types(tensor.dtype, torch.float32)
+
+
 def alone(tensor: Tensor) -> Tensor:
     """The tensor, or its copy if its memory holds more than it.
 

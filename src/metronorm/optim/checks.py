@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from metronorm.errors import CheckpointError, ConfigError
-from metronorm.optim.blocks import local, spread
+from metronorm.optim.blocks import local, spread, sum_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -251,7 +251,6 @@ def copied(value: Any, parameter: Tensor) -> Any:
         return value
     if value.ndim == 0 and parameter.ndim > 0:
         return value.clone()
-    dtype = torch.promote_types(parameter.dtype, torch.float32)
-    copy = value.to(parameter.device, dtype, copy=True)
+    copy = value.to(parameter.device, sum_dtype(parameter), copy=True)
     whole = local(value) is value and local(parameter) is not parameter
     return spread(copy, parameter) if whole else copy

@@ -17,6 +17,7 @@ import torch.distributed as distributed
 
 from metronorm.errors import ConfigError, DataError, DivergenceError
 from metronorm.optim.accumulator import Accumulator
+from metronorm.optim.blocks import sum_dtype
 from metronorm.optim.learning_rate_search import LearningRateSearch, diverged, read
 from metronorm.optim.restoring import restoring
 
@@ -153,7 +154,7 @@ def _beats(
         weighted.backward()
         if ours and ours._limits.max_beat_norm is not None:
             ours.fold()
-        total = total + weighted.detach().to(torch.promote_types(weighted.dtype, torch.float32))
+        total = total + weighted.detach().to(sum_dtype(weighted))
     if distributed.is_available() and distributed.is_initialized():
         total = torch.as_tensor(total)
         distributed.all_reduce(total)

@@ -12,14 +12,14 @@ import torch
 from torch.optim import Optimizer
 
 from metronorm.optim import checks
-from metronorm.optim.blocks import alone, local
+from metronorm.optim.blocks import alone, local, sum_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
-    Group = dict[str, Any]
+    from metronorm.optim.checks import Group
 
 SUM = "accumulated"
 
@@ -147,11 +147,6 @@ class Sums(Optimizer):
             accumulate_in_float32(parameter)
             parameter.grad = fresh.get(parameter)
         self._attach()
-
-
-def sum_dtype(parameter: Tensor) -> torch.dtype:
-    """That of a parameter's sum: float32 where the parameter's has fewer digits."""
-    return torch.promote_types(parameter.dtype, torch.float32)
 
 
 def accumulate_in_float32(parameter: Tensor) -> None:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metronorm.optim.accumulator import Entry
+    from metronorm.optim.checks import Group
     from metronorm.optim.limits import OnNonfinite
-    from metronorm.optim.state import Group
 
 Scaling = Literal["sum", "mean", "amplified"]
 
@@ -105,8 +105,9 @@ class Ticks(Accumulator):
         if self._max_update_norm is not None:
             norms = []
             for group, parameters, sums in self._groups(window):
-                for parameter, carried in zip(parameters, sums, strict=True):
-                    add_decay(group, parameter, carried)
+                if decay := coupled_decay(group):
+                    for parameter, carried in zip(parameters, sums, strict=True):
+                        carried.add_(parameter, alpha=decay)
                 norms.append(scale(group) * float(total_norm(sums)))
             self._clip = clip_factor(math.hypot(*norms), self._max_update_norm)
         super()._move_all(window)
@@ -115,12 +116,12 @@ class Ticks(Accumulator):
         momentum, rate = float(group["momentum"]), float(group["lr"])
         alpha = rate * scale(group) * self._clip * (1 if group["maximize"] else -1)
         kept = 1 - rate * group["weight_decay"] if group["decoupled"] else 1.0
-        decay = 0.0 if group["decoupled"] or self._max_update_norm else group["weight_decay"]
+        decay = coupled_decay(group) if self._max_update_norm is None else 0.0  # added before
         if kept == 1 and can_fuse(group, parameters, sums):
             fused_move(parameters, sums, alpha, momentum, decay)
         elif group["foreach"] or (group["foreach"] is None and on_accelerators(parameters)):
             if decay:
-                torch._foreach_add_(sums, parameters, alpha=-decay if group["maximize"] else decay)
+                torch._foreach_add_(sums, parameters, alpha=decay)
             if kept != 1:
                 torch._foreach_mul_(parameters, kept)
             torch._foreach_add_(parameters, sums, alpha=alpha)
@@ -129,7 +130,7 @@ class Ticks(Accumulator):
             for parameter, carried in zip(parameters, sums, strict=True):
                 for p, c in blocks(parameter, carried):
                     if decay:
-                        add_decay(group, p, c)
+                        c.add_(p, alpha=decay)
                     add(p, c, alpha, kept=kept, stochastic=group["stochastic_rounding"])
                     c.mul_(momentum)
 
@@ -173,11 +174,12 @@ def can_fuse(group: Group, parameters: list[Tensor], sums: list[Tensor]) -> bool
     )
 
 
-def add_decay(group: Group, parameter: Tensor, carried: Tensor) -> None:
-    """Coupled weight decay: a gradient like any other."""
-    decay = group["weight_decay"]
-    if decay and not group["decoupled"]:
-        carried.add_(parameter, alpha=-decay if group["maximize"] else decay)
+def coupled_decay(group: Group) -> float:
+    """What weight decay adds to the sum, times the parameter: a gradient like any other."""
+    if group["decoupled"]:
+        return 0.0
+    decay = float(group["weight_decay"])
+    return -decay if group["maximize"] else decay
 
 
 def scale(group: Group) -> float:

@@ -12,7 +12,7 @@ from torch.autograd.graph import get_gradient_edge
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import add, blocks, local
+from metronorm.optim.blocks import add, blocks, local, sum_dtype
 from metronorm.optim.limits import Limits, finite
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
     from metronorm.optim.accumulator import Entry
-    from metronorm.optim.state import Group
+    from metronorm.optim.checks import Group
 
 
 class TicksAdam(Accumulator):
@@ -130,7 +130,7 @@ class TicksAdam(Accumulator):
         """Add the square of a beat's gradient to the second moment, before autograd folds it."""
         checks.check_gradient(parameter, gradient)
         state = self.state[parameter]
-        exact = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+        exact = gradient.to(sum_dtype(gradient))
         if "squares" not in state:
             state.update(squares=torch.zeros_like(parameter, dtype=exact.dtype), step=0)
         state["squares"].addcmul_(exact, exact, value=(1 - group["betas"][1]) / self._ranks())
@@ -145,8 +145,8 @@ class TicksAdam(Accumulator):
                     got=f"one for a parameter of shape {tuple(parameter.shape)} that it never saw",
                     fix="make the optimizer after unfreezing parameters, before the first backward",
                 )
-            exact = torch.promote_types(parameter.dtype, torch.float32)
-            self.state[parameter].update(squares=torch.zeros_like(parameter, dtype=exact), step=0)
+            zeros = torch.zeros_like(parameter, dtype=sum_dtype(parameter))
+            self.state[parameter].update(squares=zeros, step=0)
         return entry
 
     def _ranks(self) -> int:

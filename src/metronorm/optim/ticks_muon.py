@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metronorm.optim.accumulator import Entry
+    from metronorm.optim.checks import Group
     from metronorm.optim.limits import OnNonfinite
-    from metronorm.optim.state import Group
 
 Method = Literal["muon", "ticks", "adamw"]
 AdjustLr = Literal["original", "match_rms_adamw"]

@@ -12,8 +12,8 @@ from metronorm.optim.limits import Limits
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from metronorm.optim.checks import Group
     from metronorm.optim.limits import OnNonfinite
-    from metronorm.optim.state import Group
 
 
 class TicksSign(Accumulator):

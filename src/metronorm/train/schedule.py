@@ -9,11 +9,6 @@ if TYPE_CHECKING:
     from metronorm.train.config import OptimizerConfig
 
 
-def learning_rate(config: OptimizerConfig, tick: int, ticks: int) -> float:
-    """Learning rate of tick `tick` (from 1) of `ticks`; see `share`."""
-    return config.learning_rate * share(config, tick, ticks)
-
-
 def share(config: OptimizerConfig, tick: int, ticks: int) -> float:
     """Share of the highest learning rate at tick `tick` (from 1) of `ticks`.
 

@@ -83,12 +83,12 @@ class Trainer:
         if norm is not None:
             clock.log(gradient_norm=norm)
 
-    def _update(self, optimizer: torch.optim.Optimizer, share: float, loss: float) -> float | None:
-        """Step at this share of the learning rates; the gradient's norm, where it is known."""
+    def _update(self, optimizer: torch.optim.Optimizer, now: float, loss: float) -> float | None:
+        """Step at `now` times the learning rates; the norm of the gradient, where it is known."""
         if not math.isfinite(loss):
             raise diverged(f"loss {loss}")
         for group in optimizer.param_groups:
-            group["lr"] = share * group.setdefault("initial_lr", group["lr"])
+            group["lr"] = now * group.setdefault("initial_lr", group["lr"])
         norm = None
         if not isinstance(optimizer, Accumulator):
             clip = self.config.optimizer.clip or math.inf
