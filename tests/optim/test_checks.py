@@ -281,3 +281,16 @@ def test_the_others_take_gradients_by_hand_and_what_was_frozen(kind: Any) -> Non
     frozen.sum().backward()
     optimizer.step()
     assert other.tolist() == frozen.tolist() == pytest.approx([0.9, 0.9])
+
+
+@pytest.mark.parametrize("limits", [{}, {"max_grad_norm": 1.0}])
+def test_gradients_whose_elements_share_memory_are_refused(limits: dict[str, float]) -> None:
+    other, parameter = ones(2), ones(2, 2)
+    optimizer = Ticks([other, parameter], 0.1, **limits)
+    other.grad, parameter.grad = torch.ones(2), torch.ones(2).expand(2, 2)
+    refused(ConfigError, optimizer.step, "memory of its own", "strides (0, 1)", ".clone()")
+    assert torch.equal(other, torch.ones(2))
+    assert torch.equal(parameter, torch.ones(2, 2))
+    parameter.grad = parameter.grad.clone(memory_format=torch.contiguous_format)
+    optimizer.step()
+    assert not torch.equal(parameter, torch.ones(2, 2))

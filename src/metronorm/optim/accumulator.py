@@ -186,6 +186,7 @@ class Accumulator(Sums):
         carried, fresh = self._sum(parameter), parameter.grad
         if fresh is not None:
             checks.check_gradient(parameter, fresh)
+            checks.check_own_memory(fresh)
         if carried is None:
             return None if fresh is None else Entry(parameter, group, None, fresh, False)
         state = self.state[parameter]

@@ -29,6 +29,13 @@ def sum_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def expanded(tensor: Tensor) -> bool:
+    """Whether elements share their memory: then nothing can change the tensor in place."""
+    if tensor.layout is not torch.strided:
+        return False
+    return any(not step and n > 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
+
+
 def alone(tensor: Tensor) -> Tensor:
     """The tensor, or its copy if its memory holds more than it.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from metronorm.errors import CheckpointError, ConfigError
-from metronorm.optim.blocks import local, spread, sum_dtype
+from metronorm.optim.blocks import expanded, local, spread, sum_dtype
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -152,6 +152,20 @@ def check_gradient(parameter: Tensor, gradient: Tensor) -> None:
             "beats must be added to .grad in place",
             got="a .grad that is part of a graph: backward(create_graph=True) makes a new one",
             fix="torch.autograd.grad(..., create_graph=True), then backward() of the whole loss",
+        )
+
+
+def check_own_memory(gradient: Tensor) -> None:
+    """Refuse a `.grad` that nothing can be added to; autograd makes none.
+
+    Raises:
+        ConfigError: elements share their memory.
+    """
+    if expanded(gradient):
+        raise ConfigError(
+            "every element of a gradient must have memory of its own",
+            got=f"strides {gradient.stride()} for a shape of {tuple(gradient.shape)}",
+            fix=".clone() what is assigned to .grad",
         )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.optim import Optimizer
 
 from metronorm.optim.accumulator import Accumulator
+from metronorm.optim.blocks import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ def restoring(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
 
 def _find(value: Any, found: dict[int, Any]) -> None:
     """Collect, once each, what can change in place and can be reached from a value."""
-    if id(value) in found or (isinstance(value, torch.Tensor) and _expanded(value)):
+    if id(value) in found or (isinstance(value, torch.Tensor) and expanded(value)):
         return
     if isinstance(value, torch.Tensor | dict | list | Optimizer):
         found[id(value)] = value
@@ -59,13 +60,6 @@ def _find(value: Any, found: dict[int, Any]) -> None:
     elif isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
             _find(each, found)
-
-
-def _expanded(tensor: torch.Tensor) -> bool:
-    """Whether elements share their memory: then nothing can change it in place, nor put it back."""
-    if tensor.layout is not torch.strided:
-        return False
-    return any(not step and n > 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _copy(value: Any) -> Any:
