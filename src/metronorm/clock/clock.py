@@ -80,6 +80,7 @@ class Clock:
         self._metrics: dict[str, float | str] = {}
         self._known: set[str] = set()
         self._unwritten: TickRecord | None = None
+        self._latest: TickRecord | None = None
         self._resources_due = 0
         self._tapes: dict[str, Tape] = {}
         self._bar = Progress(enabled=False)
@@ -87,6 +88,18 @@ class Clock:
     # --- life -----------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(error)
+
+    def open(self) -> Self:
+        """What entering `with` does, for callbacks: claim an attempt and open its tapes."""
         if self._resume:
             read_run_info(self.directory)
         else:
@@ -107,17 +120,13 @@ class Clock:
         self.event("start", process=os.getpid(), host=host()["name"], versions=versions())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
+    def close(self, error: BaseException | None = None) -> None:
+        """What leaving `with` does: write what is not written yet; `error` ended the run."""
+        if error is None:
             self._write_pending()
             self.event("end")
         else:
-            self.event("end", error=kind.__name__, message=str(error))
+            self.event("end", error=type(error).__name__, message=str(error))
         self._bar.close()
         for tape in self._tapes.values():
             tape.close()
@@ -129,6 +138,16 @@ class Clock:
                 self.directory,
                 errors[0].strerror,
             )
+
+    @property
+    def latest(self) -> TickRecord | None:
+        """The record of the newest finished tick; other threads may look at it."""
+        return self._latest
+
+    @property
+    def latest_resources(self) -> dict[str, float]:
+        """The newest sample of the machine; other threads may look at it."""
+        return {}
 
     @property
     def dropped(self) -> int:
@@ -225,6 +244,28 @@ class Clock:
         self._ledger.pause()
         self._ledger.close()  # the wait that found the loader empty is part of no tick
 
+    def begin_tick(self) -> None:
+        """For callbacks: the next tick runs from now on.
+
+        Time since `end_tick` counts to it too; time before the first tick, or since `pause`, does
+        not.
+        """
+        self._ledger.begin()
+        self.tick += 1
+
+    def end_tick(self, *, beats: int = 1) -> None:
+        """For callbacks: the running tick is over; its record is written."""
+        self._beats = beats
+        self._record(self._end())
+
+    def pause(self) -> None:
+        """For callbacks: time until the next `begin_tick` is part of no tick."""
+        self._ledger.pause()
+        self._ledger.close()
+
+    def arrive(self) -> None:
+        """This rank has its gradients and enters the collective that waits for all ranks."""
+
     def _total(self, loader: Iterable[Any], size: int | None, total: int | None) -> int | None:
         if total is not None:
             return total
@@ -244,6 +285,7 @@ class Clock:
 
     def _record(self, record: TickRecord) -> None:
         self._ticks_tape.write(encode_tick(record))
+        self._latest = record
         moment = self._ledger.last
         if moment >= self._resources_due:
             self._resources_due = moment + RESOURCE_PERIOD_NS
