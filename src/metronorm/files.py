@@ -24,18 +24,47 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         OSError: the disk is full or the directory cannot be written; `path` is as it was.
     """
+    with file_aside(path) as aside:
+        aside.write_bytes(data)
+
+
+def create_atomic(path: Path, data: bytes) -> None:
+    """As `write_atomic`, of several processes only the first.
+
+    Raises:
+        FileExistsError: `path` is there.
+        OSError: the disk is full or the directory cannot be written.
+    """
     aside = _aside(path)
     try:
-        with open(aside, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        aside.write_bytes(data)
+        sync(aside)
+        os.link(aside, path)
+    finally:
+        with contextlib.suppress(OSError):
+            aside.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+@contextlib.contextmanager
+def file_aside(target: Path) -> Iterator[Path]:
+    """The path of a new file to write, which replaces `target` when the block ends well.
+
+    It is fsynced first. A block that raises leaves no trace.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written; `target` is as it was.
+    """
+    aside = _aside(target)
+    try:
+        yield aside
+        sync(aside)
+        aside.replace(target)
     except BaseException:
         with contextlib.suppress(OSError):
             aside.unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
+    sync(target.parent)
 
 
 @contextlib.contextmanager
@@ -53,13 +82,13 @@ def directory_aside(target: Path) -> Iterator[Path]:
     try:
         yield aside
         for path in aside.rglob("*"):
-            sync_directory(path)
-        sync_directory(aside)
+            sync(path)
+        sync(aside)
         aside.rename(target)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    sync_directory(target.parent)
+    sync(target.parent)
 
 
 def remove_directory(directory: Path) -> None:
@@ -92,9 +121,9 @@ def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
             path.unlink(missing_ok=True)
 
 
-def sync_directory(directory: Path) -> None:
-    """Make a rename in `directory` durable (or, given a file, what was written to it)."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make durable what was written to a file, or renamed in a directory."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

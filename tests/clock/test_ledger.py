@@ -15,9 +15,9 @@ def test_nested_phases_are_charged_their_own_time() -> None:
     ledger = Ledger(time)
     ledger.begin()
     time.pass_(5)
-    with ledger.open("forward"):
+    with ledger.phases["forward"]:
         time.pass_(10)
-        with ledger.open("attention"):
+        with ledger.phases["attention"]:
             time.pass_(100)
         time.pass_(20)
     time.pass_(3)
@@ -28,7 +28,7 @@ def test_time_between_loops_is_nobodys_but_a_phase_in_it_counts() -> None:
     time = VirtualTime()
     ledger = Ledger(time)
     time.pass_(1_000)
-    with ledger.open("evaluate"):
+    with ledger.phases["evaluate"]:
         time.pass_(7)
     time.pass_(1_000)
     ledger.begin()
@@ -43,7 +43,7 @@ def test_time_between_loops_is_nobodys_but_a_phase_in_it_counts() -> None:
 def test_a_phase_open_across_the_end_of_a_tick_is_split_there() -> None:
     time = VirtualTime()
     ledger = Ledger(time)
-    with ledger.open("epoch"):
+    with ledger.phases["epoch"]:
         ledger.begin()
         time.pass_(10)
         assert ledger.close() == (10, {"epoch": 10, UNATTRIBUTED: 0})
@@ -56,7 +56,7 @@ def test_a_phase_is_left_by_an_exception_too() -> None:
     time = VirtualTime()
     ledger = Ledger(time)
     ledger.begin()
-    with contextlib.suppress(KeyError), ledger.open("forward"):
+    with contextlib.suppress(KeyError), ledger.phases["forward"]:
         time.pass_(10)
         raise KeyError
     time.pass_(1)
@@ -90,7 +90,7 @@ def test_phases_and_the_rest_add_up_to_the_wall(tree: object) -> None:
             return
         assert isinstance(node, tuple)
         name, children = node
-        with ledger.phases.get(name) or ledger.open(name):
+        with ledger.phases.get(name) or ledger.phases[name]:
             for child in children:
                 live(child, name)
 

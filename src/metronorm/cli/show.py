@@ -7,19 +7,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import plotext
 import tyro
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from metronorm.cli.arguments import parse
+from metronorm.cli.charts import chart
+from metronorm.cli.words import duration, mebibytes, milliseconds
 from metronorm.clock import open_run
-from metronorm.clock.summary import Curve, Summary, summarize
+from metronorm.clock.summary import Summary, summarize
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from rich.text import Text
 
 
 CHART_WIDTH, CHART_HEIGHT = 100, 13
@@ -74,19 +76,19 @@ def table(summaries: list[Summary]) -> Table:
     row("machine", lambda s: s.machine)
     row("ticks", lambda s: f"{s.ticks:,}" + (f" in {s.attempts} attempts" * (s.attempts > 1)))
     row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
-    row("time in ticks", lambda s: _duration(s.seconds))
+    row("time in ticks", lambda s: duration(s.seconds))
     made.add_section()
     for name in _union(summary.losses for summary in summaries):
         row(name, partial(_loss, name=name))
     made.add_section()
-    row("tick, median", lambda s: _milliseconds(s.tick_median_ns))
-    row("tick, p95", lambda s: _milliseconds(s.tick_p95_ns))
+    row("tick, median", lambda s: milliseconds(s.tick_median_ns))
+    row("tick, p95", lambda s: milliseconds(s.tick_p95_ns))
     for name in _union(summary.phases for summary in summaries):
         row(f"  {name}", partial(_share, name=name))
     made.add_section()
     row("tokens", lambda s: f"{s.tokens:,.0f}" if s.tokens else "")
     row("tokens/s", lambda s: f"{s.tokens_per_second:,.0f}" if s.tokens_per_second else "")
-    row("peak memory", lambda s: _mebibytes(s.peak_memory_bytes))
+    row("peak memory", lambda s: mebibytes(s.peak_memory_bytes))
     if len(summaries) > 1:
         made.add_section()
         configs = [_flat(summary.config) for summary in summaries]
@@ -110,23 +112,8 @@ def charts(summaries: list[Summary], width: int) -> list[Text]:
             if name in summary.curves
         }
         if curves:
-            drawn.append(chart(title, curves, width))
+            drawn.append(chart(title, curves, min(width, CHART_WIDTH), CHART_HEIGHT))
     return drawn
-
-
-def chart(title: str, curves: dict[str, Curve], width: int) -> Text:
-    """A line chart in characters."""
-    figure = plotext.figure
-    figure.clear()
-    figure.theme("clear")
-    figure.plot_size(min(width, CHART_WIDTH), CHART_HEIGHT)
-    figure.title(title)
-    figure.legend(len(curves) > 1)
-    for name, curve in curves.items():
-        # a lone point is a line of no length: drawn as two equal ones
-        signal = figure.signal([*curve.ticks, curve.ticks[-1]], [*curve.values, curve.values[-1]])
-        figure.draw(signal.label(name).lines(True))
-    return Text.from_ansi(figure.build().string())
 
 
 def _union(lists: Iterable[Iterable[str]]) -> list[str]:
@@ -144,20 +131,6 @@ def _loss(summary: Summary, name: str) -> str:
 def _share(summary: Summary, name: str) -> str:
     share = summary.phases.get(name)
     return "" if share is None else f"{share:.1%}"
-
-
-def _mebibytes(size: int | None) -> str:
-    return "" if size is None else f"{size / 2**20:,.0f} MiB"
-
-
-def _milliseconds(ns: float | None) -> str:
-    return "" if ns is None else f"{ns / 1e6:,.3g} ms" if ns < 1e8 else f"{ns / 1e6:,.0f} ms"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _flat(config: dict[str, object], prefix: str = "") -> dict[str, object]:

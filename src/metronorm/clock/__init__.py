@@ -13,7 +13,18 @@ Usable in any loop: no framework is imported here.
 """
 
 from metronorm.clock.clock import Clock
-from metronorm.clock.reader import Run, Table, open_run
+from metronorm.clock.reader import Run, open_run
 from metronorm.clock.run import RunInfo, check_free, read_run_info
+from metronorm.clock.stall import StallWatch
+from metronorm.clock.table import Table
 
-__all__ = ["Clock", "Run", "RunInfo", "Table", "check_free", "open_run", "read_run_info"]
+__all__ = [
+    "Clock",
+    "Run",
+    "RunInfo",
+    "StallWatch",
+    "Table",
+    "check_free",
+    "open_run",
+    "read_run_info",
+]

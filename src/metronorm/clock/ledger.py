@@ -13,11 +13,16 @@ from metronorm.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from metronorm.clock.device_ledger import DevicePhases
+
 UNATTRIBUTED = "unattributed"
+RESERVED = frozenset({"", UNATTRIBUTED, "time", "wall", "clock", "arrival"})
 
 
 class Ledger:
-    """The accounts of one thread's ticks.
+    """The accounts of one thread's ticks, in host time.
+
+    `phases` makes a phase when it is first asked for one; ConfigError for a name it cannot have.
 
     Args:
         now: a monotonic clock in integer nanoseconds.
@@ -26,82 +31,108 @@ class Ledger:
     def __init__(self, now: Callable[[], int]) -> None:
         self.now = now
         self.last = now()
-        self.phases: dict[str, Account] = {}
-        self.unattributed = Account(self, UNATTRIBUTED)
-        self.idle = Account(self, "idle")
-        self.charged = self.idle
-        self.outer: list[Account] = []
+        self.phases = Phases(self)
+        self.entered = 0  # how often phases were, in all
+        self.unattributed = Account(self)
+        self.idle = Account(self)
+        self.bottom = self.top = self.idle  # the top one is charged
 
-    def open(self, name: str) -> Account:
-        """A new phase.
-
-        Raises:
-            ConfigError: an empty name, or one whose column the record needs itself.
-        """
-        if not name or name in (UNATTRIBUTED, "time", "wall"):
-            raise ConfigError(
-                f"a phase needs a name other than {UNATTRIBUTED!r}, 'time' and 'wall'",
-                got=repr(name),
-            )
-        return self.phases.setdefault(name, Account(self, name))
+    def account(self, name: str) -> Account:
+        """A new phase."""
+        return Account(self)
 
     def begin(self) -> None:
         """From now on what no phase covers is `unattributed`."""
-        self._pass_on(self.idle, self.unattributed)
+        self._change(self.unattributed)
 
     def pause(self) -> None:
         """From now on what no phase covers is nobody's."""
-        self._pass_on(self.unattributed, self.idle)
+        self._change(self.idle)
 
-    def close(self) -> tuple[int, dict[str, int]]:
+    def close(self) -> tuple[int, dict[str, int] | DevicePhases]:
         """End the tick now, where the next one starts: its wall time and its accounts, in ns."""
-        moment = self.now()
-        self.charged.ns += moment - self.last
-        self.last = moment
-        spent = {}
-        wall_ns = 0
-        for name, account in self.phases.items():
-            if account.ns:
-                spent[name] = account.ns
-                wall_ns += account.ns
-                account.ns = 0
+        open_ = self._leave_all() if self.top is not self.bottom else ()
+        self._charge()
         rest = self.unattributed
+        wall_ns = rest.ns
+        spent = {}
+        for name, account in self.phases.items():
+            ns = account.ns
+            if ns:
+                spent[name] = ns
+                wall_ns += ns
+                account.ns = 0
         spent[UNATTRIBUTED] = rest.ns
-        wall_ns += rest.ns
         rest.ns = 0
+        for account in open_:
+            account.__enter__()
         return wall_ns, spent
 
-    def _pass_on(self, old: Account, new: Account) -> None:
+    def _charge(self) -> None:
         moment = self.now()
-        self.charged.ns += moment - self.last
+        self.bottom.ns += moment - self.last
         self.last = moment
-        if self.charged is old:
-            self.charged = new
-        self.outer = [new if account is old else account for account in self.outer]
+
+    def _change(self, bottom: Account) -> None:
+        open_ = self._leave_all()
+        self._charge()
+        self.bottom = self.top = bottom
+        for account in open_:
+            account.__enter__()
+
+    def _leave_all(self) -> list[Account]:
+        left: list[Account] = []
+        while self.top is not self.bottom:
+            left.insert(0, self.top)
+            self.top.__exit__(None, None, None)
+        return left
 
 
 class Account:
     """Nanoseconds of one phase in the running tick; while entered, it is the one charged."""
 
-    __slots__ = ("_ledger", "name", "ns")
+    __slots__ = ("_again", "_ledger", "_outer", "_since", "ns")
 
-    def __init__(self, ledger: Ledger, name: str) -> None:
+    def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self.name = name
-        self.ns = 0
+        self.ns = self._since = 0
+        self._outer: Account | None = None
+        self._again: list[tuple[Account, int]] = []
 
     def __enter__(self) -> None:
         ledger = self._ledger
-        moment = ledger.now()
-        charged = ledger.charged
-        charged.ns += moment - ledger.last
-        ledger.last = moment
-        ledger.outer.append(charged)
-        ledger.charged = self
+        if self._outer is not None:  # a phase inside itself
+            self._again.append((self._outer, self._since))
+        self._outer = ledger.top
+        ledger.top = self
+        ledger.entered += 1
+        self._since = ledger.now()
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         ledger = self._ledger
-        moment = ledger.now()
-        self.ns += moment - ledger.last
-        ledger.last = moment
-        ledger.charged = ledger.outer.pop()
+        spent = ledger.now() - self._since
+        self.ns += spent
+        outer = self._outer
+        outer.ns -= spent  # type: ignore[union-attr]
+        ledger.top = outer  # type: ignore[assignment]
+        if self._again:
+            self._outer, self._since = self._again.pop()
+        else:
+            self._outer = None
+
+
+class Phases(dict[str, Account]):
+    """The phases of a ledger, by name."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
+        self._ledger = ledger
+
+    def __missing__(self, name: str) -> Account:
+        if name in RESERVED:
+            raise ConfigError(
+                f"a phase needs a name other than {', '.join(sorted(RESERVED - {''}))}",
+                got=repr(name),
+            )
+        made = self[name] = self._ledger.account(name)
+        return made

@@ -41,12 +41,15 @@ class Progress:
                 miniters=1,
             )
 
+    @property
+    def shown(self) -> bool:
+        """Whether there is anything to draw on."""
+        return self._bar is not None
+
     def show(
         self, tick: int, wall_ns: int, metrics: Mapping[str, float | str], now_ns: int
     ) -> None:
         """Tell of a finished tick."""
-        if self._bar is None:
-            return
         tokens = metrics.get("tokens")
         if tokens is not None:
             self._tokens += float(tokens)

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import glob
-import importlib.util
 import itertools
+import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
-from metronorm.clock.run import RunInfo, number, read_run_info
-from metronorm.clock.tape import LIVE, ends_torn
-from metronorm.errors import MissingDependencyError
+from metronorm.clock.columns import FIXED, columns_of, identifier, literal
+from metronorm.clock.ledger import UNATTRIBUTED
+from metronorm.clock.lines import read_lines
+from metronorm.clock.run import RunInfo, number, read_run_info, tape_folders
+from metronorm.clock.table import Table
 
 if TYPE_CHECKING:
     import os
 
-    import duckdb
 
 History = Literal["effective", "full"]
-
-_LINES = {
-    "ticks": {
-        "tick": "BIGINT",
-        "time_ns": "BIGINT",
-        "wall_ns": "BIGINT",
-        "beats": "BIGINT",
-        "phases": "MAP(VARCHAR, BIGINT)",
-        "metrics": "MAP(VARCHAR, DOUBLE)",
-    },
-    "events": {"event": "VARCHAR", "tick": "BIGINT", "time_ns": "BIGINT", "fields": "JSON"},
-    "resources": {
-        "tick": "BIGINT",
-        "time_ns": "BIGINT",
-        "memory_bytes": "BIGINT",
-        "peak_memory_bytes": "BIGINT",
-        "processor_ns": "BIGINT",
-    },
-}
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:
@@ -46,54 +27,6 @@ def open_run(path: str | os.PathLike[str]) -> Run:
         RunError: no run there, a damaged `run.json`, or one of a newer schema.
     """
     return Run(Path(path))
-
-
-class Table:
-    """Rows of a run, as a DuckDB relation.
-
-    `relation` is the relation itself (lazy, all of DuckDB's methods); `df()` is a pandas frame,
-    `arrow()` a pyarrow table, `sql("select ... from ticks")` another relation over these rows,
-    under the name the method of `Run` has.
-    """
-
-    def __init__(self, relation: duckdb.DuckDBPyRelation, name: str) -> None:
-        self.relation = relation
-        self._name = name
-
-    @property
-    def columns(self) -> list[str]:
-        """Names of the columns."""
-        return list(self.relation.columns)
-
-    def df(self) -> Any:
-        """All rows as a `pandas.DataFrame`.
-
-        Raises:
-            MissingDependencyError: pandas is not installed.
-        """
-        _require("pandas")
-        return self.relation.df()
-
-    def arrow(self) -> Any:
-        """All rows as a `pyarrow.Table`.
-
-        Raises:
-            MissingDependencyError: pyarrow is not installed.
-        """
-        _require("pyarrow")
-        return self.relation.to_arrow_table()
-
-    def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Run SQL over these rows: `run.ticks().sql("select max(loss) from ticks")`."""
-        return cast("duckdb.DuckDBPyRelation", self.relation.query(self._name, query))
-
-    def rows(self) -> list[dict[str, Any]]:
-        """All rows as dicts."""
-        names = self.columns
-        return [dict(zip(names, row, strict=True)) for row in self.relation.fetchall()]
-
-    def __repr__(self) -> str:
-        return repr(self.relation)
 
 
 class Run:
@@ -106,6 +39,7 @@ class Run:
         self.info: RunInfo = read_run_info(directory)
         self._connection = duckdb.connect()
         self._connection.execute("set preserve_insertion_order = false")
+        self._connection.execute("set parquet_metadata_cache = true")
         self._numbers = itertools.count()
 
     def __repr__(self) -> str:
@@ -123,127 +57,191 @@ class Run:
         tick stands once, the newest attempt wins, and what an older attempt did beyond the point
         of resumption is left out. The *full* history has every tick of every attempt.
         """
-        name = self._load("ticks")
-        source = f"select * from {name}"
-        if history == "effective":
-            source = f"""
-                with begun as (
-                    select attempt, rank, min(tick) as first from {name} group by attempt, rank)
-                select t.* from {name} t where not exists (
-                    select 1 from begun b
-                    where b.rank = t.rank and b.attempt > t.attempt and b.first <= t.tick)"""
-        phases = [
-            f"phases[{literal(key)}] as {identifier(key + '_ns')}"
-            for key in self._keys(name, "phases")
-        ]
-        metrics = [
-            f"metrics[{literal(key)}] as {identifier(key)}" for key in self._keys(name, "metrics")
-        ]
-        columns = ["attempt", "rank", "tick", "time_ns", "wall_ns", "beats", *phases, *metrics]
-        return Table(
-            self._connection.sql(
-                f"select {', '.join(columns)} from ({source}) order by tick, attempt, rank"
-            ),
-            "ticks",
+        view = self._load("ticks")
+        rows = f"select * from {view}"
+        if history == "effective" and len(self.attempts) > 1:
+            rows = self._effective(view)
+        return Table(self._connection.sql(rows), "ticks", "tick, attempt, rank")
+
+    def ticks_with_resources(self, history: History = "effective") -> Table:
+        """As `ticks`, each with the newest sample of its process at that time."""
+        ticks, resources = self.ticks(history), self.resources()
+        shared = ("attempt", "rank", "tick", "time_ns")
+        sampled = [identifier(name) for name in resources.columns if name not in shared]
+        names = [f"ticks_{next(self._numbers)}", f"resources_{next(self._numbers)}"]
+        ticks.relation.create_view(names[0])
+        resources.relation.create_view(names[1])
+        columns = ", ".join(["t.*", *(f"r.{name}" for name in sampled)])
+        rows = self._connection.sql(
+            f"select {columns} from {names[0]} t asof left join {names[1]} r on "
+            "t.attempt = r.attempt and t.rank = r.rank and t.time_ns >= r.time_ns"
         )
+        return Table(rows, "ticks", "tick, attempt, rank")
 
     def events(self) -> Table:
         """One row per event: `attempt, rank, tick, time_ns, event, fields` (JSON)."""
-        return self._plain("events", "attempt, rank, tick, time_ns, event, fields")
+        return self._plain("events")
 
     def resources(self) -> Table:
         """One row per sample: `attempt, rank, tick, time_ns, memory_bytes, ...`."""
-        return self._plain(
-            "resources",
-            "attempt, rank, tick, time_ns, memory_bytes, peak_memory_bytes, processor_ns",
-        )
+        return self._plain("resources")
 
     def notices(self) -> list[str]:
-        """What is amiss with the tapes, in words: torn last lines, damaged lines."""
+        """What a reader should know: lines and parts that are damaged and were left out."""
         found = []
-        for kind in _LINES:
-            torn = [path for path in self._tapes(kind) if ends_torn(path)]
-            found += [f"{path}: the last line is torn and was left out" for path in torn]
-            damaged = self._damaged(kind) - len(torn)
-            if damaged > 0:
-                found.append(f"{self.directory / kind}: {damaged} damaged lines were left out")
+        for kind in ("ticks", "events", "resources"):
+            for folder in tape_folders(self.directory, kind):
+                lines = read_lines(folder, kind, self.info.id)
+                if lines.torn:
+                    found.append(f"{folder}: the last line is torn and was left out")
+                aside = [path.read_bytes().splitlines() for path in folder.glob("_*.damaged")]
+                damaged = len(lines.damaged) + sum(map(len, aside))
+                if damaged:
+                    found.append(f"{folder}: {damaged} damaged lines were left out")
+                found += [
+                    f"{path}: a damaged part was left out"
+                    for path in sorted(folder.glob("part-*.parquet"))
+                    if not self._readable(path)
+                ]
         return found
 
-    def _plain(self, kind: str, columns: str) -> Table:
+    def _plain(self, kind: str) -> Table:
         return Table(
-            self._connection.sql(
-                f"select {columns} from {self._load(kind)} order by time_ns, attempt, rank"
-            ),
+            self._connection.sql(f"select * from {self._load(kind)}"),
             kind,
+            "time_ns, attempt, rank",
         )
 
-    def _tapes(self, kind: str) -> list[Path]:
-        return sorted(self.directory.glob(f"{kind}/attempt=*/rank=*/{LIVE}"))
+    def _effective(self, view: str) -> str:
+        """SQL for the ticks that no later attempt has done again, or gone back behind."""
+        rows = self._connection.execute(
+            f"select attempt, min(tick) from {view} group by attempt order by attempt desc"
+        ).fetchall()
+        conditions, resumed = [], None
+        for attempt, first in rows:
+            before = "" if resumed is None else f" and tick < {resumed}"
+            conditions.append(f"(attempt = {attempt}{before})")
+            resumed = first if resumed is None else min(first, resumed)
+        return f"select * from {view} where {' or '.join(conditions) or 'true'}"
 
-    def _scan(self, kind: str) -> str | None:
-        """SQL that reads all lines of a kind; a line that is no record comes as a row of nulls."""
-        tapes = [path for path in self._tapes(kind) if path.stat().st_size]
-        if not tapes:
-            return None
-        files = ", ".join(literal(glob.escape(str(path.resolve()))) for path in tapes)
-        columns = ", ".join(
-            f"{literal(name)}: {literal(kind)}" for name, kind in _LINES[kind].items()
-        )
-        return (
-            f"read_json([{files}], format = 'newline_delimited', columns = {{{columns}}}, "
-            "ignore_errors = true, filename = true, hive_partitioning = false, "
-            "maximum_object_size = 67108864)"
-        )
+    # --- from files to a view -------------------------------------------------------------------
 
     def _load(self, kind: str) -> str:
-        """Read the tapes into a temporary table; its name."""
-        name = f"{kind}_{next(self._numbers)}"
-        scan = self._scan(kind)
-        columns = ", ".join(f"{column} {kind}" for column, kind in _LINES[kind].items())
-        if scan is None:
-            query = f"create temp table {name} (attempt BIGINT, rank BIGINT, {columns})"
-        else:
-            # only the run's own part of the path is looked at, whatever folders it lies in
-            part = "regexp_extract(filename, '.*attempt=(\\d+)[/\\\\]rank=(\\d+)', {})::BIGINT"
-            query = (
-                f"create temp table {name} as select {part.format(1)} as attempt, "
-                f"{part.format(2)} as rank, * exclude (filename) from {scan} "
-                "where tick is not null"
-            )
-        self._connection.execute(query)
+        """A view over all parts and lines of a kind; its name."""
+        while True:
+            parts = self._parts(kind)
+            live = self._live(kind)
+            if parts == self._parts(kind):
+                break  # else lines became a part meanwhile, and might be there twice
+        sources = [*self._sealed(parts), *live] or [self._empty(kind)]
+        name = f"all_{kind}_{next(self._numbers)}"
+        everything = " union all by name ".join(f"({source})" for source in sources)
+        columns = self._connection.sql(everything).columns
+        listed = ", ".join(identifier(column) for column in _in_order(columns, kind))
+        self._connection.execute(f"create temp view {name} as select {listed} from ({everything})")
         return name
 
-    def _damaged(self, kind: str) -> int:
-        scan = self._scan(kind)
-        if scan is None:
-            return 0
-        query = f"select count(*) from {scan} where tick is null"
-        return int(self._connection.sql(query).fetchall()[0][0])
+    def _parts(self, kind: str) -> list[Path]:
+        return [
+            path
+            for folder in tape_folders(self.directory, kind)
+            for path in sorted(folder.glob("part-*.parquet"))
+        ]
 
-    def _keys(self, table: str, column: str) -> list[str]:
-        rows = self._connection.sql(
-            f"""
-            select key from (
-                select unnest(map_keys({column})) as key, tick,
-                       generate_subscripts(map_keys({column}), 1) as position
-                from {table})
-            group by key order by min(tick * 100000 + position)"""
-        ).fetchall()
-        return [row[0] for row in rows]
+    def _sealed(self, parts: list[Path]) -> list[str]:
+        """SQL that reads the parts, those that can be read."""
+        if not parts:
+            return []
+        found = []
+        # a run may itself lie in folders such as lr=0.1: then no name of a folder is looked at
+        if "=" not in str(self.directory.resolve()):
+            found.append(_scan(parts, "hive_types = {'attempt': BIGINT, 'rank': BIGINT}"))
+        else:
+            for folder in dict.fromkeys(path.parent for path in parts):
+                place = f"{number(folder.parent)} as attempt, {number(folder)} as rank"
+                inside = [path for path in parts if path.parent == folder]
+                found.append(
+                    f"select {place}, * from ({_scan(inside, 'hive_partitioning = false')})"
+                )
+        if all(map(_looks_whole, parts)) and self._binds(found):
+            return found
+        whole = [path for path in parts if self._readable(path)]
+        return self._sealed(whole) if len(whole) < len(parts) else found
+
+    def _binds(self, sources: list[str]) -> bool:
+        import duckdb
+
+        try:
+            for source in sources:
+                self._connection.sql(source)
+        except duckdb.Error:
+            return False
+        return True
+
+    def _readable(self, path: Path) -> bool:
+        """Whether every column of a part can be read."""
+        import duckdb
+
+        if not _looks_whole(path):
+            return False
+        try:
+            self._connection.execute(
+                f"select count(columns(*)) from ({_scan([path], 'hive_partitioning = false')})"
+            ).fetchall()
+        except duckdb.Error:
+            return False
+        return True
+
+    def _live(self, kind: str) -> list[str]:
+        """SQL for the lines that are not sealed, from a temporary table of them."""
+        placed = bytearray()
+        for folder in tape_folders(self.directory, kind):
+            place = b'{"attempt":%d,"rank":%d,' % (number(folder.parent), number(folder))
+            for line in read_lines(folder, kind, self.info.id).whole:
+                placed += place
+                placed += memoryview(line)[1:]
+        if not placed:
+            return []
+        name = f"live_{kind}_{next(self._numbers)}"
+        with tempfile.TemporaryDirectory() as scratch:
+            lines = Path(scratch, "lines.jsonl")
+            lines.write_bytes(placed)
+            select = columns_of(self._connection, kind, lines, placed=True)
+            self._connection.execute(f"create temp table {name} as {select}")
+        return [f"select * from {name}"]
+
+    def _empty(self, kind: str) -> str:
+        columns = ["attempt", "rank", *FIXED[kind]]
+        typed = [
+            f"null::{'VARCHAR' if name in ('event', 'fields') else 'BIGINT'} as {name}"
+            for name in columns
+            if name != "arrival_ns"
+        ]
+        return f"select {', '.join(typed)} where false"
 
 
-def _require(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        raise MissingDependencyError(
-            f"this needs the package {package}", fix="pip install 'metronorm[analysis]'"
-        )
+def _in_order(columns: list[str], kind: str) -> list[str]:
+    """The record's own first, then phases, the rest of the time, metrics."""
+    own = ["attempt", "rank", *FIXED[kind]]
+    rest = f"{UNATTRIBUTED}_ns"
+
+    def place(name: str) -> int:
+        if name in own:
+            return own.index(name) - len(own)
+        return 2 * (not name.endswith("_ns") or kind != "ticks") + (name == rest)
+
+    return sorted(columns, key=place)
 
 
-def literal(value: str) -> str:
-    """An SQL string literal."""
-    return "'" + value.replace("'", "''") + "'"
+def _scan(parts: list[Path], options: str) -> str:
+    files = ", ".join(literal(str(path.resolve())) for path in parts)
+    return f"select * from read_parquet([{files}], union_by_name = true, {options})"
 
 
-def identifier(value: str) -> str:
-    """An SQL identifier."""
-    return '"' + value.replace('"', '""') + '"'
+def _looks_whole(path: Path) -> bool:
+    """Whether a file begins and ends as Parquet does."""
+    with open(path, "rb") as file:
+        begin = file.read(4)
+        file.seek(0, 2)
+        file.seek(max(file.tell() - 4, 0))
+        return begin == file.read(4) == b"PAR1"

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
-from metronorm.clock.tape import encode
 from metronorm.errors import ConfigError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
-RESERVED = frozenset({"attempt", "rank", "tick", "beats"})
+class TickRecord(msgspec.Struct, gc=False, omit_defaults=True):
+    """One line of the tape; floats that are not finite travel as text: "nan", "inf", "-inf".
 
-
-class TickRecord(msgspec.Struct, gc=False):
-    """One line of the tape; floats that are not finite travel as text: "nan", "inf", "-inf"."""
+    `clock_ns` is what the clock itself cost in the tick. Without `phases` they were not measured.
+    """
 
     tick: int
     time_ns: int
@@ -25,34 +22,27 @@ class TickRecord(msgspec.Struct, gc=False):
     beats: int
     phases: dict[str, int]
     metrics: dict[str, float | str]
+    clock_ns: int = 0
+    arrival_ns: int | None = None
 
 
-def encode_tick(record: TickRecord) -> bytes:
-    """The line of a tick."""
-    line = encode(record)
-    if b"null" in line:  # what JSON makes of a float that is not finite
-        record.metrics = {name: _spelled(value) for name, value in record.metrics.items()}
-        line = encode(record)
-    return line
-
-
-def check_names(metrics: Iterable[str]) -> None:
-    """Raise ConfigError for a metric whose column the record needs itself."""
-    for name in metrics:
-        if name in RESERVED or name.endswith("_ns"):
-            raise ConfigError(
-                "a metric's name must not be one of the record's own "
-                f"({', '.join(sorted(RESERVED))}, names ending in _ns)",
-                got=repr(name),
-            )
+def spell_out(record: TickRecord) -> list[str]:
+    """Make text of what JSON has no numbers for; the names of the metrics that are not finite."""
+    found = []
+    for name, value in record.metrics.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            record.metrics[name] = str(value)
+            found.append(name)
+    return found
 
 
 def plain_number(name: str, value: Any) -> float | int:
     """A metric's value as a Python number; ConfigError if it is not one."""
-    item = getattr(value, "item", None)
+    item = getattr(value, "item", None) or getattr(value, "numpy", None)
     if item is not None:
         try:
             value = item()
+            value = getattr(value, "item", lambda: value)()
         except (TypeError, ValueError, RuntimeError):
             value = None
     if not isinstance(value, int | float):
@@ -63,5 +53,11 @@ def plain_number(name: str, value: Any) -> float | int:
     return int(value) if isinstance(value, bool) else value
 
 
-def _spelled(value: float | str) -> float | str:
-    return value if isinstance(value, str) or math.isfinite(value) else str(value)
+def check_one_element(name: str, value: Any) -> None:
+    """Raise ConfigError for a tensor on a device that does not hold one number."""
+    shape = tuple(getattr(value, "shape", ()))
+    if math.prod(shape) != 1 or getattr(value, "is_complex", lambda: False)():
+        raise ConfigError(
+            "a metric must be one number (a Python number, or a tensor of one element)",
+            got=f"{name} = a {type(value).__name__} of shape {shape}",
+        )

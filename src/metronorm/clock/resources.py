@@ -1,31 +1,173 @@
-"""What the process uses: sampled about once a second, at the end of a tick."""
+"""What the process and its machine use: one sample of everything that can be read here."""
 
 from __future__ import annotations
 
-import os
+import contextlib
 import resource
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Probe = Callable[[], dict[str, float]]
 
 # getrusage counts the peak in kilobytes, on macOS in bytes
 _PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
-_PAGE = os.sysconf("SC_PAGE_SIZE")
+_RAPL = Path("/sys/class/powercap")
+_NVIDIA = Path("/proc/driver/nvidia/version")
 
 
-def sample_resources(tick: int, time_ns: int) -> dict[str, int | None]:
-    """One record of the resources tape: bytes of resident memory, nanoseconds of processor."""
+class Resources:
+    """Samples processor, memory, disk, network, energy and GPUs.
+
+    Args:
+        on_missing: told once, as `(what, why)`, of each thing that is there but cannot be read.
+        energy: where Linux shows the processor's energy counters (RAPL).
+
+    Names carry their units; what ends in `_bytes` of disk and network, `_ns` and `_joules` counts
+    up, all else is of the moment. By psutil and NVML.
+    """
+
+    def __init__(self, on_missing: Callable[[str, str], None], *, energy: Path = _RAPL) -> None:
+        self._on_missing = on_missing
+        self._probes: dict[str, Probe] = {"process": _own_process}
+        try:
+            import psutil
+        except ImportError:
+            on_missing("machine", "psutil is not installed")
+        else:
+            process = psutil.Process()
+            psutil.cpu_percent()  # the share is since the last call
+            self._probes |= {
+                "memory": lambda: {"memory_bytes": process.memory_info().rss},
+                "children": lambda: _children(process),
+                "machine": lambda: _machine(psutil),
+                "disk": lambda: _disk(process),
+                "network": lambda: _network(psutil),
+            }
+        for path in sorted(energy.glob("intel-rapl:[0-9]*")):
+            if path.name.count(":") == 1:  # a whole package, not a part of one
+                counter = _EnergyCounter(path)
+                self._probes[f"energy of {path.name}"] = counter.read
+        if _NVIDIA.exists():
+            self._add_gpus()
+
+    def sample(self) -> dict[str, float]:
+        """One sample; what cannot be read is left out of it and of all later ones."""
+        values: dict[str, float] = {}
+        for what, probe in list(self._probes.items()):
+            try:
+                for name, value in probe().items():
+                    values[name] = values.get(name, 0) + value
+            # each library has errors of its own (psutil's, NVML's), and none may reach training
+            except Exception as error:
+                del self._probes[what]
+                self._on_missing(what, f"{type(error).__name__}: {error}")
+        return values
+
+    def _add_gpus(self) -> None:
+        try:
+            import pynvml
+        except ImportError:
+            self._on_missing("GPUs", "nvidia-ml-py is not installed: metronorm[gpu]")
+            return
+        try:
+            pynvml.nvmlInit()
+            for index in range(pynvml.nvmlDeviceGetCount()):
+                handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+                for what, probe in _gpu_probes(pynvml, handle, index):
+                    self._probes[f"{what} of GPU {index}"] = probe
+        except pynvml.NVMLError as error:
+            self._on_missing("GPUs", str(error))
+
+
+def _own_process() -> dict[str, float]:
     return {
-        "tick": tick,
-        "time_ns": time_ns,
-        "memory_bytes": _resident_bytes(),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT,
         "processor_ns": time.process_time_ns(),
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT,
     }
 
 
-def _resident_bytes() -> int | None:
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            return int(file.read().split()[1]) * _PAGE
-    except OSError:  # not Linux
-        return None
+def _children(process: Any) -> dict[str, float]:
+    """Of all processes that this one began and that live, such as data loader workers."""
+    memory = spent = 0.0
+    for child in process.children(recursive=True):
+        with contextlib.suppress(Exception):  # it may end while it is looked at
+            times = child.cpu_times()
+            memory += child.memory_info().rss
+            spent += times.user + times.system
+    if not memory:
+        return {}
+    return {"children_memory_bytes": memory, "children_processor_ns": round(spent * 1e9)}
+
+
+def _machine(psutil: Any) -> dict[str, float]:
+    return {
+        "machine_memory_available_bytes": psutil.virtual_memory().available,
+        "machine_processor_share": psutil.cpu_percent() / 100,
+        "swap_bytes": psutil.swap_memory().used,
+    }
+
+
+def _disk(process: Any) -> dict[str, float]:
+    counters = process.io_counters()
+    return {"disk_read_bytes": counters.read_bytes, "disk_written_bytes": counters.write_bytes}
+
+
+def _network(psutil: Any) -> dict[str, float]:
+    counters = psutil.net_io_counters()
+    return {
+        "network_received_bytes": counters.bytes_recv,
+        "network_sent_bytes": counters.bytes_sent,
+    }
+
+
+class _EnergyCounter:
+    """Microjoules that wrap around, as joules that do not."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._last: int | None = None
+        self._joules = 0.0
+
+    def read(self) -> dict[str, float]:
+        now = int((self._folder / "energy_uj").read_text())
+        if self._last is not None:
+            spent = now - self._last
+            if spent < 0:
+                spent += int((self._folder / "max_energy_range_uj").read_text())
+            self._joules += spent / 1e6
+        self._last = now
+        return {"processor_energy_joules": self._joules}
+
+
+def _gpu_probes(nvml: Any, handle: Any, index: int) -> Iterator[tuple[str, Probe]]:
+    name = f"gpu{index}_{{}}".format
+
+    yield (
+        "utilization",
+        lambda: {name("utilization"): nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100},
+    )
+    yield (
+        "memory",
+        lambda: {name("memory_bytes"): nvml.nvmlDeviceGetMemoryInfo(handle).used},
+    )
+    yield (
+        "power",
+        lambda: {name("power_watts"): nvml.nvmlDeviceGetPowerUsage(handle) / 1e3},
+    )
+    yield (
+        "temperature",
+        lambda: {
+            name("temperature_celsius"): nvml.nvmlDeviceGetTemperature(
+                handle, nvml.NVML_TEMPERATURE_GPU
+            )
+        },
+    )
+    yield (
+        "energy",
+        lambda: {name("energy_joules"): nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3},
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -10,15 +11,19 @@ import time
 import uuid
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from metronorm.errors import ConfigError, RunError
-from metronorm.files import write_atomic
+from metronorm.files import create_atomic, directory_aside
+
+if TYPE_CHECKING:
+    from metronorm.clock.ranks import Place
 
 SCHEMA = 1
 RUN_FILE = "run.json"
+_LAUNCH = ".launch"
 _REPORTED = ("metronorm", "torch", "tensorflow", "jax", "keras", "numpy")
 
 
@@ -34,6 +39,7 @@ class RunInfo(msgspec.Struct, kw_only=True):
     versions: dict[str, str]
     git: dict[str, Any] | None
     host: dict[str, Any]
+    launch: str = ""
 
 
 def read_run_info(directory: Path) -> RunInfo:
@@ -76,14 +82,15 @@ def check_free(directory: Path) -> None:
         )
 
 
-def create_run(directory: Path, *, name: str | None, config: dict[str, Any]) -> RunInfo:
-    """Make `directory` a new run.
+def create_run(
+    directory: Path, *, name: str | None, config: dict[str, Any], launch: str = ""
+) -> RunInfo:
+    """Make `directory` a new run, or join the one that another rank of the `launch` has made.
 
     Raises:
         RunError: it is a run already, or a file stands in its place.
         ConfigError: `config` holds what JSON cannot.
     """
-    check_free(directory)
     info = RunInfo(
         schema=SCHEMA,
         id=uuid.uuid4().hex,
@@ -94,6 +101,7 @@ def create_run(directory: Path, *, name: str | None, config: dict[str, Any]) -> 
         versions=versions(),
         git=git_state(),
         host=host(),
+        launch=launch,
     )
     try:
         data = msgspec.json.format(msgspec.json.encode(info), indent=2)
@@ -101,7 +109,16 @@ def create_run(directory: Path, *, name: str | None, config: dict[str, Any]) -> 
         raise ConfigError("a run's config must be plain JSON values", got=str(error)) from None
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        write_atomic(directory / RUN_FILE, data + b"\n")
+        create_atomic(directory / RUN_FILE, data + b"\n")
+    except FileExistsError:
+        if not (directory / RUN_FILE).exists():
+            raise RunError(
+                "a run's directory must be writable", got=f"{directory}, a file"
+            ) from None
+        found = read_run_info(directory)
+        if launch and found.launch == launch:
+            return found
+        check_free(directory)
     except OSError as error:
         raise RunError(
             "a run's directory must be writable", got=f"{directory}: {error.strerror or error}"
@@ -109,22 +126,43 @@ def create_run(directory: Path, *, name: str | None, config: dict[str, Any]) -> 
     return info
 
 
-def new_attempt(directory: Path, rank: int) -> int:
-    """Claim the next attempt number for `rank`; making the folder is the claim, so no lock."""
+def new_attempt(directory: Path, place: Place) -> int:
+    """Claim an attempt for this rank: the newest if this launch has begun it, else the next.
+
+    Making a folder is the claim, so there is no lock; a rank that is there twice in a launch gets
+    an attempt of its own.
+
+    Raises:
+        OSError: the directory is not writable.
+    """
     ticks = directory / "ticks"
-    attempt = 1 + max((number(path) for path in ticks.glob("attempt=*")), default=-1)
+    ticks.mkdir(parents=True, exist_ok=True)
     while True:
+        newest = max((number(path) for path in ticks.glob("attempt=*")), default=-1)
+        begun = ticks / f"attempt={newest}"
+        with contextlib.suppress(FileNotFoundError):
+            if (begun / _LAUNCH).read_text() == place.launch:
+                with contextlib.suppress(FileExistsError):
+                    (begun / f"rank={place.rank}").mkdir()
+                    return newest
+        following = ticks / f"attempt={newest + 1}"
         try:
-            tape_folder(directory, "ticks", attempt, rank).mkdir(parents=True)
-        except FileExistsError:
-            attempt += 1
-        else:
-            return attempt
+            with directory_aside(following) as aside:
+                (aside / _LAUNCH).write_text(place.launch)
+        except OSError:
+            if not following.exists():  # else another rank was faster
+                raise
 
 
 def tape_folder(directory: Path, kind: str, attempt: int, rank: int) -> Path:
     """Where the tape of one (attempt, rank) lies."""
     return directory / kind / f"attempt={attempt}" / f"rank={rank}"
+
+
+def tape_folders(directory: Path, kind: str) -> list[Path]:
+    """The folders of all tapes of a kind, by attempt and rank."""
+    found = directory.glob(f"{kind}/attempt=*/rank=*")
+    return sorted(found, key=lambda path: (number(path.parent), number(path)))
 
 
 def number(path: Path) -> int:

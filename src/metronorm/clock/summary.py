@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.clock.reader import identifier
+from metronorm.clock.columns import identifier
 
 if TYPE_CHECKING:
-    from metronorm.clock.reader import Run, Table
+    from metronorm.clock.reader import Run
+    from metronorm.clock.table import Table
 
 POINTS = 200
 
@@ -89,7 +90,7 @@ def summarize(run: Run) -> Summary:
         losses={name: best for name in losses if (best := _best(ticks, name)) is not None},
         tick_median_ns=median_ns,
         tick_p95_ns=p95_ns,
-        phases=_shares(ticks, wall_ns or 0.0),
+        phases=_shares(ticks),
         tokens=tokens,
         tokens_per_second=tokens / wall_ns * 1e9 if tokens and wall_ns else None,
         peak_memory_bytes=_one(run.resources(), "select max(peak_memory_bytes) from resources"),
@@ -102,15 +103,14 @@ def _one(table: Table, query: str) -> Any:
     return table.sql(query).fetchall()[0][0]
 
 
-def _shares(ticks: Table, wall_ns: float) -> dict[str, float]:
+def _shares(ticks: Table) -> dict[str, float]:
+    """Of the time of the ticks whose phases were measured."""
+    sums = "".join(f", sum({identifier(phase + '_ns')})::DOUBLE" for phase in ticks.phases)
+    query = f"select sum(wall_ns)::DOUBLE{sums} from ticks where unattributed_ns is not null"
+    wall_ns, *totals = ticks.sql(query).fetchall()[0] if ticks.phases else (None,)
     if not wall_ns:
         return {}
-    # neither a phase nor a metric may have such a column's name
-    columns = [name for name in ticks.columns if name.endswith("_ns")]
-    phases = [name.removesuffix("_ns") for name in columns if name not in ("time_ns", "wall_ns")]
-    sums = ", ".join(f"coalesce(sum({identifier(phase + '_ns')}), 0)::DOUBLE" for phase in phases)
-    row = ticks.sql(f"select {sums} from ticks").fetchall()[0]
-    return {phase: total / wall_ns for phase, total in zip(phases, row, strict=True)}
+    return {phase: (ns or 0.0) / wall_ns for phase, ns in zip(ticks.phases, totals, strict=True)}
 
 
 def _best(ticks: Table, name: str) -> Best | None:

@@ -1,16 +1,25 @@
-"""The tape: one append-only file of JSON lines, written by one process, one write(2) per record."""
+"""The tape: append-only files of JSON lines in one folder, written by one process.
+
+`_live.jsonl` is being written; a stretch that is finished is renamed to `_part-00000.jsonl`, and
+becomes `part-00000.parquet` when it is sealed. What reads a folder of Parquet files passes over
+names that begin with an underscore.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.errors import RunError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
-LIVE = "live.jsonl"
+LIVE = "_live.jsonl"
+_NEXT = "_next.jsonl"
 
 # what JSON has no form for (a path, a dtype) is put down as its text
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -22,44 +31,100 @@ def encode(record: Any) -> bytes:
 
 
 class Tape:
-    """Appends records to `path`; a write that fails drops the record, counts it, and goes on.
+    """Appends lines to `_live.jsonl` in `folder`: whole lines, or none of a line.
 
-    What a full disk let through of a line is cut off again, so the next record starts on a line of
-    its own. Once `write` has returned, the record survives the death of the process (though not of
-    the machine: there is no fsync per tick); a process killed inside it may leave a torn last line.
+    What a full disk let through of a line is cut off again. Once `append` has returned, the lines
+    survive the death of the process (though not of the machine: there is no fsync).
+
+    Raises:
+        OSError: the folder is not writable.
+        RunError: another process writes this tape.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.dropped = 0
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.last_error: OSError | None = None
         self._torn = False
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        self._file = os.open(path, flags, 0o644)
+        self._file = self._open()
 
-    def write(self, line: bytes) -> bool:
-        """Append one encoded record; False if it was dropped."""
+    def _open(self, name: str = LIVE) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        file = os.open(self.folder / name, flags, 0o644)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            raise RunError(
+                "one process writes a tape",
+                got=f"{self.folder}, which another one is writing",
+                fix="start each process with a RANK of its own, or in a run of its own",
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        return file
+
+    @property
+    def size(self) -> int:
+        """Bytes of `_live.jsonl`."""
+        return os.fstat(self._file).st_size
+
+    def append(self, *pieces: bytes | memoryview) -> int:
+        """Append whole lines; how many bytes of them are on the tape now: all, or up to a line.
+
+        Args:
+            pieces: of the lines; a line may begin in one and end in the next.
+        """
         if self._torn:
-            line = b"\n" + line
+            pieces = (b"\n", *pieces)
+        wanted = sum(len(memoryview(piece)) for piece in pieces)
         written = 0
         try:
-            written = os.write(self._file, line)
-            while written < len(line):  # a disk that fills up, or a signal, stopped it half way
-                written += os.write(self._file, line[written:])
+            self._find()
+            written = os.writev(self._file, pieces)
+            if written < wanted:  # a disk that fills up, or a signal, stopped it half way
+                rest = b"".join(pieces)
+                while written < wanted:
+                    written += os.write(self._file, rest[written:])
         except OSError as error:
-            self.dropped += 1
             self.last_error = error
-            if written:
-                self._cut(written)
-            return False
+            whole = b"".join(pieces).rfind(b"\n", 0, written) + 1
+            if written > whole:
+                self.cut(written - whole)
+            return max(whole - self._torn, 0)
+        self.last_error = None
+        written -= self._torn
         self._torn = False
-        return True
+        return written
 
-    def _cut(self, written: int) -> None:
-        """Take back the first part of a line whose rest found no room."""
+    def _find(self) -> None:
+        """Write into the folder that is there, not into a file that was removed with another."""
+        here = self.folder / LIVE
+        if self._file >= 0:
+            if here.exists() and here.stat().st_ino == os.fstat(self._file).st_ino:
+                return
+            os.close(self._file)
+            self._file, self._torn = -1, False
+        self._file = self._open()
+
+    def cut(self, count: int) -> None:
+        """Take back the last `count` bytes: a line without its end."""
         try:
-            os.ftruncate(self._file, os.fstat(self._file).st_size - written)
+            os.ftruncate(self._file, os.fstat(self._file).st_size - count)
         except OSError:
             self._torn = True
+
+    def rotate(self) -> None:
+        """Finish this stretch: `_live.jsonl` becomes the next part, a new one is begun.
+
+        Raises:
+            OSError: the folder does not take it; the tape goes on as it was.
+        """
+        number = next_part(self.folder)
+        file = self._open(_NEXT)
+        (self.folder / LIVE).rename(self.folder / f"_part-{number:05}.jsonl")
+        (self.folder / _NEXT).rename(self.folder / LIVE)
+        os.close(self._file)
+        self._file = file
 
     def close(self) -> None:
         """Close the file; closing twice does nothing."""
@@ -68,10 +133,11 @@ class Tape:
             self._file = -1
 
 
-def ends_torn(path: Path) -> bool:
-    """Whether the last line of a tape was cut short, as a kill in the middle of it leaves it."""
-    with open(path, "rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return False
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+def next_part(folder: Path) -> int:
+    """The number of the stretch that is being written."""
+    return 1 + max((part_number(path) for path in folder.glob("*part-*")), default=-1)
+
+
+def part_number(path: Path) -> int:
+    """7 for `_part-00007.jsonl`."""
+    return int(path.name.partition("-")[2].partition(".")[0])

@@ -1,0 +1,119 @@
+"""`metronorm compare`: one run against another, with what the noise leaves open."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from metronorm.cli.arguments import parse
+from metronorm.cli.words import mebibytes, milliseconds, printable
+from metronorm.clock import open_run
+from metronorm.clock.compare import Comparison, Measure, compare, parse_percent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "tick_median_ns": ("tick, median", milliseconds),
+    "tick_mean_ns": ("tick, mean", milliseconds),
+    "tokens_per_second": ("tokens/s", "{:,.0f}".format),
+    "peak_memory_bytes": ("peak memory", mebibytes),
+    "gpu_memory_bytes": ("peak memory of a GPU", mebibytes),
+    "tick_processor_ns": ("processor time per tick", milliseconds),
+}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `metronorm compare`."""
+
+    a: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run that is compared with."""
+    b: Annotated[Path, tyro.conf.Positional]
+    """Directory of the run that is compared."""
+    metric: str | None = None
+    """The metric to compare, one that should fall; by default loss, if both have it."""
+    skip: int | None = None
+    """Ticks at the beginning of every attempt that are warm-up; by default 20 or a tenth."""
+    fail_if_slower: Annotated[str | None, tyro.conf.arg(metavar="PERCENT")] = None
+    """Exit with 1 if B's median tick is surely slower by more than that: 5% or 0.05."""
+    json: bool = False
+    """Print everything as JSON."""
+
+
+def main(argv: list[str]) -> int:
+    """Print the comparison; 1 if B is too slow."""
+    arguments = parse(
+        Arguments,
+        argv,
+        command="compare",
+        description="One run against another: time, throughput, memory, loss. Ratios are B over A, "
+        "with 95 % intervals.",
+    )
+    limit = arguments.fail_if_slower
+    comparison = compare(
+        open_run(arguments.a),
+        open_run(arguments.b),
+        metric=arguments.metric,
+        skip=arguments.skip,
+        limit=None if limit is None else parse_percent(limit),
+    )
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(comparison)).decode())
+    else:
+        console = Console()
+        console.print(table(comparison))
+        console.print(*words(comparison), sep="\n", soft_wrap=True)
+    return 1 if comparison.verdict is not None and comparison.verdict.failed else 0
+
+
+def table(comparison: Comparison) -> Table:
+    """Figures of A and B, their ratios with intervals; then the losses."""
+    measures, sides = comparison.measures, (comparison.a, comparison.b)
+    made = Table(show_edge=False, pad_edge=False, header_style="bold")
+    made.add_column("")
+    for letter, side in zip("AB", sides, strict=True):
+        made.add_column(Text(f"{letter}: {printable(side.name)}"), justify="right")
+    made.add_column("B / A", justify="right")
+    made.add_column("95 % interval", justify="right")
+
+    def row(name: str, measure: Measure, shown: Callable[[float], str]) -> None:
+        ends = ""
+        if measure.low is not None and measure.high is not None:
+            ends = f"{measure.low:.3f} to {measure.high:.3f}"
+        style = "bold" if measure.differs else None
+        cells = (shown(measure.a), shown(measure.b), f"{measure.ratio:.3f}", ends)
+        made.add_row(Text(printable(name)), *cells, style=style)
+
+    made.add_row("ticks without warm-up", *(f"{side.ticks:,}" for side in sides), "", "")
+    made.add_section()
+    for name, (title, shown) in _MEASURES.items():
+        if name in measures:
+            row(title, measures[name], shown)
+        if name == "tick_mean_ns":
+            for phase, measure in comparison.phases.items():
+                row(f"  {phase}", measure, milliseconds)
+    made.add_section()
+    for losses in comparison.losses:
+        at = f"{losses.at:,.3g}" if losses.at < 100 else f"{losses.at:,.0f}"
+        after = Text(printable(f"{comparison.metric} after {at} {losses.axis}"))
+        cells = ["-" if loss is None else f"{loss:.4f}" for loss in (losses.a, losses.b)]
+        made.add_row(after, *cells, "", "")
+    return made
+
+
+def words(comparison: Comparison) -> list[Text]:
+    """The statements, the notes and the verdict."""
+    said = [Text(""), *(Text(printable(statement)) for statement in comparison.statements)]
+    said += [Text(printable(note), style="yellow") for note in comparison.notes]
+    if comparison.verdict is not None:
+        style = "bold red" if comparison.verdict.failed else "green"
+        said.append(Text(comparison.verdict.words, style=style))
+    return said

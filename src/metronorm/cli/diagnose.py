@@ -1,0 +1,84 @@
+"""`metronorm diagnose`: what is amiss with runs, worst first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import tyro
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from metronorm.cli.arguments import parse
+from metronorm.cli.words import printable
+from metronorm.clock import open_run
+from metronorm.clock.diagnosis import Finding, at_least, diagnose, spelled
+from metronorm.errors import ConfigError
+
+STYLES = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `metronorm diagnose`."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Directories of the runs."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print each finding as a line of JSON."""
+    fail_on: Literal["never", "warning", "critical"] = "never"
+    """Exit with 1 if there is a finding this severe, or worse."""
+
+
+def main(argv: list[str]) -> int:
+    """Print the findings of every run."""
+    arguments = parse(
+        Arguments,
+        argv,
+        command="diagnose",
+        description="What is amiss with runs, worst first, and what to do; also while they run.",
+    )
+    if not arguments.runs:
+        raise ConfigError("diagnose needs a run", fix="metronorm diagnose runs/*")
+    found = {path: diagnose(open_run(path)) for path in arguments.runs}
+    if arguments.json:
+        for path, findings in found.items():
+            for finding in findings:
+                record = {"run": str(path), **msgspec.to_builtins(finding)}
+                print(msgspec.json.encode(record).decode())
+    else:
+        console = Console()
+        for path, findings in found.items():
+            show(console, path, findings)
+    if arguments.fail_on == "never":
+        return 0
+    return int(any(at_least(findings, arguments.fail_on) for findings in found.values()))
+
+
+def show(console: Console, path: Path, findings: list[Finding]) -> None:
+    """The findings of one run."""
+    title = Text(printable(str(path)), style="bold")
+    if not findings:
+        console.print(title.append(": nothing found", style="not bold"))
+        return
+    console.print(title)
+    for finding in findings:
+        head = Text(finding.severity, style=STYLES[finding.severity])
+        console.print(head.append(f"  {finding.rule}", style="not bold default"))
+        evidence = [f"{name} {value}" for name, value in spelled(finding.evidence)]
+        if finding.ticks:
+            evidence.append(f"see tick{'s' * (len(finding.ticks) > 1)} {_listed(finding.ticks)}")
+        for line, style in (
+            (printable(finding.what), ""),
+            (finding.advice, "green"),
+            (printable(" · ".join(evidence)), "dim"),
+        ):
+            if line:
+                console.print(Padding(Text(line, style=style), (0, 0, 0, 4)))
+
+
+def _listed(ticks: list[int]) -> str:
+    return ", ".join(f"{tick:,}" for tick in ticks)

@@ -1,0 +1,41 @@
+"""`metronorm export`: a run as files of other tools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from metronorm.cli.arguments import parse
+from metronorm.integrations.exporting import export_run
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `metronorm export`."""
+
+    run: Annotated[Path, tyro.conf.Positional]
+    """The directory of the run."""
+    target: Annotated[Path, tyro.conf.Positional]
+    """A file to write (.csv, .parquet), or a directory for TensorBoard's event files."""
+    format: Literal["auto", "tensorboard", "csv", "parquet"] = "auto"
+    """What to write; auto: by the ending of the target."""
+    overwrite: bool = False
+    """Replace the target if it is there; a directory only if it holds nothing but event files."""
+
+
+def main(argv: list[str]) -> int:
+    """Export, and say where to."""
+    arguments = parse(
+        Arguments,
+        argv,
+        command="export",
+        description="Write the ticks of a run for TensorBoard, or as CSV or Parquet.",
+    )
+    export_run(
+        arguments.run, arguments.target, kind=arguments.format, overwrite=arguments.overwrite
+    )
+    print(f"the run is in {arguments.target}")
+    return 0

@@ -1,0 +1,85 @@
+"""`metronorm watch`: runs as they go, in the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from metronorm.cli import watch_page as page
+from metronorm.cli.arguments import parse
+from metronorm.clock.live import Follower
+from metronorm.clock.run import RUN_FILE
+from metronorm.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+WAIT_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `metronorm watch`."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Directories of the runs."""
+    wait: bool = False
+    """Wait for runs that have not begun yet."""
+
+
+def main(argv: list[str]) -> int:
+    """Follow the runs; without a terminal, show them once as they are now."""
+    arguments = parse(
+        Arguments,
+        argv,
+        command="watch",
+        description="Follow runs while they are written: curves, phases, machine, events, ranks. "
+        "Keys: q quits, space pauses, left and right change the metric, up and down the run, r "
+        "shows the ranks. Without a terminal it shows the runs once, as they are now.",
+    )
+    if not arguments.runs:
+        raise ConfigError("watch needs a run", fix="metronorm watch runs/*")
+    runs = list(dict.fromkeys(arguments.runs))
+    if arguments.wait:
+        wait_for(runs)
+    followers = [Follower(run) for run in runs]
+    if sys.stdout.isatty():
+        watch(followers)
+    else:
+        console = Console()
+        console.print(page.whole([follower.read() for follower in followers], console.width))
+    return 0
+
+
+def wait_for(runs: Sequence[Path], sleep: Callable[[float], None] = time.sleep) -> None:
+    """Return once all the runs are there."""
+    missing = [run for run in runs if not (run / RUN_FILE).exists()]
+    if missing:
+        print(f"waiting for {', '.join(map(str, missing))} (Ctrl-C to stop)", file=sys.stderr)
+    for run in missing:
+        while not (run / RUN_FILE).exists():
+            sleep(WAIT_SECONDS)
+
+
+def watch(followers: Sequence[Follower]) -> None:
+    """The live page, until it is quit.
+
+    Raises:
+        MissingDependencyError: Textual is not installed.
+    """
+    try:
+        from metronorm.cli.watch_app import WatchApp
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "textual":
+            raise
+        raise MissingDependencyError(
+            "the live page needs the package textual",
+            fix="pip install 'metronorm[watch]', or `metronorm watch RUN | cat` to look once",
+        ) from None
+    WatchApp(followers).run()

@@ -1,0 +1,58 @@
+"""What a run used of the machine, for a comparison: memory and processor time."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from metronorm.clock.columns import identifier
+
+if TYPE_CHECKING:
+    from metronorm.clock.table import Table
+
+
+def read_usage(resources: Table, skip: int) -> dict[str, float]:
+    """Peaks and processor time of a run, as far as it recorded them.
+
+    `peak_memory_bytes` is that of the largest process, `gpu_memory_bytes` that of the fullest GPU,
+    `tick_processor_ns` the processor time per tick of all ranks and their children, without the
+    first `skip` ticks of every attempt.
+    """
+    columns = resources.columns
+    gpus = [name for name in columns if re.fullmatch(r"gpu\d+_memory_bytes", name)]
+    wanted = {
+        "peak_memory_bytes": _largest([name for name in ("peak_memory_bytes",) if name in columns]),
+        "gpu_memory_bytes": _largest(gpus),
+        "tick_processor_ns": _processor(columns, skip),
+    }
+    queries = [f"({query})::DOUBLE" for query in wanted.values()]
+    row = resources.sql(f"select {', '.join(queries)}").fetchall()[0]
+    return {name: value for name, value in zip(wanted, row, strict=True) if value is not None}
+
+
+def _largest(columns: list[str]) -> str:
+    if not columns:
+        return "null"
+    largest = ", ".join(f"max({identifier(name)})" for name in columns)
+    return f"select greatest({largest}) from resources"
+
+
+def _processor(columns: list[str], skip: int) -> str:
+    """SQL for the processor time per tick: from sample to sample, for a child may have ended."""
+    spent = " + ".join(
+        f"coalesce(greatest({name} - lag({name}) over samples, 0), 0)"
+        for name in ("processor_ns", "children_processor_ns")
+        if name in columns
+    )
+    if "processor_ns" not in columns:
+        return "null"
+    return f"""
+        with counted as (
+                select * from resources where processor_ns is not null
+                qualify tick - min(tick) over (partition by attempt, rank) >= {skip}),
+             steps as (
+                select rank, tick - lag(tick) over samples as ticks, {spent} as spent
+                from counted window samples as (partition by attempt, rank order by time_ns, tick)),
+             ranks as (select sum(spent) / sum(ticks) as each from steps group by rank
+                       having sum(ticks) > 0)
+        select sum(each) from ranks"""

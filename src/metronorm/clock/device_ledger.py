@@ -1,0 +1,109 @@
+"""The accounts of a tick in the time of an accelerator.
+
+At every change of phase a moment is marked in the device's stream of work, and nothing waits for
+it. A stretch between two moments is charged to the phase that was open: while the device computes
+ahead of the host, a wait for data costs it nothing and is charged nothing; when it runs dry, the
+wait is what it did. The stretches of a tick follow each other, so they add up to its wall time.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from metronorm.clock.ledger import UNATTRIBUTED, Account, Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metronorm.clock.device import Device, Moment
+
+
+class DeviceLedger(Ledger):
+    """As `Ledger`; what `close` gives is known when the device has come so far.
+
+    Args:
+        now: a monotonic clock of the host, in integer nanoseconds.
+        device: whose time it is.
+    """
+
+    def __init__(self, now: Callable[[], int], device: Device) -> None:
+        super().__init__(now)
+        self._device = device
+        self._stack: list[str] = []
+        self._bottom_name = ""
+        self._marks: list[tuple[Moment, str]] = []
+
+    def account(self, name: str) -> Account:
+        """A new phase."""
+        return _DeviceAccount(self, name)
+
+    def begin(self) -> None:
+        """From now on what no phase covers is `unattributed`."""
+        self.last = self.now()
+        self._bottom_name = UNATTRIBUTED
+        self.mark()
+
+    def pause(self) -> None:
+        """From now on what no phase covers is nobody's."""
+        self._bottom_name = ""
+        self.mark()
+
+    def close(self) -> tuple[int, DevicePhases]:
+        """End the tick now, where the next one starts: its time on the host, and its accounts."""
+        moment = self.now()
+        wall_ns = moment - self.last
+        self.last = moment
+        self.mark()
+        marks, self._marks = self._marks, self._marks[-1:]
+        return wall_ns, DevicePhases(self._device, marks)
+
+    def enter(self, name: str) -> None:
+        """What follows is charged to `name`."""
+        self.entered += 1
+        self._stack.append(name)
+        self.mark()
+
+    def leave(self) -> None:
+        """What follows is charged to the phase outside, if there is one."""
+        self._stack.pop()
+        self.mark()
+
+    def mark(self) -> None:
+        """A moment, from which on the innermost open phase is charged."""
+        charged = self._stack[-1] if self._stack else self._bottom_name
+        self._marks.append((self._device.mark(), charged))
+
+
+class _DeviceAccount(Account):
+    __slots__ = ("_device_ledger", "_name")
+
+    def __init__(self, ledger: DeviceLedger, name: str) -> None:
+        super().__init__(ledger)
+        self._device_ledger, self._name = ledger, name
+
+    def __enter__(self) -> None:
+        self._device_ledger.enter(self._name)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._device_ledger.leave()
+
+
+class DevicePhases:
+    """The phases of one tick, on their way."""
+
+    def __init__(self, device: Device, marks: list[tuple[Moment, str]]) -> None:
+        self._device, self._marks = device, marks
+
+    def ready(self) -> bool:
+        """Whether the device has come to the end of the tick; never waits."""
+        return self._marks[-1][0].ready()
+
+    def get(self) -> tuple[int, dict[str, int]]:
+        """Wall time and phases in ns of device time; waits if it must."""
+        self._marks[-1][0].wait()
+        spent = {UNATTRIBUTED: 0}
+        for (begin, name), (end, _) in itertools.pairwise(self._marks):
+            if name:
+                spent[name] = spent.get(name, 0) + self._device.elapsed_ns(begin, end)
+        return sum(spent.values()), spent

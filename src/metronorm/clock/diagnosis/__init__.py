@@ -1,0 +1,72 @@
+"""What is amiss with a run: rules over its ticks, resources and events, each with its evidence.
+
+>>> from metronorm.clock import Clock, open_run
+>>> from metronorm.clock.diagnosis import diagnose
+>>> with Clock("runs/mine", progress=False) as clock:
+...     for _ in clock.ticks(range(1)):
+...         clock.log(loss=float("nan"))
+>>> [(finding.rule, finding.severity, finding.ticks) for finding in diagnose(open_run("runs/mine"))]
+[('not-finite', 'critical', [1])]
+
+docs/diagnosis.md tells each rule with its threshold; each file here begins with its thresholds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metronorm.clock.diagnosis.attempts import failed, failed_checkpoints, replay, restarts, stalls
+from metronorm.clock.diagnosis.finding import SEVERITIES, Finding, Severity, at_least, spelled
+from metronorm.clock.diagnosis.losses import losses
+from metronorm.clock.diagnosis.machine import idle_gpus, memory
+from metronorm.clock.diagnosis.ranks import stragglers
+from metronorm.clock.diagnosis.reading import Reading
+from metronorm.clock.diagnosis.recording import clock_cost, lost_records, sampling
+from metronorm.clock.diagnosis.shares import data_bound, planned, small_beats, unattributed
+from metronorm.clock.diagnosis.tick_time import drift, slow_ticks, warm_up
+from metronorm.clock.diagnosis.values import not_finite
+
+if TYPE_CHECKING:
+    from metronorm.clock.reader import Run
+
+__all__ = ["SEVERITIES", "Finding", "Severity", "at_least", "diagnose", "spelled"]
+
+RULES = (
+    failed,
+    not_finite,
+    losses,
+    lost_records,
+    memory,
+    stalls,
+    failed_checkpoints,
+    data_bound,
+    planned,
+    stragglers,
+    idle_gpus,
+    drift,
+    slow_ticks,
+    replay,
+    restarts,
+    warm_up,
+    small_beats,
+    unattributed,
+    clock_cost,
+    sampling,
+)
+
+
+def diagnose(run: Run) -> list[Finding]:
+    """What the rules find in a run, worst first; also while it runs.
+
+    All but `replay` and `restarts` look at the effective history. A rule is silent where the record
+    has not what it needs, or too few ticks.
+
+    Args:
+        run: from `open_run`.
+
+    Returns:
+        Findings in order of severity; of equal ones, what concerns more of the time comes first.
+    """
+    reading = Reading(run)
+    found = [finding for rule in RULES for finding in rule(reading)]
+    return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), -one.share))

@@ -1,0 +1,43 @@
+"""Phases that begin in one hook and end in another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from metronorm.clock.clock import Clock
+
+
+class Phase:
+    """One that is open; `Phases` makes it."""
+
+    __slots__ = ("context", "name")
+
+    def __init__(self, name: str, context: AbstractContextManager[None]) -> None:
+        self.name, self.context = name, context
+
+
+class Phases:
+    """The open phases of one watch; they close from the inside out.
+
+    Args:
+        clock: whose phases they are.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._open: list[Phase] = []
+
+    def open(self, name: str) -> Phase:
+        """Enter a phase."""
+        phase = Phase(name, self._clock.phase(name))
+        phase.context.__enter__()
+        self._open.append(phase)
+        return phase
+
+    def close(self, phase: Phase) -> None:
+        """Leave a phase, and those inside it that an exception left open; twice is once."""
+        while phase in self._open:
+            self._open.pop().context.__exit__(None, None, None)

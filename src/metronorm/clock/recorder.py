@@ -1,0 +1,150 @@
+"""The recorder: everything between the clock and the disk of one attempt."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from typing import TYPE_CHECKING, Any
+
+from metronorm.clock.ring import ring_path
+from metronorm.clock.run import host, tape_folder, versions
+from metronorm.clock.seal import recover_all, seal_tape
+from metronorm.clock.tape import encode
+from metronorm.clock.watcher import Watcher
+from metronorm.clock.writer import CAPACITIES, Channel, Writer
+from metronorm.errors import MetronormError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from metronorm.clock.stall import StallWatch
+
+_log = logging.getLogger("metronorm")
+
+
+class Recorder:
+    """Takes lines of ticks, events and samples of the machine; never waits for a disk.
+
+    Args:
+        directory: of the run.
+        identity: of the run.
+        attempt: that this process claimed.
+        rank: of this process.
+        tick: the number of the tick that runs.
+        time_ns: nanoseconds since 1970.
+        stall: when to call it a stall; None: never.
+
+    Raises:
+        OSError: the directory is not writable.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        identity: str,
+        attempt: int,
+        rank: int,
+        tick: Callable[[], int],
+        time_ns: Callable[[], int],
+        stall: StallWatch | None,
+    ) -> None:
+        recover_all()
+        self._directory = directory
+        self._tick, self._time_ns = tick, time_ns
+        self._lock = threading.Lock()  # events come from every thread
+        self._forgotten = False
+        self.latest_resources: dict[str, float] = {}
+        self._channels = {}
+        for kind, capacity in CAPACITIES.items():
+            folder = tape_folder(directory, kind, attempt, rank)
+            folder.mkdir(parents=True, exist_ok=True)
+            path = ring_path(identity, kind, attempt, rank)
+            self._channels[kind] = Channel(folder, path, capacity)
+        self.ticks = self._channels["ticks"]
+        self._writer = Writer(self._channels, self._on_return)
+        self.event("start", process=os.getpid(), host=host()["name"], versions=versions())
+        self._watcher = Watcher(tick, self._sample, self.event, stall)
+
+    @property
+    def dropped(self) -> int:
+        """Lines that are lost."""
+        return sum(channel.dropped for channel in self._channels.values())
+
+    def overflow(self, line: bytes, tick: int) -> None:
+        """A tick's line that the ring has no room for."""
+        self._writer.overflow(self.ticks, line, tick)
+
+    def event(self, name: str, **fields: Any) -> dict[str, Any]:
+        """Something that happened; the record that was made of it."""
+        record = {
+            "event": name,
+            "tick": self._tick(),
+            "time_ns": self._time_ns(),
+            "fields": fields,
+        }
+        try:
+            line = encode(record)
+        except (TypeError, ValueError, OverflowError):  # text that is no Unicode, huge integers
+            record["fields"] = {"text": repr(fields).encode(errors="replace").decode()}
+            line = encode(record)
+        self._put("events", line)
+        return record
+
+    def _sample(self, values: dict[str, float]) -> None:
+        self.latest_resources = values
+        record = {"tick": self._tick(), "time_ns": self._time_ns(), "values": values}
+        self._put("resources", encode(record))
+
+    def _put(self, kind: str, line: bytes) -> None:
+        if self._forgotten:
+            return
+        channel = self._channels[kind]
+        with self._lock:
+            if not channel.ring.put(line):
+                self._writer.overflow(channel, line, self._tick())
+
+    def _on_return(self, channel: Channel) -> None:
+        self.event(
+            "dropped",
+            kind=channel.tape.folder.parent.parent.name,
+            records=channel.dropped,
+            first_tick=channel.first_dropped,
+            last_tick=channel.last_dropped,
+        )
+
+    def forget(self) -> None:
+        """For the child of a fork: this attempt is its parent's."""
+        self._forgotten = True
+        for channel in self._channels.values():
+            channel.ring.forget()
+            channel.tape.close()
+
+    def close(self) -> None:
+        """Write what is on the way, seal it, and tell what was lost; waits seconds at most."""
+        self._watcher.close()
+        left = self._writer.close()
+        errors = [channel.tape.last_error for channel in self._channels.values()]
+        why = next((error.strerror for error in errors if error), "the disk does not answer")
+        if self.dropped:
+            _log.warning(
+                "%d records could not be written to %s (%s); training went on without them",
+                self.dropped,
+                self._directory,
+                why,
+            )
+        if left:
+            _log.warning(
+                "%d records are not in %s yet (%s); metronorm seal writes them there as long as "
+                "this machine runs",
+                left,
+                self._directory,
+                why,
+            )
+            return
+        for channel in self._channels.values():
+            with contextlib.suppress(OSError, MetronormError):  # sealing can be done at any time
+                seal_tape(channel.tape.folder)

@@ -1,0 +1,147 @@
+"""Sealing: finished stretches of tape become Parquet parts, columns by name.
+
+    _live.jsonl → _part-00000.jsonl → part-00000.parquet
+
+Each arrow is one rename, and the lines are removed after the Parquet file is there, so at every
+instant each tick is there once: a part that has a Parquet file is read from it, any other from its
+lines. Damaged lines are kept in `_part-00000.damaged`.
+
+    python -m metronorm.clock.seal FOLDER
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from metronorm.clock.columns import columns_of, literal
+from metronorm.clock.lines import Lines, sealed_as, tape_ring
+from metronorm.clock.ring import abandoned_ring, abandoned_rings
+from metronorm.clock.run import read_run_info, tape_folders
+from metronorm.clock.tape import LIVE, Tape
+from metronorm.errors import MetronormError, RunError
+from metronorm.files import file_aside, write_atomic
+
+
+def seal_run(directory: Path) -> int:
+    """Seal all that is finished of a run; how many parts were made.
+
+    What a dead process has left in memory on this machine is put on its tape first. A tape that is
+    being written keeps its live lines.
+
+    Raises:
+        RunError: no run there, or one of a newer schema.
+        OSError: the directory is not writable, or the disk is full; nothing is lost.
+    """
+    identity = read_run_info(directory).id
+    made = 0
+    for kind in ("ticks", "events", "resources"):
+        for folder in tape_folders(directory, kind):
+            try:
+                tape = Tape(folder)
+            except RunError:  # it is being written
+                made += seal_parts(folder, kind)
+                continue
+            try:
+                recover(folder, tape, kind, identity)
+            finally:
+                tape.close()
+            made += seal_tape(folder)
+    return made
+
+
+def recover_all() -> None:
+    """Put on their tapes what dead processes have left in this machine's memory."""
+    for ring, folder in abandoned_rings():
+        if not folder.exists():  # the run was deleted
+            ring.unlink(missing_ok=True)
+            continue
+        # what cannot be written now stays where it is
+        with contextlib.suppress(OSError, MetronormError):
+            tape = Tape(folder)
+            try:
+                kind, identity = folder.parent.parent.name, ring.name.split("-")[1]
+                recover(folder, tape, kind, identity)
+            finally:
+                tape.close()
+
+
+def recover(folder: Path, tape: Tape, kind: str, identity: str) -> None:
+    """Put on a dead process's tape what is in its ring."""
+    with abandoned_ring(tape_ring(folder, kind, identity), folder) as ring:
+        if not ring:
+            return
+        live = folder / LIVE
+        there, late = Lines(), Lines()
+        there.add(live.read_bytes(), kind)
+        late.add(ring, kind)
+        known = set(there.whole)
+        fresh = b"".join(line for line in late.whole if line not in known)
+        if there.torn:  # the whole line is in the ring
+            tape.cut(len(there.torn))
+        if tape.append(fresh) < len(fresh):
+            raise tape.last_error or OSError("the tape took only a part")
+
+
+def seal_tape(folder: Path) -> int:
+    """Seal all of a tape that nobody writes any more; how many parts were made."""
+    kind = folder.parent.parent.name
+    live = folder / LIVE
+    if live.exists():
+        if live.stat().st_size:
+            tape = Tape(folder)
+            try:
+                tape.rotate()
+            finally:
+                tape.close()
+        live.unlink()
+    return seal_parts(folder, kind)
+
+
+def seal_parts(folder: Path, kind: str) -> int:
+    """Seal the finished stretches of a tape; how many parts were made."""
+    made = 0
+    for path in sorted(folder.glob("_part-*.jsonl")):
+        if not sealed_as(path).exists():
+            _seal(path, kind)
+            made += 1
+        path.unlink(missing_ok=True)
+    return made
+
+
+def _seal(path: Path, kind: str) -> None:
+    import duckdb
+
+    lines = Lines()
+    lines.add(path.read_bytes(), kind)
+    if lines.damaged or lines.torn:
+        write_atomic(path.with_suffix(".damaged"), b"\n".join([*lines.damaged, lines.torn]))
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        duckdb.connect(config={"threads": 1}) as connection,
+        file_aside(sealed_as(path)) as aside,
+    ):
+        whole = Path(scratch, "lines.jsonl")
+        whole.write_bytes(b"".join(lines.whole))
+        select = columns_of(connection, kind, whole)
+        query = f"select * from ({select}) order by tick, time_ns"
+        written = literal(str(aside))
+        connection.execute(f"copy ({query}) to {written} (format parquet, compression zstd)")
+        counted = connection.sql(f"select count(*) from read_parquet({written})").fetchall()
+        if counted != [(len(lines.whole),)]:
+            raise OSError(f"{path} has {len(lines.whole)} records, its Parquet part {counted}")
+
+
+def main(argv: list[str]) -> int:
+    """Seal the finished stretches in one folder."""
+    os.nice(10)
+    folder = Path(argv[0])
+    seal_parts(folder, folder.parent.parent.name)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,245 @@
+"""Ticks of somebody else's loop, told of by callbacks.
+
+Frameworks report on a step when it is over: its loss, then perhaps an evaluation, a checkpoint.
+None says what comes last. So a tick may stay open until the next one begins, and what is said of it
+until then is its own; its *time* ends at the last thing that was said, and the rest, the wait for a
+batch, is the next tick's `data`.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metronorm.clock.clock import Clock
+from metronorm.clock.run import RUN_FILE
+from metronorm.errors import ConfigError, RunError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+DATA = "data"
+
+
+class HeldTime:
+    """A clock whose hand can be held: a reading then gives the one before once more.
+
+    That is how time gets its phase after it has passed. Only the thread that made it sees it held.
+    """
+
+    def __init__(self, now: Callable[[], int]) -> None:
+        self._now = now
+        self._thread = threading.get_ident()
+        self._is_held = False
+        self._last = now()
+
+    def __call__(self) -> int:
+        """Nanoseconds."""
+        if threading.get_ident() != self._thread:
+            return self._now()
+        if not self._is_held:
+            self._last = self._now()
+        return self._last
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Readings inside are the last one before."""
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+
+
+class Steps:
+    """The ticks of one training, as callbacks tell of them.
+
+    Args:
+        owner: the callback; when it goes, or the process ends, what is open is closed.
+        directory: the run.
+        start: updates that the training has behind it, as its framework counts them. If there are
+            any, a run that is there is continued.
+        resume: continue the run that is there, and its count if the framework's is 0.
+        config: what is to stand in `run.json`; what is not plain JSON stands there as text.
+        name: of the run; the directory's by default.
+        now: a monotonic clock in integer nanoseconds.
+
+    Raises:
+        RunError: what `Clock` raises.
+
+    Where phases are measured in an accelerator's time, what has passed keeps the phase it had, and
+    the wait for a batch counts to the tick before if that was still open.
+    """
+
+    def __init__(
+        self,
+        owner: object,
+        directory: str | os.PathLike[str],
+        *,
+        start: int = 0,
+        resume: bool = False,
+        config: Mapping[str, Any] | None = None,
+        name: str | None = None,
+        now: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        there = (Path(directory) / RUN_FILE).exists()
+        if resume and there and not start:
+            start = _last_tick(directory)
+        self._time = HeldTime(now)
+        self.clock = Clock(
+            directory,
+            config=plain(config or {}),
+            resume=resume or (start > 0 and there),
+            name=name,
+            progress=False,
+            now=self._time,
+        )
+        self.clock.open()
+        self.clock.tick = start
+        self.running = False
+        self._begun = self._open = self._closed = self._is_logged = False
+        self._beats = 1
+        self._phase: str | None = None
+        self._entered: AbstractContextManager[None] | None = None
+        self._finalizer = weakref.finalize(owner, self.abandon)
+
+    # --- ticks ----------------------------------------------------------------------------------
+
+    def begin(self, tick: int | None = None) -> None:
+        """The work of the next tick begins, after a wait for its batch; the one before is written.
+
+        Args:
+            tick: its number, if that is not the next one.
+        """
+        self._begin(self.clock.tick + 1 if tick is None else tick, DATA)
+        self.phase(None)
+        self.running = True
+
+    def _begin(self, tick: int, wait: str | None) -> None:
+        if self._phase not in (DATA, None):
+            self.phase(None)
+        with self._time.held():
+            self.write()
+            self.clock.tick = tick - 1
+            self.clock.begin_tick()
+            self._open = self._begun = True
+            self.phase(wait)
+
+    def done(self, *, beats: int = 1) -> None:
+        """The work of the tick is over; more may be said of it. What follows is a wait, so far."""
+        self._beats = beats
+        self.running = False
+        self.phase(DATA)
+
+    def write(self) -> None:
+        """Nothing more will be said of the tick: put it on record."""
+        if self._open:
+            phase = self._phase
+            self.phase(None)
+            self._open = False
+            self.clock.end_tick(beats=self._beats)
+            self.phase(phase)
+
+    # --- phases ---------------------------------------------------------------------------------
+
+    def phase(self, name: str | None) -> None:
+        """From now on it is this phase; None: no phase."""
+        if self._entered is not None:
+            self._entered.__exit__(None, None, None)
+        else:
+            self._time()
+        self._phase = name if self._begun else None
+        self._entered = None if self._phase is None else self.clock.phase(self._phase)
+        if self._entered is not None:
+            self._entered.__enter__()
+
+    def spent(self, name: str | None) -> None:
+        """What passed since the last call was this phase; None: no phase. Then a wait, so far."""
+        with self._time.held():
+            self.phase(name)
+        self.phase(DATA)
+
+    # --- values ---------------------------------------------------------------------------------
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Numbers become metrics of the open tick; all else, and all between ticks, an event."""
+        waiting = self._phase == DATA
+        if waiting:
+            with self._time.held():
+                self.phase(None)  # so it was no wait
+        others = self._metrics(values) if self._open else dict(values)
+        if others:
+            self.clock.event("logged", values=others)
+        if waiting:
+            self.phase(DATA)
+
+    def _metrics(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            self.clock.log(**values)
+        except (ConfigError, TypeError):
+            if len(values) == 1:
+                return dict(values)
+            found = [self._metrics({name: value}) for name, value in values.items()]
+            return {name: value for entry in found for name, value in entry.items()}
+        return {}
+
+    def log_step(self, step: int, values: Mapping[str, Any]) -> None:
+        """For loggers, which hear of nothing but a step's values: a new step is a new tick.
+
+        Values of the same step are of the same tick; those of an earlier one become an event.
+        """
+        self._is_logged = True
+        if step > self.clock.tick:
+            self._begin(step, None)
+        elif not (self._open and step == self.clock.tick):
+            self.clock.event("logged", values={"step": step} | dict(values))
+            return
+        self.log(values)
+        self.phase(None)
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def close(self, error: BaseException | None = None) -> None:
+        """The training is over, by `error` if there is one; a tick in its midst is none."""
+        if self._closed:
+            return
+        self._closed = True
+        self._finalizer.detach()
+        with self._time.held():
+            if not self.running:
+                self.write()
+            self.phase(None)
+        self.clock.close(error)
+
+    def abandon(self) -> None:
+        """The training is over, and nobody said so: by an error, where the end is ever told."""
+        error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
+        if error is None and not self._is_logged:
+            error = RunError("the training was left before its end")
+        self.close(error)
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON can hold it; what it cannot becomes text."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(entry) for entry in value]
+    return str(value)
+
+
+def _last_tick(directory: str | os.PathLike[str]) -> int:
+    from metronorm.clock.reader import open_run
+
+    ticks = open_run(directory).ticks()
+    return int(ticks.sql("select coalesce(max(tick), 0) from ticks").fetchall()[0][0])

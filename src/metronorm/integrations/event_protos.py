@@ -1,0 +1,136 @@
+"""Runs as TensorBoard's events."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from metronorm.errors import MissingDependencyError
+from metronorm.integrations.names import BEATS_TAG, RUN_TAG, WALL_TAG, tag_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from metronorm.clock import Run
+
+_DOUBLE, _STRING = 2, 7  # of the enumeration DataType
+_MOMENTS = ("min", "max", "sum", "sum_squares")
+
+
+def write_events(run: Run, rank: int, directory: Path) -> None:
+    """Write the effective history of one rank into an event file in `directory`.
+
+    Raises:
+        MissingDependencyError: tensorboard is not installed.
+        OSError: the directory cannot be written.
+    """
+    try:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError:
+        raise MissingDependencyError(
+            "event files are written with the package tensorboard", fix="pip install tensorboard"
+        ) from None
+    writer = EventFileWriter(str(directory), max_queue_size=1000)
+    try:
+        for event in _events(run, rank):
+            writer.add_event(event)
+    finally:
+        writer.close()
+
+
+def _events(run: Run, rank: int) -> Iterator[Any]:
+    protos = _Protos()
+    told = json.dumps({"name": run.info.name, "config": run.info.config})
+    yield protos.text(RUN_TAG, told, 0, run.info.created_ns)
+    rows = run.events().sql(
+        "select tick, time_ns, event, fields from events where rank = "
+        f"{rank} and event in ('histogram', 'text', 'late scalar') order by time_ns"
+    )
+    beside = [(*row[:3], json.loads(row[3])) for row in rows.fetchall()]
+    placed: dict[int, set[str]] = defaultdict(set)
+    for tick, _, event, fields in beside:
+        if event == "late scalar" and fields["placed"]:
+            placed[tick].add(fields["metric"])
+    for tick, time_ns, scalars in _ticks(run, rank):
+        for metric in placed.get(tick, ()):
+            scalars.pop(tag_of(metric), None)  # what stands there is of another step
+        yield protos.scalars(scalars.items(), tick, time_ns)
+    for _, time_ns, event, fields in beside:
+        if event == "text":
+            yield protos.text(fields["tag"], str(fields["text"]), fields["step"], time_ns)
+        elif event == "histogram":
+            yield protos.histogram(fields, time_ns)
+        else:
+            scalar = (tag_of(fields["metric"]), float(fields["value"]))
+            yield protos.scalars([scalar], fields["step"], time_ns)
+
+
+def _ticks(run: Run, rank: int) -> Iterator[tuple[int, int, dict[str, float]]]:
+    """Number, time and scalars of each tick."""
+    table = run.ticks()
+    tags = {name: tag_of(name) for name in table.metrics}
+    seconds = {"wall_ns": WALL_TAG}
+    seconds |= {f"{phase}_ns": f"phase/{phase}_seconds" for phase in table.phases}
+    names = table.columns
+    rows = table.sql(f"select * from ticks where rank = {rank} order by tick")
+    for cells in rows.fetchall():
+        row = dict(zip(names, cells, strict=True))
+        scalars = {tag: row[name] for name, tag in tags.items() if row[name] is not None}
+        for name, tag in seconds.items():
+            if row[name] is not None:
+                scalars[tag] = row[name] / 1e9
+        if row["beats"] != 1:
+            scalars[BEATS_TAG] = row["beats"]
+        yield row["tick"], row["time_ns"], scalars
+
+
+class _Protos:
+    """Makes `Event` messages; what plug-in a tag is for is said when it first comes up."""
+
+    def __init__(self) -> None:
+        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2
+
+        self._event, self._tensor = event_pb2.Event, tensor_pb2.TensorProto
+        self._summary, self._metadata = summary_pb2.Summary, summary_pb2.SummaryMetadata
+        self._histogram = summary_pb2.HistogramProto
+        self._told: set[str] = set()
+
+    def scalars(self, scalars: Iterable[tuple[str, float]], step: int, time_ns: int) -> Any:
+        values = []
+        for tag, number in scalars:
+            # simple_value, the older form, has single precision
+            value = self._summary.Value(
+                tag=tag, tensor=self._tensor(dtype=_DOUBLE, double_val=[number])
+            )
+            self._tell(value, "scalars")
+            values.append(value)
+        return self._at(values, step, time_ns)
+
+    def histogram(self, fields: dict[str, Any], time_ns: int) -> Any:
+        """As torch writes them: the first bucket is empty, and its limit is the first edge."""
+        counts = fields["counts"]
+        moments = {name: fields[name] for name in _MOMENTS if name in fields}
+        proto = self._histogram(
+            num=sum(counts), bucket_limit=fields["edges"], bucket=[0, *counts], **moments
+        )
+        value = self._summary.Value(tag=fields["tag"], histo=proto)
+        return self._at([value], fields["step"], time_ns)
+
+    def text(self, tag: str, text: str, step: int, time_ns: int) -> Any:
+        tensor = self._tensor(dtype=_STRING, string_val=[text.encode()])
+        value = self._summary.Value(tag=tag, tensor=tensor)
+        self._tell(value, "text")
+        return self._at([value], step, time_ns)
+
+    def _tell(self, value: Any, plugin: str) -> None:
+        if value.tag not in self._told:
+            self._told.add(value.tag)
+            value.metadata.CopyFrom(
+                self._metadata(plugin_data=self._metadata.PluginData(plugin_name=plugin))
+            )
+
+    def _at(self, values: list[Any], step: int, time_ns: int) -> Any:
+        summary = self._summary(value=values)
+        return self._event(step=step, wall_time=time_ns / 1e9, summary=summary)

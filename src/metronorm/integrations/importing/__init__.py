@@ -1,0 +1,62 @@
+"""Runs of other trackers as runs of Metronorm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from metronorm.errors import DataError
+from metronorm.integrations.importing.from_tensorboard import import_tensorboard
+from metronorm.integrations.importing.from_trackio import import_trackio
+from metronorm.integrations.importing.from_wandb import import_wandb
+
+if TYPE_CHECKING:
+    import os
+
+__all__ = ["import_run", "import_tensorboard", "import_trackio", "import_wandb"]
+
+Kind = Literal["auto", "tensorboard", "wandb", "trackio"]
+
+
+def import_run(
+    source: str | os.PathLike[str], directory: str | os.PathLike[str], *, kind: Kind = "auto"
+) -> list[Path]:
+    """Make runs of `source`, of a kind that its files' names tell, or that is given.
+
+    Returns:
+        Directories of the runs.
+
+    Raises:
+        DataError: no such source, or nothing in it that can be imported.
+        RunError: `directory` is not empty or cannot be written.
+        MissingDependencyError: a package that reads it is not installed.
+    """
+    source = Path(source)
+    if not source.exists():
+        raise DataError("what is to be imported must exist", got=f"no {source}")
+    chosen = _kind(source) if kind == "auto" else kind
+    return _IMPORTS[chosen](source, directory)
+
+
+_IMPORTS = {
+    "tensorboard": import_tensorboard,
+    "wandb": import_wandb,
+    "trackio": import_trackio,
+}
+_PATTERNS = {
+    "tensorboard": ("*tfevents*",),
+    "trackio": ("*.db",),
+    "wandb": ("*.wandb", "*.csv", "*.json", "*.jsonl", "*.ndjson", "*.parquet"),
+}
+
+
+def _kind(source: Path) -> str:
+    for kind, patterns in _PATTERNS.items():
+        for pattern in patterns:
+            if source.match(pattern) if source.is_file() else any(source.rglob(pattern)):
+                return kind
+    raise DataError(
+        "what is to be imported must be TensorBoard's, W&B's or trackio's",
+        got=f"{source}, by its name none of them",
+        fix="--format",
+    )

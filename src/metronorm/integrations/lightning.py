@@ -1,0 +1,221 @@
+"""A callback and a logger that record the ticks of a `lightning.pytorch.Trainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metronorm.clock.steps import DATA, Steps
+from metronorm.errors import ConfigError, MissingDependencyError
+
+try:
+    from lightning.pytorch.callbacks import Callback
+
+    from metronorm.integrations.lightning_logger import TickLogger
+except ModuleNotFoundError as error:
+    if error.name != "lightning":
+        raise
+    raise MissingDependencyError(
+        "this needs the package lightning", fix="pip install 'metronorm[lightning]'"
+    ) from None
+
+if TYPE_CHECKING:
+    import os
+
+    from lightning.pytorch import LightningModule, Trainer
+    from torch import Tensor
+    from torch.optim import Optimizer
+
+    from metronorm.clock import Clock
+
+__all__ = ["TickCallback", "TickLogger"]
+
+
+class TickCallback(Callback):
+    """Records every optimizer step of `Trainer.fit` as a tick.
+
+    Args:
+        directory: the run; None with a `TickLogger` in the trainer, whose run it is then.
+        resume: continue the run in any case; ticks count on from its last one.
+        name: what to call the run; the directory's name by default.
+        config: what to put into the run's config beside the trainer's own values.
+
+    Phases: `data`, `forward` (`zero_grad` included), `backward`, `update` (clipping included),
+    `evaluate`, `checkpoint`. `beats` are the batches that were accumulated. `loss` is the mean of
+    what `training_step` returned for them, and waits for no device. All other metrics take a
+    `TickLogger`. Ticks are numbered as `trainer.global_step`; with manual optimization a tick is a
+    batch in which an optimizer stepped, and what follows that step in it counts to `update`.
+
+    A tick is written when the next one begins, or `fit` ends, by an exception too. Only `fit` is
+    recorded; a second one goes on with the run, as a new attempt.
+
+    Raises:
+        ConfigError: neither a directory nor a `TickLogger`, or both, when `fit` begins.
+        RunError: then too, what `Clock` raises.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str] | None = None,
+        *,
+        resume: bool = False,
+        name: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.directory = None if directory is None else Path(directory)
+        self._resume = resume
+        self._name = name
+        self._config = config or {}
+        self._steps: Steps | None = None
+        self._updates = 0
+        self._beats = 0
+        self._losses: list[Any] = []
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the `fit` that runs, for metrics and phases of your own.
+
+        Raises:
+            ConfigError: none runs.
+        """
+        if self._steps is None:
+            raise ConfigError("a callback has a clock while it trains", got="no training")
+        return self._steps.clock
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Open the run."""
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, TickLogger)]
+        if bool(loggers) == (self.directory is not None):
+            raise ConfigError(
+                "TickCallback needs a directory or a TickLogger in the trainer",
+                got="both" if loggers else "neither",
+                fix="Trainer(logger=TickLogger('runs/mine'), callbacks=[TickCallback()])",
+            )
+        config = _trainer_config(trainer) | dict(self._config)
+        if loggers:
+            self._steps = loggers[0].open(start=trainer.global_step, config=config)
+        else:
+            assert self.directory is not None
+            self._steps = Steps(
+                self,
+                self.directory,
+                start=trainer.global_step,
+                resume=self._resume,
+                config=config | dict(pl_module.hparams),
+                name=self._name,
+            )
+            self._resume = True  # from now on it is this callback's own run
+        self._updates = trainer.global_step
+        self._beats, self._losses = 0, []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Between epochs nothing waits for data."""
+        if self._steps is not None:
+            self._steps.spent(None)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begin a tick, or its next beat."""
+        if self._steps is None:
+            return
+        if not self._steps.running:
+            self._steps.begin()
+        self._steps.phase("forward")
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """The loss is there."""
+        self._phase("backward")
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The gradient is there."""
+        self._phase("forward" if not pl_module.automatic_optimization else None)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """The parameters are going to be updated."""
+        self._phase("update")
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """A beat is over, and perhaps the tick."""
+        if self._steps is None:
+            return
+        self._beats += 1
+        if isinstance(outputs, Mapping) and outputs.get("loss") is not None:
+            self._losses.append(outputs["loss"])
+        if trainer.global_step == self._updates:
+            self._steps.phase(DATA)
+            return
+        self._updates = trainer.global_step
+        self._steps.done(beats=self._beats)
+        if self._losses:
+            # Lightning has divided them by the number of batches that a full window has
+            mean = sum(self._losses) * (trainer.accumulate_grad_batches / len(self._losses))
+            self._steps.log({"loss": mean})
+        self._beats, self._losses = 0, []
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validation begins, and was prepared."""
+        if self._steps is not None:
+            self._steps.spent("evaluate")
+            self._steps.phase("evaluate")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validation is over."""
+        self._phase(DATA)
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """A checkpoint is going to be written, and was prepared."""
+        if self._steps is not None:
+            self._steps.spent("checkpoint")
+            self._steps.clock.event("checkpoint")
+            self._steps.phase("checkpoint")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What came after the last batch was no wait."""
+        if self._steps is not None:
+            self._steps.spent(None)
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Close the run, with what ended it."""
+        self._close(exception)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Close the run, unless it is a logger's."""
+        self._close(None)
+
+    def _phase(self, name: str | None) -> None:
+        if self._steps is not None:
+            self._steps.phase(name)
+
+    def _close(self, error: BaseException | None) -> None:
+        if self._steps is not None and (error is not None or self.directory is not None):
+            self._steps.close(error)
+        self._steps = None
+
+
+def _trainer_config(trainer: Trainer) -> dict[str, Any]:
+    return {
+        "max_epochs": trainer.max_epochs,
+        "max_steps": trainer.max_steps,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "precision": trainer.precision,
+        "strategy": type(trainer.strategy).__name__,
+        "world_size": trainer.world_size,
+    }

@@ -1,0 +1,305 @@
+import asyncio
+import html
+import math
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual.pilot import Pilot
+
+from metronorm.cli import main, watch
+from metronorm.cli.watch_app import WatchApp
+from metronorm.clock import Clock
+from metronorm.clock.live import Follower
+from metronorm.errors import MissingDependencyError
+
+from ..clock.virtual import VirtualTime
+
+MILLISECOND = 1_000_000
+PATIENCE_SECONDS = 120
+
+CHILD = """
+import sys
+from metronorm.clock import Clock
+
+with Clock(sys.argv[1], config={"ticks": 100}, progress=False) as clock:
+    print("begun", flush=True)
+    for _ in clock.ticks(sys.stdin):  # a tick for each line
+        with clock.phase("forward"):
+            clock.log(loss=1.0 / clock.tick, tokens=1_000)
+"""
+
+
+def record(run: Path, ticks: int = 30, *, loss: float | None = None, **options: Any) -> None:
+    moment = VirtualTime()
+    with Clock(run, progress=False, now=moment, **options) as clock:
+        for tick in clock.ticks(range(1, ticks + 1)):
+            with clock.phase("forward"):
+                moment.pass_(3 * MILLISECOND)
+            with clock.phase("backward"):
+                moment.pass_(MILLISECOND)
+            clock.log(loss=1 / tick if loss is None else loss, tokens=100, grad_norm=2.0)
+        clock.event("sample", text="All the world's\na stage\x1b[2J")
+
+
+def screen(app: WatchApp) -> str:
+    """What is to be read on it."""
+    drawn = re.findall(r"<text[^>]*>(.*?)</text>", app.export_screenshot())
+    return html.unescape("\n".join(drawn)).replace("\xa0", " ")
+
+
+def drive(runs: list[Path], steps: Callable[[WatchApp, Pilot[None]], Awaitable[None]]) -> None:
+    """Do something with the page of these runs."""
+
+    async def session() -> None:
+        app = WatchApp([Follower(run) for run in runs])
+        async with app.run_test(size=(140, 44)) as pilot:
+            await pilot.pause()
+            await steps(app, pilot)
+
+    asyncio.run(session())
+
+
+def test_the_page_shows_what_a_run_does(tmp_path: Path) -> None:
+    record(tmp_path / "first", config={"ticks": 40})
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        seen = screen(app)
+        for part in (
+            "first", "finished", "30 / 40", "250", "25,000",  # name, state, tick, ticks/s, tokens/s
+            "loss 0.033333", "tick time 4 ms", "┤",
+            "forward", "75.0%", "backward", "25.0%", "█████",
+            "peak memory", "MiB",
+            "tick 30 sample", "All the world's", "a stage\N{REPLACEMENT CHARACTER}[2J", "start",
+        ):  # fmt: skip
+            assert part in seen, part
+        assert "arrives after" not in seen
+
+    drive([tmp_path / "first"], steps)
+
+
+def test_keys(tmp_path: Path) -> None:
+    record(tmp_path / "a" / "run")
+    record(tmp_path / "b" / "run", 20)
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        shown = []
+        for key in ("tab", "right", "left", "shift+tab", "shift+tab"):
+            await pilot.press(key)
+            shown.append(app.metric)
+            assert app.metric in screen(app)
+        assert shown == ["tokens", "grad_norm", "tokens", "loss", "grad_norm"]
+
+        assert f"▸ {tmp_path / 'a' / 'run'}" in screen(app), "two of one name: by directory"
+        await pilot.press("down")
+        assert f"▸ {tmp_path / 'b' / 'run'}" in screen(app)
+        assert "tick 20 sample" in screen(app)
+        await pilot.press("down", "up", "up")
+        assert "tick 30 sample" in screen(app)
+
+        await pilot.press("r")
+        assert "arrives after" in screen(app)
+        await pilot.press("r")
+        assert "arrives after" not in screen(app)
+
+        await pilot.press("space")
+        assert "(paused)" in screen(app)
+        await pilot.press("space")
+        assert "(paused)" not in screen(app)
+
+        await pilot.press("q")
+        assert not app.is_running
+
+    drive([tmp_path / "a" / "run", tmp_path / "b" / "run"], steps)
+
+
+def test_a_run_that_another_process_writes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(run)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    assert child.stdout.readline() == "begun\n"
+    feed = child.stdin
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        async def until(condition: Callable[[], bool]) -> None:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not condition():
+                assert time.monotonic() < deadline, screen(app)
+                await app.follow()
+                await pilot.pause()
+
+        def tick(count: int) -> None:
+            feed.write("\n" * count)
+            feed.flush()
+
+        assert "nothing to draw yet" in screen(app)
+        for done in (1, 5, 50):
+            tick(done - app.snapshots[0].tick)
+            await until(lambda done=done: app.snapshots[0].tick == done)  # type: ignore[misc]
+            assert f"{done} / 100" in screen(app)
+            assert "running" in screen(app)
+        feed.close()
+        await until(lambda: app.snapshots[0].state == "finished")
+        assert "finished" in screen(app)
+
+    try:
+        drive([run], steps)
+    finally:
+        child.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def test_it_follows_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metronorm.cli.watch_app.PERIOD_SECONDS", 0.01)
+    record(tmp_path / "run", 3)
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        record(tmp_path / "run", 4, resume=True)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while app.snapshots[0].attempts < 2:
+            assert time.monotonic() < deadline
+            await pilot.pause()
+        assert "attempt 2" in screen(app)
+
+    drive([tmp_path / "run"], steps)
+
+
+def test_a_run_removed_under_its_watcher_stays_as_it_was(tmp_path: Path) -> None:
+    record(tmp_path / "run")
+    record(tmp_path / "other")
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        shutil.rmtree(tmp_path / "run")
+        await app.follow()
+        await pilot.pause()
+        assert "a run is a directory with a run.json" in screen(app)
+        assert "tick 30 sample" in screen(app)
+        assert app.problems[1] == ""
+        record(tmp_path / "run", 7)
+        await app.follow()
+        assert app.problems == ["", ""]
+        assert app.snapshots[0].tick == 7
+
+    drive([tmp_path / "run", tmp_path / "other"], steps)
+
+
+def test_losses_that_are_not_numbers(tmp_path: Path) -> None:
+    record(tmp_path / "run", loss=math.nan)
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        assert "loss nan (30 not finite)" in screen(app)
+        assert "nothing to draw yet" in screen(app)
+        await pilot.press("tab")
+        assert "tokens 100" in screen(app)
+
+    drive([tmp_path / "run"], steps)
+
+
+def test_an_empty_run(tmp_path: Path) -> None:
+    with Clock(tmp_path / "run", progress=False):
+
+        async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+            await pilot.press("tab", "r", "down")
+            assert "running" in screen(app)
+            assert "nothing to draw yet" in screen(app)
+
+        drive([tmp_path / "run"], steps)
+
+
+def test_ranks_have_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        record(tmp_path / "run", 10 - rank)
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        seen = screen(app)
+        assert "2 ranks" in seen
+        assert "arrives after" in seen
+        assert "rank 1 sample" in seen
+        await pilot.press("r")
+        assert "arrives after" not in screen(app)
+
+    drive([tmp_path / "run"], steps)
+
+
+@pytest.mark.parametrize("size", [(140, 44), (40, 12), (10, 4), (1, 1)])
+def test_a_terminal_of_any_size(tmp_path: Path, size: tuple[int, int]) -> None:
+    record(tmp_path / "run")
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        await pilot.resize_terminal(*size)
+        await pilot.pause()
+        assert app.is_running
+
+    drive([tmp_path / "run"], steps)
+
+
+def test_without_a_terminal_it_looks_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    record(tmp_path / "run")
+    assert main(["watch", "run", "run"]) == 0
+    out = capsys.readouterr().out
+    for part in ("finished", "loss 0.033333", "tick time", "forward", "memory", "sample"):
+        assert part in out
+    assert out.count("finished") == 1, "a run that is named twice"
+    assert "\x1b" not in out
+    record(tmp_path / "[red]other", 3)
+    assert main(["watch", "run", "[red]other"]) == 0
+    assert "[red]other" in capsys.readouterr().out
+
+
+def test_waiting_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    waits: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            record(tmp_path / "run", 2)
+
+    watch.wait_for([tmp_path / "run"], sleep)
+    assert len(waits) == 3
+    assert "waiting for" in capsys.readouterr().err
+    assert main(["watch", "--wait", str(tmp_path / "run")]) == 0
+    assert "waiting" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [(["watch"], "watch needs a run"), (["watch", "none"], "none, which has none")],
+)
+def test_mistakes_are_one_line(
+    argv: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(argv) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert says in err
+
+
+def test_without_textual_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "metronorm.cli.watch_app")
+    monkeypatch.setitem(sys.modules, "textual", None)
+    with pytest.raises(MissingDependencyError, match="pip install"):
+        watch.watch([])

@@ -1,0 +1,363 @@
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.amp import GradScaler
+
+from metronorm.clock.hooks import Watch
+from metronorm.errors import ConfigError
+from metronorm.optim import Ticks
+
+from .training import BACKWARD, DATA, FORWARD, TICK, UPDATE, Descent, Training
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Training:
+    return Training(tmp_path / "run")
+
+
+def watch(training: Training) -> Watch:
+    return Watch(training.clock, training.model, training.optimizer, training.loader)
+
+
+def test_a_loop_that_knows_nothing_of_it(training: Training) -> None:
+    with watch(training):
+        for epoch in range(2):
+            for x in training.loader:
+                training.optimizer.zero_grad()
+                loss = training.model(x).sum()
+                training.time.pass_(100)  # as a loss outside of the model would
+                loss.backward()
+                training.optimizer.step()
+                training.clock.log(epoch=epoch, number=training.clock.tick)
+                training.time.pass_(1_000)
+            training.time.pass_(10_000)
+    found = training.ticks()
+    assert [tick["tick"] for tick in found] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert [tick["epoch"] for tick in found] == [0] * 4 + [1] * 4
+    assert all(tick["number"] == tick["tick"] and tick["beats"] == 1 for tick in found)
+    assert [tick["phases"] for tick in found] == [TICK | {"unattributed": 1_100}] * 8
+
+
+def test_nothing_is_left_when_it_is_removed(training: Training) -> None:
+    kind = type(training.loader)
+    watched = watch(training)
+    out = training.model(torch.ones(1, 2))
+    watched.remove()
+    watched.remove()
+    assert type(training.loader) is kind
+    assert not training.model._forward_hooks
+    assert not training.model._forward_pre_hooks
+    assert not training.model._forward_hooks_always_called
+    assert not training.optimizer._optimizer_step_pre_hooks
+    assert not training.optimizer._optimizer_step_post_hooks
+    out.sum().backward()  # the hook in its graph is of no effect
+    for x in training.loader:
+        training.turn(x)
+    assert training.clock.tick == 0
+    assert training.ticks() == []
+
+
+def test_removed_inside_a_backward_pass(training: Training) -> None:
+    watched = watch(training)
+    training.model.linear.weight.register_hook(lambda gradient: watched.remove())
+    for x in training.loader:
+        training.turn(x)
+    assert training.clock.tick == 0, "a tick without a step is none"
+    for _ in training.clock.ticks([0]):
+        training.time.pass_(7)
+    assert training.phases() == [{"unattributed": 7}]
+
+
+def test_micro_batches_are_beats_and_those_left_over_the_next_ticks(tmp_path: Path) -> None:
+    training = Training(tmp_path / "run", batches=5)
+    with watch(training):
+        count = 0
+        for _ in range(2):
+            for x in training.loader:
+                training.beat(x)
+                count += 1
+                if count % 3 == 0:
+                    training.optimizer.step()
+            assert training.clock.tick == count // 3, "of ticks that are done"
+    found = training.ticks()
+    assert [tick["tick"] for tick in found] == [1, 2, 3]
+    assert [tick["beats"] for tick in found] == [3, 3, 3]
+    three = {name: 3 * ns for name, ns in TICK.items()} | {"update": UPDATE}
+    assert [tick["phases"] for tick in found] == [three] * 3
+    assert training.clock.tick == 3
+
+
+def test_evaluation_is_in_the_tick_behind_whose_step_it_stands(training: Training) -> None:
+    def evaluate() -> None:
+        training.model.eval()
+        with torch.no_grad():
+            training.model(torch.ones(1, 2))
+        training.model.train()
+
+    with watch(training):
+        for x in training.loader:
+            training.turn(x)
+            if training.clock.tick == 2:
+                evaluate()
+        evaluate()  # between two loops: counts to the next tick, as in clock.ticks
+        for x in training.loader:
+            training.turn(x)
+    found = training.phases()
+    assert [tick.get("evaluate", 0) for tick in found] == [0, FORWARD, 0, 0, FORWARD, 0, 0, 0]
+    assert all(tick | TICK == tick for tick in found)
+
+
+def test_without_a_loader_a_tick_ends_where_the_next_forward_pass_begins(
+    training: Training,
+) -> None:
+    with Watch(training.clock, training.model, training.optimizer):
+        training.time.pass_(10_000)
+        for number in range(3):
+            training.turn(torch.ones(1, 2))
+            training.clock.log(number=number)
+            training.time.pass_(7)
+    found = training.ticks()
+    assert [tick["number"] for tick in found] == [0, 1, 2]
+    expected = {name: ns for name, ns in TICK.items() if name != "data"} | {"unattributed": 7}
+    assert [tick["phases"] for tick in found] == [expected] * 3
+
+
+def test_an_optimizer_alone(training: Training) -> None:
+    with Watch(training.clock, optimizer=training.optimizer):
+        for number in range(3):
+            training.turn(torch.ones(1, 2))
+            training.clock.log(number=number)
+    found = training.ticks()
+    assert [tick["number"] for tick in found] == [0, 1, 2]
+    assert [tick["phases"] for tick in found] == [
+        {"update": UPDATE, "unattributed": FORWARD + BACKWARD},
+        {"update": UPDATE, "unattributed": FORWARD + BACKWARD},
+        {"update": UPDATE},
+    ]
+
+
+def test_a_loader_and_an_optimizer_without_the_model(training: Training) -> None:
+    with Watch(training.clock, None, training.optimizer, training.loader):
+        for number, x in enumerate(training.loader):
+            training.beat(x)
+            if number % 2:
+                training.optimizer.step()
+    expected = {"data": 2 * DATA, "update": UPDATE, "unattributed": 2 * (FORWARD + BACKWARD)}
+    assert [(tick["beats"], tick["phases"]) for tick in training.ticks()] == [(2, expected)] * 2
+
+
+def test_several_optimizers_tick_by_the_first(training: Training) -> None:
+    other = Descent([nn.Parameter(torch.ones(1))], training.time)
+    with Watch(training.clock, training.model, [training.optimizer, other]):
+        for _ in range(3):
+            training.beat(torch.ones(1, 2))
+            other.step()
+            training.optimizer.step()
+            other.step()
+    assert [tick["update"] for tick in training.phases()] == [3 * UPDATE] * 3
+
+
+def test_two_steps_in_a_row_are_two_ticks(training: Training) -> None:
+    with watch(training):
+        for x in training.loader:
+            training.turn(x)
+            training.optimizer.step()
+    found = training.phases()
+    assert found == [TICK, {"update": UPDATE}] * 4
+
+
+def test_a_closure_runs_its_beats_inside_the_step(training: Training) -> None:
+    def closure() -> Any:
+        training.beat(next(batches))
+        training.beat(next(batches))
+
+    with watch(training):
+        batches = iter(training.loader)
+        for _ in range(2):
+            training.optimizer.step(closure)
+    two = {name: 2 * ns for name, ns in TICK.items()} | {"update": UPDATE}
+    assert [(tick["beats"], tick["phases"]) for tick in training.ticks()] == [(2, two)] * 2
+
+
+def test_a_step_inside_a_step_is_one(training: Training) -> None:
+    class Inheriting(Descent):
+        def step(self, closure: Any = None) -> Any:
+            self.time.pass_(1)
+            return super().step(closure)
+
+    training.optimizer = Inheriting(training.model.parameters(), training.time)
+    with watch(training):
+        for x in training.loader:
+            training.turn(x)
+    assert training.phases() == [TICK | {"update": UPDATE + 1}] * 4
+
+
+@pytest.mark.parametrize("with_closure", [False, True])
+def test_a_step_that_fails_is_none(training: Training, with_closure: bool) -> None:
+    class Failing(Descent):
+        fails = False
+
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            if self.fails:
+                raise OverflowError
+            return loss
+
+    training.optimizer = optimizer = Failing(training.model.parameters(), training.time)
+    with watch(training):
+        for number, x in enumerate(training.loader):
+            optimizer.fails = number == 1
+            try:
+                if with_closure:
+                    optimizer.step(lambda x=x: training.beat(x))
+                else:
+                    training.turn(x)
+            except OverflowError:
+                training.time.pass_(100)
+    found = training.ticks()
+    assert [tick["beats"] for tick in found] == [1, 2, 1]
+    two = {name: 2 * ns for name, ns in TICK.items()}
+    two["update"] += 100  # nobody knows that it has failed, before the loop goes on
+    assert [tick["phases"] for tick in found] == [TICK, two, TICK]
+
+
+def test_a_step_that_a_grad_scaler_leaves_out_is_none(training: Training) -> None:
+    scaler = GradScaler("cpu")
+    with watch(training):
+        for number, x in enumerate(training.loader):
+            loss = training.model(x).sum() * (float("inf") if number == 1 else 1.0)
+            training.optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(training.optimizer)
+            scaler.update()
+    assert [tick["beats"] for tick in training.ticks()] == [1, 2, 1]
+
+
+@pytest.mark.parametrize("kind", [Ticks, torch.optim.AdamW, torch.optim.LBFGS])
+def test_optimizers(training: Training, kind: Any) -> None:
+    training.optimizer = optimizer = kind(training.model.parameters(), lr=1e-3)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = training.model(x).square().sum()
+        loss.backward()
+        return loss
+
+    with watch(training):
+        for x in training.loader:
+            optimizer.step(closure)
+    found = training.ticks()
+    assert [tick["tick"] for tick in found] == [1, 2, 3, 4]
+    for tick in found:
+        beats = tick["beats"]
+        assert tick["phases"] == {
+            "data": DATA, "forward": beats * FORWARD, "backward": beats * BACKWARD
+        }  # fmt: skip
+
+
+def test_a_scheduler_before_or_after(training: Training) -> None:
+    torch.optim.lr_scheduler.StepLR(training.optimizer, 1)
+    with watch(training):
+        scheduler = torch.optim.lr_scheduler.StepLR(training.optimizer, 1)
+        for x in training.loader:
+            training.turn(x)
+            scheduler.step()
+    assert training.phases() == [TICK] * 4
+
+
+def test_accelerate(training: Training) -> None:
+    accelerator = pytest.importorskip("accelerate").Accelerator(gradient_accumulation_steps=2)
+    model, optimizer, loader = accelerator.prepare(
+        training.model, training.optimizer, training.loader
+    )
+    with Watch(training.clock, model, optimizer, loader):
+        for x in loader:
+            with accelerator.accumulate(model):
+                accelerator.backward(model(x).sum())
+                optimizer.step()
+                optimizer.zero_grad()
+    found = training.ticks()
+    assert [tick["beats"] for tick in found] == [2, 2]
+    # its loader is one batch ahead
+    assert [tick["phases"]["data"] for tick in found] == [3 * DATA, DATA]
+
+
+def test_fabric(training: Training) -> None:
+    fabric = pytest.importorskip("lightning.fabric").Fabric(accelerator="cpu", devices=1)
+    fabric.launch()
+    model, optimizer = fabric.setup(training.model, training.optimizer)
+    loader = fabric.setup_dataloaders(training.loader)
+    with Watch(training.clock, model, optimizer, loader):
+        for x in loader:
+            optimizer.zero_grad()
+            fabric.backward(model(x).sum())
+            optimizer.step()
+    assert training.phases() == [TICK] * 4
+
+
+# --- together with others -------------------------------------------------------------------------
+
+
+def test_inside_ticks_it_finds_phases_only(training: Training) -> None:
+    with watch(training):
+        for x in training.clock.ticks(training.loader, initial=6):
+            training.turn(x)
+            training.turn(x)
+        for x in training.loader:
+            training.turn(x)
+    found = training.ticks()
+    assert [tick["tick"] for tick in found] == [7, 8, 9, 10, 11, 12, 13, 14]
+    two = {name: 2 * ns for name, ns in TICK.items()} | {"data": DATA}
+    assert [tick["phases"] for tick in found] == [two] * 4 + [TICK] * 4
+
+
+def test_without_an_optimizer_it_finds_phases_only(training: Training) -> None:
+    with Watch(training.clock, training.model, loader=training.loader):
+        for x in training.clock.ticks(training.loader):
+            training.turn(x)
+    expected = TICK | {"unattributed": UPDATE}
+    del expected["update"]
+    assert training.phases() == [expected] * 4
+
+
+def test_what_other_threads_do_is_not_seen(training: Training) -> None:
+    def elsewhere() -> None:
+        for x in training.loader:
+            training.model(x)
+        training.optimizer.step()
+
+    with watch(training):
+        for x in training.loader:
+            training.turn(x)
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+    elsewhere_ns = 4 * (DATA + FORWARD) + UPDATE
+    assert training.phases() == [TICK | {"unattributed": elsewhere_ns}] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"model": torch.relu}, "must be a torch.nn.Module that takes hooks; got an object of typ"),
+        ({"model": torch.jit.script(nn.Linear(1, 1))}, "RecursiveScriptModule"),
+        ({"optimizer": nn.Linear(1, 1)}, "must be a torch.optim.Optimizer; got an object of type"),
+        ({"loader": [1, 2]}, "of type list; try: .*watch.data"),
+        ({"loader": (x for x in "ab")}, "generator"),
+        ({"loader": object()}, "type object"),
+    ],
+    ids=lambda argument: "",
+)
+def test_what_cannot_be_watched(
+    training: Training, arguments: dict[str, Any], message: str
+) -> None:
+    given: dict[str, Any] = {"model": training.model, "optimizer": training.optimizer}
+    with pytest.raises(ConfigError, match=message):
+        Watch(training.clock, **given | arguments)
+    assert not training.model._forward_hooks
+    assert not training.optimizer._optimizer_step_pre_hooks
+    training.clock.close()

@@ -1,0 +1,223 @@
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metronorm.clock import Run, open_run
+from metronorm.clock.steps import Steps
+from metronorm.errors import RunError
+
+from .virtual import VirtualTime
+
+
+class Owner:
+    """What a callback is to its steps."""
+
+
+def phases(row: dict[str, Any]) -> dict[str, int]:
+    others = ("time_ns", "wall_ns", "clock_ns", "arrival_ns")
+    return {
+        name.removesuffix("_ns"): value
+        for name, value in row.items()
+        if name.endswith("_ns") and name not in others and value
+    }
+
+
+def logged(run: Run) -> list[Any]:
+    rows = run.events().sql("select tick, fields->'values' from events where event = 'logged'")
+    return rows.fetchall()
+
+
+SPENT = st.tuples(st.sampled_from([None, "evaluate", "checkpoint"]), st.integers(0, 10**9))
+TICKS = st.lists(
+    st.tuples(
+        st.integers(0, 10**9),  # the wait
+        st.integers(0, 10**9),  # the work
+        st.lists(SPENT, max_size=4),  # what is told of afterwards
+        st.booleans(),  # whether the framework says that nothing more comes
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=15)
+@given(TICKS)
+def test_what_is_told_afterwards_is_of_the_tick_and_the_wait_of_the_next(
+    tmp_path_factory: pytest.TempPathFactory, ticks: list[Any]
+) -> None:
+    directory = tmp_path_factory.mktemp("steps") / "run"
+    time, owner = VirtualTime(), Owner()
+    steps = Steps(owner, directory, now=time)
+    expected = []
+    for number, (wait, work, told, final) in enumerate(ticks, 1):
+        spent = {"data": wait, "step": work}
+        time.pass_(wait)
+        steps.begin()
+        assert steps.clock.tick == number
+        steps.phase("step")
+        time.pass_(work)
+        steps.done(beats=number)
+        for name, ns in told:
+            time.pass_(ns)
+            if name is None:
+                steps.log({"loss": float(number)})
+            else:
+                steps.spent(name)
+            spent[name or "unattributed"] = spent.get(name or "unattributed", 0) + ns
+        if final:
+            steps.write()
+        expected.append({name: ns for name, ns in spent.items() if ns})
+    time.pass_(12345)  # of nothing
+    steps.close()
+    rows = open_run(directory).ticks().rows()
+    assert [phases(row) for row in rows] == expected
+    assert [row["wall_ns"] for row in rows] == [sum(spent.values()) for spent in expected]
+    assert [row["beats"] for row in rows] == [row["tick"] for row in rows]
+
+
+def test_a_phase_that_is_known_when_it_begins(tmp_path: Path) -> None:
+    time, owner = VirtualTime(), Owner()
+    steps = Steps(owner, tmp_path / "run", now=time)
+    for _ in range(2):
+        time.pass_(1)
+        steps.begin()
+        time.pass_(2)
+        steps.done()
+        steps.phase("checkpoint")
+        time.pass_(4)
+    steps.close()
+    rows = open_run(tmp_path / "run").ticks().rows()
+    assert phases(rows[0]) == {"data": 1, "unattributed": 2, "checkpoint": 5}, "nobody said when"
+
+
+def test_what_comes_before_the_first_tick_is_in_none(tmp_path: Path) -> None:
+    time, owner = VirtualTime(), Owner()
+    steps = Steps(owner, tmp_path / "run", now=time)
+    time.pass_(100)
+    steps.spent("evaluate")
+    steps.log({"eval_loss": 3.0})
+    time.pass_(5)
+    steps.begin()
+    time.pass_(2)
+    steps.done()
+    steps.close()
+    run = open_run(tmp_path / "run")
+    assert [phases(row) for row in run.ticks().rows()] == [{"data": 5, "unattributed": 2}]
+    assert logged(run) == [(0, '{"eval_loss":3.0}')]
+
+
+def test_what_is_no_metric_becomes_an_event(tmp_path: Path) -> None:
+    owner = Owner()
+    steps = Steps(owner, tmp_path / "run")
+    steps.begin()
+    steps.done()
+    steps.log({"loss": 1.0, "name": "first", "rank": 3, "wait_ns": 4, "self": 5, "list": [1, 2]})
+    steps.close()
+    run = open_run(tmp_path / "run")
+    (row,) = run.ticks().rows()
+    assert row["loss"] == 1.0
+    assert row["rank"] == 0
+    assert logged(run) == [(1, '{"name":"first","rank":3,"wait_ns":4,"self":5,"list":[1,2]}')]
+
+
+def test_steps_that_are_only_logged(tmp_path: Path) -> None:
+    time, owner = VirtualTime(), Owner()
+    steps = Steps(owner, tmp_path / "run", now=time)
+    for step, passed, values in [
+        (1, 10, {"loss": 3.0}),
+        (1, 5, {"accuracy": 0.5}),
+        (4, 20, {"loss": 2.0}),
+        (2, 7, {"late": 1.0}),
+        (5, 1, {"loss": 1.0}),
+    ]:
+        time.pass_(passed)
+        steps.log_step(step, values)
+    steps.close()
+    run = open_run(tmp_path / "run")
+    found = run.ticks().sql("select tick, wall_ns, unattributed_ns, loss, accuracy from ticks")
+    assert found.fetchall() == [
+        (1, 15, 15, 3.0, 0.5),
+        (4, 27, 27, 2.0, None),
+        (5, 1, 1, 1.0, None),
+    ]
+    assert logged(run) == [(4, '{"step":2,"late":1.0}')]
+
+
+def test_an_error_in_the_midst_of_a_tick_leaves_those_before(tmp_path: Path) -> None:
+    for name, finished in [("midst", False), ("between", True)]:
+        owner = Owner()
+        steps = Steps(owner, tmp_path / name)
+        for _ in range(3):
+            steps.begin()
+            steps.done()
+        if not finished:
+            steps.begin()
+        steps.close(KeyError("broken"))
+        run = open_run(tmp_path / name)
+        assert [row["tick"] for row in run.ticks().rows()] == [1, 2, 3]
+        (end,) = run.events().sql("select fields from events where event = 'end'").fetchall()
+        assert end == ('{"error":"KeyError","message":"\'broken\'"}',)
+
+
+def test_an_owner_that_goes_leaves_the_run_closed(tmp_path: Path) -> None:
+    owner = Owner()
+    steps = Steps(owner, tmp_path / "run")
+    steps.begin()
+    steps.done()
+    del owner
+    gc.collect()
+    run = open_run(tmp_path / "run")
+    assert [row["tick"] for row in run.ticks().rows()] == [1]
+    (end,) = run.events().sql("select fields->>'error' from events where event = 'end'").fetchall()
+    assert end[0] is not None
+    steps.close()  # does nothing more
+
+
+def test_a_count_goes_on_where_the_framework_or_the_run_says(tmp_path: Path) -> None:
+    def train(ticks: int, **options: Any) -> None:
+        owner = Owner()
+        steps = Steps(owner, tmp_path / "run", **options)
+        for _ in range(ticks):
+            steps.begin()
+            steps.done()
+        steps.close()
+
+    train(3)
+    with pytest.raises(RunError, match="needs a directory of its own"):
+        train(1)
+    train(2, start=2)  # from a checkpoint after two ticks
+    train(1, resume=True)
+    rows = open_run(tmp_path / "run").ticks().rows()
+    assert [(row["attempt"], row["tick"]) for row in rows] == [
+        (0, 1), (0, 2), (1, 3), (1, 4), (2, 5)
+    ]  # fmt: skip
+    with pytest.raises(RunError, match="which has none"):
+        Steps(Owner(), tmp_path / "other", resume=True)
+
+
+def test_a_config_of_anything_becomes_plain(tmp_path: Path) -> None:
+    owner = Owner()
+    config = {"a": {1: (2, Path("b"))}, "set": {3}, "type": int, "none": None}
+    Steps(owner, tmp_path / "run", config=config).close()
+    assert open_run(tmp_path / "run").info.config == {
+        "a": {"1": [2, "b"]}, "set": [3], "type": "<class 'int'>", "none": None,
+    }  # fmt: skip
+
+
+def test_other_threads_see_the_present(tmp_path: Path) -> None:
+    time, owner = VirtualTime(), Owner()
+    steps = Steps(owner, tmp_path / "run", now=time)
+    seen: list[int] = []
+    with steps._time.held():
+        time.pass_(10)
+        thread = threading.Thread(target=lambda: seen.append(steps._time()))
+        thread.start()
+        thread.join()
+        here = steps._time()
+    steps.close()
+    assert seen == [here + 10]
