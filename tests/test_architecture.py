@@ -19,6 +19,7 @@ PUBLIC = {
         "Clock",
         "Run",
         "RunInfo",
+        "StallWatch",
         "Table",
         "check_free",
         "open_run",
@@ -64,8 +65,9 @@ ARROWS = {
     "data": set(),
     "train": {"models", "data", "optim", "clock"},
     "board": {"clock"},
+    "integrations": {"clock"},
     "keras": {"clock"},
-    "cli": {"clock", "norm", "optim", "models", "data", "train", "board"},
+    "cli": {"clock", "norm", "optim", "models", "data", "train", "board", "integrations"},
 }
 COMMON = {"errors", "files"}
 

@@ -17,7 +17,10 @@ from metronorm.clock import Clock
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
-PAGES = [ROOT / "docs" / "layer-normalization.md", ROOT / "docs" / "ticks.md"]
+PAGES = [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("clock", "compare", "diagnosis", "integrations", "layer-normalization", "ticks")
+]
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -41,8 +44,9 @@ def test_python_snippets_run_and_print_what_is_shown(
         re.MULTILINE | re.DOTALL,
     )
     assert found
+    names = {"__name__": "page"}  # a page is read from top to bottom
     for code, output in found:
-        exec(compile(code, str(page), "exec"), {"__name__": "readme"})
+        exec(compile(code, str(page), "exec"), names)
         out = capsys.readouterr().out
         if output and not (other_torch and "torch.__version__" in code):
             assert out == output

@@ -47,7 +47,7 @@ def content(folder: Path) -> dict[Path, str]:
 
 
 CASES = {
-    "no such command": (["trian"], "no command 'trian'; there are: train, sample, show, prepare"),
+    "no such command": (["trian"], "no command 'trian'; there are: train, sample, show, watch, diagnose, compare, seal, import,"),
     "no such option": (["train", "--tikcs", "3"], "Unrecognized options: --tikcs"),
     "no number": (["train", "--ticks", "many"], "--ticks"),
     "no such preset": (["train", "--preset", "huge"], "preset must be one of quick, small, gpt2"),

@@ -42,9 +42,8 @@ def test_a_planted_slowdown_is_found(tmp_path: Path) -> None:
         assert time.low is not None
         assert time.high is not None
         assert 1.05 < time.low < 1.1 < time.high < 1.15
-    assert found.statements[0].startswith("B is 9")
-    assert "% slower (" in found.statements[0]
-    assert "% faster (" in compare(b, a).statements[0]
+    assert " % slower (" in found.statements[0]
+    assert " % faster (" in compare(b, a).statements[0]
     assert (found.a.ticks, found.b.ticks, found.skip) == (280, 280, 20)
     assert found.metric is None
     assert found.losses == found.reached == []
@@ -53,7 +52,7 @@ def test_a_planted_slowdown_is_found(tmp_path: Path) -> None:
 
 def test_equal_runs_are_not_told_apart_and_the_truth_is_covered() -> None:
     told_apart = covered = 0
-    for seed in range(40):
+    for seed in range(20):
         a, same, slower = (
             read_times(ticks_table(walls(3 * seed + at, 250, slower=slow, spread=0.1)), 0)
             for at, slow in enumerate((0.0, 0.0, 0.1))
@@ -63,8 +62,8 @@ def test_equal_runs_are_not_told_apart_and_the_truth_is_covered() -> None:
         assert time.low is not None
         assert time.high is not None
         covered += time.low <= 1.1 <= time.high
-    assert told_apart <= 4
-    assert covered >= 36
+    assert told_apart <= 2
+    assert covered >= 17
 
 
 def test_a_long_run_is_read_in_stretches() -> None:
@@ -116,6 +115,7 @@ def test_the_phase_that_is_slower_is_named(tmp_path: Path) -> None:
         phases=lambda tick, time: slower(tick, time - TICK_NS // 5) | {"communicate": 7},
     )
     found = compare(a, b).phases
+    assert list(found) == ["forward", "backward", "communicate", "unattributed"]
     assert found["forward"].ratio == pytest.approx(1.6, abs=0.02)
     assert found["forward"].differs
     assert not found["backward"].differs
@@ -201,7 +201,7 @@ def test_a_tick_takes_as_long_as_its_slowest_rank(tmp_path: Path) -> None:
     assert found.measures["tick_mean_ns"].ratio == pytest.approx(2)
     assert found.phases["unattributed"].ratio == pytest.approx(1.5), "the mean of the ranks"
     assert found.measures["tokens_per_second"].ratio == pytest.approx(1), "of all ranks"
-    assert found.notes[0] == "A has 1 ranks, B 2"
+    assert found.notes[0] == "ranks: 1 in A, 2 in B"
     assert found.losses[-1].a == 1.0
 
 
@@ -217,7 +217,7 @@ def test_the_warm_up_of_every_attempt_is_left_out(tmp_path: Path) -> None:
     assert compare(a, b, skip=0).measures["tick_mean_ns"].ratio < 0.5
 
 
-def test_too_few_ticks(tmp_path: Path) -> None:
+def test_numbers_that_cannot_work(tmp_path: Path) -> None:
     a, b = record(tmp_path / "a", walls(1)), record(tmp_path / "b", walls(2, 52))
     with pytest.raises(ConfigError, match=r"at least 50 ticks .* first 5 .*; got 47 of .*b;"):
         compare(a, b)
@@ -226,6 +226,9 @@ def test_too_few_ticks(tmp_path: Path) -> None:
         compare(record(tmp_path / "c", []), a)
     with pytest.raises(ConfigError, match="skip must be a number of ticks; got -1"):
         compare(a, a, skip=-1)
+    for limit in (-0.1, math.nan):
+        with pytest.raises(ConfigError, match="limit must be at least 0"):
+            compare(a, a, limit=limit)
 
 
 def figures(found: Comparison) -> dict[str, Measure]:
@@ -262,7 +265,7 @@ def test_a_run_is_equal_to_itself_and_swapping_inverts(
     for loss in compare(a, a, skip=0).losses:
         assert loss.a == loss.b
     there, back = compare(a, b, skip=0), compare(b, a, skip=0)
-    assert list(figures(there)) == list(figures(back))
+    assert set(figures(there)) == set(figures(back))
     for name, figure in figures(there).items():
         swapped = figures(back)[name]
         assert (figure.a, figure.b) == (swapped.b, swapped.a)

@@ -69,8 +69,8 @@ def test_seconds_to_the_loss_that_the_other_ended_with(tmp_path: Path) -> None:
     assert (of_b.end_of, of_b.a_seconds) == ("B", None)
     assert of_b.b_seconds == pytest.approx(295, abs=10)
     said = compare(a, b).statements
-    assert said[-1].startswith("B ended with 0.1")
-    assert ": A never, B after 29" in said[-1]
+    assert said[-1].startswith("B's last loss, 0.1")
+    assert ": reached by A never, by B after " in said[-1]
 
 
 def test_a_single_lucky_loss_is_not_reached(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ SAME = Measure(50e6, 50.1e6, 1.002, 0.996, 1.008)
 
 def test_what_the_figures_say() -> None:
     def first(time: Measure) -> str:
-        return statements({"tick_median_ns": time, "tick_mean_ns": time}, {}, [])[0]
+        return statements({"tick_median_ns": time, "tick_mean_ns": time}, {})[0]
 
     assert first(SLOWER).startswith("B is 3.2 % slower (1.9 % to 4.4 %); a median tick takes 50 ms")
     assert first(FASTER).startswith("B is 3.1 % faster (1.9 % to 4.2 %); a median tick takes 51.6")
@@ -29,7 +29,7 @@ def test_the_mean_is_told_of_where_it_says_something_else() -> None:
         (FASTER, SLOWER, 2),
         (SAME, SAME, 1),
     ):
-        said = statements({"tick_median_ns": median, "tick_mean_ns": mean}, {}, [])
+        said = statements({"tick_median_ns": median, "tick_mean_ns": mean}, {})
         assert len(said) == sentences
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock, open_run
-from metronorm.clock.diagnosis import SEVERITIES, Finding, at_least, diagnose
+from metronorm.clock.diagnosis import Finding, at_least, diagnose
 
 from .tapes import (
     Phases,
@@ -32,7 +32,7 @@ def evaluate_and_save(chance: random.Random, tick: int, rank: int, phases: Phase
         phases["checkpoint"] = 100 * chance.lognormvariate(0, 0.1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10**9),
     ticks=st.sampled_from([1, 15, 25, 60, 150, 400, 1200]),
@@ -101,23 +101,29 @@ def test_ticks_of_which_only_the_time_is_known(tmp_path: Path) -> None:
     assert diagnose(open_run(run)) == []
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.binary(max_size=8)), max_size=4))
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 1), st.floats(0, 1), st.sampled_from(["", "{}", "garbage", "[1]"])),
+        max_size=4,
+    )
+)
 def test_damage_is_no_obstacle(
-    tmp_path_factory: pytest.TempPathFactory, damages: list[tuple[float, float, bytes]]
+    tmp_path_factory: pytest.TempPathFactory, damages: list[tuple[float, float, str]]
 ) -> None:
-    """Whatever is cut out of the tapes and put in its place."""
+    """Wherever a line breaks off, and whatever stands there instead of the rest of it."""
     run = tmp_path_factory.mktemp("damaged") / "run"
     write_training(run, 1, ticks=60, ranks=2)
     write_resources(run, steady_memory(random.Random(1), 80))
     tapes = sorted(run.glob("*/*/*/*.jsonl"))
     for place, at, put in damages:
         tape = tapes[int(place * (len(tapes) - 1))]
-        data = tape.read_bytes()
+        data = tape.read_text()
         cut = int(at * len(data))
-        tape.write_bytes(data[:cut] + put + data[cut + 40 :])
-    for finding in diagnose(open_run(run)):
-        assert finding.severity in SEVERITIES
+        end = data.find("\n", cut)
+        tape.write_text(data[:cut] + put + (data[end:] if end >= 0 else ""))
+    rules = {finding.rule for finding in diagnose(open_run(run))}
+    assert rules <= {"missing-ticks"}
     shutil.rmtree(run)
 
 

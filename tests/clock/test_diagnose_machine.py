@@ -153,8 +153,8 @@ def test_a_straggler(tmp_path: Path, seed: int, ranks: int, late: int, arrival: 
     finding = only(run)
     assert (finding.rule, finding.severity) == ("straggler", "warning")
     assert (finding.evidence["rank"], finding.evidence["ranks"]) == (late, [late])
-    assert finding.evidence["late_ns"] == pytest.approx(7 * MS, rel=0.1)
-    assert finding.evidence["share"] == pytest.approx(7 / 107, rel=0.15)
+    assert finding.evidence["late_ns"] == pytest.approx(7 * MS, rel=0.2)
+    assert finding.evidence["share"] == pytest.approx(7 / 107, rel=0.2)
     assert finding.evidence["late_ticks_share"] > 0.95  # type: ignore[operator]
     assert finding.what.startswith(f"Rank {late} {'arrives' if arrival else 'is through'}")
     assert len(finding.ticks) == 10

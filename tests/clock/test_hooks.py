@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.amp import GradScaler
 
@@ -54,11 +56,11 @@ def test_nothing_is_left_when_it_is_removed(training: Training) -> None:
     assert not training.model._forward_hooks_always_called
     assert not training.optimizer._optimizer_step_pre_hooks
     assert not training.optimizer._optimizer_step_post_hooks
-    out.sum().backward()  # the hook in its graph is of no effect
-    for x in training.loader:
-        training.turn(x)
-    assert training.clock.tick == 0
-    assert training.ticks() == []
+    for _ in training.clock.ticks([0]):
+        out.sum().backward()  # the hook in its graph is of no effect
+        for x in training.loader:
+            training.turn(x)
+    assert training.phases() == [{"unattributed": BACKWARD + 4 * sum(TICK.values())}]
 
 
 def test_removed_inside_a_backward_pass(training: Training) -> None:
@@ -225,6 +227,22 @@ def test_a_step_that_fails_is_none(training: Training, with_closure: bool) -> No
     assert [tick["phases"] for tick in found] == [TICK, two, TICK]
 
 
+def test_a_step_that_failed_is_made_again(training: Training) -> None:
+    fails = iter([True, False] * 2)
+
+    def closure() -> Any:
+        training.time.pass_(1)
+        if next(fails):
+            raise OverflowError
+
+    with Watch(training.clock, optimizer=training.optimizer):
+        for _ in range(2):
+            with pytest.raises(OverflowError):
+                training.optimizer.step(closure)
+            training.optimizer.step(closure)
+    assert [tick["update"] for tick in training.phases()] == [1 + 1 + UPDATE] * 2
+
+
 def test_a_step_that_a_grad_scaler_leaves_out_is_none(training: Training) -> None:
     scaler = GradScaler("cpu")
     with watch(training):
@@ -297,6 +315,49 @@ def test_fabric(training: Training) -> None:
             fabric.backward(model(x).sum())
             optimizer.step()
     assert training.phases() == [TICK] * 4
+
+
+BODIES = st.lists(st.sampled_from(["beat", "step", "evaluate", "wait", "break"]), max_size=5)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.lists(BODIES, min_size=3, max_size=3), max_size=3))
+def test_a_tick_is_a_step_and_its_beats_whatever_the_loop(
+    tmp_path_factory: pytest.TempPathFactory, epochs: list[list[list[str]]]
+) -> None:
+    training = Training(tmp_path_factory.mktemp("hooks") / "run", batches=3)
+    x = torch.ones(1, 2)
+    expected, beats, begun = [], 0, training.time()
+
+    def evaluate() -> None:
+        with torch.no_grad():
+            training.model(x)
+
+    acts = {
+        "beat": lambda: training.beat(x),
+        "step": training.optimizer.step,
+        "evaluate": evaluate,
+        "wait": lambda: training.time.pass_(1_000),
+    }
+    with watch(training):
+        for bodies in epochs:
+            for _, body in zip(training.loader, bodies, strict=False):
+                for act in body:
+                    if act == "break":
+                        break
+                    acts[act]()
+                    beats += act == "beat"
+                    if act == "step":
+                        expected.append(max(beats, 1))
+                        beats = 0
+                if "break" in body:
+                    break
+    found = training.ticks()
+    assert [tick["beats"] for tick in found] == expected
+    assert [tick["tick"] for tick in found] == list(range(1, len(expected) + 1))
+    assert training.clock.tick == len(expected)
+    assert [tick["phases"].get("update") for tick in found] == [UPDATE] * len(expected)
+    assert sum(tick["wall"] for tick in found) <= training.time() - begun
 
 
 # --- together with others -------------------------------------------------------------------------

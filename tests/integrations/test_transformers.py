@@ -19,6 +19,8 @@ from metronorm.clock import open_run
 from metronorm.errors import ConfigError, RunError
 from metronorm.integrations.transformers import TickCallback
 
+from .runs import errors, events, numbers, ticks_with, whole
+
 SIZES = {"vocab_size": 20, "n_positions": 8, "n_embd": 8, "n_layer": 1, "n_head": 1}
 
 
@@ -81,13 +83,6 @@ def by_tick(history: list[dict[str, Any]]) -> dict[int, dict[str, float]]:
     return found
 
 
-def whole(rows: list[dict[str, Any]]) -> bool:
-    """Whether the phases of every row add up to its wall time."""
-    others = ("time_ns", "wall_ns", "clock_ns", "arrival_ns")
-    names = [name for name in rows[0] if name.endswith("_ns") and name not in others]
-    return all(sum(row[name] or 0 for name in names) == row["wall_ns"] for row in rows)
-
-
 def test_every_optimizer_step_is_a_tick(tmp_path: Path) -> None:
     trained = trainer(
         tmp_path,
@@ -107,8 +102,8 @@ def test_every_optimizer_step_is_a_tick(tmp_path: Path) -> None:
     assert [row["tokens"] for row in rows] == [32, 32, 32, 32, 16] * 2
     assert whole(rows)
     assert all(row["data_ns"] and row["forward_backward_ns"] and row["update_ns"] for row in rows)
-    assert [row["tick"] for row in rows if row["evaluate_ns"]] == [3, 6, 9, 10]
-    assert [row["tick"] for row in rows if row["checkpoint_ns"]] == [4, 8, 10]
+    assert ticks_with(rows, "evaluate_ns") == [3, 6, 9, 10]
+    assert ticks_with(rows, "checkpoint_ns") == [4, 8, 10]
     reported = by_tick(trained.state.log_history)
     assert sorted(reported) == [2, 3, 4, 6, 8, 9, 10]
     for tick, metrics in reported.items():
@@ -123,10 +118,11 @@ def test_every_optimizer_step_is_a_tick(tmp_path: Path) -> None:
     assert config["note"] == "mine"
     assert "secret" not in str(config)
     assert "hub_token" not in config
-    events = run.events().sql("select event, tick from events where event != 'start'").fetchall()
-    assert [found for found in events if found[0] in ("checkpoint", "trained", "end")] == [
-        ("checkpoint", 4), ("checkpoint", 8), ("checkpoint", 10), ("trained", 10), ("end", 10)
-    ]  # fmt: skip
+    assert [tick for _, tick, _ in events(run, "checkpoint")] == [4, 8, 10]
+    ((_, tick, fields),) = events(run, "trained")
+    assert tick == 10
+    assert fields["values"]["train_loss"] == trained.state.log_history[-1]["train_loss"]
+    assert errors(run) == [None]
 
 
 def test_epochs_end_under_their_last_tick(tmp_path: Path) -> None:
@@ -147,14 +143,14 @@ def test_epochs_end_under_their_last_tick(tmp_path: Path) -> None:
     assert whole(rows)
     reported = by_tick(trained.state.log_history)
     assert sorted(reported) == [0, 5, 10]
-    early = run.events().sql("select tick, fields from events where event = 'logged'").fetchall()
-    assert [tick for tick, _ in early] == [0, 0]
-    assert "eval_near_loss" in early[0][1]
+    early = events(run, "logged")
+    assert [tick for _, tick, _ in early] == [0, 0]
+    assert "eval_near_loss" in early[0][2]["values"]
     for tick in (5, 10):
         assert {"loss", "eval_near_loss", "eval_far_loss"} <= reported[tick].keys()
         assert {name: rows[tick - 1][name] for name in reported[tick]} == reported[tick]
     for name in ("evaluate_ns", "checkpoint_ns", "loss", "eval_far_loss"):
-        assert [row["tick"] for row in rows if row[name] is not None] == [5, 10]
+        assert ticks_with(rows, name) == [5, 10]
 
 
 def test_a_checkpoint_that_the_best_is_saved_to(tmp_path: Path) -> None:
@@ -172,8 +168,8 @@ def test_a_checkpoint_that_the_best_is_saved_to(tmp_path: Path) -> None:
     assert whole(rows)
     saved = {int(path.name.split("-")[1]) for path in (tmp_path / "out").glob("checkpoint-*")}
     assert saved
-    assert {row["tick"] for row in rows if row["checkpoint_ns"]} == saved
-    assert {row["tick"] for row in rows if row["evaluate_ns"]} == {2, 4, 6, 8, 10}
+    assert set(ticks_with(rows, "checkpoint_ns")) == saved
+    assert ticks_with(rows, "evaluate_ns") == [2, 4, 6, 8, 10]
 
 
 class Fail(TrainerCallback):
@@ -191,17 +187,15 @@ def test_resumed_from_a_checkpoint_it_is_a_new_attempt(tmp_path: Path) -> None:
     stopped = trainer(tmp_path, TickCallback(tmp_path / "run"), Fail("on_substep_end", 6), **saving)
     with pytest.raises(KeyError):
         stopped.train()
-    assert [row["tick"] for row in open_run(tmp_path / "run").ticks().rows()] == list(range(1, 7))
+    run = open_run(tmp_path / "run")
+    assert numbers(run) == [(0, tick) for tick in range(1, 7)]
     resumed = trainer(tmp_path, TickCallback(tmp_path / "run"), **saving)
     resumed.train(resume_from_checkpoint=str(tmp_path / "out" / "checkpoint-4"))
-    run = open_run(tmp_path / "run")
     assert run.attempts == [0, 1]
-    found = run.ticks().sql("select attempt, tick, loss from ticks").fetchall()
-    assert [row[:2] for row in found] == [(int(tick > 4), tick) for tick in range(1, 11)]
+    assert numbers(run) == [(int(tick > 4), tick) for tick in range(1, 11)]
     reported = by_tick(resumed.state.log_history)  # with those of the first attempt
-    assert {tick: loss for _, tick, loss in found if loss is not None} == {
-        tick: metrics["loss"] for tick, metrics in reported.items()
-    }
+    for row in run.ticks().rows():
+        assert row["loss"] == reported.get(row["tick"], {}).get("loss")
     assert len(run.ticks("full").rows()) == 12
 
 
@@ -221,8 +215,7 @@ def test_a_second_training_goes_on_with_the_run(tmp_path: Path) -> None:
     trained.evaluate()  # outside of a training: not recorded
     trained.train()
     trainer(tmp_path, TickCallback(tmp_path / "run", resume=True), max_steps=1).train()
-    found = open_run(tmp_path / "run").ticks().sql("select attempt, tick from ticks").fetchall()
-    assert found == [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5)]
+    assert numbers(open_run(tmp_path / "run")) == [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5)]
 
 
 def test_an_exception_leaves_the_run_whole(tmp_path: Path) -> None:
@@ -233,12 +226,10 @@ def test_an_exception_leaves_the_run_whole(tmp_path: Path) -> None:
         trained.train()
     run = open_run(tmp_path / "run")
     assert [row["tick"] for row in run.ticks().rows()] == [1, 2, 3]
-    assert run.events().sql("select * from events where event = 'end'").fetchall() == []
+    assert errors(run) == []
     trained.remove_callback(fail)
     trained.train()
-    ends = run.events().sql("select attempt, fields->>'error' from events where event = 'end'")
-    assert ends.fetchall()[1] == (1, None)
-    assert ends.fetchall()[0][1] is not None
+    assert errors(run) == ["RunError", None]
     assert len(run.ticks().rows()) == 13
 
 
@@ -267,4 +258,40 @@ import metronorm.integrations.transformers
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "MissingDependencyError" in done.stderr
-    assert "pip install 'metronorm[transformers]'" in done.stderr
+    assert "pip install 'transformers>=5'" in done.stderr
+
+
+RANKS = """
+import sys
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
+from metronorm.integrations.transformers import TickCallback
+
+sizes = GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=1)
+Trainer(
+    model=GPT2LMHeadModel(sizes),
+    args=TrainingArguments(
+        sys.argv[1] + "/out", max_steps=3, per_device_train_batch_size=2, use_cpu=True,
+        report_to=[], save_strategy="no", include_num_input_tokens_seen="all",
+    ),
+    train_dataset=[{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 12,
+    callbacks=[TickCallback(sys.argv[1] + "/run")],
+).train()
+"""
+
+
+@pytest.mark.slow
+def test_every_rank_has_a_tape(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run([*launch, script, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    run = open_run(tmp_path / "run")
+    assert run.attempts == [0]
+    rows = run.ticks().rows()
+    assert sorted((row["tick"], row["rank"], row["tokens"]) for row in rows if not row["rank"]) == [
+        (tick, 0, 32)
+        for tick in (1, 2, 3)  # those of both ranks
+    ]
+    assert [row["tokens"] for row in rows if row["rank"]] == [None] * 3

@@ -1,7 +1,7 @@
 """The command line: `metronorm COMMAND ...`. No logic of its own; every command is a module.
 
-Exit codes: 0 done; 2 a mistake of the user's, told in one line; 130 and 143 stopped by Ctrl-C and
-by SIGTERM, after saving.
+Exit codes: 0 done; 1 what `--fail-on` and `--fail-if-slower` were asked to find; 2 a mistake of the
+user's, told in one line; 130 and 143 stopped by Ctrl-C and by SIGTERM, after saving.
 """
 
 from __future__ import annotations
@@ -16,8 +16,15 @@ COMMANDS = {
     "train": "train a language model on text, every tick on record",
     "sample": "let a trained model write",
     "show": "what runs did and cost, side by side",
+    "watch": "a run while it is written, in the terminal",
+    "diagnose": "what is wrong with a run, with evidence",
+    "compare": "two runs, with what is noise and what is not",
+    "seal": "finished stretches of tape to Parquet",
+    "import": "a TensorBoard, W&B or trackio run into one of ours",
+    "export": "a run to TensorBoard, CSV or Parquet",
     "prepare": "turn text into tokens, ahead of training",
 }
+_MODULES = {"import": "import_run"}  # where the command is no name that Python allows
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +42,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         # a command's module is loaded only when it runs: the help comes at once
-        code: int = importlib.import_module(f"metronorm.cli.{name}").main(arguments[1:])
+        module = importlib.import_module(f"metronorm.cli.{_MODULES.get(name, name)}")
+        code: int = module.main(arguments[1:])
     except MetronormError as error:
         print(f"metronorm {name}: {error}", file=sys.stderr)
         return 2

@@ -34,13 +34,13 @@ _MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
 class Arguments:
     """Options of `metronorm compare`."""
 
-    a: Annotated[Path, tyro.conf.Positional]
+    a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
     """Directory of the run that is compared with."""
-    b: Annotated[Path, tyro.conf.Positional]
+    b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """Directory of the run that is compared."""
-    metric: str | None = None
+    metric: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """The metric to compare, one that should fall; by default loss, if both have it."""
-    skip: int | None = None
+    skip: Annotated[int | None, tyro.conf.arg(metavar="TICKS")] = None
     """Ticks at the beginning of every attempt that are warm-up; by default 20 or a tenth."""
     fail_if_slower: Annotated[str | None, tyro.conf.arg(metavar="PERCENT")] = None
     """Exit with 1 if B's median tick is surely slower by more than that: 5% or 0.05."""

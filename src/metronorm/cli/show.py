@@ -77,6 +77,7 @@ def table(summaries: list[Summary]) -> Table:
     row("ticks", lambda s: f"{s.ticks:,}" + (f" in {s.attempts} attempts" * (s.attempts > 1)))
     row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
     row("time in ticks", lambda s: duration(s.seconds))
+    row("goodput", lambda s: "" if s.goodput is None else f"{s.goodput:.1%}")
     made.add_section()
     for name in _union(summary.losses for summary in summaries):
         row(name, partial(_loss, name=name))
@@ -85,6 +86,7 @@ def table(summaries: list[Summary]) -> Table:
     row("tick, p95", lambda s: milliseconds(s.tick_p95_ns))
     for name in _union(summary.phases for summary in summaries):
         row(f"  {name}", partial(_share, name=name))
+    row("recording", lambda s: "" if s.clock_share is None else f"{s.clock_share:.3%}")
     made.add_section()
     row("tokens", lambda s: f"{s.tokens:,.0f}" if s.tokens else "")
     row("tokens/s", lambda s: f"{s.tokens_per_second:,.0f}" if s.tokens_per_second else "")

@@ -15,7 +15,7 @@ from metronorm.cli import watch_page as page
 from metronorm.cli.arguments import parse
 from metronorm.clock.live import Follower
 from metronorm.clock.run import RUN_FILE
-from metronorm.errors import ConfigError, MissingDependencyError
+from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +50,9 @@ def main(argv: list[str]) -> int:
         wait_for(runs)
     followers = [Follower(run) for run in runs]
     if sys.stdout.isatty():
-        watch(followers)
+        from metronorm.cli.watch_app import WatchApp  # Textual is loaded only now
+
+        WatchApp(followers).run()
     else:
         console = Console()
         console.print(page.whole([follower.read() for follower in followers], console.width))
@@ -65,21 +67,3 @@ def wait_for(runs: Sequence[Path], sleep: Callable[[float], None] = time.sleep) 
     for run in missing:
         while not (run / RUN_FILE).exists():
             sleep(WAIT_SECONDS)
-
-
-def watch(followers: Sequence[Follower]) -> None:
-    """The live page, until it is quit.
-
-    Raises:
-        MissingDependencyError: Textual is not installed.
-    """
-    try:
-        from metronorm.cli.watch_app import WatchApp
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != "textual":
-            raise
-        raise MissingDependencyError(
-            "the live page needs the package textual",
-            fix="pip install 'metronorm[watch]', or `metronorm watch RUN | cat` to look once",
-        ) from None
-    WatchApp(followers).run()

@@ -115,6 +115,8 @@ class WatchApp(App[None]):
 
     def draw(self) -> None:
         """Show the newest snapshots."""
+        if not self.query("#overview"):
+            return  # the page is being closed
         snapshots, snapshot = self.snapshots, self.snapshots[self.chosen]
         names = page.metrics(snapshots)
         if self.metric not in names:
@@ -130,6 +132,11 @@ class WatchApp(App[None]):
         )
         self.query_one("#below").display = self.shows_ranks
 
+    def _choose(self, step: int) -> None:
+        names = page.metrics(self.snapshots)
+        at = names.index(self.metric) + step if self.metric in names else 0
+        self.metric = names[at % len(names)] if names else ""
+
     def _put(self, **parts: RenderableType) -> None:
         for name, drawn in parts.items():
             self.query_one(f"#{name}", Static).update(drawn)
@@ -144,10 +151,8 @@ class WatchApp(App[None]):
 
     def action_metric(self, step: int) -> None:
         """Draw the next metric, or the one before."""
-        names = page.metrics(self.snapshots)
-        if names:
-            self.metric = names[(names.index(self.metric) + step) % len(names)]
-            self.draw()
+        self._choose(step)
+        self.draw()
 
     def action_run(self, step: int) -> None:
         """Show the details of the next run, or of the one before."""

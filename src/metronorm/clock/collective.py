@@ -14,8 +14,11 @@ does from there until it returns is waiting:
   That wait is the phase `communicate`.
 - `fully_shard` gathers and reduces parameters by group. On processors each of these calls waits,
   and is the phase `communicate`; on accelerators they only enqueue.
-- `FullyShardedDataParallel`, and loops that reduce gradients themselves after the pass, arrive at
-  its end, which is in the pass's own time.
+- Loops that reduce gradients themselves do so after the pass, and have arrived before.
+
+`FullyShardedDataParallel` has no place to see its waits at: on processors they are in its arrivals,
+which then say nothing. Buffers that DDP broadcasts at the begin of a forward pass (those of batch
+normalization) are waited for there, on processors, by all ranks but the first.
 """
 
 from __future__ import annotations

@@ -61,26 +61,32 @@ def columns_of(
     if kind == "ticks":
         columns[columns.index('"clock_ns"')] = 'coalesce("clock_ns", 0) as "clock_ns"'
         phases = sorted(_keys(connection, "phases"), key=lambda name: name == UNATTRIBUTED)
-        columns += [_column("phases", [name], f"{name}_ns") for name in phases]
-        columns += _by_lower_case("metrics", _keys(connection, "metrics"))
+        columns += [
+            _column("phases", names, f"{names[0]}_ns") for names in _by_lower_case(phases)
+        ]
+        columns += [
+            _column("metrics", names, names[0])
+            for names in _by_lower_case(_keys(connection, "metrics"))
+        ]
     elif kind == "resources":
         for name in _keys(connection, "values"):
             whole = name.endswith(("_bytes", "_ns"))
-            columns.append(_column("values", [name], name, "::BIGINT" if whole else ""))
+            columns.append(_column("values", [name], name, "BIGINT" if whole else "DOUBLE"))
     return f"select {', '.join(columns)} from lines"
 
 
-def _by_lower_case(column: str, names: Iterable[str]) -> list[str]:
+def _by_lower_case(names: Iterable[str]) -> Iterable[list[str]]:
     """Names that SQL takes for the same are the same column."""
     spellings: dict[str, list[str]] = {}
     for name in names:
         spellings.setdefault(name.lower(), []).append(name)
-    return [_column(column, spelled, spelled[0]) for spelled in spellings.values()]
+    return spellings.values()
 
 
-def _column(column: str, keys: list[str], name: str, cast: str = "") -> str:
+def _column(column: str, keys: list[str], name: str, form: str = "") -> str:
     values = ", ".join(f"{identifier(column)}[{literal(key)}]" for key in keys)
-    return f"coalesce({values}){cast} as {identifier(name)}"
+    value = f"coalesce({values})"
+    return f"{f'try_cast({value} as {form})' if form else value} as {identifier(name)}"
 
 
 def _any(connection: duckdb.DuckDBPyConnection, condition: str) -> bool:
@@ -97,7 +103,7 @@ def _keys(connection: duckdb.DuckDBPyConnection, column: str) -> list[str]:
             select unnest(map_keys({maps})) as key, tick,
                    generate_subscripts(map_keys({maps}), 1) as position
             from lines)
-        group by key order by min(tick * 100000 + position)"""
+        group by key order by min(tick::DOUBLE * 100000 + position)"""
     ).fetchall()
     return [row[0] for row in rows]
 

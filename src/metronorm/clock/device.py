@@ -6,11 +6,15 @@ process has loaded it.
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+_KINDS = ("cuda", "xpu", "mps")  # torch has events for these; a value of any other is waited for
 
 
 class Pending(Protocol):
@@ -47,21 +51,30 @@ class Device(Protocol):
 
 
 class TorchDevice:
-    """The accelerator of torch: CUDA, ROCm, XPU or MPS."""
+    """An accelerator of torch: CUDA, ROCm, XPU or MPS.
 
-    def __init__(self, torch: Any, kind: str) -> None:
-        self._torch, self._kind = torch, kind
+    Args:
+        torch: the module.
+        device: a `torch.device` with its index: a process may use several.
+    """
+
+    def __init__(self, torch: Any, device: Any) -> None:
+        self._torch, self._device = torch, device
         self._free: list[Any] = []
 
     def fetch(self, value: Any) -> Pending:
         """Copied into pinned memory, which torch takes for a copy that does not block."""
-        return _TorchPending(value.detach().to("cpu", non_blocking=True), self.mark())
+        value = value.detach()
+        if hasattr(value, "full_tensor"):  # of a DTensor each rank has a part; all of them log it
+            value = value.full_tensor()
+        return _TorchPending(value.to("cpu", non_blocking=True), self.mark())
 
     def mark(self) -> Moment:
-        """An event on the current stream, from a pool."""
+        """An event on the device's current stream, from a pool."""
         free = self._free
-        event = free.pop() if free else self._torch.Event(device=self._kind, enable_timing=True)
-        event.record()
+        event = free.pop() if free else self._torch.Event(device=self._device, enable_timing=True)
+        # without a stream it would be that of the current device, which may be another one
+        event.record(self._torch.accelerator.current_stream(self._device))
         return _TorchMoment(event, free)
 
     def elapsed_ns(self, begin: Moment, end: Moment) -> int:
@@ -120,7 +133,7 @@ def find_device() -> Device | None:
     for kind in ("cuda", "xpu"):
         module = getattr(torch, kind, None)
         if module is not None and module.is_available() and module.is_initialized():
-            return TorchDevice(torch, kind)
+            return _of_torch(torch, torch.device(kind, module.current_device()))  # type: ignore[union-attr]
     return None
 
 
@@ -128,9 +141,16 @@ def fetcher(value: Any, device: Device | None) -> Callable[[Any], Pending] | Non
     """How to fetch a value without waiting; None if it is on the host already."""
     if hasattr(value, "copy_to_host_async"):  # a JAX array, on whatever device
         return None if value.is_ready() else _JaxPending
-    kind = getattr(getattr(value, "device", None), "type", "cpu")
+    place = getattr(value, "device", None)
+    kind = getattr(place, "type", "cpu")
     if kind in ("cpu", "meta"):
         return None
     if device is not None:
         return device.fetch
-    return TorchDevice(sys.modules["torch"], kind).fetch if "torch" in sys.modules else None
+    torch = sys.modules.get("torch")
+    return _of_torch(torch, place).fetch if torch and kind in _KINDS else None
+
+
+@functools.cache  # one pool of events for each
+def _of_torch(torch: Any, device: Any) -> TorchDevice:
+    return TorchDevice(torch, device)

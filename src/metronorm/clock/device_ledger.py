@@ -64,10 +64,15 @@ class DeviceLedger(Ledger):
         self._stack.append(name)
         self.mark()
 
-    def leave(self) -> None:
-        """What follows is charged to the phase outside, if there is one."""
-        self._stack.pop()
-        self.mark()
+    def leave(self, name: str) -> None:
+        """What follows is charged to the phase outside, if there is one.
+
+        Phases inside that are still open are left too.
+        """
+        if name in self._stack:
+            while self._stack.pop() != name:
+                pass
+            self.mark()
 
     def mark(self) -> None:
         """A moment, from which on the innermost open phase is charged."""
@@ -86,7 +91,7 @@ class _DeviceAccount(Account):
         self._device_ledger.enter(self._name)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._device_ledger.leave()
+        self._device_ledger.leave(self._name)
 
 
 class DevicePhases:
@@ -97,11 +102,13 @@ class DevicePhases:
 
     def ready(self) -> bool:
         """Whether the device has come to the end of the tick; never waits."""
-        return self._marks[-1][0].ready()
+        # the last first; there may be several streams
+        return all(moment.ready() for moment, _ in reversed(self._marks))
 
     def get(self) -> tuple[int, dict[str, int]]:
         """Wall time and phases in ns of device time; waits if it must."""
-        self._marks[-1][0].wait()
+        for moment, _ in reversed(self._marks):
+            moment.wait()
         spent = {UNATTRIBUTED: 0}
         for (begin, name), (end, _) in itertools.pairwise(self._marks):
             if name:

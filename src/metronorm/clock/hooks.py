@@ -196,16 +196,22 @@ class Watch:
     # --- data -----------------------------------------------------------------------------------
 
     def wait(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call what gets a batch."""
+        """Call what gets a batch; without one, the loop is left."""
         if self.away():
             return function(*args)
         self._passes.settle()
-        if not self._is_stepping():  # a closure may get its batches itself
+        between = not self._is_stepping()  # a closure may get its batches itself
+        if between:
             self._end()
             self._begin()
         phase = self._phases.open("data")
         try:
             return function(*args)
+        except BaseException:
+            self._phases.close(phase)
+            if between:
+                self._rest()
+            raise
         finally:
             self._phases.close(phase)
 
@@ -214,9 +220,9 @@ class Watch:
         if not self._has_model and not self.away():
             self._beats += 1
 
-    def left(self, *, early: bool) -> None:
-        """There is none, or the loop was left before."""
-        if not self.away() and (self._stepped or not early):
+    def left(self) -> None:
+        """Nobody wants another."""
+        if self._stepped and not self.away():
             self._rest()
 
     # --- forward --------------------------------------------------------------------------------
@@ -283,7 +289,6 @@ class _Batches:
             batch = self._watch.wait(next, self._source)
         except StopIteration:
             self._over = True
-            self._watch.left(early=False)
             raise
         self._watch.got()
         return batch
@@ -293,7 +298,7 @@ class _Batches:
 
     def __del__(self) -> None:
         if not self._over:
-            self._watch.left(early=True)
+            self._watch.left()
 
 
 def _kind(thing: object) -> str:

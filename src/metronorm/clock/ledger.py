@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from metronorm.clock.names import check_case, check_text
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ class Account:
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         ledger = self._ledger
+        if ledger.top is not self:  # a generator that was left inside a phase, for example
+            if self._outer is None:
+                return
+            while ledger.top is not self:
+                ledger.top.__exit__(None, None, None)
         spent = ledger.now() - self._since
         self.ns += spent
         outer = self._outer
@@ -127,12 +133,19 @@ class Phases(dict[str, Account]):
     def __init__(self, ledger: Ledger) -> None:
         super().__init__()
         self._ledger = ledger
+        self._by_lower_case: dict[str, str] = {}
 
     def __missing__(self, name: str) -> Account:
-        if name in RESERVED:
+        if not isinstance(name, str) or name.lower() in RESERVED:
             raise ConfigError(
                 f"a phase needs a name other than {', '.join(sorted(RESERVED - {''}))}",
                 got=repr(name),
+            )
+        check_text("a phase's name", name)
+        check_case(name, self._by_lower_case)
+        if name.lower() in map(str.lower, self):  # as SQL compares them
+            raise ConfigError(
+                "names of phases must differ in more than upper and lower case", got=repr(name)
             )
         made = self[name] = self._ledger.account(name)
         return made

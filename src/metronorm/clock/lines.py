@@ -3,45 +3,71 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from metronorm.clock.record import TickRecord
 from metronorm.clock.ring import read_ring, ring_path
 from metronorm.clock.run import number
-from metronorm.clock.tape import LIVE
+from metronorm.clock.tape import LIVE, encode
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
+# what a column can hold, and what it can be called
+_Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+_Number = float | Literal["nan", "inf", "-inf"]
+_Name = Annotated[str, msgspec.Meta(min_length=1, pattern="^[^\\0]*$")]
+
+
+class _Tick(msgspec.Struct, gc=False, omit_defaults=True):
+    tick: _Integer
+    time_ns: _Integer
+    wall_ns: _Integer
+    beats: _Integer
+    phases: dict[_Name, _Integer]
+    metrics: dict[_Name, _Number]
+    clock_ns: _Integer = 0
+    arrival_ns: _Integer | None = None
+
+
 class _Event(msgspec.Struct):
     event: str
-    tick: int
-    time_ns: int
+    tick: _Integer
+    time_ns: _Integer
     fields: dict[str, Any]
 
 
 class _Sample(msgspec.Struct):
-    tick: int
-    time_ns: int
-    values: dict[str, float]
+    tick: _Integer
+    time_ns: _Integer
+    values: dict[_Name, float]
 
 
-_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
-    "ticks": msgspec.json.Decoder(TickRecord),
-    "events": msgspec.json.Decoder(_Event),
-    "resources": msgspec.json.Decoder(_Sample),
-}
+class _Decoder:
+    """Makes a record of a line; MsgspecError for whatever is none."""
+
+    def __init__(self, form: Any) -> None:
+        self._decode = msgspec.json.Decoder(form).decode
+
+    def decode(self, line: bytes) -> Any:
+        try:
+            return self._decode(line)
+        except (UnicodeDecodeError, RecursionError) as error:
+            raise msgspec.DecodeError(str(error)) from None
+
+
+_DECODERS = {"ticks": _Decoder(_Tick), "events": _Decoder(_Event), "resources": _Decoder(_Sample)}
 
 
 @dataclass
 class Lines:
     """What one or more files hold.
 
-    `whole` are records, each with its newline; `damaged` are no records, without it; a `torn` one
-    at the end of a file was cut short, as a kill in the middle of writing leaves it.
+    `whole` are records, as the clock would write them, each with its newline; `damaged` are no
+    records, without it; a `torn` one at the end of the last file was cut short, as a kill in the
+    middle of writing leaves it.
     """
 
     whole: list[bytes] = field(default_factory=list)
@@ -51,22 +77,22 @@ class Lines:
     def add(self, data: bytes, kind: str) -> None:
         """Take the content of a file."""
         decode = _DECODERS[kind].decode
+        if self.torn:
+            self.damaged.append(self.torn)
         *lines, rest = data.split(b"\n")
         for line in lines:
             if not line:
                 continue
             try:
-                decode(line)
-            except msgspec.MsgspecError:
+                self.whole.append(encode(decode(line)))
+            except (msgspec.MsgspecError, OverflowError):
                 self.damaged.append(line)
-            else:
-                self.whole.append(line + b"\n")
         self.torn = rest
 
 
 def unsealed_files(folder: Path) -> list[Path]:
     """The files of a tape, oldest first, whose lines are in no Parquet part."""
-    parts = [path for path in sorted(folder.glob("_part-*.jsonl")) if not sealed_as(path).exists()]
+    parts = [path for path in sorted(folder.glob("_part-*.jsonl")) if not is_sealed(path)]
     live = folder / LIVE
     return [*parts, live] if live.exists() else parts
 
@@ -74,6 +100,21 @@ def unsealed_files(folder: Path) -> list[Path]:
 def sealed_as(path: Path) -> Path:
     """`part-00007.parquet` for `_part-00007.jsonl`."""
     return path.with_name(path.name.removeprefix("_")).with_suffix(".parquet")
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether the lines of `_part-00007.jsonl` are in a Parquet part, which may go on being read."""
+    part = sealed_as(path)
+    return part.exists() and looks_whole(part)
+
+
+def looks_whole(part: Path) -> bool:
+    """Whether a file begins and ends as Parquet does."""
+    with open(part, "rb") as file:
+        begin = file.read(4)
+        file.seek(0, 2)
+        file.seek(max(file.tell() - 4, 0))
+        return begin == file.read(4) == b"PAR1"
 
 
 def read_lines(folder: Path, kind: str, identity: str) -> Lines:

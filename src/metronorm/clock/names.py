@@ -1,4 +1,4 @@
-"""Names of metrics: which can be columns, and how many there may be."""
+"""Names of metrics and phases: which can be columns, and how many there may be."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ class Names:
     def __init__(self) -> None:
         self.known: set[str] = set()
         self._by_lower_case: dict[str, str] = {}
+        self._told = False
 
     def check(self, names: Iterable[str]) -> list[str]:
         """Take new names; those that are too many to be recorded.
@@ -34,18 +35,13 @@ class Names:
             if name in self.known:
                 continue
             _check(name)
-            # as SQL compares them
-            same = self._by_lower_case.setdefault(name.lower(), name)
-            if same != name:
-                raise ConfigError(
-                    "names of metrics must differ in more than upper and lower case",
-                    got=f"{name!r} and {same!r}",
-                )
             if len(self.known) < MOST:
+                check_case(name, self._by_lower_case)
                 self.known.add(name)
             else:
                 too_many.append(name)
-        if too_many:
+        if too_many and not self._told:
+            self._told = True
             _log.warning(
                 "a run records %d names of metrics at most; left out: %r ...; is there a number in "
                 "the name that should be a metric itself?",
@@ -56,12 +52,17 @@ class Names:
 
 
 def _check(name: str) -> None:
-    if not name or name in RESERVED or name.endswith("_ns"):
+    if not name or name.lower() in RESERVED or name.lower().endswith("_ns"):
         raise ConfigError(
             "a metric's name must not be empty or one of the record's own "
             f"({', '.join(sorted(RESERVED))}, names ending in _ns)",
             got=repr(name),
         )
+    check_text("a metric's name", name)
+
+
+def check_text(what: str, name: str) -> None:
+    """Raise ConfigError for a name that is no Unicode, or that a column cannot have."""
     try:
         name.encode()  # half of a surrogate pair cannot be
     except UnicodeEncodeError:
@@ -69,4 +70,13 @@ def _check(name: str) -> None:
     else:
         whole = "\0" not in name
     if not whole:
-        raise ConfigError("a metric's name must be text", got=repr(name))
+        raise ConfigError(f"{what} must be text", got=repr(name))
+
+
+def check_case(name: str, by_lower_case: dict[str, str]) -> None:
+    """Raise ConfigError for a name that SQL takes for one of those; else it becomes one."""
+    same = by_lower_case.setdefault(name.lower(), name)
+    if same != name:
+        raise ConfigError(
+            "names must differ in more than upper and lower case", got=f"{name!r} and {same!r}"
+        )

@@ -124,7 +124,7 @@ class _End:
 
     def __init__(self, passes: Passes, phases: Phases, collectives: Collectives) -> None:
         self._passes, self._phases, self._collectives = passes, phases, collectives
-        self._again = 2
+        self._again = -1
         self._waiting: Phase | None = None
         self.phase: Phase | None = None
 
@@ -132,9 +132,11 @@ class _End:
         phase = self.phase
         if phase is None or self._passes.backward is not phase:  # settled
             return
-        if self._again == 2 and self._collectives.arrive() and self._passes.reduces:
-            self._phases.close(phase)
-            self._waiting = self._collectives.begin()
+        if self._again < 0:
+            self._again = 2 if self._collectives.arrive() else 0
+            if self._again and self._passes.reduces:
+                self._phases.close(phase)
+                self._waiting = self._collectives.begin()
         if self._again:  # behind those that wait for other ranks, and what they queue
             self._again -= 1
             self._passes.queue(self)

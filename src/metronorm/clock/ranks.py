@@ -30,6 +30,8 @@ class Place:
     launch: str
 
 
+_SLURM = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+
 # launcher, rank, number of ranks, and what all ranks of one launch have in common
 _LAUNCHERS = (
     (
@@ -44,12 +46,12 @@ _LAUNCHERS = (
         "OMPI_COMM_WORLD_SIZE",
         ("PMIX_NAMESPACE", "OMPI_MCA_ess_base_jobid"),
     ),
-    ("mpi", "PMI_RANK", "PMI_SIZE", ("PMI_JOBID", "PMI_ID_NAMESPACE")),
+    ("mpi", "PMI_RANK", "PMI_SIZE", ("PMI_JOBID", "PMI_ID_NAMESPACE", *_SLURM)),
     (
         "slurm",
         "SLURM_PROCID",
         "SLURM_NTASKS",
-        ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT"),
+        _SLURM,
     ),
 )
 
@@ -72,7 +74,8 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
         told = [known[name] for name in common if name in known]
         # no name for the launch at all: the parent is the launcher
         identity = "/".join(told) if told else f"parent {os.getppid()}"
-        return Place(*place, f"{launcher} {identity} of {place[1]}")
+        # not the world's size that was made up
+        return Place(*place, f"{launcher} {identity} of {known.get(world_size)}")
     group = sys.modules.get("torch.distributed")
     if environment is None and group and group.is_available() and group.is_initialized():
         world = group.get_world_size()

@@ -9,6 +9,8 @@ import msgspec
 
 from metronorm.errors import ConfigError
 
+LARGEST = 2**63 - 1  # of the integers that JSON's readers agree on
+
 
 class TickRecord(msgspec.Struct, gc=False, omit_defaults=True):
     """One line of the tape; floats that are not finite travel as text: "nan", "inf", "-inf".
@@ -38,26 +40,37 @@ def spell_out(record: TickRecord) -> list[str]:
 
 def plain_number(name: str, value: Any) -> float | int:
     """A metric's value as a Python number; ConfigError if it is not one."""
+    number = value
     item = getattr(value, "item", None) or getattr(value, "numpy", None)
     if item is not None:
         try:
-            value = item()
-            value = getattr(value, "item", lambda: value)()
+            number = item()
+            number = getattr(number, "item", lambda: number)()
         except (TypeError, ValueError, RuntimeError):
-            value = None
-    if not isinstance(value, int | float):
-        raise ConfigError(
-            "a metric must be one number (a Python number, or a tensor of one element)",
-            got=f"{name} = a {type(value).__name__}",
-        )
-    return int(value) if isinstance(value, bool) else value
+            number = None
+    if isinstance(number, int):
+        return int(number) if -LARGEST <= number <= LARGEST else _as_float(number)
+    if isinstance(number, float):
+        return float(number)
+    raise _no_number(name, value)
 
 
 def check_one_element(name: str, value: Any) -> None:
     """Raise ConfigError for a tensor on a device that does not hold one number."""
-    shape = tuple(getattr(value, "shape", ()))
-    if math.prod(shape) != 1 or getattr(value, "is_complex", lambda: False)():
-        raise ConfigError(
-            "a metric must be one number (a Python number, or a tensor of one element)",
-            got=f"{name} = a {type(value).__name__} of shape {shape}",
-        )
+    if math.prod(getattr(value, "shape", ())) != 1 or getattr(value, "is_complex", bool)():
+        raise _no_number(name, value)
+
+
+def _no_number(name: str, value: Any) -> ConfigError:
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return ConfigError(
+        "a metric must be one number (a Python number, or a tensor of one element)",
+        got=f"{name} = a {type(value).__name__}{shape}",
+    )
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf

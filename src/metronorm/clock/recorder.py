@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
-import threading
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.ring import ring_path
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metronorm.clock.stall import StallWatch
+    from metronorm.clock.writer import Loss
 
 _log = logging.getLogger("metronorm")
 
@@ -55,7 +56,6 @@ class Recorder:
         recover_all()
         self._directory = directory
         self._tick, self._time_ns = tick, time_ns
-        self._lock = threading.Lock()  # events come from every thread
         self._forgotten = False
         self.latest_resources: dict[str, float] = {}
         self._channels = {}
@@ -80,6 +80,9 @@ class Recorder:
 
     def event(self, name: str, **fields: Any) -> dict[str, Any]:
         """Something that happened; the record that was made of it."""
+        return self._event(name, fields, put=not self._forgotten)
+
+    def _event(self, name: str, fields: dict[str, Any], *, put: bool) -> dict[str, Any]:
         record = {
             "event": name,
             "tick": self._tick(),
@@ -91,30 +94,27 @@ class Recorder:
         except (TypeError, ValueError, OverflowError):  # text that is no Unicode, huge integers
             record["fields"] = {"text": repr(fields).encode(errors="replace").decode()}
             line = encode(record)
-        self._put("events", line)
+        if put:
+            self._put("events", line)
         return record
 
     def _sample(self, values: dict[str, float]) -> None:
         self.latest_resources = values
         record = {"tick": self._tick(), "time_ns": self._time_ns(), "values": values}
-        self._put("resources", encode(record))
+        if not self._forgotten:
+            self._put("resources", encode(record))
 
     def _put(self, kind: str, line: bytes) -> None:
-        if self._forgotten:
-            return
         channel = self._channels[kind]
-        with self._lock:
-            if not channel.ring.put(line):
-                self._writer.overflow(channel, line, self._tick())
+        if not channel.put(line):
+            self._writer.overflow(channel, line, self._tick())
 
-    def _on_return(self, channel: Channel) -> None:
-        self.event(
-            "dropped",
-            kind=channel.tape.folder.parent.parent.name,
-            records=channel.dropped,
-            first_tick=channel.first_dropped,
-            last_tick=channel.last_dropped,
-        )
+    def _on_return(self, kind: str, loss: Loss) -> None:
+        self._event("dropped", {"kind": kind, **dataclasses.asdict(loss)}, put=True)
+
+    def flush(self) -> bool:
+        """Wait until all that was said is on the tapes; False if the disk does not take it."""
+        return self._forgotten or self._writer.flush()
 
     def forget(self) -> None:
         """For the child of a fork: this attempt is its parent's."""
@@ -126,6 +126,7 @@ class Recorder:
     def close(self) -> None:
         """Write what is on the way, seal it, and tell what was lost; waits seconds at most."""
         self._watcher.close()
+        self._forgotten = True
         left = self._writer.close()
         errors = [channel.tape.last_error for channel in self._channels.values()]
         why = next((error.strerror for error in errors if error), "the disk does not answer")
@@ -144,6 +145,7 @@ class Recorder:
                 self._directory,
                 why,
             )
+        if left or self._writer.is_writing():
             return
         for channel in self._channels.values():
             with contextlib.suppress(OSError, MetronormError):  # sealing can be done at any time

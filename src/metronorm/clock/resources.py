@@ -36,11 +36,14 @@ class Resources:
         self._probes: dict[str, Probe] = {"process": _own_process}
         try:
             import psutil
-        except ImportError:
-            on_missing("machine", "psutil is not installed")
-        else:
+
             process = psutil.Process()
             psutil.cpu_percent()  # the share is since the last call
+        except ImportError:
+            on_missing("machine", "psutil is not installed")
+        except Exception as error:  # errors of its own
+            on_missing("machine", f"{type(error).__name__}: {error}")
+        else:
             self._probes |= {
                 "memory": lambda: {"memory_bytes": process.memory_info().rss},
                 "children": lambda: _children(process),
@@ -71,17 +74,16 @@ class Resources:
     def _add_gpus(self) -> None:
         try:
             import pynvml
-        except ImportError:
-            self._on_missing("GPUs", "nvidia-ml-py is not installed: metronorm[gpu]")
-            return
-        try:
+
             pynvml.nvmlInit()
             for index in range(pynvml.nvmlDeviceGetCount()):
                 handle = pynvml.nvmlDeviceGetHandleByIndex(index)
                 for what, probe in _gpu_probes(pynvml, handle, index):
                     self._probes[f"{what} of GPU {index}"] = probe
-        except pynvml.NVMLError as error:
-            self._on_missing("GPUs", str(error))
+        except ImportError:
+            self._on_missing("GPUs", "nvidia-ml-py is not installed: metronorm[gpu]")
+        except Exception as error:  # NVML has errors of its own
+            self._on_missing("GPUs", f"{type(error).__name__}: {error}")
 
 
 def _own_process() -> dict[str, float]:

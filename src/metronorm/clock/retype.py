@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def retype(thing: Any, **methods: Callable[..., Any]) -> Callable[[], None]:
         if isinstance(made, str):
             return made
         function, arguments, *state = made
+        if function is copyreg.__newobj__:  # which pickle takes for the object's class only
+            function = base.__new__
         return function, tuple(base if each is own else each for each in arguments), *state
 
     named = {name: getattr(base, name) for name in ("__module__", "__qualname__", "__doc__")}

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import mmap
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ CAPACITY = 4 << 20  # twelve thousand usual ticks
 _HEADER = 4096
 _NUMBERS = 64  # of it; then the length and the path of the tape's folder
 _MAGIC = 0x4D455452_4F4E3031
-_MAGIC_AT, _CAPACITY_AT, _DEVICE_AT, _INODE_AT, _HEAD_AT, _TAIL_AT, _PATH_AT = range(7)
+_MAGIC_AT, _CAPACITY_AT, _DEVICE_AT, _INODE_AT, _HEAD_AT, _TAIL_AT, _PATH_AT, _SPACE_AT = range(8)
 
 
 def ring_path(identity: str, kind: str, attempt: int, rank: int) -> Path:
@@ -52,16 +51,18 @@ class Ring:
         self.capacity = capacity
         self._path = path
         self._file = -1
+        place = folder.stat()
         self._memory = self._share() or mmap.mmap(-1, _HEADER + capacity)
         self.shared = self._file >= 0
         self._header = memoryview(self._memory)[:_NUMBERS].cast("q")
         self._data = memoryview(self._memory)[_HEADER:]
-        place = folder.stat()
         self._header[_CAPACITY_AT] = capacity
         self._header[_DEVICE_AT], self._header[_INODE_AT] = place.st_dev, place.st_ino
-        where = os.fsencode(folder.resolve())[: _HEADER - _NUMBERS]
-        self._memory[_NUMBERS : _NUMBERS + len(where)] = where
-        self._header[_PATH_AT] = len(where)
+        where = os.fsencode(folder.resolve())
+        if len(where) <= _HEADER - _NUMBERS:
+            self._memory[_NUMBERS : _NUMBERS + len(where)] = where
+            self._header[_PATH_AT] = len(where)
+        self._header[_SPACE_AT] = _name_space()
         self._header[_MAGIC_AT] = _MAGIC
         self._head = 0
         self._room = capacity  # how far the head may go before the tail must be looked at
@@ -77,6 +78,8 @@ class Ring:
             return None
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not os.fstat(self._file).st_nlink:
+                raise FileNotFoundError("taken for what a dead process began")
             # all of it now: a page that is missing later would be a SIGBUS
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._file, 0, _HEADER + self.capacity)
@@ -160,7 +163,10 @@ def abandoned_ring(path: Path, folder: Path) -> Iterator[bytes | None]:
         try:
             file = stack.enter_context(_owned(path, os.O_RDWR, folder))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            content = _content(stack.enter_context(_mapped(file)), folder)
+            memory = stack.enter_context(_mapped(file))
+            if not _is_of(memory, folder):
+                raise FileNotFoundError("the ring of another folder")
+            content = _content(memory, folder)
         except (OSError, ValueError):
             yield None
             return
@@ -169,18 +175,36 @@ def abandoned_ring(path: Path, folder: Path) -> Iterator[bytes | None]:
 
 
 def abandoned_rings() -> list[tuple[Path, Path]]:
-    """All rings of dead processes on this machine, each with the folder of its tape."""
+    """All rings of dead processes on this machine, each with the folder of its tape.
+
+    Those of deleted runs are removed, and those whose processes died while they made them.
+    """
     found = []
-    for path in sorted(_shared_folder().glob("metronorm-*")):
-        try:
-            with _owned(path, os.O_RDWR) as file, _mapped(file) as memory:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                length = int.from_bytes(memory[8 * _PATH_AT : 8 * _PATH_AT + 8], sys.byteorder)
-                where = bytes(memory[_NUMBERS : _NUMBERS + length])
-        except (OSError, ValueError):
-            continue
-        found.append((path, Path(os.fsdecode(where))))
+    for path in sorted(_shared_folder().glob("metronorm-*-*-*-*")):
+        with contextlib.suppress(OSError, ValueError), _owned(path, os.O_RDWR) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            folder, useless = _look(file)
+            if useless:
+                path.unlink(missing_ok=True)
+            elif folder:
+                found.append((path, folder))
     return found
+
+
+def _look(file: int) -> tuple[Path | None, bool]:
+    """The folder of the ring's tape, if it is there, and whether the ring is of use to nobody."""
+    size = os.fstat(file).st_size
+    if size < _HEADER:
+        return None, size == 0
+    with _mapped(file) as memory, memory[:_NUMBERS].cast("q") as header:
+        if header[_MAGIC_AT] != _MAGIC:
+            return None, header[_MAGIC_AT] == 0
+        where = bytes(memory[_NUMBERS : _NUMBERS + header[_PATH_AT]])
+        folder = Path(os.fsdecode(where))
+        if _is_of(memory, folder):
+            return folder, False
+        # what another container calls by that path may well be there
+        return None, bool(where) and header[_SPACE_AT] == _name_space()
 
 
 @contextlib.contextmanager
@@ -201,20 +225,35 @@ def _mapped(file: int) -> Iterator[memoryview]:
         yield view
 
 
-def _content(memory: memoryview, folder: Path) -> bytes:
-    header = memory[:_NUMBERS].cast("q")
-    place = folder.stat()
-    expected = (_MAGIC, len(memory) - _HEADER, place.st_dev, place.st_ino)
+def _name_space() -> int:
+    """Processes with the same number mean the same by a path."""
+    with contextlib.suppress(OSError):  # there is none on macOS
+        return Path("/proc/self/ns/mnt").stat().st_ino
+    return 0
+
+
+def _is_of(memory: memoryview, folder: Path) -> bool:
+    """Whether this is the ring of the tape in this folder, not of a copy of it."""
     try:
-        if tuple(header[_MAGIC_AT:_HEAD_AT]) != expected:
-            return b""
+        place = folder.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    expected = (_MAGIC, len(memory) - _HEADER, place.st_dev, place.st_ino)
+    if len(memory) < _HEADER:
+        return False
+    with memory[:_NUMBERS].cast("q") as header:
+        return tuple(header[_MAGIC_AT:_HEAD_AT]) == expected
+
+
+def _content(memory: memoryview, folder: Path) -> bytes:
+    if not _is_of(memory, folder):
+        return b""
+    with memory[:_NUMBERS].cast("q") as header:
         head = header[_HEAD_AT]
         first = header[_TAIL_AT]
         copied = b"".join(_between(memory[_HEADER:], first, head))
         overtaken = header[_TAIL_AT] - first  # what was taken meanwhile may be overwritten
         return copied[overtaken:]
-    finally:
-        header.release()
 
 
 def _between(data: memoryview, tail: int, head: int) -> list[memoryview]:

@@ -83,9 +83,9 @@ def check_free(directory: Path) -> None:
 
 
 def create_run(
-    directory: Path, *, name: str | None, config: dict[str, Any], launch: str = ""
+    directory: Path, *, name: str | None, config: dict[str, Any], place: Place | None = None
 ) -> RunInfo:
-    """Make `directory` a new run, or join the one that another rank of the `launch` has made.
+    """Make `directory` a new run, or join the one that another rank of the launch has made.
 
     Raises:
         RunError: it is a run already, or a file stands in its place.
@@ -101,7 +101,7 @@ def create_run(
         versions=versions(),
         git=git_state(),
         host=host(),
-        launch=launch,
+        launch=place.launch if place else "",
     )
     try:
         data = msgspec.json.format(msgspec.json.encode(info), indent=2)
@@ -116,7 +116,12 @@ def create_run(
                 "a run's directory must be writable", got=f"{directory}, a file"
             ) from None
         found = read_run_info(directory)
-        if launch and found.launch == launch:
+        # a launch may have the name of one before; then its ranks are there already
+        if (
+            place
+            and found.launch == place.launch
+            and not any(directory.glob(f"ticks/attempt=*/rank={place.rank}"))
+        ):
             return found
         check_free(directory)
     except OSError as error:

@@ -18,12 +18,12 @@ import tempfile
 from pathlib import Path
 
 from metronorm.clock.columns import columns_of, literal
-from metronorm.clock.lines import Lines, sealed_as, tape_ring
+from metronorm.clock.lines import Lines, is_sealed, sealed_as, tape_ring
 from metronorm.clock.ring import abandoned_ring, abandoned_rings
 from metronorm.clock.run import read_run_info, tape_folders
-from metronorm.clock.tape import LIVE, Tape
+from metronorm.clock.tape import LIVE, NEXT, Tape
 from metronorm.errors import MetronormError, RunError
-from metronorm.files import file_aside, write_atomic
+from metronorm.files import file_aside, remove_leftovers, write_atomic
 
 
 def seal_run(directory: Path) -> int:
@@ -42,29 +42,24 @@ def seal_run(directory: Path) -> int:
         for folder in tape_folders(directory, kind):
             try:
                 tape = Tape(folder)
+                try:
+                    recover(folder, tape, kind, identity)
+                finally:
+                    tape.close()
+                made += seal_tape(folder)
             except RunError:  # it is being written
                 made += seal_parts(folder, kind)
-                continue
-            try:
-                recover(folder, tape, kind, identity)
-            finally:
-                tape.close()
-            made += seal_tape(folder)
     return made
 
 
 def recover_all() -> None:
     """Put on their tapes what dead processes have left in this machine's memory."""
     for ring, folder in abandoned_rings():
-        if not folder.exists():  # the run was deleted
-            ring.unlink(missing_ok=True)
-            continue
         # what cannot be written now stays where it is
         with contextlib.suppress(OSError, MetronormError):
             tape = Tape(folder)
             try:
-                kind, identity = folder.parent.parent.name, ring.name.split("-")[1]
-                recover(folder, tape, kind, identity)
+                recover(folder, tape, *ring.name.split("-")[2:0:-1])
             finally:
                 tape.close()
 
@@ -91,13 +86,14 @@ def seal_tape(folder: Path) -> int:
     kind = folder.parent.parent.name
     live = folder / LIVE
     if live.exists():
-        if live.stat().st_size:
-            tape = Tape(folder)
-            try:
+        tape = Tape(folder)
+        try:
+            if tape.size:
                 tape.rotate()
-            finally:
-                tape.close()
-        live.unlink()
+            live.unlink()
+        finally:
+            tape.close()
+        (folder / NEXT).unlink(missing_ok=True)
     return seal_parts(folder, kind)
 
 
@@ -105,10 +101,16 @@ def seal_parts(folder: Path, kind: str) -> int:
     """Seal the finished stretches of a tape; how many parts were made."""
     made = 0
     for path in sorted(folder.glob("_part-*.jsonl")):
-        if not sealed_as(path).exists():
-            _seal(path, kind)
+        if not is_sealed(path):
+            try:
+                _seal(path, kind)
+            except FileNotFoundError:
+                if path.exists():
+                    raise
+                continue  # another process has sealed it
             made += 1
         path.unlink(missing_ok=True)
+    remove_leftovers(folder)
     return made
 
 

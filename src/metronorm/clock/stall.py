@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import logging
 import subprocess
-import tempfile
+import sys
+import threading
+import traceback
 import urllib.request
 from dataclasses import dataclass
+from http.client import HTTPException
 from typing import Any
 
 _log = logging.getLogger("metronorm")
@@ -46,8 +48,7 @@ class Stalls:
 
     def __init__(self, watch: StallWatch, now_ns: int) -> None:
         self._watch = watch
-        self._tick: int | None = None
-        self._seen = 0
+        self._tick = self._changes = self._seen = 0
         self._since = now_ns
         self._usual_ns = 0.0
         self._told = False
@@ -55,7 +56,9 @@ class Stalls:
     def look(self, tick: int, now_ns: int) -> float | None:
         """Seconds without a tick, if that has just become a stall."""
         if tick != self._tick:
-            if self._tick is not None:
+            self._changes += 1
+            # loading comes before the first change, and the count of a resumed run jumps there
+            if self._changes > 1:
                 ticks = max(tick - self._tick, 1)
                 period = (now_ns - self._since) / ticks
                 self._seen += ticks
@@ -72,11 +75,19 @@ class Stalls:
 
 
 def stacks() -> str:
-    """Where every Python thread of this process is."""
-    with tempfile.TemporaryFile() as file:
-        faulthandler.dump_traceback(file, all_threads=True)
-        file.seek(0)
-        return file.read().decode(errors="replace")
+    """Where every Python thread of this process is, by the names in its frames alone.
+
+    No file is read or written: it may be the disk that everybody waits for.
+    """
+    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    text = []
+    for thread, frame in sys._current_frames().items():
+        text.append(f"Thread {names.get(thread, thread)}:")
+        text += [
+            f'  File "{each.f_code.co_filename}", line {line}, in {each.f_code.co_qualname}'
+            for each, line in traceback.walk_stack(frame)
+        ]
+    return "\n".join(text)
 
 
 def tell(watch: StallWatch, event: dict[str, Any]) -> None:
@@ -85,7 +96,7 @@ def tell(watch: StallWatch, event: dict[str, Any]) -> None:
     if watch.command:
         try:
             subprocess.run(list(watch.command), input=message, timeout=_TIMEOUT_SECONDS, check=True)
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
             _log.warning("the stall command failed: %s", error)
     if watch.webhook:
         request = urllib.request.Request(
@@ -93,5 +104,5 @@ def tell(watch: StallWatch, event: dict[str, Any]) -> None:
         )
         try:
             urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPException) as error:
             _log.warning("the stall webhook failed: %s", error)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from metronorm.clock.columns import identifier
+from metronorm.clock.goodput import goodput
+from metronorm.clock.run import tape_folders
+from metronorm.clock.tape import is_written
 
 if TYPE_CHECKING:
     from metronorm.clock.reader import Run
@@ -51,9 +55,11 @@ class Summary:
     tick_median_ns: float | None
     tick_p95_ns: float | None
     phases: dict[str, float]
+    clock_share: float | None
     tokens: float | None
     tokens_per_second: float | None
     peak_memory_bytes: int | None
+    goodput: float | None
     curves: dict[str, Curve]
     notices: list[str]
 
@@ -61,73 +67,114 @@ class Summary:
 def summarize(run: Run) -> Summary:
     """Sum a run up.
 
-    `phases` are shares of the time of all ticks. `tokens_per_second` divides the tokens that were
-    counted by the time of all ticks, evaluation and checkpoints included.
+    Of several ranks, times are those of the rank that spent most, losses those of the first rank
+    that has them, tokens those of all. `phases` are shares of the ticks whose phases were measured;
+    `tokens_per_second` divides by the time of all ticks, evaluation and checkpoints included.
     """
-    ticks, events = run.ticks(), run.events()
-    one = ticks.sql(
-        """select count(distinct tick), count(distinct rank), sum(wall_ns)::DOUBLE, median(wall_ns),
-                  quantile_cont(wall_ns, 0.95) from ticks"""
-    ).fetchall()
-    count, ranks, wall_ns, median_ns, p95_ns = one[0]
-    tokens = None
-    if "tokens" in ticks.columns:
-        tokens = _one(ticks, "select sum(tokens) from ticks")
-    losses = [name for name in ticks.columns if name.endswith("loss") or "loss_per" in name]
-    curves = {name: _curve(ticks, name, 1.0) for name in losses}
-    curves["tick time, ms"] = _curve(ticks, "wall_ns", 1e-6)
+    ticks, events, resources = run.ticks(), run.events(), run.resources()
+    losses = [name for name in ticks.metrics if name.endswith("loss") or "loss_per" in name]
+    counted = ["wall_ns", "clock_ns", *(f"{phase}_ns" for phase in ticks.phases)]
+    counted += ["tokens"] * ("tokens" in ticks.metrics)
+    ranks = _by_rank(ticks, counted, losses)
+    slowest = max(ranks, key=lambda rank: rank["wall_ns"], default=None)
+    curves, best = {}, {}
+    for name in losses:
+        chosen = next((rank["rank"] for rank in ranks if rank[f"count {name}"]), None)
+        if chosen is not None:
+            curves[name] = _curve(ticks, name, 1.0, chosen)
+            best[name] = _best(ticks, name, chosen)
+    median_ns = p95_ns = wall_ns = None
+    if slowest:
+        wall_ns = slowest["wall_ns"]
+        curves["tick time, ms"] = _curve(ticks, "wall_ns", 1e-6, slowest["rank"])
+        median_ns, p95_ns = ticks.sql(
+            "select median(wall_ns), quantile_cont(wall_ns, 0.95) from ticks "
+            f"where rank = {slowest['rank']}"
+        ).fetchall()[0]
+    tokens = sum(rank["tokens"] or 0.0 for rank in ranks) if "tokens" in counted else None
     return Summary(
         name=run.info.name,
         directory=str(run.directory),
-        state=_state(events),
-        ticks=count,
+        state=_state(run, events),
+        ticks=max((rank["ticks"] for rank in ranks), default=0),
         attempts=len(run.attempts),
-        ranks=ranks,
+        ranks=len(ranks),
         config=run.info.config,
         host=_host(run.info.host),
         machine=_machine(events),
         seconds=(wall_ns or 0.0) / 1e9,
-        losses={name: best for name in losses if (best := _best(ticks, name)) is not None},
+        losses=best,
         tick_median_ns=median_ns,
         tick_p95_ns=p95_ns,
-        phases=_shares(ticks),
+        phases=_shares(ticks, slowest),
+        clock_share=slowest["clock_ns"] / wall_ns if slowest and wall_ns else None,
         tokens=tokens,
         tokens_per_second=tokens / wall_ns * 1e9 if tokens and wall_ns else None,
-        peak_memory_bytes=_one(run.resources(), "select max(peak_memory_bytes) from resources"),
+        peak_memory_bytes=_one(resources, "select max(peak_memory_bytes) from resources")
+        if "peak_memory_bytes" in resources.columns
+        else None,
+        goodput=goodput(run).share if len(run.attempts) > 1 else None,
         curves={name: curve for name, curve in curves.items() if curve.ticks},
-        notices=run.notices(),
+        notices=[*_dropped(events), *run.notices()],
     )
+
+
+def _by_rank(ticks: Table, summed: list[str], counted: list[str]) -> list[dict[str, Any]]:
+    """In one pass: number of ticks, sums of columns, numbers of values of others, by rank."""
+    names = ["rank", "ticks", *summed, "measured", *(f"count {name}" for name in counted)]
+    measured = "unattributed_ns is not null" if ticks.phases else "false"
+    columns = [
+        "rank",
+        "count(*)",
+        *(f"sum({identifier(name)})::DOUBLE" for name in summed),
+        f"sum(wall_ns) filter ({measured})::DOUBLE",
+        *(f"count({identifier(name)})" for name in counted),
+    ]
+    query = f"select {', '.join(columns)} from ticks group by rank order by rank"
+    return [dict(zip(names, row, strict=True)) for row in ticks.sql(query).fetchall()]
+
+
+def _dropped(events: Table) -> list[str]:
+    """What the disk did not take, by the last event of each tape that says so."""
+    rows = events.sql(
+        """select attempt, rank, fields::VARCHAR from events where event = 'dropped'
+           order by attempt, rank, time_ns"""
+    ).fetchall()
+    last = {(attempt, rank): msgspec.json.decode(fields) for attempt, rank, fields in rows}
+    return [
+        f"attempt {attempt}, rank {rank}: the disk did not take {told.get('records')} records, "
+        f"the last in tick {told.get('last_tick')}"
+        for (attempt, rank), told in last.items()
+    ]
 
 
 def _one(table: Table, query: str) -> Any:
     return table.sql(query).fetchall()[0][0]
 
 
-def _shares(ticks: Table) -> dict[str, float]:
+def _shares(ticks: Table, slowest: dict[str, Any] | None) -> dict[str, float]:
     """Of the time of the ticks whose phases were measured."""
-    sums = "".join(f", sum({identifier(phase + '_ns')})::DOUBLE" for phase in ticks.phases)
-    query = f"select sum(wall_ns)::DOUBLE{sums} from ticks where unattributed_ns is not null"
-    wall_ns, *totals = ticks.sql(query).fetchall()[0] if ticks.phases else (None,)
-    if not wall_ns:
+    if not slowest or not slowest["measured"]:
         return {}
-    return {phase: (ns or 0.0) / wall_ns for phase, ns in zip(ticks.phases, totals, strict=True)}
+    return {phase: (slowest[f"{phase}_ns"] or 0.0) / slowest["measured"] for phase in ticks.phases}
 
 
-def _best(ticks: Table, name: str) -> Best | None:
+def _best(ticks: Table, name: str, rank: int) -> Best:
     column = identifier(name)
-    last = _one(ticks, f"select arg_max({column}, tick) from ticks where {column} is not null")
-    if last is None:
-        return None
-    row = ticks.sql(
-        f"select min({column}), arg_min(tick, {column}) from ticks where isfinite({column})"
+    last, best, tick = ticks.sql(
+        f"""select arg_max({column}, tick) filter ({column} is not null),
+                   min({column}) filter (isfinite({column})),
+                   arg_min(tick, {column}) filter (isfinite({column}))
+            from ticks where rank = {rank}"""
     ).fetchall()[0]
-    return Best(last, row[0], row[1])
+    return Best(last, best, tick)
 
 
-def _curve(ticks: Table, name: str, scale: float) -> Curve:
+def _curve(ticks: Table, name: str, scale: float, rank: int) -> Curve:
     column = identifier(name)
     rows = ticks.sql(
-        f"""with seen as (select tick, {column} as value from ticks where isfinite({column})),
+        f"""with seen as (select tick, {column} as value from ticks
+                          where rank = {rank} and isfinite({column}::DOUBLE)),
                  bounds as (select min(tick) as low, max(tick) - min(tick) + 1 as span from seen)
             select median(tick)::BIGINT, median(value) * {scale} from seen, bounds
             group by (tick - low) * {POINTS} // greatest(span, {POINTS}) order by 1"""
@@ -135,19 +182,23 @@ def _curve(ticks: Table, name: str, scale: float) -> Curve:
     return Curve([row[0] for row in rows], [row[1] for row in rows])
 
 
-def _state(events: Table) -> str:
+def _state(run: Run, events: Table) -> str:
     """How the newest attempt ended, by its events `end` and `signal`; a killed one left none."""
     rows = events.sql(
         """select event, fields::VARCHAR from events
-           where attempt = (select max(attempt) from events) and event in ('end', 'signal')"""
+           where attempt = (select max(attempt) from events)
+           and event in ('start', 'end', 'signal')"""
     ).fetchall()
     told = {event: msgspec.json.decode(fields) for event, fields in rows}
-    if "end" not in told:
-        return "running or killed"
-    if "signal" in told:
-        return f"stopped by {told['signal'].get('signal')}"
-    error = told["end"].get("error")
-    return f"failed: {error}" if error else "finished"
+    if "end" in told:
+        if "signal" in told:
+            return f"stopped by {told['signal'].get('signal')}"
+        error = told["end"].get("error")
+        return f"failed: {error}" if error else "finished"
+    if any(is_written(folder) for folder in tape_folders(run.directory, "ticks")):
+        return "running"
+    here = told.get("start", {}).get("host") == platform.node()
+    return "killed" if here else "running or killed"
 
 
 def _machine(events: Table) -> str:

@@ -7,8 +7,10 @@ names that begin with an underscore.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LIVE = "_live.jsonl"
-_NEXT = "_next.jsonl"
+NEXT = "_next.jsonl"
+_PART = re.compile(r"_?part-(\d+)\.")
 
 # what JSON has no form for (a path, a dtype) is put down as its text
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -66,7 +69,10 @@ class Tape:
     @property
     def size(self) -> int:
         """Bytes of `_live.jsonl`."""
-        return os.fstat(self._file).st_size
+        try:
+            return os.fstat(self._file).st_size
+        except OSError:  # it was taken away
+            return 0
 
     def append(self, *pieces: bytes | memoryview) -> int:
         """Append whole lines; how many bytes of them are on the tape now: all, or up to a line.
@@ -104,7 +110,10 @@ class Tape:
                 return
             os.close(self._file)
             self._file, self._torn = -1, False
-        self._file = self._open()
+        try:
+            self._file = self._open()
+        except RunError:
+            raise FileNotFoundError(errno.ENOENT, "another run is in its place") from None
 
     def cut(self, count: int) -> None:
         """Take back the last `count` bytes: a line without its end."""
@@ -120,9 +129,13 @@ class Tape:
             OSError: the folder does not take it; the tape goes on as it was.
         """
         number = next_part(self.folder)
-        file = self._open(_NEXT)
-        (self.folder / LIVE).rename(self.folder / f"_part-{number:05}.jsonl")
-        (self.folder / _NEXT).rename(self.folder / LIVE)
+        file = self._open(NEXT)
+        try:
+            (self.folder / LIVE).rename(self.folder / f"_part-{number:05}.jsonl")
+            (self.folder / NEXT).rename(self.folder / LIVE)
+        except OSError:
+            os.close(file)
+            raise
         os.close(self._file)
         self._file = file
 
@@ -133,11 +146,24 @@ class Tape:
             self._file = -1
 
 
+def is_written(folder: Path) -> bool:
+    """Whether a process of this machine is writing a tape."""
+    try:
+        file = os.open(folder / LIVE, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    finally:
+        os.close(file)
+    return False
+
+
 def next_part(folder: Path) -> int:
     """The number of the stretch that is being written."""
-    return 1 + max((part_number(path) for path in folder.glob("*part-*")), default=-1)
-
-
-def part_number(path: Path) -> int:
-    """7 for `_part-00007.jsonl`."""
-    return int(path.name.partition("-")[2].partition(".")[0])
+    numbers = (_PART.match(path.name) for path in folder.glob("*part-*"))
+    return 1 + max((int(found[1]) for found in numbers if found), default=-1)

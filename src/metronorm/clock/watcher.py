@@ -1,4 +1,4 @@
-"""The watcher: a thread that samples resources once a second and notices stalls."""
+"""The watcher: threads that sample resources once a second and notice stalls."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PERIOD_SECONDS = 1.0
+PATIENCE_SECONDS = 5.0  # how long closing waits for a GPU that does not answer
 
 
 class Watcher:
@@ -32,27 +33,37 @@ class Watcher:
         event: Callable[..., dict[str, Any]],
         stall: StallWatch | None,
     ) -> None:
-        self._tick, self._record, self._event, self._stall = tick, record, event, stall
+        self._tick, self._record, self._event = tick, record, event
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="metronorm-watcher", daemon=True)
-        self._thread.start()
+        self._threads = [self._begin("metronorm-watcher", self._sample)]
+        if stall is not None:  # a GPU that hangs may hang the one that samples it
+            self._threads.append(self._begin("metronorm-stall", lambda: self._look(stall)))
 
-    def _run(self) -> None:
+    def _begin(self, name: str, run: Callable[[], None]) -> threading.Thread:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _sample(self) -> None:
         resources = Resources(self._missing)
-        stalls = Stalls(self._stall, time.monotonic_ns()) if self._stall else None
         self._record(resources.sample())
         while not self._closing.wait(PERIOD_SECONDS):
             self._record(resources.sample())
-            if stalls and self._stall:
-                seconds = stalls.look(self._tick(), time.monotonic_ns())
-                if seconds is not None:
-                    tell(self._stall, self._event("stall", seconds=seconds, stacks=stacks()))
         self._record(resources.sample())
 
     def _missing(self, what: str, why: str) -> None:
         self._event("not sampled", what=what, why=why)
 
+    def _look(self, watch: StallWatch) -> None:
+        stalls = Stalls(watch, time.monotonic_ns())
+        while not self._closing.wait(PERIOD_SECONDS):
+            seconds = stalls.look(self._tick(), time.monotonic_ns())
+            if seconds is not None:
+                tell(watch, self._event("stall", seconds=seconds, stacks=stacks()))
+
     def close(self) -> None:
         """Take a last sample and stop."""
         self._closing.set()
-        self._thread.join(PERIOD_SECONDS)
+        until = time.monotonic() + PATIENCE_SECONDS
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0.0))

@@ -7,28 +7,39 @@ dropped and counted; when the disk takes lines again, an event says how many and
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metronorm.clock.ring import Ring
 from metronorm.clock.spawn import is_running, spawn
 from metronorm.clock.tape import Tape
+from metronorm.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
 PERIOD_SECONDS = 0.25
-_HANG_SECONDS = 0.05  # a write that takes longer is not waited for
+_HANG_SECONDS = 0.05  # a writer that is at the disk for longer is not waited for
 PATIENCE_SECONDS = 5.0  # how long closing waits for a disk that does not answer
 STRETCH_BYTES = 8 << 20  # a stretch of tape that is sealed
 STRETCH_SECONDS = 3600.0
 _SMALLEST_STRETCH_BYTES = 256 << 10
 
 CAPACITIES = {"ticks": 4 << 20, "events": 1 << 20, "resources": 256 << 10}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Lines that were dropped: how many there are so far, the ticks since that was last told."""
+
+    records: int
+    first_tick: int
+    last_tick: int
+    error: str
 
 
 class Channel:
@@ -38,39 +49,76 @@ class Channel:
         self.tape = Tape(folder)
         self.ring = Ring(ring, folder, capacity)
         self.dropped = 0
-        self.first_dropped: int | None = None
-        self.last_dropped = 0
         self.begun = time.monotonic()
-        self.taking = threading.Lock()
-        self.stuck = False  # inside a write that does not return
+        self.drained = threading.Event()
+        self._too_long: bytes | None = None
+        self._loss: Loss | None = None
+        self._closed = False
+        self._lock = threading.Lock()  # never held at the disk
 
     def drain(self) -> None:
-        """Put on the tape what is in the ring."""
+        """Put on the tape what is in the ring, and the line that is too long for it."""
         lines = self.ring.peek()
         if lines:
             self.ring.take(self.tape.append(*lines))
+        line = self._too_long
+        if line is not None and self.tape.append(line) == len(line):
+            self._too_long = None
+        self.drained.set()
 
     def put(self, line: bytes) -> bool:
-        """Take a line after the others: into the ring, or on the tape if it is too long for it."""
-        if len(line) > self.ring.capacity:
-            return self.tape.append(line) == len(line)
-        return self.ring.put(line)
+        """Take a line, from any thread; False if there is no room.
+
+        A line that is longer than the ring waits beside it, one at a time.
+        """
+        with self._lock:
+            if self._closed:
+                return False
+            if len(line) <= self.ring.capacity:
+                return self.ring.put(line)
+            if self._too_long is not None:
+                return False
+            self._too_long = line
+            return True
 
     def finish_stretch(self) -> bool:
         """Let what is on the tape be sealed; False if the disk refuses: later, then."""
         try:
             self.tape.rotate()
-        except OSError:
+        except (OSError, RunError):
             return False
         self.begun = time.monotonic()
         return True
 
     def drop(self, tick: int) -> None:
         """Count a line that is lost."""
-        self.dropped += 1
-        if self.first_dropped is None:
-            self.first_dropped = tick
-        self.last_dropped = tick
+        error = self.tape.last_error
+        why = (error and error.strerror) or "the disk does not answer"
+        with self._lock:
+            self.dropped += 1
+            first = self._loss.first_tick if self._loss else tick
+            self._loss = Loss(self.dropped, first, tick, why)
+
+    def take_loss(self) -> Loss | None:
+        """What was lost since this was asked, once the tape takes lines again."""
+        if self.tape.last_error is not None:
+            return None
+        with self._lock:
+            loss, self._loss = self._loss, None
+        return loss
+
+    def waiting(self) -> int:
+        """How many lines are in the ring; one that is too long for it is lost with the process."""
+        if self._too_long is not None:
+            self.drop(0)
+        return b"".join(self.ring.peek()).count(b"\n")
+
+    def close(self) -> None:
+        """Take no more; what waits stays in the ring's shared file."""
+        with self._lock:
+            self._closed = True
+            self.tape.close()
+            self.ring.close(keep=self.ring.filled > 0)
 
     def is_long(self) -> bool:
         """Whether the stretch being written is to be finished."""
@@ -84,51 +132,80 @@ class Writer:
 
     Args:
         channels: by kind.
-        on_return: told, in the writer's thread, of a channel whose tape takes lines again after
-            some were dropped.
+        on_return: told, in the writer's thread, of a kind whose tape takes lines again after some
+            were dropped.
     """
 
-    def __init__(self, channels: dict[str, Channel], on_return: Callable[[Channel], None]) -> None:
+    def __init__(
+        self, channels: dict[str, Channel], on_return: Callable[[str, Loss], None]
+    ) -> None:
         self.channels = channels
         self._on_return = on_return
         self._wake = threading.Event()
         self._closing = False
+        self._at_disk_since: float | None = None
+        self._stuck = False  # at a disk that does not answer
+        self._flushing: threading.Event | None = None
         self._sealing: int | None = None
         self._thread = threading.Thread(target=self._run, name="metronorm-writer", daemon=True)
         self._thread.start()
 
     def overflow(self, channel: Channel, line: bytes, tick: int) -> None:
-        """A line for which the ring has no room: helped on if the disk answers, else dropped."""
-        self._wake.set()
-        if channel.tape.last_error is None and not channel.stuck:
-            # a writer that waits for the processor is not one that waits for the disk
-            if channel.taking.acquire(timeout=_HANG_SECONDS):
-                try:
-                    channel.drain()
-                    if channel.put(line):
-                        return
-                finally:
-                    channel.taking.release()
-            else:
-                channel.stuck = True
+        """A line for which the ring has no room: waits if the disk answers, else it is dropped."""
+        if threading.current_thread() is self._thread:
+            channel.drain()
+            if not channel.put(line):
+                channel.drop(tick)
+            return
+        while channel.tape.last_error is None and not self._stuck:
+            channel.drained.clear()
+            if channel.put(line):
+                self._wake.set()
+                return
+            self._wake.set()
+            if not channel.drained.wait(_HANG_SECONDS):
+                self._stuck = self._hangs()
         channel.drop(tick)
+
+    def _hangs(self) -> bool:
+        # a writer that waits for the processor is not one that waits for the disk
+        since = self._at_disk_since
+        long = since is not None and time.monotonic() - since > _HANG_SECONDS
+        return long or not self._thread.is_alive()
 
     def _run(self) -> None:
         last = False
         while not last:
             self._wake.wait(PERIOD_SECONDS)
             self._wake.clear()
+            flushing, self._flushing = self._flushing, None
             last = self._closing  # what was said before closing is written all the same
             for channel in self.channels.values():
-                with channel.taking:
-                    channel.drain()
-                    finished = channel.is_long() and not self._seals() and channel.finish_stretch()
-                if finished:
-                    self._seal(channel)
-                channel.stuck = False
-                if channel.first_dropped is not None and channel.tape.last_error is None:
-                    self._on_return(channel)
-                    channel.first_dropped = None
+                self._write(channel)
+            if flushing is not None:
+                flushing.set()
+            for kind, channel in self.channels.items():
+                loss = channel.take_loss()
+                if loss is not None:
+                    self._on_return(kind, loss)
+                    last = False  # that is to be written too
+                    self._wake.set()
+
+    def _write(self, channel: Channel) -> None:
+        self._at_disk_since = time.monotonic()
+        channel.drain()
+        if channel.is_long() and not self._seals() and channel.finish_stretch():
+            self._seal(channel)
+        self._at_disk_since = None
+        self._stuck = False
+
+    def flush(self) -> bool:
+        """Wait until what was said is on the tapes; False after `PATIENCE_SECONDS` without."""
+        done = self._flushing = threading.Event()
+        self._wake.set()
+        return done.wait(PATIENCE_SECONDS) and not any(
+            channel.ring.filled for channel in self.channels.values()
+        )
 
     def _seal(self, channel: Channel) -> None:
         # in a process of its own: what seals takes time and memory
@@ -138,24 +215,28 @@ class Writer:
             )
 
     def _seals(self) -> bool:
-        return self._sealing is not None and is_running(self._sealing)
+        if self._sealing is not None and not is_running(self._sealing):
+            self._sealing = None  # its number may be another's by now
+        return self._sealing is not None
+
+    def is_writing(self) -> bool:
+        """Whether the thread has not ended; after `close`: whether the disk does not answer."""
+        return self._thread.is_alive()
 
     def close(self) -> int:
         """Write all there is; how many lines the disk did not take in `PATIENCE_SECONDS`.
 
         Those stay in the rings, for whoever reads the run next on this machine.
         """
+        patience = time.monotonic() + PATIENCE_SECONDS
         self._closing = True
         self._wake.set()
         self._thread.join(PATIENCE_SECONDS)
         left = 0
         for channel in self.channels.values():
-            waiting = b"".join(channel.ring.peek()).count(b"\n")
-            left += waiting
-            if not self._thread.is_alive():  # else it is inside a write that may yet return
-                channel.tape.close()
-                channel.ring.close(keep=waiting > 0)
-        if self._sealing is not None:
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(self._sealing, 0)
+            left += channel.waiting()
+            if not self.is_writing():  # else that may yet return
+                channel.close()
+        while self._seals() and time.monotonic() < patience:
+            time.sleep(0.01)
         return left

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.steps import Steps
 from metronorm.errors import MissingDependencyError
+from metronorm.integrations.steps import Steps
 
 try:
     from accelerate.tracking import GeneralTracker
 except ModuleNotFoundError as error:
-    if error.name != "accelerate":
+    if (error.name or "").partition(".")[0] != "accelerate":
         raise
     raise MissingDependencyError(
-        "this needs the package accelerate", fix="pip install 'metronorm[accelerate]'"
+        "this needs the package accelerate", fix="pip install 'accelerate>=1.10'"
     ) from None
 
 if TYPE_CHECKING:
@@ -64,8 +64,7 @@ class TickTracker(GeneralTracker):  # type: ignore[misc]
 
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Record the values of a step."""
-        steps = self._open()
-        steps.log_step(max(steps.clock.tick, 0) + 1 if step is None else step, values)
+        self._open().log_step(step, values)
 
     @property
     def tracker(self) -> Clock:
@@ -84,6 +83,4 @@ class TickTracker(GeneralTracker):  # type: ignore[misc]
                 self, self.directory, resume=self._resume, config=self._config, name=self._name
             )
             self._resume = True  # from now on it is this tracker's own run
-            if self._steps.clock.tick == 0:
-                self._steps.clock.tick = -1  # many loops count from 0
         return self._steps

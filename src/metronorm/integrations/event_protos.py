@@ -7,7 +7,14 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import MissingDependencyError
-from metronorm.integrations.names import BEATS_TAG, RUN_TAG, WALL_TAG, tag_of
+from metronorm.integrations.names import (
+    BEATS_TAG,
+    EXACT_TAG,
+    PLUGIN,
+    RUN_TAG,
+    WALL_TAG,
+    tag_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -98,20 +105,25 @@ class _Protos:
         self._told: set[str] = set()
 
     def scalars(self, scalars: Iterable[tuple[str, float]], step: int, time_ns: int) -> Any:
-        values = []
+        """In single precision, the only one that TensorBoard shows; if need be in double too."""
+        values, exact = [], []
+        rounded = False
         for tag, number in scalars:
-            # simple_value, the older form, has single precision
-            value = self._summary.Value(
-                tag=tag, tensor=self._tensor(dtype=_DOUBLE, double_val=[number])
-            )
-            self._tell(value, "scalars")
+            value = self._summary.Value(tag=tag, simple_value=number)
+            rounded |= value.simple_value != number == number
+            values.append(value)
+            exact.append(number)
+        if rounded:
+            tensor = self._tensor(dtype=_DOUBLE, double_val=exact)
+            value = self._summary.Value(tag=EXACT_TAG, tensor=tensor)
+            self._tell(value, PLUGIN)
             values.append(value)
         return self._at(values, step, time_ns)
 
     def histogram(self, fields: dict[str, Any], time_ns: int) -> Any:
         """As torch writes them: the first bucket is empty, and its limit is the first edge."""
         counts = fields["counts"]
-        moments = {name: fields[name] for name in _MOMENTS if name in fields}
+        moments = {name: fields[name] for name in _MOMENTS if fields.get(name) is not None}
         proto = self._histogram(
             num=sum(counts), bucket_limit=fields["edges"], bucket=[0, *counts], **moments
         )

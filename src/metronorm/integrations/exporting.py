@@ -74,7 +74,7 @@ def export_tensorboard(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a run as TensorBoard's event files, in double precision.
+    """Write a run as TensorBoard's event files.
 
     Args:
         run: the run or its directory.
@@ -83,8 +83,9 @@ def export_tensorboard(
         overwrite: replace a directory that holds nothing but event files.
 
     Each metric is a tag, and so are `phase/NAME_seconds` and `tick/wall_seconds`; histograms and
-    texts on record come along, and name and config of the run as the text `metronorm/run`.
-    `import_tensorboard` makes the run of it again.
+    texts on record come along, and name and config of the run as the text `metronorm/run`. Scalars
+    are in single precision, as TensorBoard shows no other; where that rounds, all digits are beside
+    them, and `import_tensorboard` makes the run of it again.
 
     Raises:
         RunError: no such run, or `directory` is there already or cannot be written.

@@ -27,7 +27,7 @@ def histogram(
         number of elements that are NaN or infinite and in none of these, if there are any.
 
     Raises:
-        ConfigError: no finite element.
+        ConfigError: no finite element, or no such bins.
         MissingDependencyError: NumPy is not installed.
     """
     try:
@@ -41,10 +41,12 @@ def histogram(
     every = np.asarray(values, dtype=np.float64).reshape(-1)
     finite = every[np.isfinite(every)]
     if not finite.size:
-        raise ConfigError("a histogram needs finite elements", got=f"{every.size} of none")
-    counts, edges = np.histogram(
-        finite, bins=_growing() if isinstance(bins, str) and bins == "tensorflow" else bins
-    )
+        raise ConfigError("a histogram needs finite elements", got=f"none of {every.size}")
+    growing = isinstance(bins, str) and bins == "tensorflow"
+    try:
+        counts, edges = np.histogram(finite, bins=_growing() if growing else bins)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("a histogram needs bins for its elements", got=str(error)) from None
     if max_bins is not None and len(counts) > max_bins:
         size = len(counts) // max_bins
         counts = np.add.reduceat(counts, np.arange(0, len(counts), size))
@@ -53,14 +55,15 @@ def histogram(
     if filled.size:
         begin, end = filled[0], filled[-1] + 1
         counts, edges = counts[begin:end], edges[begin : end + 1]
-    found = {
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-        "min": finite.min().item(),
-        "max": finite.max().item(),
-        "sum": finite.sum().item(),
-        "sum_squares": finite.dot(finite).item(),
-    }
+    with np.errstate(over="ignore"):
+        found = {
+            "edges": edges.tolist(),
+            "counts": counts.tolist(),
+            "min": finite.min().item(),
+            "max": finite.max().item(),
+            "sum": finite.sum().item(),
+            "sum_squares": finite.dot(finite).item(),
+        }
     if finite.size < every.size:
         found["not_finite"] = every.size - finite.size
     return found

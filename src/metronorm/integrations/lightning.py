@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.steps import DATA, Steps
 from metronorm.errors import ConfigError, MissingDependencyError
+from metronorm.integrations.steps import DATA, Steps
 
 try:
     from lightning.pytorch.callbacks import Callback
 
     from metronorm.integrations.lightning_logger import TickLogger
 except ModuleNotFoundError as error:
-    if error.name != "lightning":
+    if (error.name or "").partition(".")[0] != "lightning":
         raise
     raise MissingDependencyError(
-        "this needs the package lightning", fix="pip install 'metronorm[lightning]'"
+        "this needs the package lightning", fix="pip install 'lightning>=2.5'"
     ) from None
 
 if TYPE_CHECKING:

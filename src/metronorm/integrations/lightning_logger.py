@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import Logger
 
-from metronorm.clock.steps import Steps
 from metronorm.errors import RunError
+from metronorm.integrations.steps import Steps
 
 if TYPE_CHECKING:
     import os
@@ -118,7 +118,7 @@ class TickLogger(Logger):
         if self._has_callback or not self._is_fit:
             steps.log(metrics)
         else:
-            steps.log_step(steps.clock.tick + 1 if step is None else step + 1, metrics)
+            steps.log_step(None if step is None else step + 1, metrics)
 
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """A checkpoint is written."""

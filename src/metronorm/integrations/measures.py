@@ -34,7 +34,7 @@ class Value(NamedTuple):
 TICKS = Measure("ticks", "{tick}", True, "Newest finished tick, counted from the run's beginning")
 TICK = Measure("tick", "s", False, "Duration of the newest tick")
 TICK_END = Measure("last_tick_timestamp", "s", False, "When the newest tick ended, since 1970")
-PHASE = Measure("phase", "s", True, "Time in each phase, over all ticks of this attempt")
+PHASE = Measure("phase", "s", True, "Time in each phase of the ticks since this is told")
 METRIC = Measure("metric", "", False, "What the newest tick has logged")
 DROPPED = Measure("dropped_records", "{record}", True, "Records that are lost")
 
@@ -74,8 +74,8 @@ IDENTITY = ("run", "attempt", "rank")
 _GPU = re.compile(r"gpu(\d+)_")
 
 
-def identity(clock: Clock) -> dict[str, str]:
-    """Labels that tell this clock's values from those of others.
+def observe(clock: Clock) -> dict[str, str]:
+    """Have the clock add up its phases; labels that tell its values from those of others.
 
     Raises:
         ConfigError: the clock is not entered.
@@ -84,6 +84,7 @@ def identity(clock: Clock) -> dict[str, str]:
         raise ConfigError(
             "a clock must be entered before it is observed", fix="with Clock(...) as clock:"
         )
+    _ = clock.totals  # from now on there are some
     run = read_run_info(clock.directory).name
     return dict(zip(IDENTITY, (run, str(clock.attempt), str(clock.rank)), strict=True))
 
@@ -104,5 +105,5 @@ def values(clock: Clock) -> Iterator[Value]:
         gpu = _GPU.match(name)
         measure = RESOURCES.get(_GPU.sub("gpu_", name))
         if measure is not None:
-            scale = 1e-9 if name.endswith("_ns") else 1
-            yield Value(measure, {"gpu": gpu[1]} if gpu else {}, amount * scale)
+            scale = 1e9 if name.endswith("_ns") else 1
+            yield Value(measure, {"gpu": gpu[1]} if gpu else {}, amount / scale)

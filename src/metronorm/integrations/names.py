@@ -13,7 +13,8 @@ import re
 from metronorm.clock.names import RESERVED
 
 # what `export_tensorboard` writes beside metrics, and `import_tensorboard` takes back
-RUN_TAG = "metronorm/run"
+PLUGIN = "metronorm"
+RUN_TAG, EXACT_TAG = "metronorm/run", "metronorm/exact"
 WALL_TAG, BEATS_TAG = "tick/wall_seconds", "tick/beats"
 PHASE_TAG = re.compile("phase/(.+)_seconds")
 

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from metronorm import __version__
 from metronorm.errors import MissingDependencyError
-from metronorm.integrations.measures import MEASURES, identity, values
+from metronorm.integrations.measures import MEASURES, observe, values
 
 try:
     from opentelemetry.metrics import Observation, get_meter_provider
@@ -45,7 +45,7 @@ def instrument(clock: Clock, meter_provider: MeterProvider | None = None) -> Ins
     Raises:
         ConfigError: the clock is not entered.
     """
-    attributes = identity(clock)
+    attributes = observe(clock)
     provider = meter_provider or get_meter_provider()
     observed = _observed.get(provider)
     if observed is None:

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Self
 
 from metronorm.errors import ConfigError, MissingDependencyError
-from metronorm.integrations.measures import IDENTITY, identity, values
+from metronorm.integrations.measures import IDENTITY, observe, values
 
 try:
     from prometheus_client import CollectorRegistry, start_http_server
@@ -67,7 +67,7 @@ def serve(
             got=repr(bad[0]),
         )
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_ClockCollector(clock, identity(clock) | known))
+    registry.register(_ClockCollector(clock, observe(clock) | known))
     try:
         return Endpoint(port, host, registry)
     except (OSError, OverflowError) as error:

@@ -27,7 +27,7 @@ from metronorm.integrations.names import MetricNames
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
     from types import TracebackType
 
 
@@ -41,14 +41,15 @@ class SummaryWriter:
             in the full history only.
         max_queue, flush_secs, filename_suffix: not needed.
         config: what the run was configured with: plain JSON values.
+        now: a monotonic clock in integer nanoseconds.
 
     The scalars of a `global_step` are the metrics of one tick, and the time since the last scalar
     of the step before is what it took (`wall_ns`); where only every fiftieth step is logged, that
     is fifty steps. Its record is written when a larger step comes, by `flush` and by `close`.
 
     A run has one record for each tick, so a scalar of an older step comes too late for its own. It
-    is put on the record that is open (a validation loss that is counted in epochs is there at the
-    tick after which it was measured), unless that has one of the same name, and an event
+    is put on the record that is open or comes next (a validation loss that is counted in epochs is
+    there at the tick after which it was measured), unless that has one of the name, and an event
     `late scalar` says its `metric`, `step` and `value`, and whether it was `placed`.
 
     Without `global_step` the values of a tag are counted: 0, 1, 2 (torch puts them all at 0).
@@ -71,12 +72,14 @@ class SummaryWriter:
         filename_suffix: str = "",
         *,
         config: dict[str, Any] | None = None,
+        now: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         if not log_dir:
             begun = datetime.now().strftime("%b%d_%H-%M-%S")
             log_dir = Path("runs", f"{begun}_{platform.node()}{comment}")
         self.log_dir = log_dir
         self._config = config
+        self._time = now
         self._names = MetricNames()
         self._counted: dict[str, int] = {}
         self._clock: Clock | None = None
@@ -84,7 +87,7 @@ class SummaryWriter:
 
     def _open_clock(self) -> Clock:
         self._held: int | None = None
-        self._offset = time.time_ns() - time.perf_counter_ns()
+        self._offset = time.time_ns() - self._time()
         self._clock = Clock(
             self.log_dir,
             config=self._config,
@@ -104,7 +107,7 @@ class SummaryWriter:
 
     def _now(self) -> int:
         """The time, except while a record is made of what was logged a while ago."""
-        return time.perf_counter_ns() if self._held is None else self._held
+        return self._time() if self._held is None else self._held
 
     def __enter__(self) -> Self:
         return self
@@ -231,7 +234,7 @@ class SummaryWriter:
 
     def _moment_of(self, walltime: float | None) -> int:
         if walltime is None:
-            return time.perf_counter_ns()
+            return self._time()
         return round(walltime * 1e9) - self._offset
 
     def _begin_record(self, clock: Clock, step: int, walltime: float | None) -> None:
@@ -245,18 +248,18 @@ class SummaryWriter:
         self._on_record.clear()
 
     def _end_record(self) -> None:
-        clock = self._clock
-        if clock is None:
+        if self._clock is None or not self._begun:
             return
-        placed: dict[str, float | int] = {}
-        if self._begun:
-            placed = {name: v for name, _, v in self._late if name not in self._on_record}
-            clock.log(**placed)
-            self._held = self._ended = self._moment
-            clock.end_tick()
-            clock.pause()
-            self._held = None
-            self._begun = False
+        placed = {name: value for name, _, value in self._late if name not in self._on_record}
+        self._clock.log(**placed)
+        self._held = self._ended = self._moment
+        self._clock.end_tick()
+        self._clock.pause()
+        self._held = None
+        self._begun = False
+        self._tell_late(self._clock, placed)
+
+    def _tell_late(self, clock: Clock, placed: Container[str]) -> None:
         for name, step, value in self._late:
             told = {"metric": name, "step": step, "placed": name in placed}
             told["value"] = value if isfinite(value) else str(value)
@@ -268,6 +271,7 @@ class SummaryWriter:
             return
         atexit.unregister(self._close_at_exit)
         self._end_record()
+        self._tell_late(self._clock, ())
         self._clock.close(error)
         self._clock = None
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.steps import DATA, Steps
 from metronorm.errors import ConfigError, MissingDependencyError
+from metronorm.integrations.steps import DATA, Steps
 
 try:
     from transformers import TrainerCallback
 except ModuleNotFoundError as error:
-    if error.name != "transformers":
+    if (error.name or "").partition(".")[0] != "transformers":
         raise
     raise MissingDependencyError(
-        "this needs the package transformers", fix="pip install 'metronorm[transformers]'"
+        "this needs the package transformers", fix="pip install 'transformers>=5'"
     ) from None
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from metronorm.errors import MissingDependencyError
 try:
     from metronorm.keras.callback import TickCallback
 except ModuleNotFoundError as error:
-    if error.name != "keras":
+    if (error.name or "").partition(".")[0] != "keras":
         raise
     raise MissingDependencyError(
         "this needs the package keras", fix="pip install 'metronorm[keras]'"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from metronorm.clock.steps import DATA, Steps
 from metronorm.errors import ConfigError
+from metronorm.integrations.steps import DATA, Steps
 
 if TYPE_CHECKING:
     import os

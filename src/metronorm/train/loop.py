@@ -194,6 +194,7 @@ class _Training:
         folder = self.directory / checkpoint.FOLDER
         trainer = self.trainer
         with clock.phase("checkpoint"):
+            clock.flush()
             try:
                 path = checkpoint.save(
                     folder, model=trainer.model, optimizer=trainer.optimizer, state=state

@@ -16,6 +16,7 @@ from metronorm.clock.compare.times import (
     read_times,
 )
 from metronorm.clock.compare.words import Verdict, judge, statements
+from metronorm.clock.ledger import UNATTRIBUTED
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -78,8 +79,10 @@ def compare(
         limit: by what share B's median tick may be slower, for the verdict: 0.05 is 5 %.
 
     Raises:
-        ConfigError: fewer than 50 ticks are left, or `metric` is not in both.
+        ConfigError: fewer than 50 ticks are left, `metric` is not in both, or a negative number.
     """
+    if limit is not None and not limit >= 0:
+        raise ConfigError("a limit must be at least 0", got=str(limit), fix="0.05 for 5 %")
     runs, tables = (a, b), (a.ticks(), b.ticks())
     if skip is None:
         skip = min(WARM_UP, *(count_ticks(table, 0) // 10 for table in tables))
@@ -113,7 +116,7 @@ def compare(
         losses=losses,
         reached=ends,
         notes=_notes(sides, runs, (first, second)),
-        statements=statements(measures, phases, ends),
+        statements=statements(measures, phases, metric, ends),
         verdict=None if limit is None else judge(measures["tick_median_ns"], limit),
     )
 
@@ -153,7 +156,7 @@ def _phases(a: Times, b: Times) -> dict[str, Measure]:
     """The mean time of each phase that one of them has; none if one recorded no phases at all."""
     if not (a.sums.totals["sampled"] and b.sums.totals["sampled"]):
         return {}
-    names = dict.fromkeys([*a.phases, *b.phases])
+    names = sorted(dict.fromkeys([*a.phases, *b.phases]), key=UNATTRIBUTED.__eq__)
     return {name: measure(a.phase(name), b.phase(name)) for name in names}
 
 
@@ -177,11 +180,11 @@ def _notes(
     if hosts[0] != hosts[1]:
         notes.append(f"other machines: A on {hosts[0]}, B on {hosts[1]}")
     if sides[0].ranks != sides[1].ranks:
-        notes.append(f"A has {sides[0].ranks} ranks, B {sides[1].ranks}")
+        notes.append(f"ranks: {sides[0].ranks} in A, {sides[1].ranks} in B")
     tokens = [each.sums.totals["tokens"] / each.ticks for each in times]
     if all(tokens) and not 0.99 < tokens[1] / tokens[0] < 1.01:
         notes.append(
             f"a tick of B has {tokens[1] / tokens[0]:.3g} times the tokens of one of A: tokens per "
             "second say more than tick times"
         )
-    return notes + [notice for run in runs for notice in run.notices()]
+    return list(dict.fromkeys([*notes, *runs[0].notices(), *runs[1].notices()]))

@@ -63,7 +63,10 @@ def judge(tick: Measure, limit: float) -> Verdict:
 
 
 def statements(
-    measures: Mapping[str, Measure], phases: Mapping[str, Measure], reached: Iterable[Reached]
+    measures: Mapping[str, Measure],
+    phases: Mapping[str, Measure],
+    metric: str | None = None,
+    reached: Iterable[Reached] = (),
 ) -> list[str]:
     """What the figures say, a sentence each."""
     median, mean = measures["tick_median_ns"], measures["tick_mean_ns"]
@@ -75,7 +78,7 @@ def statements(
         name = max(changed, key=lambda name: abs(changed[name]))
         said.append(f"the phase that changed most is {name}: {_pair(phases[name])}")
     said += [
-        f"{end.end_of} ended with {end.loss:.4g}: A {_when(end.a_seconds)}, B "
+        f"{end.end_of}'s last {metric}, {end.loss:.4g}: reached by A {_when(end.a_seconds)}, by B "
         f"{_when(end.b_seconds)}"
         for end in reached
     ]

@@ -12,8 +12,6 @@ import msgspec
 from metronorm.clock.columns import identifier, literal
 
 if TYPE_CHECKING:
-    import duckdb
-
     from metronorm.clock.reader import Run
     from metronorm.clock.table import Table
 
@@ -68,7 +66,7 @@ class Reading:
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of a query over `ticks` and `timeline`."""
-        return self._query(query).fetchall()
+        return self._ticks.sql(query).fetchall()
 
     def one(self, query: str) -> tuple[Any, ...]:
         """The first row of a query."""
@@ -76,11 +74,8 @@ class Reading:
 
     def dicts(self, query: str) -> list[dict[str, Any]]:
         """Rows of a query, with the names of their columns."""
-        relation = self._query(query)
+        relation = self._ticks.sql(query)
         return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
-
-    def _query(self, query: str) -> duckdb.DuckDBPyRelation:
-        return self._ticks.sql(query)
 
     def worst(self, phase: str) -> dict[str, Any] | None:
         """The sums of the rank whose share of a phase, after warm-up, is largest, with `share`.
@@ -90,7 +85,7 @@ class Reading:
         """
         if phase not in self.phases:
             return None
-        whole = "warm_ns" if phase in PLANNED else "sampled_ns"
+        whole = "warm_time" if phase in PLANNED else "sampled_time"
         rows = [
             row | {"share": row[f"{phase}_ns"] / row[whole]}
             for row in self.totals
@@ -163,14 +158,14 @@ class Reading:
                 sums.append(f", count(*) filter ({name} > 0) as {phase}_ticks")
         sampled = f"filter ({self._sampled})"
         warm = self.dicts(
-            f"""select rank, count(*) as warm_ticks, sum(wall_ns)::DOUBLE as warm_ns,
+            f"""select rank, count(*) as warm_ticks, sum(wall_ns)::DOUBLE as warm_time,
                        count(*) {sampled} as sampled_ticks,
-                       coalesce(sum(wall_ns) {sampled}, 0)::DOUBLE as sampled_ns {"".join(sums)}
+                       coalesce(sum(wall_ns) {sampled}, 0)::DOUBLE as sampled_time {"".join(sums)}
                 from ticks where {self.warm} group by rank"""
         )
         every = self.dicts(
             """select rank, count(*) as ticks, min(tick) as first, max(tick) as last,
-                      sum(wall_ns)::DOUBLE as wall_ns, sum(clock_ns)::DOUBLE as clock_ns
+                      sum(wall_ns)::DOUBLE as whole_time, sum(clock_ns)::DOUBLE as clock_time
                from ticks group by rank order by rank"""
         )
         by_rank = {row["rank"]: row for row in warm}
@@ -192,7 +187,7 @@ class Reading:
             own = f"case when {self._sampled} then wall_ns - ({' + '.join(planned)}) end"
         work = "coalesce(tokens, 0)" if "tokens" in self.metrics else "beats"
         columns = ", ".join(f"coalesce({phase}, 0) as {phase}" for phase in phases)
-        self._query(
+        self._ticks.sql(
             f"""create or replace temp table timeline as
                 select tick, attempt, tick - min(tick) over (partition by attempt) as age,
                        wall_ns as wall, {own} as own, beats, {work}::DOUBLE as work,

@@ -20,14 +20,14 @@ CLOCK_SHARE_WARNING = 0.01
 def clock_cost(reading: Reading) -> Iterator[Finding]:
     """The clock takes more of the ticks than it should."""
     rows = [
-        (row["clock_ns"] / row["wall_ns"], row)
+        (row["clock_time"] / row["whole_time"], row)
         for row in reading.totals
-        if row["wall_ns"] and row["ticks"] >= MINIMUM_TICKS
+        if row["whole_time"] and row["ticks"] >= MINIMUM_TICKS
     ]
     share, row = max(rows, key=lambda pair: pair[0], default=(0.0, {}))
     if share <= CLOCK_SHARE:
         return
-    each = row["clock_ns"] / row["ticks"]
+    each = row["clock_time"] / row["ticks"]
     yield Finding(
         rule="clock-cost",
         severity="warning" if share > CLOCK_SHARE_WARNING else "notice",

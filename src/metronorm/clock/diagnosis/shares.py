@@ -99,13 +99,14 @@ def planned(reading: Reading) -> Iterator[Finding]:
         if count < 2:  # of a single one nobody can say how often it comes
             continue
         share, advised = row["share"], ADVISED_SHARES[phase]
-        every = row["warm_ticks"] / count
+        least = "At least " * (row["sampled_ticks"] < row["warm_ticks"])
+        every, mean = row["warm_ticks"] / count, row[f"{phase}_ns"] / count
         longer = every * share / (1 - share) * (1 - advised) / advised
         yield Finding(
             rule=phase,
             severity="warning",
-            what=f"{share:.1%} of the time is in the phase {phase}: {counted(count, 'tick')} have "
-            f"it, one of {every:,.0f}, and it takes {duration(row[f'{phase}_ns'] / count)} each.",
+            what=f"{least}{share:.1%} of the time is in the phase {phase}: "
+            f"{counted(count, 'tick')} have it, one of {every:,.0f}, for {duration(mean)} each.",
             advice=f"About every {_round(longer):,} ticks it would be {advised:.0%} of the time"
             f"{_OR.get(phase, '')}.",
             evidence={
@@ -113,7 +114,7 @@ def planned(reading: Reading) -> Iterator[Finding]:
                 "rank": row["rank"],
                 "ticks": count,
                 "every_ticks": every,
-                "mean_ns": row[f"{phase}_ns"] / count,
+                "mean_ns": mean,
                 "advised_every_ticks": _round(longer),
             },
         )
@@ -123,6 +124,10 @@ def unattributed(reading: Reading) -> Iterator[Finding]:
     """Too much of the time is in no phase."""
     row = reading.worst("unattributed")
     if row is None or row["share"] <= UNATTRIBUTED_SHARE:
+        return
+    if (
+        row["clock_time"] > row["share"] / 2 * row["whole_time"]
+    ):  # the rule `clock-cost` tells of it
         return
     mean = row["unattributed_ns"] / row["sampled_ticks"]
     yield Finding(

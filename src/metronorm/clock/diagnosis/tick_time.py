@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from metronorm.clock.diagnosis.reading import Reading
 
 # A slow tick is beyond the median of the ticks around it by this many sigmas, told by their median
-# deviation, and by half of that median: what is less is not worth looking for.
+# deviation, by half of that median, and by more than an operating system takes for itself.
 SLOW_SIGMAS = 6
 SLOW_EXCESS = 0.5
+SLOW_NS = 1_000_000
 NEIGHBOURS = 50  # ticks on either side
 # Together they must cost this much of the time.
 SLOW_SHARE = 0.02
@@ -75,7 +76,7 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
                    (select sum(wall) from timeline){excesses}
             from spreads
             where own > level + greatest({SLOW_SIGMAS * SIGMAS_PER_MAD} * deviation,
-                                         {SLOW_EXCESS} * level)"""
+                                         {SLOW_EXCESS} * level, {SLOW_NS})"""
     )
     count, excess, level, longest, worst, ticks, wall, *by_phase = row
     if not count or excess <= SLOW_SHARE * wall:

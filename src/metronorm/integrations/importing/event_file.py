@@ -38,8 +38,9 @@ class EventFile:
                 length = int.from_bytes(head[:8], "little")
                 if end + 16 + length > size:
                     break
-                record = file.read(length)
-                if struct.unpack("<I", file.read(4))[0] != masked_crc32c(record):
+                data = file.read(length + 4)
+                record = data[:length]
+                if int.from_bytes(data[length:], "little") != masked_crc32c(record):
                     break
                 end += 16 + length
                 yield record

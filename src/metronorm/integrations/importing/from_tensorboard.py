@@ -17,8 +17,15 @@ from metronorm.integrations.importing.summaries import (
     hyperparameters,
     number,
 )
-from metronorm.integrations.importing.writing import Imported, new_runs, write_run
-from metronorm.integrations.names import BEATS_TAG, PHASE_TAG, RUN_TAG, WALL_TAG
+from metronorm.integrations.importing.writing import Imported, new_runs, readable, write_run
+from metronorm.integrations.names import (
+    BEATS_TAG,
+    EXACT_TAG,
+    PHASE_TAG,
+    PLUGIN,
+    RUN_TAG,
+    WALL_TAG,
+)
 
 if TYPE_CHECKING:
     import os
@@ -56,7 +63,8 @@ def import_tensorboard(
     made: list[Path] = []
     with new_runs(directory) as aside:
         for tree in _trees(folders):
-            logs = {folder: _read(folders[folder]) for folder in tree}
+            with readable(source):
+                logs = {folder: _read(folders[folder]) for folder in tree}
             _take_in(logs)
             for folder, log in logs.items():
                 if log.stretches:
@@ -104,6 +112,7 @@ class _Log:
     tags: set[str] = field(default_factory=set)
     events: list[Event] = field(default_factory=list)
     config: dict[str, Any] = field(default_factory=dict)
+    name: str | None = None
     run: dict[str, Any] | None = None
     host: str | None = None
     left_out: Counter[str] = field(default_factory=Counter)
@@ -134,9 +143,9 @@ def _read(paths: list[Path]) -> _Log:
                         values.append((step, time_ns, value.tag, value.simple_value))
                     else:
                         _take(log, values, value, step, time_ns)
-        except DecodeError:
+        except (DecodeError, KeyError, OverflowError, TypeError, ValueError):
             raise DataError(
-                "an event file holds TensorBoard's events", got=f"{path}, record {count}"
+                "an event file must hold TensorBoard's events", got=f"{path}, record {count}"
             ) from None
         if not count and file.unread:
             raise DataError("an event file must be readable", got=f"a damaged one, {path}")
@@ -158,6 +167,11 @@ def _take(log: _Log, values: list[Value], value: Any, step: int, time_ns: int) -
     kind, tag = value.WhichOneof("value"), value.tag
     plugin = value.metadata.plugin_data.plugin_name or log.plugins.get(tag, "")
     log.plugins[tag] = plugin  # only a tag's first summary must say it
+    if plugin == PLUGIN and tag == EXACT_TAG:
+        exact = value.tensor.double_val  # of the scalars just before it
+        begin = len(values) - len(exact)
+        values[begin:] = [(*v[:3], digits) for v, digits in zip(values[begin:], exact, strict=True)]
+        return
     if kind == "tensor" and (plugin == "scalars" or not plugin):
         scalar = number(value.tensor)
         if scalar is not None:
@@ -166,7 +180,8 @@ def _take(log: _Log, values: list[Value], value: Any, step: int, time_ns: int) -
     if plugin == "text" and kind == "tensor":
         text = b"\n".join(value.tensor.string_val).decode(errors="replace")
         if tag == RUN_TAG:
-            log.run = json.loads(text)
+            told = json.loads(text)
+            log.name, log.run = str(told["name"]), dict(told["config"])
         else:
             fields = {"tag": tag, "text": text, "step": step}
             log.events.append(Event("text", time_ns, fields))
@@ -227,7 +242,7 @@ def _arrange(log: _Log, source: Path) -> Imported:
         counts = ", ".join(f"{count:,} of {kind}" for kind, count in log.left_out.most_common())
         run.notices.append(f"summaries left out that no run holds: {counts}")
     if log.run is not None:
-        run.name, run.config = log.run["name"], log.run["config"]
+        run.name, run.config = log.name, log.run
         run.restore = _restore
     return run
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from metronorm.errors import DataError
 from metronorm.integrations.importing.history import Event
 from metronorm.integrations.importing.rows import Rows, folder_names, numbers
-from metronorm.integrations.importing.writing import Imported, new_runs, write_run
+from metronorm.integrations.importing.writing import Imported, new_runs, readable, write_run
 
 if TYPE_CHECKING:
     import os
@@ -54,7 +54,8 @@ def import_trackio(
     """
     source, directory = Path(source), Path(directory)
     databases = sorted(source.glob("*.db")) if source.is_dir() else [source]
-    read = {path: _read(path, run) for path in databases}
+    with readable(source):
+        read = {path: _read(path, run) for path in databases}
     projects = {path: runs for path, runs in read.items() if runs}
     if not projects:
         raise DataError(

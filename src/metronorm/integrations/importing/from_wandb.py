@@ -9,7 +9,7 @@ from metronorm.errors import DataError
 from metronorm.integrations.importing.rows import Rows, folder_names
 from metronorm.integrations.importing.wandb_file import WandbLog
 from metronorm.integrations.importing.wandb_history import read_history
-from metronorm.integrations.importing.writing import Imported, new_runs, write_run
+from metronorm.integrations.importing.writing import Imported, new_runs, readable, write_run
 
 if TYPE_CHECKING:
     import os
@@ -41,7 +41,8 @@ def import_wandb(source: str | os.PathLike[str], directory: str | os.PathLike[st
     if not source.exists():
         raise DataError("a W&B run to import must exist", got=f"no {source}")
     logs = [source] if source.suffix == ".wandb" else sorted(source.rglob("*.wandb"))
-    runs = _read_logs(logs, source) if logs else [read_history(source)]
+    with readable(source):
+        runs = _read_logs(logs, source) if logs else [read_history(source)]
     made = []
     with new_runs(directory) as aside:
         names = folder_names([run.name or "run" for run in runs])

@@ -49,6 +49,22 @@ class Imported:
 
 
 @contextlib.contextmanager
+def readable(source: Path) -> Iterator[None]:
+    """Say in one line that a source cannot be read, if that is so.
+
+    Raises:
+        DataError: that.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            "what is to be imported must be readable",
+            got=f"{error.filename or source}: {error.strerror or error}",
+        ) from None
+
+
+@contextlib.contextmanager
 def new_runs(directory: Path) -> Iterator[Path]:
     """A place to write runs to, which becomes `directory` when the block ends well.
 
@@ -154,7 +170,7 @@ def _notices(run: Imported) -> list[str]:
     history = run.history
     if history.replaced:
         found.append(
-            f"values in whose place later ones of the same metric and step are: {history.replaced:,}"
+            f"values left out for later ones of the same metric and step: {history.replaced:,}"
         )
     if history.mixed:
         found.append(

@@ -17,9 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.clock import Clock
+from metronorm.clock import Clock, open_run
 from metronorm.clock.run import RUN_FILE
 from metronorm.errors import ConfigError, RunError
+from metronorm.integrations.names import MetricNames
 
 if TYPE_CHECKING:
     import os
@@ -107,6 +108,7 @@ class Steps:
         self.running = False
         self._begun = self._open = self._closed = self._is_logged = False
         self._beats = 1
+        self._names = MetricNames()
         self._phase: str | None = None
         self._entered: AbstractContextManager[None] | None = None
         self._finalizer = weakref.finalize(owner, self.abandon)
@@ -170,7 +172,10 @@ class Steps:
     # --- values ---------------------------------------------------------------------------------
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Numbers become metrics of the open tick; all else, and all between ticks, an event."""
+        """Numbers become metrics of the open tick; all else, and all between ticks, an event.
+
+        A name that a metric cannot have gets an underscore at its end.
+        """
         waiting = self._phase == DATA
         if waiting:
             with self._time.held():
@@ -183,7 +188,7 @@ class Steps:
 
     def _metrics(self, values: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            self.clock.log(**values)
+            self.clock.log(**{self._names[name]: value for name, value in values.items()})
         except (ConfigError, TypeError):
             if len(values) == 1:
                 return dict(values)
@@ -191,13 +196,15 @@ class Steps:
             return {name: value for entry in found for name, value in entry.items()}
         return {}
 
-    def log_step(self, step: int, values: Mapping[str, Any]) -> None:
+    def log_step(self, step: int | None, values: Mapping[str, Any]) -> None:
         """For loggers, which hear of nothing but a step's values: a new step is a new tick.
 
         Values of the same step are of the same tick; those of an earlier one become an event.
+        Without a step they are of the next one.
         """
+        step = self.clock.tick + 1 if step is None else step
         self._is_logged = True
-        if step > self.clock.tick:
+        if step > self.clock.tick or not self._begun:
             self._begin(step, None)
         elif not (self._open and step == self.clock.tick):
             self.clock.event("logged", values={"step": step} | dict(values))
@@ -239,7 +246,5 @@ def plain(value: Any) -> Any:
 
 
 def _last_tick(directory: str | os.PathLike[str]) -> int:
-    from metronorm.clock.reader import open_run
-
     ticks = open_run(directory).ticks()
     return int(ticks.sql("select coalesce(max(tick), 0) from ticks").fetchall()[0][0])

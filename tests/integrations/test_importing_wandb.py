@@ -1,0 +1,302 @@
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metronorm.clock import open_run
+from metronorm.errors import DataError, MissingDependencyError
+from metronorm.integrations.importing import import_run, import_wandb
+from metronorm.integrations.importing.wandb_file import WandbFile
+
+HAS_WANDB = importlib.util.find_spec("wandb") is not None
+
+# as `run.scan_history()` of W&B's API gives it: what is not finite is text
+ROWS: list[dict[str, Any]] = [
+    {"_step": 0, "_timestamp": 100.0, "_runtime": 1.0, "train/loss": 1.5, "tick": 3},
+    {"_step": 10, "_timestamp": 100.5, "_runtime": 1.5, "train/loss": "NaN", "said": "hello"},
+    {"_step": 10, "_timestamp": 100.5, "_runtime": 1.5, "val/loss": "Infinity", "ok": True},
+    {"_step": 20, "_timestamp": 101.5, "_runtime": 2.5, "train/loss": 0.5, "system/cpu": 7},
+]
+
+
+def as_numbers() -> list[dict[str, Any]]:
+    spelled = {"NaN": float("nan"), "Infinity": float("inf")}
+    return [{name: spelled.get(str(value), value) for name, value in row.items()} for row in ROWS]
+
+
+def frame() -> pd.DataFrame:
+    """Such as `run.history()` gives: in it NaN is a value that is missing."""
+    return pd.DataFrame(as_numbers())
+
+
+def ticks(directory: Path, *columns: str, history: Any = "effective") -> list[tuple[Any, ...]]:
+    listed = ", ".join(f'"{column}"' for column in columns)
+    table = open_run(directory).ticks(history)
+    return table.sql(f"select {listed} from ticks order by attempt, tick").fetchall()
+
+
+def events(directory: Path, name: str) -> list[dict[str, Any]]:
+    rows = (
+        open_run(directory)
+        .events()
+        .sql(f"select tick, fields from events where event = '{name}' order by time_ns")
+    )
+    return [{"at": tick, **json.loads(fields)} for tick, fields in rows.fetchall()]
+
+
+def check(run: Path, *, all_rows: bool = True) -> None:
+    found = ticks(run, "tick", "time_ns", "wall_ns", "tick_")
+    assert found == [
+        (0, 100_000_000_000, 0, 3.0),
+        (10, 100_500_000_000, 500_000_000, None),
+        (20, 101_500_000_000, 1_000_000_000, None),
+    ]
+    losses = ticks(run, "train/loss", "val/loss", "ok", "system/cpu")
+    assert losses[0] == (1.5, None, None, None)
+    assert losses[1][1:3] == (float("inf"), 1.0)
+    assert losses[2] == (0.5, None, None, 7.0)
+    if all_rows:
+        assert str(losses[1][0]) == "nan"
+
+
+# --- exported histories --------------------------------------------------------------------------
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    assert import_wandb(path, tmp_path / "run") == [tmp_path / "run"]
+    check(tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    assert run.info.name == "history"
+    assert run.info.config == {"imported": {"format": "wandb", "source": str(path)}}
+    (notice,) = events(tmp_path / "run", "notice")
+    assert "1 of them of 'said'" in notice["message"]
+
+
+def test_a_list_in_json_with_what_python_writes_for_nan(tmp_path: Path) -> None:
+    (tmp_path / "history.json").write_text(json.dumps(as_numbers()))
+    import_wandb(tmp_path / "history.json", tmp_path / "run")
+    check(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "json", "jsonl"])
+def test_as_pandas_writes_it(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"history.{kind}"
+    if kind == "csv":
+        frame().to_csv(path)  # with the index, as most people do
+    elif kind == "parquet":
+        frame().to_parquet(path)
+    elif kind == "json":
+        frame().to_json(path)  # an object of columns
+    else:
+        frame().to_json(path, orient="records", lines=True)
+    import_wandb(path, tmp_path / "run")
+    if kind in ("csv", "parquet"):
+        check(tmp_path / "run", all_rows=False)
+    else:  # pandas writes neither NaN nor infinity into JSON
+        found = ticks(tmp_path / "run", "tick", "train/loss")
+        assert found == [(0, 1.5), (10, None), (20, 0.5)]
+
+
+def test_parts_in_parquet(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for number in range(2):
+        part = frame().iloc[2 * number : 2 * number + 2].dropna(axis=1, how="all")
+        part.to_parquet(tmp_path / "parts" / f"{number:04}.parquet")
+    import_run(tmp_path / "parts", tmp_path / "run")
+    check(tmp_path / "run", all_rows=False)
+
+
+def test_samples_of_the_machine(tmp_path: Path) -> None:
+    """As in `run.history(stream="system")`, whose rows have no step."""
+    sample = {"_timestamp": 100.2, "_runtime": 1.2, "system.gpu.0.gpu": 25.0, "system.cpu": 4.0}
+    (tmp_path / "h.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*ROWS, sample]))
+    import_wandb(tmp_path / "h.jsonl", tmp_path / "run")
+    (found,) = open_run(tmp_path / "run").resources().rows()
+    assert (found["tick"], found["gpu0_utilization"]) == (10, 0.25)
+    assert events(tmp_path / "run", "system") == [{"at": 10, "cpu": 4.0}]
+
+
+def test_nested_values_and_histograms(tmp_path: Path) -> None:
+    row = {
+        "_step": 1,
+        "_timestamp": 5.0,
+        "a": {"b": {"c": 2}},
+        "h": {"_type": "histogram", "values": [1, 2], "bins": [0.0, 0.5, 1.0]},
+        "picture": {"_type": "image-file", "width": 4},
+        "huge": 10**400,
+    }
+    (tmp_path / "h.jsonl").write_text(json.dumps(row))
+    import_wandb(tmp_path / "h.jsonl", tmp_path / "run")
+    assert open_run(tmp_path / "run").ticks().metrics == ["a.b.c", "huge"]
+    assert ticks(tmp_path / "run", "a.b.c", "huge") == [(2.0, float("inf"))]
+    (told,) = events(tmp_path / "run", "histogram")
+    assert (told["tag"], told["edges"], told["counts"]) == ("h", [0.0, 0.5, 1.0], [1, 2])
+
+
+def test_without_timestamps(tmp_path: Path) -> None:
+    (tmp_path / "h.csv").write_text("_step,_runtime,loss\n0,1.5,3\n1,2.5,2\n")
+    import_wandb(tmp_path / "h.csv", tmp_path / "run")
+    assert ticks(tmp_path / "run", "time_ns", "wall_ns") == [
+        (1_500_000_000, 0),
+        (2_500_000_000, 1_000_000_000),
+    ]
+    (notice,) = events(tmp_path / "run", "notice")
+    assert "count from 1970" in notice["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("chart.csv", b'"Step","first - loss"\n0,1\n', "_step"),
+        ("empty.csv", b"", "nothing"),
+        ("empty.json", b"[]", "nothing"),
+        ("words.csv", b"_step,said\n0,hello\n", "numbers"),
+        ("torn.json", b'[{"_step": 0', "JSON"),
+        ("other.json", b"[1, 2]", "row 1"),
+        ("bytes.csv", b"_step\xff\xfe\n", "CSV"),
+        ("bytes.parquet", b"PAR1 not at all PAR1", "Parquet"),
+        ("bytes.xlsx", b"", "CSV, JSON or Parquet"),
+    ],
+)
+def test_what_is_no_history(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=told):
+        import_wandb(tmp_path / name, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_history_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no .*missing"):
+        import_wandb(tmp_path / "missing.csv", tmp_path / "run")
+
+
+# --- .wandb files --------------------------------------------------------------------------------
+
+
+def leveldb_log(records: list[bytes]) -> bytes:
+    """As W&B writes them (an independent account of the format)."""
+    data = bytearray(struct.pack("<4sHB", b":W&B", 0xBEE1, 0))
+    for record in records:
+        rest, first = record, True
+        while first or rest:
+            room = 32768 - len(data) % 32768
+            if room < 7:
+                data += bytes(room)
+                room = 32768
+            piece, rest = rest[: room - 7], rest[room - 7 :]
+            kind = (1 if not rest else 2) if first else (4 if not rest else 3)
+            checksum = zlib.crc32(bytes([kind]) + piece)
+            data += struct.pack("<IHB", checksum, len(piece), kind) + piece
+            first = False
+    return bytes(data)
+
+
+sizes = st.one_of(st.integers(0, 50), st.integers(32_700, 32_800), st.integers(65_000, 100_000))
+
+
+@settings(max_examples=50, deadline=None)
+@given(sizes=st.lists(sizes, max_size=5), data=st.data())
+def test_records_cut_off_anywhere(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("wandb") / "run-1.wandb"
+    records = [bytes([number]) * size for number, size in enumerate(sizes)]
+    whole = leveldb_log(records)
+    path.write_bytes(whole)
+    file = WandbFile(path)
+    assert list(file) == records
+    assert file.unread == 0
+    cut = data.draw(st.integers(7, len(whole)))
+    path.write_bytes(whole[:cut])
+    found = list(WandbFile(path))
+    assert found == records[: len(found)]
+    if cut == len(whole):
+        assert found == records
+    elif records:
+        assert len(found) < len(records) or not records[-1]
+
+
+def test_another_kind_of_file(tmp_path: Path) -> None:
+    (tmp_path / "run-1.wandb").write_bytes(b"something else")
+    with pytest.raises(DataError, match="mark"):
+        list(WandbFile(tmp_path / "run-1.wandb"))
+
+
+@pytest.mark.skipif(HAS_WANDB, reason="wandb is installed")
+def test_a_wandb_file_needs_wandb(tmp_path: Path) -> None:
+    (tmp_path / "run-1.wandb").write_bytes(leveldb_log([]))
+    with pytest.raises(MissingDependencyError, match="export the run's history"):
+        import_wandb(tmp_path / "run-1.wandb", tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two offline runs as wandb itself writes them; the first was resumed."""
+    folder = tmp_path_factory.mktemp("offline")
+    script = """
+import wandb
+config = {"lr": 0.1, "n": {"a": [1]}}
+with wandb.init(project="p", id="one", name="first run", config=config) as run:
+    for step in range(5):
+        run.log({"loss": float("nan") if step == 2 else step, "train/x": step, "tick": 1,
+                 "nested": {"y": 2.5}, "said": "hello", "h": wandb.Histogram([1, 2, 2])})
+    run.config.update({"late": True})
+    run.alert("careful", "the loss is high")
+with wandb.init(project="p", id="one", resume="allow") as run:
+    run.log({"loss": 30.0}, step=3)
+    run.log({"loss": 40.0}, step=4)
+with wandb.init(project="p", id="two", name="second") as run:
+    run.log({"loss": 1.0})
+"""
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")
+def test_offline_runs(offline: Path, tmp_path: Path) -> None:
+    made = import_run(offline, tmp_path / "runs")
+    assert made == [tmp_path / "runs" / "first-run", tmp_path / "runs" / "second"]
+    run = open_run(made[0])
+    assert run.info.name == "first run"
+    assert run.info.host["name"]
+    assert run.attempts == [0, 1]
+    config = {name: run.info.config[name] for name in ("lr", "n", "late")}
+    assert config == {"lr": 0.1, "n": {"a": [1]}, "late": True}
+    found = ticks(made[0], "attempt", "tick", "loss", "train/x", "nested.y", "tick_")
+    assert found[:2] == [(0, 0, 0.0, 0.0, 2.5, 1.0), (0, 1, 1.0, 1.0, 2.5, 1.0)]
+    assert found[3:] == [(1, 3, 30.0, None, None, None), (1, 4, 40.0, None, None, None)]
+    assert str(found[2][2]) == "nan"
+    assert [told["title"] for told in events(made[0], "alert")] == ["careful"]
+    assert len(events(made[0], "histogram")) == 5
+    assert len(events(made[0], "end")) == 1
+    assert run.resources().rows()[0]["memory_bytes"] > 1 << 20
+    times = [time_ns for (time_ns,) in ticks(made[0], "time_ns", history="full")]
+    assert times == sorted(times)
+    assert abs(times[0] - run.directory.stat().st_mtime_ns) < 600e9
+
+
+@pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")
+def test_a_torn_wandb_file(offline: Path, tmp_path: Path) -> None:
+    (path,) = offline.rglob("*two.wandb")
+    cut = tmp_path / path.name
+    cut.write_bytes(path.read_bytes()[:-5])
+    import_wandb(cut, tmp_path / "run")
+    assert ticks(tmp_path / "run", "loss") == [(1.0,)]
+    assert events(tmp_path / "run", "end") == []  # that record is the torn one
+    assert "cut off" in events(tmp_path / "run", "notice")[0]["message"]

@@ -1,0 +1,321 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch.utils import tensorboard as theirs
+from torch.utils.tensorboard.summary import make_histogram
+
+from metronorm.clock import open_run
+from metronorm.errors import ConfigError
+from metronorm.integrations.exporting import export_tensorboard
+from metronorm.integrations.histogram import histogram
+from metronorm.integrations.importing import import_tensorboard
+from metronorm.integrations.tensorboard import SummaryWriter
+from tests.clock.virtual import VirtualTime
+from tests.integrations.event_files import same, scalars
+
+
+def ticks(directory: Path, *columns: str) -> list[tuple[Any, ...]]:
+    listed = ", ".join(f'"{column}"' for column in columns)
+    return open_run(directory).ticks().sql(f"select {listed} from ticks order by tick").fetchall()
+
+
+def events(directory: Path, name: str) -> list[dict[str, Any]]:
+    rows = (
+        open_run(directory)
+        .events()
+        .sql(f"select tick, fields from events where event = '{name}' order by time_ns")
+    )
+    return [{"at": tick, **json.loads(fields)} for tick, fields in rows.fetchall()]
+
+
+def test_scalars_of_a_step_are_one_record(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run", config={"lr": 0.1}) as writer:
+        for step in range(3):
+            writer.add_scalar("loss/train", 1.0 / (step + 1), step)
+            writer.add_scalar("lr", torch.tensor(0.5), global_step=torch.tensor(step))
+    found = ticks(tmp_path / "run", "tick", "loss/train", "lr")
+    assert found == [(0, 1.0, 0.5), (1, 0.5, 0.5), (2, 1 / 3, 0.5)]
+    assert open_run(tmp_path / "run").info.config == {"lr": 0.1}
+
+
+def test_a_record_takes_from_the_last_scalar_before_to_its_own_last(tmp_path: Path) -> None:
+    now = VirtualTime()
+    with SummaryWriter(tmp_path / "run", now=now) as writer:
+        for step, computing in ((0, 5), (10, 100), (20, 70)):
+            now.pass_(computing)
+            writer.add_scalar("loss", 1.0, step)
+            now.pass_(7)
+            writer.add_scalar("accuracy", 1.0, step)
+        now.pass_(1_000_000)  # evaluating, after the last step
+    assert ticks(tmp_path / "run", "tick", "wall_ns") == [(0, 7), (10, 107), (20, 77)]
+
+
+def test_walltime_is_the_time_of_the_record(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        for step in range(3):
+            writer.add_scalar("loss", 1.0, step, walltime=1e9 + step)
+    rows = ticks(tmp_path / "run", "time_ns", "wall_ns")
+    assert [round(time_ns / 1e9, 2) for time_ns, _ in rows] == [1e9, 1e9 + 1, 1e9 + 2]
+    assert [wall_ns for _, wall_ns in rows] == [0, 10**9, 10**9]
+
+
+def test_a_record_is_written_by_a_larger_step_and_by_flush(tmp_path: Path) -> None:
+    writer = SummaryWriter(tmp_path / "run")
+    writer.add_scalar("loss", 1.0, 0)
+    assert open_run(tmp_path / "run").ticks().rows() == []
+    writer.add_scalar("loss", 2.0, 1)
+    assert ticks(tmp_path / "run", "loss") == [(1.0,)]
+    writer.flush()
+    assert ticks(tmp_path / "run", "loss") == [(1.0,), (2.0,)]
+    writer.close()
+    writer.close()
+    assert ticks(tmp_path / "run", "loss") == [(1.0,), (2.0,)]
+
+
+def test_a_late_scalar_is_put_where_it_was_told_and_says_its_step(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        for step in range(1, 5):
+            writer.add_scalar("loss", float(step), step)
+            if step % 2 == 0:
+                writer.add_scalar("validation", 10.0 * step, step // 2)
+        writer.add_scalar("loss", float("nan"), 1)
+    found = ticks(tmp_path / "run", "tick", "loss", "validation")
+    assert found == [(1, 1.0, None), (2, 2.0, 20.0), (3, 3.0, None), (4, 4.0, 40.0)]
+    assert events(tmp_path / "run", "late scalar") == [
+        {"at": 2, "metric": "validation", "step": 1, "placed": True, "value": 20.0},
+        {"at": 4, "metric": "validation", "step": 2, "placed": True, "value": 40.0},
+        {"at": 4, "metric": "loss", "step": 1, "placed": False, "value": "nan"},
+    ]
+
+
+def test_a_late_scalar_gives_way_to_one_of_the_record(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_scalar("other", 0.0, 2)
+        writer.add_scalar("loss", 1.0, 1)  # a straggler
+        writer.add_scalar("loss", 2.0, 2)
+    assert ticks(tmp_path / "run", "tick", "loss") == [(2, 2.0)]
+    assert [told["placed"] for told in events(tmp_path / "run", "late scalar")] == [False]
+
+
+def test_what_comes_for_a_step_after_flush_is_late(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_scalar("loss", 1.0, 1)
+        writer.flush()
+        writer.add_scalar("validation", 2.0, 1)
+        writer.add_scalar("loss", 3.0, 2)
+    found = ticks(tmp_path / "run", "tick", "loss", "validation")
+    assert found == [(1, 1.0, None), (2, 3.0, 2.0)]
+    (told,) = events(tmp_path / "run", "late scalar")
+    assert told["step"] == 1
+
+
+def test_without_steps_the_values_of_a_tag_are_counted(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        for value in range(3):
+            writer.add_scalar("a", value)
+            writer.add_scalars("b", {"x": value, "y": -value})
+    found = ticks(tmp_path / "run", "tick", "a", "b/x", "b/y")
+    assert found == [(0, 0.0, 0.0, 0.0), (1, 1.0, 1.0, -1.0), (2, 2.0, 2.0, -2.0)]
+
+
+def test_names_that_no_metric_can_have(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        for tag in ("tick", "time_ns", "Loss", "loss", "tick_", ""):
+            writer.add_scalar(tag, 1.0, 0)
+    table = open_run(tmp_path / "run").ticks()
+    assert table.metrics == ["tick_", "time_ns_", "Loss", "loss_", "tick__", "_"]
+
+
+def test_a_directory_with_a_run_gets_another_attempt(tmp_path: Path) -> None:
+    for begin in (0, 2):
+        with SummaryWriter(tmp_path / "run") as writer:
+            for step in range(begin, begin + 3):
+                writer.add_scalar("begin", begin, step)
+    found = ticks(tmp_path / "run", "attempt", "tick", "begin")
+    assert found == [(0, 0, 0.0), (0, 1, 0.0), (1, 2, 2.0), (1, 3, 2.0), (1, 4, 2.0)]
+
+
+def test_what_comes_after_close_begins_another_attempt(tmp_path: Path) -> None:
+    writer = SummaryWriter(tmp_path / "run")
+    writer.add_scalar("loss", 1.0, 0)
+    writer.close()
+    writer.add_scalar("loss", 2.0, 1)
+    writer.close()
+    assert ticks(tmp_path / "run", "attempt", "tick", "loss") == [(0, 0, 1.0), (1, 1, 2.0)]
+
+
+def test_an_error_in_the_block_is_the_end_of_the_run(tmp_path: Path) -> None:
+    def train() -> None:
+        with SummaryWriter(tmp_path / "run") as writer:
+            writer.add_scalar("loss", 1.0, 0)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train()
+    assert ticks(tmp_path / "run", "loss") == [(1.0,)]
+    (end,) = events(tmp_path / "run", "end")
+    assert end["error"] == "ZeroDivisionError"
+
+
+@pytest.mark.parametrize("error", [None, "ValueError"])
+def test_a_writer_that_nobody_closes(tmp_path: Path, error: str | None) -> None:
+    script = f"""
+from metronorm.integrations.tensorboard import SummaryWriter
+writer = SummaryWriter({str(tmp_path / "run")!r})
+writer.add_scalar("loss", 1.0, 0)
+{f"raise {error}" if error else ""}
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == (1 if error else 0), done.stderr
+    assert ticks(tmp_path / "run", "loss") == [(1.0,)]
+    (end,) = events(tmp_path / "run", "end")
+    assert end.get("error") == error
+
+
+def test_loads_neither_torch_nor_tensorboard() -> None:
+    code = "import metronorm.integrations.tensorboard, sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "tensorboard", "tensorflow", "numpy"} & set(done.stdout.split())
+
+
+def test_text_and_hyperparameters_are_events(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_text("note", "it *works*", 3)
+        writer.add_hparams({"lr": 0.1, "name": "x"}, {"accuracy": torch.tensor(0.5)})
+    (note,) = events(tmp_path / "run", "text")
+    assert note == {"at": 0, "tag": "note", "step": 3, "text": "it *works*"}
+    (told,) = events(tmp_path / "run", "hparams")
+    assert told["parameters"] == {"lr": 0.1, "name": "x"}
+    assert told["metrics"] == {"accuracy": 0.5}
+
+
+@pytest.mark.parametrize("name", ["add_image", "add_figure", "add_graph", "add_audio"])
+def test_what_is_not_recorded_says_so(tmp_path: Path, name: str) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        assert hasattr(theirs.SummaryWriter, name)
+        with pytest.raises(ConfigError, match=name):
+            getattr(writer, name)("tag", None, 0)
+
+
+def test_has_every_method_of_the_original(tmp_path: Path) -> None:
+    public = {name for name in vars(theirs.SummaryWriter) if not name.startswith("_")}
+    assert public <= set(dir(SummaryWriter))
+
+
+@pytest.mark.parametrize("value", ["one", None, torch.zeros(2)])
+def test_not_one_number(tmp_path: Path, value: Any) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        with pytest.raises(ConfigError, match="one number"):
+            writer.add_scalar("loss", value, 0)
+        writer.add_scalar("loss", 1.0, 0)
+        with pytest.raises(ConfigError, match="one number"):
+            writer.add_scalar("other", value, -1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-(2.0**66), 2.0**66, width=32), min_size=1, max_size=50),
+    bins=st.sampled_from(["tensorflow", "auto", [-1.0, 0.0, 2.0]]),
+    max_bins=st.none() | st.integers(1, 40),
+)
+def test_histograms_are_those_of_torch(
+    values: list[float], bins: Any, max_bins: int | None
+) -> None:
+    edges = theirs_default_bins() if bins == "tensorflow" else bins
+    # torch takes it for an error if all are outside
+    assume(bins == "auto" or any(edges[0] <= value <= edges[-1] for value in values))
+    array = np.array(values, dtype=np.float32).astype(float)
+    try:
+        wanted = make_histogram(array, edges, max_bins)
+    except ValueError:
+        with pytest.raises(ConfigError, match="bins"):
+            histogram(values, bins, max_bins)
+        return
+    found = histogram(torch.tensor(values), bins, max_bins)
+    assert found["edges"] == list(wanted.bucket_limit)
+    assert [0, *found["counts"]] == list(wanted.bucket)
+    for name in ("min", "max", "sum", "sum_squares"):
+        assert found[name] == getattr(wanted, name)
+
+
+def theirs_default_bins() -> list[float]:
+    bins: list[float] = []
+    v = 1e-12
+    while v < 1e20:
+        bins.append(v)
+        v *= 1.1
+    return [-v for v in bins[::-1]] + [0] + bins
+
+
+def test_histograms_of_what_torch_and_numpy_have(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        weights = torch.tensor([[1.0, 2.0], [float("nan"), float("inf")]], requires_grad=True)
+        writer.add_histogram("bfloat16", weights.bfloat16(), 1)
+        writer.add_histogram("array", np.array([1, 2]), 1)
+        writer.add_histogram("list", [1, 2], 1)
+        with pytest.raises(ConfigError, match="finite"):
+            writer.add_histogram("none", torch.tensor([float("nan")]), 1)
+    found = {told["tag"]: told for told in events(tmp_path / "run", "histogram")}
+    assert found.keys() == {"bfloat16", "array", "list"}
+    assert found["bfloat16"]["not_finite"] == 2
+    for told in found.values():
+        assert (told["step"], told["min"], told["max"], told["sum"]) == (1, 1, 2, 3)
+        assert told["sum_squares"] == 5
+        assert sum(told["counts"]) == 2
+        assert len(told["edges"]) == len(told["counts"]) + 1
+
+
+calls = st.lists(
+    st.tuples(
+        st.sampled_from(["loss/train", "loss/test", "tick", "Ünï cödé", "main"]),
+        st.floats(width=32),
+        st.integers(0, 6),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(calls=calls)
+def test_the_same_calls_give_the_same_scalars_as_torch(
+    tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[str, float, int]]
+) -> None:
+    folder = tmp_path_factory.mktemp("writers")
+    with theirs.SummaryWriter(folder / "theirs") as one, SummaryWriter(folder / "ours") as other:
+        for tag, value, step in calls:
+            for writer in (one, other):
+                if tag == "main":
+                    writer.add_scalars(tag, {"a": value, "b": -value}, step)
+                else:
+                    writer.add_scalar(tag, value, step)
+    export_tensorboard(folder / "ours", folder / "exported")
+    wanted = scalars(folder / "theirs")
+    for (tag, step), value in list(wanted.items()):
+        if tag.endswith("/main"):  # torch puts each tag into a run of its own
+            del wanted[tag, step]
+            wanted[f"main/{tag[len('main_')]}", step] = value
+    found = scalars(folder / "exported")
+    found = {key: value for key, value in found.items() if not key[0].endswith("_seconds")}
+    assert same(found, wanted)
+
+
+def test_what_torch_wrote_is_imported_as_what_this_writer_records(tmp_path: Path) -> None:
+    for kind, folder in ((theirs.SummaryWriter, "theirs"), (SummaryWriter, "ours")):
+        with kind(tmp_path / folder) as writer:
+            for step in range(4):
+                writer.add_scalar("loss", 0.5 * step, step)
+                writer.add_scalar("learning rate", 2.0**-step, step, new_style=True)
+                writer.add_scalars("pair/of", {"a": step, "b/c": -step}, step)
+    assert import_tensorboard(tmp_path / "theirs", tmp_path / "run") == [tmp_path / "run"]
+    columns = ("tick", "loss", "learning rate", "pair/of/a", "pair/of/b/c")
+    assert ticks(tmp_path / "run", *columns) == ticks(tmp_path / "ours", *columns)
+    assert len(ticks(tmp_path / "run", *columns)) == 4
