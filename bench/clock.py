@@ -1,8 +1,17 @@
-"""What recording a tick costs the training thread, beside peers, interleaved in one process.
+"""What recording a tick costs, beside peers, each in a process of its own; they take turns.
 
-A tick here does nothing but record: four phases and five metrics with the clock; five scalars with
-TensorBoard's SummaryWriter, trackio, W&B, Aim, MLflow and Lightning's CSVLogger, which have no
-phases; four phases with TraceML, which has no metrics. The bare loop is subtracted.
+A tick is an empty one that is recorded: four phases and five metrics with the clock; five scalars
+with TensorBoard's SummaryWriter, trackio, W&B, Aim, MLflow and Lightning's CSVLogger, which have no
+phases; four phases with TraceML (manual, its aggregator beside), which has no metrics. A bare loop
+is subtracted. The clock is as it is by default, sampling the machine once a second (what the peers
+would sample is off), but for its budget: a share of a tick that does nothing is nothing, and phases
+would not be measured. Then the same in ticks that compute for 10 ms, which are colder: the time of
+the tick less that of the computation; and what the clock itself has put on record as its cost.
+
+Processor time is that of all threads and children, until they have nothing left to do, less what
+they use when nothing is recorded, which is a row of its own. Making Parquet of what is recorded, in
+a process beside, is in bench/clock_reading.py. `_mlp.py` has the last rows: what is added to the
+steps of a tiny MLP.
 
     python bench/clock.py
 """
@@ -10,241 +19,253 @@ phases; four phases with TraceML, which has no metrics. The bare loop is subtrac
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import _mlp
 from _rows import append
+from _traceml import start_traceml
+from _trackers import METRICS, TRACKERS
+from _workers import Worker
 
-from metronorm.clock import Clock
+from metronorm.clock import Clock, open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROUNDS, TICKS = 20, 250
+    from _trackers import Tracker
 
-METRICS = {
-    "loss": 1.2345678,
-    "tokens": 12_288,
-    "learning_rate": 0.000987,
-    "gradient_norm": 0.4321,
-    "accuracy": 0.8765,
-}
+    Work = Callable[[], int]  # the nanoseconds it took
+    Record = Callable[[Work], int]  # records a tick around it; what it has returned
+    Run = Callable[[int, float], list[int]]
+
+ROUNDS = 20
+TURN_SECONDS, FEWEST, MOST = 0.1, 100, 1500  # of empty ticks
+COMPUTE_SECONDS = 0.01
+COMPUTE_ROUNDS, COMPUTE_TICKS = 10, 30
+IDLE_SECONDS = 5.0
+
+OURS, BARE = "metronorm Clock", "bare loop"
 
 
 def main() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        place = Path(folder)
-        os.environ["TRACKIO_DIR"] = str(place / "trackio")
-        contenders: dict[str, Callable[[int], list[int]]] = {
-            "bare loop": bare,
-            "metronorm Clock": metronorm(place, stack),
-            "tensorboard SummaryWriter": tensorboard(place, stack),
-            "trackio": trackio(stack),
-            "wandb offline": wandb(place, stack),
-            "aim": aim(place, stack),
-            "mlflow sqlite": mlflow(place, stack),
-            "lightning CSVLogger": csv_logger(place),
-            "traceml": traceml(place, stack),
-        }
-        times: dict[str, list[float]] = {name: [] for name in contenders}
-        used: dict[str, list[float]] = {name: [] for name in contenders}
-        for turn in range(ROUNDS + 1):
-            for name, run in contenders.items():
-                before = processor_us()
-                spent = run(TICKS)
-                if turn:  # the first is the warm-up
-                    times[name] += [ns / 1e3 for ns in spent]
-                    used[name].append((processor_us() - before) / TICKS)
-    floor = statistics.median(times.pop("bare loop"))
-    idle = statistics.median(used.pop("bare loop"))
+        team = {}
+        for name, make in CONTENDERS.items():
+            team[name] = Worker(make, Path(folder) / name.replace(" ", "-"))
+            stack.callback(team[name].close)
+        idle = rest(team)
+        race(team, idle)
+        compute(team)
+        stack.close()
+        told(Path(folder) / OURS.replace(" ", "-") / "run")
+    _mlp.main()
+
+
+def rest(team: dict[str, Worker]) -> dict[str, float]:
+    """Processor seconds a second of those who do nothing."""
+    for worker in team.values():
+        worker.ask(FEWEST, 0.0)
+    time.sleep(2.0)  # what they had to do after that
+    begin = time.perf_counter()
+    before = {name: worker.processor_ns() for name, worker in team.items()}
+    time.sleep(IDLE_SECONDS)
+    passed_ns = (time.perf_counter() - begin) * 1e9
+    idle = {
+        name: (worker.processor_ns() - before[name]) / passed_ns for name, worker in team.items()
+    }
+    for name, share in idle.items():
+        if name != BARE:
+            append("clock", f"{name}, processor per second without a tick", "ms", [share * 1e3])
+    return idle
+
+
+def race(team: dict[str, Worker], idle: dict[str, float]) -> None:
+    """Empty ticks: their time, its tail, and processor time."""
+    turns = {}
+    for name, worker in team.items():
+        seconds = statistics.median(worker.ask(FEWEST, 0.0)) / 1e9
+        turns[name] = min(max(int(TURN_SECONDS / seconds), FEWEST), MOST)
+    times: dict[str, list[float]] = {name: [] for name in team}
+    used: dict[str, list[float]] = {name: [] for name in team}
+    begun: dict[str, tuple[int, int]] = {}
+    for turn in range(ROUNDS + 1):  # the last ends the one before
+        for name, worker in team.items():
+            moment, spent = time.perf_counter_ns(), worker.processor_ns()
+            if turn:
+                passed, processor = moment - begun[name][0], spent - begun[name][1]
+                used[name].append((processor - idle[name] * passed) / turns[name] / 1e3)
+            begun[name] = moment, spent
+            if turn < ROUNDS:
+                times[name] += [ns / 1e3 for ns in worker.ask(turns[name], 0.0)]
+    floor = statistics.median(times.pop(BARE))
+    idle_us = statistics.median(used.pop(BARE))
     for name, samples in times.items():
         cost = [sample - floor for sample in samples]
         append("clock", f"{name}, per tick", "us", cost)
-        p999 = statistics.quantiles(cost, n=1000)[-1]
-        append("clock", f"{name}, per tick, 99.9th percentile", "us", [p999])
-        processor = [sample - idle for sample in used[name]]
+        append("clock", f"{name}, per tick, 99.9th percentile", "us", [p999(cost)])
+        processor = [sample - idle_us for sample in used[name]]
         append("clock", f"{name}, processor per tick, all threads and children", "us", processor)
 
 
-def processor_us() -> float:
-    """Of this process with all its threads, and of its children."""
-    import psutil
-
-    spent = time.process_time_ns() / 1e3
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            times = child.cpu_times()
-            spent += (times.user + times.system) * 1e6
-    return spent
-
-
-def bare(ticks: int) -> list[int]:
-    now = time.perf_counter_ns
-    spent = []
-    begin = now()
-    for _ in range(ticks):
-        end = now()
-        spent.append(end - begin)
-        begin = end
-    return spent
+def compute(team: dict[str, Worker]) -> None:
+    """Ticks that compute."""
+    times: dict[str, list[float]] = {name: [] for name in team}
+    for turn in range(COMPUTE_ROUNDS + 1):
+        for name, worker in team.items():
+            ticks = COMPUTE_TICKS * (4 if name == OURS else 1)  # it has a tail to show
+            spent = worker.ask(ticks, COMPUTE_SECONDS)
+            if turn:  # the first finds out how long 10 ms are
+                times[name] += [ns / 1e3 for ns in spent]
+    floor = statistics.median(times.pop(BARE))
+    for name, samples in times.items():
+        cost = [sample - floor for sample in samples]
+        append("clock", f"{name}, per tick that computes for 10 ms", "us", cost)
+    ours = [sample - floor for sample in times[OURS]]
+    case = f"{OURS}, per tick that computes for 10 ms, 99.9th percentile"
+    append("clock", case, "us", [p999(ours)])
 
 
-def metronorm(folder: Path, stack: contextlib.ExitStack) -> Callable[[int], list[int]]:
-    clock = stack.enter_context(Clock(folder / "run", progress=False))
+def told(directory: Path) -> None:
+    """What the clock says of itself."""
+    long, longest = COMPUTE_SECONDS * 1e9 / 2, COMPUTE_SECONDS * 1e9 * 10
+    rows = (
+        open_run(directory)
+        .ticks()
+        .sql(f"select clock_ns, wall_ns from ticks where wall_ns between {long} and {longest}")
+        .fetchall()
+    )
+    costs = [clock_ns / 1e3 for clock_ns, _ in rows]
+    case = f"{OURS}, what it says it costs in a tick of 10 ms"
+    append("clock", case, "us", costs)
+    append("clock", f"{case}, 99.9th percentile", "us", [p999(costs)])
+    shares = [clock_ns / wall_ns * 100 for clock_ns, wall_ns in rows]
+    append("clock", f"{case}, share", "%", shares)
+
+
+def p999(samples: list[float]) -> float:
+    return statistics.quantiles(samples, n=1000, method="inclusive")[-1]
+
+
+# --- what runs in the workers -------------------------------------------------------------------
+
+
+def bare(folder: Path, stack: contextlib.ExitStack) -> Run:
+    return timed(lambda work: work())
+
+
+def metronorm(folder: Path, stack: contextlib.ExitStack) -> Run:
+    clock = stack.enter_context(Clock(folder / "run", progress=False, budget=1e9))
     loop = clock.ticks(iter(int, 1))
 
-    def run(ticks: int) -> list[int]:
-        now = time.perf_counter_ns
-        spent = []
-        next(loop)  # ends the tick that was open since the last round
-        begin = now()
-        for _ in range(ticks):
-            with clock.phase("forward"):
-                pass
-            with clock.phase("backward"):
-                pass
-            with clock.phase("update"):
-                pass
-            clock.log(**METRICS)
-            next(loop)  # the fourth phase, `data`, is here
-            end = now()
-            spent.append(end - begin)
-            begin = end
-        return spent
+    def record(work: Work) -> int:
+        with clock.phase("forward"):
+            worked = work()
+        with clock.phase("backward"):
+            pass
+        with clock.phase("update"):
+            pass
+        clock.log(**METRICS)
+        next(loop)  # the fourth phase, `data`, is here
+        return worked
 
-    return run
+    return timed(record, begin=lambda: next(loop))  # ends the tick that was open since the last turn
 
 
-def tensorboard(folder: Path, stack: contextlib.ExitStack) -> Callable[[int], list[int]]:
-    from torch.utils.tensorboard import SummaryWriter
+def tracked(tracker: Tracker, folder: Path, stack: contextlib.ExitStack) -> Run:
+    write = tracker(folder, stack)
+    steps = itertools.count(1)
 
-    writer = SummaryWriter(str(folder / "tensorboard"))
-    stack.callback(writer.close)
+    def record(work: Work) -> int:
+        worked = work()
+        write(next(steps), METRICS)
+        return worked
 
-    def record(step: int) -> None:
-        for name, value in METRICS.items():
-            writer.add_scalar(name, value, step)
-
-    return recording(record)
-
-
-def trackio(stack: contextlib.ExitStack) -> Callable[[int], list[int]]:
-    import trackio as peer
-
-    peer.init(project="bench", embed=False, auto_log_gpu=False, auto_log_cpu=False)
-    stack.callback(peer.finish)
-    return recording(lambda step: peer.log(METRICS, step=step))
+    return timed(record)
 
 
-def wandb(folder: Path, stack: contextlib.ExitStack) -> Callable[[int], list[int]]:
-    import wandb as peer
-
-    settings = peer.Settings(x_disable_stats=True, console="off", silent=True)
-    run = peer.init(mode="offline", dir=str(folder), settings=settings)
-    stack.callback(run.finish)
-    return recording(lambda step: run.log(METRICS, step=step))
-
-
-def aim(folder: Path, stack: contextlib.ExitStack) -> Callable[[int], list[int]]:
-    from aim import Run
-
-    run = Run(repo=str(folder), system_tracking_interval=None, log_system_params=False)
-    stack.callback(run.close)
-
-    def record(step: int) -> None:
-        for name, value in METRICS.items():
-            run.track(value, name=name, step=step)
-
-    return recording(record)
-
-
-def mlflow(folder: Path, stack: contextlib.ExitStack) -> Callable[[int], list[int]]:
-    import mlflow as peer
-
-    peer.set_tracking_uri(f"sqlite:///{folder}/mlflow.db")
-    peer.start_run()
-    stack.callback(peer.end_run)
-    return recording(lambda step: peer.log_metrics(METRICS, step=step))
-
-
-def csv_logger(folder: Path) -> Callable[[int], list[int]]:
-    from lightning.pytorch.loggers import CSVLogger
-
-    logger = CSVLogger(str(folder / "csv"))
-
-    def record(step: int) -> None:
-        logger.log_metrics(METRICS, step)
-        if step % logger._flush_logs_every_n_steps == 0:  # as its Trainer does
-            logger.save()
-
-    return recording(record)
-
-
-def traceml(folder: Path, stack: contextlib.ExitStack) -> Callable[[int], list[int]]:
-    import subprocess
-
+def traceml(folder: Path, stack: contextlib.ExitStack) -> Run:
     import torch
-    import traceml_ai as peer
 
     class Nothing(torch.nn.Module):
-        def forward(self) -> None: ...
+        def forward(self, work: Work) -> int:
+            return work()
 
         def backward(self) -> None: ...
 
         def step(self) -> None: ...
 
-    settings = ["--logs-dir", str(folder / "traceml"), "--aggregator-port", "29799"]
-    server = subprocess.Popen(
-        [str(Path(sys.executable).with_name("traceml")), "serve", *settings],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    stack.callback(server.wait)
-    stack.callback(server.terminate)
-    peer.init(
-        mode="manual",
-        logs_dir=str(folder / "traceml"),
-        ui_mode="summary",
-        aggregator_port=29799,
-        connect_timeout_sec=60,
-        on_missing_aggregator="raise",
-    )
+    peer = start_traceml(folder, stack, "manual")
     model, optimizer, loss = peer.wrap_forward(Nothing()), peer.wrap_optimizer(Nothing()), Nothing()
     batches = iter(peer.wrap_dataloader_fetch(iter(int, 1)))
 
-    def record(step: int) -> None:
+    def record(work: Work) -> int:
         with peer.trace_step(model):
             next(batches)
-            model.forward()
+            worked: int = model.forward(work)
             peer.wrap_backward(loss).backward()
             optimizer.step()
+        return worked
 
-    return recording(record)
+    return timed(record)
 
 
-def recording(record: Callable[[int], Any]) -> Callable[[int], list[int]]:
-    step = 0
+def timed(record: Record, begin: Callable[[], Any] = lambda: None) -> Run:
+    """Ticks one after the other: the time of each, without what it computes."""
 
-    def run(ticks: int) -> list[int]:
-        nonlocal step
+    def run(ticks: int, seconds: float) -> list[int]:
         now = time.perf_counter_ns
+        work = computation(seconds) if seconds else nothing
         spent = []
-        begin = now()
+        begin()
+        before = now()
         for _ in range(ticks):
-            step += 1
-            record(step)
-            end = now()
-            spent.append(end - begin)
-            begin = end
+            worked = record(work)
+            after = now()
+            spent.append(after - before - worked)
+            before = after
         return spent
 
     return run
 
+
+def nothing() -> int:
+    return 0
+
+
+@functools.cache
+def computation(seconds: float) -> Work:
+    """Products of matrices, which take about so long."""
+    import numpy as np
+
+    now = time.perf_counter_ns
+    matrix = np.random.default_rng(0).random((256, 256), dtype=np.float32)
+    product = np.empty_like(matrix)
+    times = 1
+
+    def work() -> int:
+        begin = now()
+        for _ in range(times):
+            np.matmul(matrix, matrix, out=product)
+        return now() - begin
+
+    times = max(1, round(seconds * 1e9 / statistics.median(work() for _ in range(100))))
+    return work
+
+
+CONTENDERS: dict[str, Callable[[Path, contextlib.ExitStack], Run]] = {
+    BARE: bare,
+    OURS: metronorm,
+    **{name: functools.partial(tracked, tracker) for name, tracker in TRACKERS.items()},
+    "traceml": traceml,
+}
 
 if __name__ == "__main__":
     main()

@@ -66,7 +66,7 @@ ARROWS = {
     "train": {"models", "data", "optim", "clock"},
     "board": {"clock"},
     "integrations": {"clock"},
-    "keras": {"clock"},
+    "keras": {"clock", "integrations"},
     "cli": {"clock", "norm", "optim", "models", "data", "train", "board", "integrations"},
 }
 COMMON = {"errors", "files"}

@@ -19,7 +19,16 @@ ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
 PAGES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("clock", "compare", "diagnosis", "integrations", "layer-normalization", "ticks")
+    for name in (
+        "clock",
+        "compare",
+        "diagnosis",
+        "import-export",
+        "integrations",
+        "layer-normalization",
+        "live",
+        "ticks",
+    )
 ]
 
 

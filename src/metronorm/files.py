@@ -111,7 +111,7 @@ def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
         if len(parts) < 6 or not (parts[-2].isdigit() and parts[-3].isdigit()):
             continue  # somebody else's
         if parts[-4] == _host():
-            if _lives(int(parts[-3])):
+            if lives(int(parts[-3])):
                 continue
         elif (time.time() if now is None else now) - _last_change(path) < _DAY_SECONDS:
             continue
@@ -138,7 +138,8 @@ def _host() -> str:
     return platform.node().replace(".", "-") or "localhost"
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether a process of this number is alive on this machine."""
     try:
         os.kill(process, 0)  # signal 0 is not delivered: it only asks
     except (ProcessLookupError, OverflowError):  # (no process has so high a number)

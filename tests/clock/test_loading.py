@@ -60,7 +60,12 @@ class Stream(IterableDataset[torch.Tensor]):
 
 @pytest.mark.parametrize(
     "make",
-    [Own, Iterated, lambda training: DataLoader(Stream(training)), lambda training: training.loader],
+    [
+        Own,
+        Iterated,
+        lambda training: DataLoader(Stream(training)),
+        lambda training: training.loader,
+    ],
     ids=["own", "iterator", "stream", "samples"],
 )
 def test_loaders(training: Training, make: Any) -> None:

@@ -274,11 +274,14 @@ def test_phases_of_ones_own(tmp_path: Path) -> None:
             with self.logger.clock.phase("communicate"):
                 return super().training_step(batch, number)
 
-    made = trainer(tmp_path, logger=TickLogger(tmp_path / "run"), callbacks=[TickCallback()])
-    made.fit(Mine(), loader(4))
+    logger = TickLogger(tmp_path / "run")
+    logger.clock.event("sample", text="before")  # opens the run
+    trainer(tmp_path, logger=logger, callbacks=[TickCallback()]).fit(Mine(), loader(4))
     rows = open_run(tmp_path / "run").ticks().rows()
+    assert [row["tick"] for row in rows] == [1, 2]
     assert whole(rows)
     assert all(row["communicate_ns"] for row in rows)
+    assert all(row["train_loss"] is not None for row in rows)
 
 
 def test_one_directory_and_no_more(tmp_path: Path) -> None:
@@ -303,48 +306,3 @@ def test_without_the_package() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "MissingDependencyError" in done.stderr
     assert "pip install 'lightning>=2.5'" in done.stderr
-
-
-RANKS = """
-import sys
-import torch
-from lightning.pytorch import LightningModule, Trainer
-from metronorm.integrations.lightning import TickCallback, TickLogger
-
-
-class Module(LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(4, 1)
-
-    def training_step(self, batch, number):
-        return self.layer(batch).square().mean()
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-Trainer(
-    accelerator="cpu", devices=2, strategy="ddp", max_epochs=1, enable_checkpointing=False,
-    enable_progress_bar=False, enable_model_summary=False, logger=TickLogger(sys.argv[1]),
-    callbacks=[TickCallback()], use_distributed_sampler=False,  # all data for every rank
-).fit(Module(), torch.utils.data.DataLoader(torch.ones(12, 4), batch_size=4))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="ranks take their parents for different launchers")
-def test_every_rank_has_a_tape(tmp_path: Path) -> None:
-    """Lightning starts the second rank by itself, without a launcher's variables."""
-    script = tmp_path / "train.py"
-    script.write_text(RANKS)
-    done = subprocess.run(
-        [sys.executable, script, tmp_path / "run"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    run = open_run(tmp_path / "run")
-    assert run.attempts == [0]
-    rows = run.ticks().rows()
-    assert sorted((row["tick"], row["rank"]) for row in rows) == [
-        (tick, rank) for tick in (1, 2, 3) for rank in (0, 1)
-    ]

@@ -3,6 +3,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -185,10 +186,10 @@ def test_a_count_goes_on_where_the_framework_or_the_run_says(tmp_path: Path) -> 
 
 def test_a_config_of_anything_becomes_plain(tmp_path: Path) -> None:
     owner = Owner()
-    config = {"a": {1: (2, Path("b"))}, "set": {3}, "type": int, "none": None}
+    config = {"a": {1: (2, Path("b"))}, "set": {3}, "type": int, "n": None, "np": np.float64(0.5)}
     Steps(owner, tmp_path / "run", config=config).close()
     assert open_run(tmp_path / "run").info.config == {
-        "a": {"1": [2, "b"]}, "set": [3], "type": "<class 'int'>", "none": None,
+        "a": {"1": [2, "b"]}, "set": [3], "type": "<class 'int'>", "n": None, "np": 0.5,
     }  # fmt: skip
 
 

@@ -259,39 +259,3 @@ import metronorm.integrations.transformers
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "MissingDependencyError" in done.stderr
     assert "pip install 'transformers>=5'" in done.stderr
-
-
-RANKS = """
-import sys
-import torch
-from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
-from metronorm.integrations.transformers import TickCallback
-
-sizes = GPT2Config(vocab_size=20, n_positions=8, n_embd=8, n_layer=1, n_head=1)
-Trainer(
-    model=GPT2LMHeadModel(sizes),
-    args=TrainingArguments(
-        sys.argv[1] + "/out", max_steps=3, per_device_train_batch_size=2, use_cpu=True,
-        report_to=[], save_strategy="no", include_num_input_tokens_seen="all",
-    ),
-    train_dataset=[{"input_ids": torch.arange(8), "labels": torch.arange(8)}] * 12,
-    callbacks=[TickCallback(sys.argv[1] + "/run")],
-).train()
-"""
-
-
-@pytest.mark.slow
-def test_every_rank_has_a_tape(tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(RANKS)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*launch, script, tmp_path], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    run = open_run(tmp_path / "run")
-    assert run.attempts == [0]
-    rows = run.ticks().rows()
-    assert sorted((row["tick"], row["rank"], row["tokens"]) for row in rows if not row["rank"]) == [
-        (tick, 0, 32)
-        for tick in (1, 2, 3)  # those of both ranks
-    ]
-    assert [row["tokens"] for row in rows if row["rank"]] == [None] * 3

@@ -16,9 +16,9 @@ from metronorm.integrations.exporting import export_run
 class Arguments:
     """Options of `metronorm export`."""
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The directory of the run."""
-    target: Annotated[Path, tyro.conf.Positional]
+    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """A file to write (.csv, .parquet), or a directory for TensorBoard's event files."""
     format: Literal["auto", "tensorboard", "csv", "parquet"] = "auto"
     """What to write; auto: by the ending of the target."""

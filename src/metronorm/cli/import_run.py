@@ -16,10 +16,9 @@ from metronorm.integrations.importing import import_run
 class Arguments:
     """Options of `metronorm import`."""
 
-    source: Annotated[Path, tyro.conf.Positional]
-    """TensorBoard's event files or a directory with them; a .wandb file, a directory with such
-    files, or the history of a W&B run as CSV, JSON or Parquet; trackio's database (.db)."""
-    run: Annotated[Path, tyro.conf.Positional]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")]
+    """TensorBoard's event files, W&B's .wandb files or an exported history, trackio's database."""
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """The directory to make the run in, a new one; several runs are in directories below it."""
     format: Literal["auto", "tensorboard", "wandb", "trackio"] = "auto"
     """What the source is; auto: by the names of its files."""

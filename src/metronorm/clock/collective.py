@@ -16,9 +16,11 @@ does from there until it returns is waiting:
   and is the phase `communicate`; on accelerators they only enqueue.
 - Loops that reduce gradients themselves do so after the pass, and have arrived before.
 
-`FullyShardedDataParallel` has no place to see its waits at: on processors they are in its arrivals,
-which then say nothing. Buffers that DDP broadcasts at the begin of a forward pass (those of batch
-normalization) are waited for there, on processors, by all ranks but the first.
+Who is late because of its data is told where ticks begin with the wait for it: with a watched
+loader, or in `clock.ticks`. `FullyShardedDataParallel` has no place to see its waits at: on
+processors they are in its arrivals, which then say nothing. Buffers that DDP broadcasts at the
+begin of a forward pass (those of batch normalization) are waited for there, on processors, by all
+ranks but the first.
 """
 
 from __future__ import annotations

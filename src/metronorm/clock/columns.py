@@ -61,9 +61,7 @@ def columns_of(
     if kind == "ticks":
         columns[columns.index('"clock_ns"')] = 'coalesce("clock_ns", 0) as "clock_ns"'
         phases = sorted(_keys(connection, "phases"), key=lambda name: name == UNATTRIBUTED)
-        columns += [
-            _column("phases", names, f"{names[0]}_ns") for names in _by_lower_case(phases)
-        ]
+        columns += [_column("phases", names, f"{names[0]}_ns") for names in _by_lower_case(phases)]
         columns += [
             _column("metrics", names, names[0])
             for names in _by_lower_case(_keys(connection, "metrics"))

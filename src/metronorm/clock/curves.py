@@ -61,25 +61,24 @@ class Curves:
         return Curve(list(means), list(means.values()))
 
     def _load(self, ticks: Table) -> None:
-        names = [TICK_TIME, *ticks.metrics]
-        values = ", ".join(
-            f"sum({value}) filter (isfinite({value})), count({value}) filter (isfinite({value})), "
-            f"count({value}), arg_max({value}, tick)"
-            for value in (f"{identifier(name)}::DOUBLE" for name in names)
-        )
+        names = [identifier(name) for name in (TICK_TIME, *ticks.metrics)]
+        values = ", ".join(f"{name}::DOUBLE as {name}" for name in names)
+        # as rows: thousands of metrics are no more than that, but too many columns to sum
         rows = ticks.sql(
-            f"select (tick - {self._first}) // {self._stretch} as stretch, {values} "
-            f"from ticks group by stretch order by stretch"
+            f"""select (tick - {self._first}) // {self._stretch} as stretch, metric,
+                       sum(value) filter (isfinite(value)),
+                       count(*) filter (isfinite(value)), count(*), arg_max(value, tick)
+                from (unpivot (select tick, {values} from ticks)
+                      on {", ".join(names)} into name metric value value)
+                group by stretch, metric order by stretch"""
         ).fetchall()
-        for stretch, *cells in rows:
-            for at, name in enumerate(names):
-                self._put(name, stretch, *cells[4 * at : 4 * at + 4])
+        for stretch, name, *cells in rows:
+            self._put(name, stretch, *cells)
 
     def _put(
         self, name: str, stretch: int, total: float | None, finite: int, count: int, last: float
     ) -> None:
-        if count:
-            self.latest[name] = last
+        self.latest[name] = last
         if count > finite:
             self.not_finite[name] = self.not_finite.get(name, 0) + count - finite
         if total is not None:

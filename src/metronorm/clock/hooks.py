@@ -11,9 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from metronorm.clock.collective import Collectives
+from metronorm.clock.loading import Batches, watch_loader
 from metronorm.clock.passes import Hook, Passes
 from metronorm.clock.phases import Phases
-from metronorm.clock.retype import retype
+from metronorm.clock.retype import kind_of
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Watch:
                 if each is not None:
                     self._watch_optimizer(each)
             if loader is not None:
-                self._watch_loader(loader)
+                self._undo.append(watch_loader(self, loader))
         except BaseException:
             self.remove()
             raise
@@ -100,7 +101,7 @@ class Watch:
 
     def data(self, loader: Iterable[Any]) -> Iterator[Any]:
         """`for batch in watch.data(loader)`, for what cannot be watched: lists, generators."""
-        return _Batches(self, lambda: iter(loader))
+        return Batches(self, lambda: iter(loader))
 
     def remove(self) -> None:
         """Take all hooks away. A tick whose step is done ends here."""
@@ -116,14 +117,16 @@ class Watch:
     # --- what is watched ------------------------------------------------------------------------
 
     def _watch_model(self, model: Any) -> None:
-        try:
-            if self._torch is None:
-                raise AttributeError
-            self._undo += self._passes.watch(model)
-        except (AttributeError, RuntimeError):  # the latter of a scripted one
+        torch = self._torch
+        if (
+            torch is None
+            or not isinstance(model, torch.nn.Module)
+            or isinstance(model, torch.jit.ScriptModule)
+        ):
             raise ConfigError(
-                "a watched model must be a torch.nn.Module that takes hooks", got=_kind(model)
-            ) from None
+                "a watched model must be a torch.nn.Module, and not scripted", got=kind_of(model)
+            )
+        self._undo += self._passes.watch(model)
         self._undo += self._collectives.watch(model)
 
     def _watch_optimizer(self, optimizer: Any) -> None:
@@ -133,31 +136,12 @@ class Watch:
             inner = getattr(inner, "optimizer", None)
         if inner is None:
             raise ConfigError(
-                "a watched optimizer must be a torch.optim.Optimizer", got=_kind(optimizer)
+                "a watched optimizer must be a torch.optim.Optimizer", got=kind_of(optimizer)
             )
         first, self._has_optimizer = not self._has_optimizer, True
         before = inner.register_step_pre_hook(Hook(self._torch, partial(self._before_step, first)))
         after = inner.register_step_post_hook(Hook(self._torch, partial(self._after_step, first)))
         self._undo += [before.remove, after.remove]
-
-    def _watch_loader(self, loader: Any) -> None:
-        iterate = getattr(type(loader), "__iter__", None)
-
-        def timed(loader: Any) -> Any:
-            assert iterate is not None
-            begin = partial(iterate, loader)
-            return begin() if self.away() else _Batches(self, begin)
-
-        try:
-            if iterate is None:
-                raise TypeError
-            self._undo.append(retype(loader, __iter__=timed))
-        except TypeError:
-            raise ConfigError(
-                "a watched loader must be an object whose class is defined in Python",
-                got=_kind(loader),
-                fix="clock.watch(...) without it, and `for batch in watch.data(loader)`",
-            ) from None
 
     # --- ticks ----------------------------------------------------------------------------------
 
@@ -206,14 +190,14 @@ class Watch:
             self._begin()
         phase = self._phases.open("data")
         try:
-            return function(*args)
+            batch = function(*args)
         except BaseException:
             self._phases.close(phase)
             if between:
                 self._rest()
             raise
-        finally:
-            self._phases.close(phase)
+        self._phases.close(phase)
+        return batch
 
     def got(self) -> None:
         """There was one."""
@@ -271,35 +255,3 @@ class Watch:
                 self._steps.clear()
                 self._moved = False
         return bool(self._steps)
-
-
-class _Batches:
-    """An iteration over a loader, timed."""
-
-    def __init__(self, watch: Watch, begin: Callable[[], Iterator[Any]]) -> None:
-        self._watch, self._source, self._over = watch, None, True
-        self._source = watch.wait(begin)
-        self._over = False
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        try:
-            batch = self._watch.wait(next, self._source)
-        except StopIteration:
-            self._over = True
-            raise
-        self._watch.got()
-        return batch
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._source, name)
-
-    def __del__(self) -> None:
-        if not self._over:
-            self._watch.left()
-
-
-def _kind(thing: object) -> str:
-    return f"an object of type {type(thing).__name__}"

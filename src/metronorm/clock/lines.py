@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
+from metronorm.clock.parts import looks_whole
 from metronorm.clock.ring import read_ring, ring_path
 from metronorm.clock.run import number
 from metronorm.clock.tape import LIVE, encode
@@ -58,7 +59,7 @@ class _Decoder:
             raise msgspec.DecodeError(str(error)) from None
 
 
-_DECODERS = {"ticks": _Decoder(_Tick), "events": _Decoder(_Event), "resources": _Decoder(_Sample)}
+DECODERS = {"ticks": _Decoder(_Tick), "events": _Decoder(_Event), "resources": _Decoder(_Sample)}
 
 
 @dataclass
@@ -76,7 +77,7 @@ class Lines:
 
     def add(self, data: bytes, kind: str) -> None:
         """Take the content of a file."""
-        decode = _DECODERS[kind].decode
+        decode = DECODERS[kind].decode
         if self.torn:
             self.damaged.append(self.torn)
         *lines, rest = data.split(b"\n")
@@ -103,18 +104,8 @@ def sealed_as(path: Path) -> Path:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether the lines of `_part-00007.jsonl` are in a Parquet part, which may go on being read."""
-    part = sealed_as(path)
-    return part.exists() and looks_whole(part)
-
-
-def looks_whole(part: Path) -> bool:
-    """Whether a file begins and ends as Parquet does."""
-    with open(part, "rb") as file:
-        begin = file.read(4)
-        file.seek(0, 2)
-        file.seek(max(file.tell() - 4, 0))
-        return begin == file.read(4) == b"PAR1"
+    """Whether what `_part-00007.jsonl` holds is read from a Parquet part."""
+    return looks_whole(sealed_as(path))
 
 
 def read_lines(folder: Path, kind: str, identity: str) -> Lines:

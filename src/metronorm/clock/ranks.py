@@ -79,7 +79,9 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
     group = sys.modules.get("torch.distributed")
     if environment is None and group and group.is_available() and group.is_initialized():
         world = group.get_world_size()
-        return Place(group.get_rank(), world, f"parent {os.getppid()} of {world}")
+        told = [known[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in known]
+        identity = "/".join(told) if told else f"parent {os.getppid()}"
+        return Place(group.get_rank(), world, f"{identity} of {world}")
     return Place(0, 1, uuid.uuid4().hex)
 
 

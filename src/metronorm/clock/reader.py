@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from metronorm.clock.columns import FIXED, columns_of, identifier, literal
+from metronorm.clock.columns import FIXED, columns_of, identifier
 from metronorm.clock.ledger import UNATTRIBUTED
-from metronorm.clock.lines import read_lines
+from metronorm.clock.lines import is_sealed, read_lines
+from metronorm.clock.parts import is_readable, looks_whole, scan
 from metronorm.clock.run import RunInfo, number, read_run_info, tape_folders
 from metronorm.clock.table import Table
 
@@ -38,9 +39,9 @@ class Run:
         self.directory = directory
         self.info: RunInfo = read_run_info(directory)
         self._connection = duckdb.connect()
-        self._connection.execute("set preserve_insertion_order = false")
         self._connection.execute("set parquet_metadata_cache = true")
         self._numbers = itertools.count()
+        self._read: set[Path] = set()  # parts that are not damaged
 
     def __repr__(self) -> str:
         return f"<Run {self.info.name!r} at {self.directory}>"
@@ -94,8 +95,11 @@ class Run:
                 lines = read_lines(folder, kind, self.info.id)
                 if lines.torn:
                     found.append(f"{folder}: the last line is torn and was left out")
-                aside = [path.read_bytes().splitlines() for path in folder.glob("_*.damaged")]
-                damaged = len(lines.damaged) + sum(map(len, aside))
+                damaged = len(lines.damaged) + sum(
+                    len(path.read_bytes().strip(b"\n").split(b"\n"))
+                    for path in folder.glob("_part-*.damaged")
+                    if is_sealed(path)
+                )
                 if damaged:
                     found.append(f"{folder}: {damaged} damaged lines were left out")
                 found += [
@@ -155,42 +159,24 @@ class Run:
         found = []
         # a run may itself lie in folders such as lr=0.1: then no name of a folder is looked at
         if "=" not in str(self.directory.resolve()):
-            found.append(_scan(parts, "hive_types = {'attempt': BIGINT, 'rank': BIGINT}"))
+            found.append(scan(parts, "hive_types = {'attempt': BIGINT, 'rank': BIGINT}"))
         else:
             for folder in dict.fromkeys(path.parent for path in parts):
                 place = f"{number(folder.parent)} as attempt, {number(folder)} as rank"
                 inside = [path for path in parts if path.parent == folder]
-                found.append(
-                    f"select {place}, * from ({_scan(inside, 'hive_partitioning = false')})"
-                )
-        if all(map(_looks_whole, parts)) and self._binds(found):
+                found.append(f"select {place}, * from ({scan(inside)})")
+        if self._read.issuperset(parts):
+            return found
+        if all(map(looks_whole, parts)) and is_readable(self._connection, found):
+            self._read.update(parts)
             return found
         whole = [path for path in parts if self._readable(path)]
         return self._sealed(whole) if len(whole) < len(parts) else found
 
-    def _binds(self, sources: list[str]) -> bool:
-        import duckdb
-
-        try:
-            for source in sources:
-                self._connection.sql(source)
-        except duckdb.Error:
-            return False
-        return True
-
     def _readable(self, path: Path) -> bool:
-        """Whether every column of a part can be read."""
-        import duckdb
-
-        if not _looks_whole(path):
-            return False
-        try:
-            self._connection.execute(
-                f"select count(columns(*)) from ({_scan([path], 'hive_partitioning = false')})"
-            ).fetchall()
-        except duckdb.Error:
-            return False
-        return True
+        return path in self._read or (
+            looks_whole(path) and is_readable(self._connection, [scan([path])])
+        )
 
     def _live(self, kind: str) -> list[str]:
         """SQL for the lines that are not sealed, from a temporary table of them."""
@@ -231,17 +217,3 @@ def _in_order(columns: list[str], kind: str) -> list[str]:
         return 2 * (not name.endswith("_ns") or kind != "ticks") + (name == rest)
 
     return sorted(columns, key=place)
-
-
-def _scan(parts: list[Path], options: str) -> str:
-    files = ", ".join(literal(str(path.resolve())) for path in parts)
-    return f"select * from read_parquet([{files}], union_by_name = true, {options})"
-
-
-def _looks_whole(path: Path) -> bool:
-    """Whether a file begins and ends as Parquet does."""
-    with open(path, "rb") as file:
-        begin = file.read(4)
-        file.seek(0, 2)
-        file.seek(max(file.tell() - 4, 0))
-        return begin == file.read(4) == b"PAR1"

@@ -8,7 +8,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.snapshot import Event, Rank
-from metronorm.files import _lives as lives
+from metronorm.files import lives
 
 if TYPE_CHECKING:
     from metronorm.clock.record import TickRecord

@@ -78,7 +78,7 @@ class Recorder:
         """A tick's line that the ring has no room for."""
         self._writer.overflow(self.ticks, line, tick)
 
-    def event(self, name: str, **fields: Any) -> dict[str, Any]:
+    def event(self, name: str, /, **fields: Any) -> dict[str, Any]:
         """Something that happened; the record that was made of it."""
         return self._event(name, fields, put=not self._forgotten)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copyreg
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ def retype(thing: Any, **methods: Callable[..., Any]) -> Callable[[], None]:
         if isinstance(made, str):
             return made
         function, arguments, *state = made
-        if function is copyreg.__newobj__:  # which pickle takes for the object's class only
+        if getattr(function, "__name__", "") == "__newobj__":  # for an object's own class only
             function = base.__new__
         return function, tuple(base if each is own else each for each in arguments), *state
 
@@ -39,3 +38,8 @@ def retype(thing: Any, **methods: Callable[..., Any]) -> Callable[[], None]:
             change(thing, base)
 
     return undo
+
+
+def kind_of(thing: object) -> str:
+    """For messages."""
+    return f"an object of type {type(thing).__name__}"

@@ -18,7 +18,8 @@ import tempfile
 from pathlib import Path
 
 from metronorm.clock.columns import columns_of, literal
-from metronorm.clock.lines import Lines, is_sealed, sealed_as, tape_ring
+from metronorm.clock.lines import Lines, sealed_as, tape_ring
+from metronorm.clock.parts import is_readable, looks_whole, scan
 from metronorm.clock.ring import abandoned_ring, abandoned_rings
 from metronorm.clock.run import read_run_info, tape_folders
 from metronorm.clock.tape import LIVE, NEXT, Tape
@@ -59,7 +60,8 @@ def recover_all() -> None:
         with contextlib.suppress(OSError, MetronormError):
             tape = Tape(folder)
             try:
-                recover(folder, tape, *ring.name.split("-")[2:0:-1])
+                _, identity, kind, *_ = ring.name.split("-")
+                recover(folder, tape, kind, identity)
             finally:
                 tape.close()
 
@@ -101,7 +103,7 @@ def seal_parts(folder: Path, kind: str) -> int:
     """Seal the finished stretches of a tape; how many parts were made."""
     made = 0
     for path in sorted(folder.glob("_part-*.jsonl")):
-        if not is_sealed(path):
+        if not _holds(sealed_as(path)):
             try:
                 _seal(path, kind)
             except FileNotFoundError:
@@ -112,6 +114,14 @@ def seal_parts(folder: Path, kind: str) -> int:
         path.unlink(missing_ok=True)
     remove_leftovers(folder)
     return made
+
+
+def _holds(part: Path) -> bool:
+    """Whether a part is there, as after sealing that was cut short, and can be read."""
+    import duckdb
+
+    with duckdb.connect(config={"threads": 1}) as connection:
+        return looks_whole(part) and is_readable(connection, [scan([part])])
 
 
 def _seal(path: Path, kind: str) -> None:

@@ -211,7 +211,8 @@ def _machine(events: Table) -> str:
 
 def _host(host: dict[str, Any]) -> str:
     memory = host.get("memory_bytes")
-    parts = [host.get("name"), host.get("processor"), f"{host.get('cores')} cores"]
+    cores = host.get("cores")
+    parts = [host.get("name"), host.get("processor"), f"{cores} cores" if cores else None]
     if memory:
         parts.append(f"{memory / 2**30:.0f} GiB")
     return ", ".join(str(part) for part in parts if part)

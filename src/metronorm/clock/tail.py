@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.clock.lines import _DECODERS as DECODERS
-from metronorm.clock.lines import tape_ring
+from metronorm.clock.lines import DECODERS, tape_ring
 from metronorm.clock.ring import read_ring
 from metronorm.clock.tape import LIVE, next_part
 

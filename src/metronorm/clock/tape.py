@@ -80,7 +80,8 @@ class Tape:
         Args:
             pieces: of the lines; a line may begin in one and end in the next.
         """
-        if self._torn:
+        ended = int(self._torn)
+        if ended:
             pieces = (b"\n", *pieces)
         wanted = sum(len(memoryview(piece)) for piece in pieces)
         written = 0
@@ -96,11 +97,10 @@ class Tape:
             whole = b"".join(pieces).rfind(b"\n", 0, written) + 1
             if written > whole:
                 self.cut(written - whole)
-            return max(whole - self._torn, 0)
+            return max(whole - ended, 0)
         self.last_error = None
-        written -= self._torn
         self._torn = False
-        return written
+        return written - ended
 
     def _find(self) -> None:
         """Write into the folder that is there, not into a file that was removed with another."""

@@ -124,7 +124,7 @@ class Ticking:
         """
         self._arrival = self._now() - self._ledger.last
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         """Put something that happened on record, with the tick it happened in; from any thread."""
         if self._recorder is None:
             raise not_entered()

@@ -37,7 +37,8 @@ def write_events(run: Run, rank: int, directory: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError:
         raise MissingDependencyError(
-            "event files are written with the package tensorboard", fix="pip install tensorboard"
+            "event files are written with the package tensorboard",
+            fix="pip install 'metronorm[tensorboard]'",
         ) from None
     writer = EventFileWriter(str(directory), max_queue_size=1000)
     try:

@@ -95,7 +95,8 @@ class TickLogger(Logger):
                 name=self._name,
             )
             self._resume = True  # from now on it is this logger's own run
-            self._has_callback = config is not None
+            self._has_callback = False
+        self._has_callback |= config is not None
         return self.steps
 
     def log_hyperparams(

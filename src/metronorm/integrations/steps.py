@@ -236,6 +236,8 @@ class Steps:
 
 def plain(value: Any) -> Any:
     """`value` as JSON can hold it; what it cannot becomes text."""
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a NumPy scalar
+        return plain(value.item())
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):

@@ -126,7 +126,8 @@ def _read(paths: list[Path]) -> _Log:
         from tensorboard.compat.proto import event_pb2
     except ImportError:
         raise MissingDependencyError(
-            "event files are read with the package tensorboard", fix="pip install tensorboard"
+            "event files are read with the package tensorboard",
+            fix="pip install 'metronorm[tensorboard]'",
         ) from None
     log = _Log()
     for path in paths:

@@ -1,10 +1,10 @@
 """Values on their way into a run: which attempt and which tick each of them belongs to.
 
 A step is a tick, and its values are one record. Values come in stretches, in the order in which
-they were logged: an event file, a file of rows. A stretch that goes back, where a metric is logged
-for a step at or before one that it already had, is a new attempt, as after a crash. Within a
-stretch, so is a metric that is logged once more for a step behind its newest one; late values for
-steps that lack them are just late.
+they were logged: an event file, the rows of a process. A stretch in which a metric begins behind
+its newest step so far is a new attempt, as after a crash. So is, within a stretch, what follows
+once a metric is logged again for a step that it has, behind its newest one; late values for steps
+that lack them are just late.
 
 One kind of going back is no restart: of metrics on two axes (ticks and epochs), the one that counts
 slowly goes on at a low step. A new attempt there would take what the others did since that step for
@@ -17,12 +17,11 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from metronorm.clock.names import MOST
 from metronorm.integrations.names import MetricNames
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-
-MOST_NAMES = 10_000
 
 Value = tuple[int, int, str, float]  # step, nanoseconds since 1970, tag, value
 
@@ -85,7 +84,7 @@ class History:
     def _put(self, values: list[Value]) -> None:
         rows, last, names = self.attempts[-1], self._last, self.names
         for step, time_ns, tag, value in values:
-            if len(names) >= MOST_NAMES and tag not in names:
+            if len(names) >= MOST and tag not in names:
                 self.left_out.add(tag)
                 continue
             name = names[tag]
