@@ -17,9 +17,7 @@ def ticks(run: Path, attempt: int = 0) -> list[dict[str, Any]]:
     return [
         {name: row[name] for name in ("tick", "time_ns", "wall_ns", "beats")}
         | {
-            "phases": {
-                name: ns for name in table.phases if (ns := row[f"{name}_ns"]) is not None
-            },
+            "phases": {name: ns for name in table.phases if (ns := row[f"{name}_ns"]) is not None},
             "metrics": {name: row[name] for name in table.metrics if row[name] is not None},
         }
         for row in table.rows()

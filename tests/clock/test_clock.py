@@ -3,7 +3,6 @@ import math
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -121,7 +120,11 @@ def test_stop_ends_the_loop_with_its_tick_on_the_tape(tmp_path: Path) -> None:
             if batch == 2:
                 clock.stop()
             clock.log(batch=batch)
-        assert [record["metrics"]["batch"] for record in records.ticks(tmp_path / "run")] == [0, 1, 2]
+        assert [record["metrics"]["batch"] for record in records.ticks(tmp_path / "run")] == [
+            0,
+            1,
+            2,
+        ]
         assert list(clock.ticks(range(2))) == [0, 1], "the next loop is another"
 
 
@@ -169,9 +172,7 @@ def test_events_hold_anything(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         for _ in clock.ticks(range(2)):
             clock.event("checkpoint", path=Path("a/b"), list=[1, 2])
-    events = [
-        event for event in records.events(tmp_path / "run") if event["event"] == "checkpoint"
-    ]
+    events = [event for event in records.events(tmp_path / "run") if event["event"] == "checkpoint"]
     assert [event["tick"] for event in events] == [1, 2]
     assert events[0]["fields"] == {"path": "a/b", "list": [1, 2]}
 

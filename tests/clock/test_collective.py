@@ -1,7 +1,6 @@
 """Of several ranks one is slow: by their arrivals it is told, though their ticks take as long."""
 
 import os
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metronorm.clock import open_run
+from metronorm.clock.diagnosis import diagnose
 
 SCRIPT = Path(__file__).parent / "collective_ranks.py"
 DELAY_NS, RANKS = 50_000_000, 4
@@ -44,17 +44,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def medians(folder: Path, case: str, column: str) -> list[float]:
     """By rank; the first ticks, in which all begin, are left out."""
-    found = []
-    for rank in range(RANKS):
-        rows = open_run(folder / case / str(rank)).ticks().rows()
-        found.append(statistics.median(row.get(column) or 0 for row in rows[2:]))
-    return found
+    ticks = open_run(folder / case).ticks()
+    rows = ticks.sql(
+        f"""select rank, median(coalesce("{column}", 0)) from ticks
+            where tick > 2 group by rank order by rank"""
+    ).fetchall()
+    assert [rank for rank, _ in rows] == list(range(RANKS))
+    return [median for _, median in rows]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_slow_rank_arrives_late(folder: Path, case: str) -> None:
-    *others, slow = medians(folder, case, "arrival")
+    *others, slow = medians(folder, case, "arrival_ns")
     assert min(others) > 0
     assert slow - max(others) >= 0.6 * DELAY_NS
     walls = medians(folder, case, "wall_ns")
@@ -66,3 +68,13 @@ def test_the_slow_rank_arrives_late(folder: Path, case: str) -> None:
 def test_the_others_wait_for_it(folder: Path, case: str) -> None:
     *others, slow = medians(folder, case, "communicate_ns")
     assert min(others) - slow >= 0.6 * DELAY_NS
+
+
+@pytest.mark.slow
+def test_the_diagnosis_names_it_with_its_milliseconds(folder: Path) -> None:
+    finding = next(one for one in diagnose(open_run(folder / "ddp")) if one.rule == "straggler")
+    assert finding.evidence["rank"] == RANKS - 1
+    late = [
+        value for name, value in finding.evidence.items() if "millisecond" in name or "ms" in name
+    ]
+    assert max(late) >= 30, finding

@@ -234,7 +234,7 @@ class NVMLError(Exception):
     pass
 
 
-class NotSupported(NVMLError):
+class NotSupportedError(NVMLError):
     def __str__(self) -> str:
         return "Not Supported"
 
@@ -260,7 +260,7 @@ class Nvml:
 
     def _read(self, what: str, handle: int, value: Any) -> Any:
         if (what, handle) in self.cannot:
-            raise NotSupported
+            raise NotSupportedError
         return value
 
     def nvmlDeviceGetUtilizationRates(self, handle: int) -> Any:  # noqa: N802
@@ -320,8 +320,8 @@ def test_what_one_gpu_cannot_tell_the_other_does(told: Told, tmp_path: Path, nvm
         assert "gpu0_utilization" in values
         assert "gpu1_utilization" not in values
     assert told == [
-        ("energy of GPU 0", "NotSupported: Not Supported"),
-        ("utilization of GPU 1", "NotSupported: Not Supported"),
+        ("energy of GPU 0", "NotSupportedError: Not Supported"),
+        ("utilization of GPU 1", "NotSupportedError: Not Supported"),
     ]
 
 

@@ -96,6 +96,26 @@ def test_a_step_that_fails_is_none(training: Training, with_closure: bool) -> No
     assert [tick["phases"] for tick in found] == [TICK, two, TICK]
 
 
+def test_a_step_that_fails_inside_a_phase_of_the_loop(training: Training) -> None:
+    def fail() -> Any:
+        raise OverflowError
+
+    def loop(closure: Any) -> None:
+        with training.clock.phase("epoch"):
+            training.time.pass_(1)
+            training.optimizer.step(closure)
+
+    with Watch(training.clock, training.model, training.optimizer):
+        for _ in range(2):
+            training.beat(torch.ones(1, 2))
+            with pytest.raises(OverflowError):
+                loop(fail)
+            training.time.pass_(100)
+            loop(None)
+    each = {"forward": FORWARD, "backward": BACKWARD, "update": UPDATE}
+    assert training.phases() == [each | {"epoch": 2, "unattributed": 100}] * 2
+
+
 def test_a_step_that_failed_is_made_again(training: Training) -> None:
     fails = iter([True, False] * 2)
 

@@ -13,7 +13,7 @@ from metronorm.clock import Clock, open_run
 from .virtual import VirtualTime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
     from torch import Tensor
@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 DATA, FORWARD, BACKWARD, UPDATE = 3, 10, 20, 5
 TICK = {"data": DATA, "forward": FORWARD, "backward": BACKWARD, "update": UPDATE}
 _NO_PHASES = {"time_ns", "wall_ns", "clock_ns", "arrival_ns"}
-
-
-class Standing(Clock):
-    """What the watch wants of the clock."""
-
-    def _iterate(self, *arguments: Any) -> Iterator[Any]:
-        self._looping = True
-        try:
-            yield from super()._iterate(*arguments)
-        finally:
-            self._looping = False
 
 
 class Pass(torch.autograd.Function):
@@ -100,7 +89,7 @@ class Training:
     def __init__(self, run: Path, batches: int = 4) -> None:
         self.run = run
         self.time = VirtualTime()
-        self.clock = Standing(run, progress=False, now=self.time)
+        self.clock = Clock(run, progress=False, now=self.time)
         self.model = Net(self.time)
         self.optimizer = Descent(self.model.parameters(), self.time)
         self.loader = DataLoader(Samples(self.time, batches), batch_size=1)

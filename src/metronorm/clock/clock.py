@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from metronorm.clock.device import Device
     from metronorm.clock.diagnosis import Finding
+    from metronorm.clock.hooks import Watch
     from metronorm.clock.record import TickRecord
 
 T = TypeVar("T")
@@ -79,7 +80,8 @@ class Clock(Ticking):
         self._name = name
         self._progress = progress
         self._stall = stall
-        self._stopping = False
+        self._stopping = self._looping = False
+        self._watch: Watch | None = None
         self._closed = False
         self._unwritten: TickRecord | Late | None = None
         self._bar = Progress(enabled=False)
@@ -130,6 +132,8 @@ class Clock(Ticking):
         """What leaving `with` does: write what is not written yet; `error` ended the run."""
         if self._closed or self._recorder is None:
             return
+        if self._watch is not None:
+            self._watch.remove()  # which ends the tick whose step is done
         if error is None:
             self._write_pending()
         # after an error the device may hang, or be broken
@@ -140,6 +144,27 @@ class Clock(Ticking):
         self._put = nowhere
         self._bar.close()
         self._recorder.close()
+
+    def watch(self, model: Any = None, optimizer: Any = None, loader: Any = None) -> Watch:
+        """Record a PyTorch loop that exists, by hooks and without a change to it.
+
+        Ticks are the optimizer's steps; phases are `data`, `forward`, `backward`, `communicate` and
+        `update`. Each of the three may be left out; inside `ticks` only the phases are taken.
+        See `metronorm.clock.hooks.Watch`, which is also how to take the hooks off again.
+
+        Raises:
+            ConfigError: the clock is not entered, or watches already, or cannot watch one of them.
+        """
+        from metronorm.clock.hooks import Watch
+
+        if self._recorder is None:
+            raise not_entered()
+        if self._watch is not None and not self._watch.removed:
+            raise ConfigError(
+                "a clock watches one loop at a time", fix="remove() the watch that there is"
+            )
+        self._watch = Watch(self, model, optimizer, loader)
+        return self._watch
 
     def diagnose(self) -> list[Finding]:
         """What is wrong with the run so far; see `metronorm.clock.diagnosis`."""
@@ -228,33 +253,37 @@ class Clock(Ticking):
         ledger = self._ledger
         data = ledger.phases["data"]
         ledger.begin()
-        with data:
-            source = iter(loader)
-        while total is None or self.tick < total:
+        self._looping = True
+        try:
             with data:
-                if size is None:
-                    taken = next(source, _NOTHING)
-                    beats = getattr(taken, "beats", 1)
-                    self._beats = beats if isinstance(beats, int) else 1
-                else:
-                    taken = list(itertools.islice(source, size))
-                    self._beats = len(taken)
-                    if not taken:
-                        taken = _NOTHING
-            if taken is _NOTHING:
-                break
-            self.tick += 1
-            try:
-                yield taken
-            except GeneratorExit:
-                # `break`, or an error on its way out of the body: only the clock's own exit
-                # knows which, so the record waits for it.
-                self._unwritten = self._end()
-                ledger.pause()
-                raise
-            self._record(self._end())
-            if self._stopping:
-                break
+                source = iter(loader)
+            while total is None or self.tick < total:
+                with data:
+                    if size is None:
+                        taken = next(source, _NOTHING)
+                        beats = getattr(taken, "beats", 1)
+                        self._beats = beats if isinstance(beats, int) else 1
+                    else:
+                        taken = list(itertools.islice(source, size))
+                        self._beats = len(taken)
+                        if not taken:
+                            taken = _NOTHING
+                if taken is _NOTHING:
+                    break
+                self.tick += 1
+                try:
+                    yield taken
+                except GeneratorExit:
+                    # `break`, or an error on its way out of the body: only the clock's own exit
+                    # knows which, so the record waits for it.
+                    self._unwritten = self._end()
+                    ledger.pause()
+                    raise
+                self._record(self._end())
+                if self._stopping:
+                    break
+        finally:
+            self._looping = False
         ledger.pause()
         ledger.close()  # the wait that found the loader empty is part of no tick
 

@@ -26,7 +26,7 @@ ranks but the first.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.retype import retype
 
@@ -47,7 +47,7 @@ class Collectives:
 
     def __init__(self, clock: Clock, phases: Phases) -> None:
         self._clock, self._phases = clock, phases
-        self._now, self._arrive = clock._now, cast("Callable[..., None]", clock.arrive)
+        self._now, self._arrive = clock._now, clock.arrive
         self._since = self._waited_ns = self._tick = 0
         self._reducers: list[Any] = []
 

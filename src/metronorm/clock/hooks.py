@@ -67,7 +67,7 @@ class Watch:
         self._clock = clock
         self._torch = sys.modules.get("torch")
         self._thread = threading.get_ident()
-        self._removed = False
+        self.removed = False
         self._undo: list[Callable[[], object]] = []
         self._phases = Phases(clock)
         self._collectives = Collectives(clock, self._phases)
@@ -105,14 +105,14 @@ class Watch:
 
     def remove(self) -> None:
         """Take all hooks away. A tick whose step is done ends here."""
-        if self._removed:
+        if self.removed:
             return
         for undo in self._undo:
             undo()
         self._passes.stop()
         self._is_stepping()
         self._rest(for_good=True)
-        self._removed = True
+        self.removed = True
 
     # --- what is watched ------------------------------------------------------------------------
 
@@ -147,11 +147,11 @@ class Watch:
 
     def away(self) -> bool:
         """Whether what happens is to be overlooked."""
-        return self._removed or threading.get_ident() != self._thread
+        return self.removed or threading.get_ident() != self._thread
 
     def _ticks(self) -> bool:
         """Whether it is the watch that begins and ends ticks."""
-        return self._has_optimizer and not getattr(self._clock, "_looping", False)
+        return self._has_optimizer and not self._clock._looping
 
     def _begin(self) -> None:
         """What comes now belongs to a tick: the one that runs, or the next."""

@@ -120,8 +120,10 @@ def _holds(part: Path) -> bool:
     """Whether a part is there, as after sealing that was cut short, and can be read."""
     import duckdb
 
+    if not looks_whole(part):
+        return False
     with duckdb.connect(config={"threads": 1}) as connection:
-        return looks_whole(part) and is_readable(connection, [scan([part])])
+        return is_readable(connection, [scan([part])])
 
 
 def _seal(path: Path, kind: str) -> None:
@@ -138,11 +140,14 @@ def _seal(path: Path, kind: str) -> None:
     ):
         whole = Path(scratch, "lines.jsonl")
         whole.write_bytes(b"".join(lines.whole))
-        select = columns_of(connection, kind, whole)
-        query = f"select * from ({select}) order by tick, time_ns"
         written = literal(str(aside))
-        connection.execute(f"copy ({query}) to {written} (format parquet, compression zstd)")
-        counted = connection.sql(f"select count(*) from read_parquet({written})").fetchall()
+        try:
+            select = columns_of(connection, kind, whole)
+            query = f"select * from ({select}) order by tick, time_ns"
+            connection.execute(f"copy ({query}) to {written} (format parquet, compression zstd)")
+            counted = connection.sql(f"select count(*) from read_parquet({written})").fetchall()
+        except duckdb.Error as error:
+            raise OSError(f"{path} cannot be sealed: {error}") from None
         if counted != [(len(lines.whole),)]:
             raise OSError(f"{path} has {len(lines.whole)} records, its Parquet part {counted}")
 

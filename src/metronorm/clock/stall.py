@@ -99,10 +99,10 @@ def tell(watch: StallWatch, event: dict[str, Any]) -> None:
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             _log.warning("the stall command failed: %s", error)
     if watch.webhook:
-        request = urllib.request.Request(
-            watch.webhook, data=message, headers={"Content-Type": "application/json"}
-        )
         try:
+            request = urllib.request.Request(
+                watch.webhook, data=message, headers={"Content-Type": "application/json"}
+            )
             urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()
         except (OSError, ValueError, HTTPException) as error:
             _log.warning("the stall webhook failed: %s", error)

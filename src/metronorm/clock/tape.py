@@ -93,7 +93,7 @@ class Tape:
                 while written < wanted:
                     written += os.write(self._file, rest[written:])
         except OSError as error:
-            self.last_error = error
+            self.last_error = error.with_traceback(None)  # that would keep the pieces
             whole = b"".join(pieces).rfind(b"\n", 0, written) + 1
             if written > whole:
                 self.cut(written - whole)

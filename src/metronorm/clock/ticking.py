@@ -117,12 +117,13 @@ class Ticking:
         self._fetching |= fetching  # when all of them are numbers
         self._cost_ns += self._now() - begin
 
-    def arrive(self) -> None:
+    def arrive(self, *, waited_ns: int = 0) -> None:
         """This rank has its gradients and enters the collective that waits for all ranks.
 
-        Said several times in a tick, the last one holds.
+        Said several times in a tick, the last one holds; `waited_ns` is what it spent waiting for
+        other ranks in the tick before.
         """
-        self._arrival = self._now() - self._ledger.last
+        self._arrival = self._now() - self._ledger.last - waited_ns
 
     def event(self, name: str, /, **fields: Any) -> None:
         """Put something that happened on record, with the tick it happened in; from any thread."""

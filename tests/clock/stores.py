@@ -1,0 +1,79 @@
+"""Tapes with nobody at them: lines, rings and parts as clocks leave them."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metronorm.clock import open_run
+from metronorm.clock.record import TickRecord
+from metronorm.clock.ring import Ring, ring_path
+from metronorm.clock.run import create_run, read_run_info, tape_folder
+from metronorm.clock.tape import Tape, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+Values = dict[str, float | str]
+
+
+def new_run(run: Path) -> Path:
+    """One in which nothing has happened."""
+    create_run(run, name=None, config={})
+    return run
+
+
+def line(tick: int, metrics: Values | None = None, **changes: Any) -> bytes:
+    """What a clock says of a tick."""
+    usual: dict[str, Any] = {
+        "time_ns": 1_800_000_000_000_000_000 + tick,
+        "wall_ns": 3,
+        "beats": 1,
+        "phases": {"forward": 2, "unattributed": 1},
+        "metrics": {"loss": 1 / tick} if metrics is None else metrics,
+    }
+    return encode(TickRecord(tick=tick, **(usual | changes)))
+
+
+def write_tape(
+    run: Path,
+    *stretches: Iterable[bytes],
+    kind: str = "ticks",
+    attempt: int = 0,
+    rank: int = 0,
+) -> Path:
+    """Finished stretches and the one that was being written; the folder of the tape."""
+    folder = tape_folder(run, kind, attempt, rank)
+    folder.mkdir(parents=True, exist_ok=True)
+    tape = Tape(folder)
+    for number, lines in enumerate(stretches):
+        if number:
+            tape.rotate()
+        tape.append(*lines)
+    tape.close()
+    return folder
+
+
+def write_ring(run: Path, folder: Path, *lines: bytes) -> Path:
+    """What was on its way to a tape of ticks when its process was killed."""
+    path = ring_path(read_run_info(run).id, "ticks", 0, 0)
+    ring = Ring(path, folder, 64 << 10)
+    assert ring.shared
+    assert all(map(ring.put, lines))
+    ring.close(keep=True)
+    return path
+
+
+def numbers(run: Path) -> list[int]:
+    """The ticks of a run, as they are read."""
+    return [row["tick"] for row in open_run(run).ticks("full").rows()]
+
+
+def bits(values: Iterable[float | None]) -> list[bytes | None]:
+    """Numbers that can be compared: NaN is itself, -0.0 is not 0.0."""
+    nan = struct.pack("d", float("nan"))
+    return [
+        None if value is None else nan if value != value else struct.pack("d", value)
+        for value in values
+    ]
