@@ -6,7 +6,7 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock import open_run
+from metronorm.clock import Run, open_run
 from metronorm.clock.record import TickRecord
 from metronorm.clock.ring import Ring, ring_path
 from metronorm.clock.run import create_run, read_run_info, tape_folder
@@ -65,9 +65,10 @@ def write_ring(run: Path, folder: Path, *lines: bytes) -> Path:
     return path
 
 
-def numbers(run: Path) -> list[int]:
+def numbers(run: Path | Run) -> list[int]:
     """The ticks of a run, as they are read."""
-    return [row["tick"] for row in open_run(run).ticks("full").rows()]
+    read = open_run(run) if isinstance(run, Path) else run
+    return [row["tick"] for row in read.ticks("full").rows()]
 
 
 def bits(values: Iterable[float | None]) -> list[bytes | None]:

@@ -74,7 +74,4 @@ def test_the_others_wait_for_it(folder: Path, case: str) -> None:
 def test_the_diagnosis_names_it_with_its_milliseconds(folder: Path) -> None:
     finding = next(one for one in diagnose(open_run(folder / "ddp")) if one.rule == "straggler")
     assert finding.evidence["rank"] == RANKS - 1
-    late = [
-        value for name, value in finding.evidence.items() if "millisecond" in name or "ms" in name
-    ]
-    assert max(late) >= 30, finding
+    assert finding.evidence["late_ns"] >= 0.6 * DELAY_NS

@@ -1,8 +1,9 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -105,6 +106,35 @@ def test_ticks_land_in_any_number() -> None:
     for tick, phases in enumerate(closed):
         assert isinstance(phases, DevicePhases)
         assert phases.get() == (tick, {"forward": tick, UNATTRIBUTED: 0})
+
+
+@pytest.mark.parametrize("in_device_time", [False, True])
+def test_a_generator_may_be_left_inside_a_phase(tmp_path: Path, in_device_time: bool) -> None:
+    """Its phase ends when another one does that was open before it, and not once more later."""
+    time = VirtualTime()
+    device = FakeDevice(time) if in_device_time else None
+
+    def loader(clock: Clock) -> Iterator[int]:
+        for number in range(10):
+            time.pass_(100)
+            with clock.phase("read"):
+                time.pass_(10)
+                yield number
+
+    with Clock(tmp_path / "run", progress=False, device=device, now=time, stall=None) as clock:
+        for _ in range(2):
+            for number in clock.ticks(loader(clock)):
+                with clock.phase("forward"):
+                    time.pass_(1_000)
+                if number == 3:
+                    break
+        if device is not None:
+            device.may_wait = True
+    ticks = records.ticks(tmp_path / "run")
+    assert len(ticks) == 8
+    for tick in ticks:
+        assert tick["phases"] == {"data": 100, "read": 10, "forward": 1_000, "unattributed": 0}
+        assert tick["wall_ns"] == 1_110
 
 
 # --- random programs ------------------------------------------------------------------------------

@@ -164,7 +164,6 @@ def test_a_child_may_have_a_clock_of_its_own(tmp_path: Path) -> None:
 
 
 # the map has a descriptor of its own, of the file that is locked
-@pytest.mark.xfail(reason="the child keeps the lock by its map")
 def test_a_child_that_outlives_its_parent_does_not_keep_its_ring(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", OUTLIVED, str(tmp_path / "run")], stdin=subprocess.PIPE

@@ -66,7 +66,7 @@ def test_a_phase_is_left_by_an_exception_too() -> None:
 @pytest.mark.parametrize("name", ["", "unattributed", "time", "wall"])
 def test_names_of_the_records_own(name: str) -> None:
     with pytest.raises(ConfigError, match="a phase needs a name"):
-        Ledger(VirtualTime()).open(name)
+        Ledger(VirtualTime()).phases[name]
 
 
 @given(

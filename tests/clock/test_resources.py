@@ -11,12 +11,8 @@ from typing import Any
 import psutil
 import pytest
 
-from metronorm.clock import Clock, open_run, watcher
 from metronorm.clock import resources as module
 from metronorm.clock.resources import Resources
-from metronorm.clock.watcher import Watcher
-
-from . import records
 
 MEGABYTE = 1 << 20
 
@@ -143,7 +139,7 @@ def test_children_and_their_children_are_counted_while_they_live(
     memory = sample["children_memory_bytes"] - before.get("children_memory_bytes", 0)
     spent = sample["children_processor_ns"] - before.get("children_processor_ns", 0)
     assert memory >= 128 * MEGABYTE
-    assert 0.2e9 * 0.9 <= spent <= 60e9
+    assert 0.15e9 <= spent <= 60e9, "of 0.2 s, in hundredths that are cut off"
     assert sample["memory_bytes"] < before["memory_bytes"] + 64 * MEGABYTE, "not the parent's"
     child.communicate()
     after = resources.sample()
@@ -340,61 +336,3 @@ def test_gpus_that_nobody_can_ask_are_told_once(
         if why == "no library"
         else ("GPUs", "NVMLError: Driver Not Loaded")
     ]
-
-
-# --- on record ------------------------------------------------------------------------------------
-
-
-def test_even_the_shortest_run_has_samples(tmp_path: Path) -> None:
-    with Clock(tmp_path / "run", progress=False) as clock:
-        list(clock.ticks(range(3)))
-    rows = open_run(tmp_path / "run").resources().rows()
-    assert len(rows) >= 2, "at its begin and at its end"
-    assert rows[-1]["tick"] == 3
-    assert rows[0]["memory_bytes"] > MEGABYTE
-    assert clock.latest_resources["memory_bytes"] == rows[-1]["memory_bytes"]
-
-
-def test_what_is_not_sampled_is_an_event_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watcher, "PERIOD_SECONDS", 0.001)
-    monkeypatch.setattr(psutil, "virtual_memory", fail)
-    sampled = threading.Semaphore(0)
-    sample = Resources.sample
-
-    def counted(resources: Resources) -> dict[str, float]:
-        sampled.release()
-        return sample(resources)
-
-    monkeypatch.setattr(Resources, "sample", counted)
-    with Clock(tmp_path / "run", progress=False):
-        for _ in range(5):
-            assert sampled.acquire(timeout=60)
-    events = records.events(tmp_path / "run")
-    missing = [event["fields"] for event in events if event["event"] == "not sampled"]
-    assert [fields["what"] for fields in missing] == ["machine"]
-    assert missing[0]["why"].startswith("AccessDenied")
-    assert len(open_run(tmp_path / "run").resources().rows()) >= 5
-
-
-def test_a_sample_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one of a GPU that has fallen off its bus."""
-    monkeypatch.setattr(watcher, "PATIENCE_SECONDS", 0.0)
-    hangs, answers = threading.Event(), threading.Event()
-
-    def hang(resources: Resources) -> dict[str, float]:
-        hangs.set()
-        assert answers.wait(60)
-        return {}
-
-    monkeypatch.setattr(Resources, "sample", hang)
-    seen: list[dict[str, float]] = []
-    watching = Watcher(lambda: 0, seen.append, lambda name, **fields: {}, None)
-    assert hangs.wait(60)
-    watching.close()
-    assert seen == []
-    answers.set()
-    for thread in watching._threads:
-        thread.join(60)
-        assert not thread.is_alive()

@@ -3,21 +3,16 @@ import logging
 import socket
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from metronorm.clock import Clock, StallWatch, stall, watcher
-from metronorm.clock.resources import Resources
+from metronorm.clock import StallWatch, stall
 from metronorm.clock.stall import Stalls, stacks, tell
-from metronorm.clock.watcher import Watcher
 
-from . import records
 from .virtual import VirtualTime
 
 SECOND = 10**9
@@ -249,112 +244,3 @@ def answer_nonsense(server: socket.socket) -> None:
     with connection:
         connection.recv(65536)
         connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
-
-
-# --- on watch -------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
-    """The watcher looks all the time; its time moves when told."""
-    moved = VirtualTime()
-    monkeypatch.setattr(watcher, "PERIOD_SECONDS", 0.001)
-    monkeypatch.setattr(
-        watcher, "time", SimpleNamespace(monotonic_ns=moved, monotonic=time.monotonic)
-    )
-    return moved
-
-
-@pytest.fixture
-def looked(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
-    """Released at every look."""
-    looks = threading.Semaphore(0)
-    look = Stalls.look
-
-    def counted(stalls: Stalls, tick: int, now_ns: int) -> float | None:
-        try:
-            return look(stalls, tick, now_ns)
-        finally:
-            looks.release()
-
-    monkeypatch.setattr(Stalls, "look", counted)
-    return looks
-
-
-def see(looked: threading.Semaphore) -> None:
-    """Until the watcher has looked at what is the case now."""
-    for _ in range(2):
-        while looked.acquire(blocking=False):
-            pass
-        assert looked.acquire(timeout=60)
-
-
-def test_a_clock_notices_a_loop_that_hangs(
-    tmp_path: Path,
-    quick: VirtualTime,
-    looked: threading.Semaphore,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    told = threading.Event()
-
-    def tell_and_say(watch: StallWatch, event: dict[str, Any]) -> None:
-        tell(watch, event)
-        told.set()
-
-    monkeypatch.setattr(watcher, "tell", tell_and_say)
-    watch = StallWatch(command=(sys.executable, "-c", KEEP, str(tmp_path / "event")))
-    run = tmp_path / "run"
-    with Clock(run, progress=False, stall=watch) as clock:
-        for number in clock.ticks(range(12)):
-            see(looked)
-            quick.pass_(SECOND)
-            if number == 9:
-                quick.pass_(90 * SECOND)
-                assert told.wait(60), "this is where it hangs"
-                assert [event["event"] for event in records.events(run)][-1] == "stall"
-    stalls = [event for event in records.events(run) if event["event"] == "stall"]
-    assert [(event["tick"], event["fields"]["seconds"]) for event in stalls] == [(10, 91.0)]
-    assert "in test_a_clock_notices_a_loop_that_hangs" in stalls[0]["fields"]["stacks"]
-    assert "Thread metronorm-writer:" in stalls[0]["fields"]["stacks"]
-    message = json.loads((tmp_path / "event").read_bytes())
-    assert message["fields"] == stalls[0]["fields"]
-
-
-def test_a_stall_is_noticed_though_the_gpu_does_not_answer(
-    quick: VirtualTime, looked: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers, told = threading.Event(), threading.Event()
-    monkeypatch.setattr(watcher, "PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr(Resources, "sample", lambda resources: answers.wait(60) and {})
-    events: list[str] = []
-
-    def take(name: str, **fields: Any) -> dict[str, Any]:
-        events.append(name)
-        told.set()
-        return {}
-
-    tick = 0
-    watching = Watcher(lambda: tick, lambda values: None, take, StallWatch())
-    for _ in range(10):
-        see(looked)
-        quick.pass_(SECOND)
-        tick += 1
-    see(looked)
-    quick.pass_(90 * SECOND)
-    assert told.wait(60)
-    assert events == ["stall"]
-    watching.close()
-    answers.set()
-    for thread in watching._threads:
-        thread.join(60)
-
-
-def test_without_a_stall_watch_nobody_looks(
-    tmp_path: Path, quick: VirtualTime, looked: threading.Semaphore
-) -> None:
-    with Clock(tmp_path / "run", progress=False, stall=None):
-        quick.pass_(10**6 * SECOND)
-        names = {thread.name for thread in threading.enumerate()}
-        assert "metronorm-watcher" in names
-        assert "metronorm-stall" not in names
-    assert not looked.acquire(blocking=False)

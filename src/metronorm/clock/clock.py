@@ -115,6 +115,7 @@ class Clock(Ticking):
                 attempt=self.attempt,
                 rank=self.rank,
                 tick=lambda: int(self.tick),
+                running=lambda: self._ledger.counting,
                 time_ns=lambda: self._epoch + self._now(),
                 stall=self._stall,
             )

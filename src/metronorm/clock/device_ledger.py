@@ -31,7 +31,6 @@ class DeviceLedger(Ledger):
         super().__init__(now)
         self._device = device
         self._stack: list[str] = []
-        self._bottom_name = ""
         self._marks: list[tuple[Moment, str]] = []
 
     def account(self, name: str) -> Account:
@@ -41,12 +40,12 @@ class DeviceLedger(Ledger):
     def begin(self) -> None:
         """From now on what no phase covers is `unattributed`."""
         self.last = self.now()
-        self._bottom_name = UNATTRIBUTED
+        self.counting = True
         self.mark()
 
     def pause(self) -> None:
         """From now on what no phase covers is nobody's."""
-        self._bottom_name = ""
+        self.counting = False
         self.mark()
 
     def close(self) -> tuple[int, DevicePhases]:
@@ -76,7 +75,8 @@ class DeviceLedger(Ledger):
 
     def mark(self) -> None:
         """A moment, from which on the innermost open phase is charged."""
-        charged = self._stack[-1] if self._stack else self._bottom_name
+        bottom = UNATTRIBUTED if self.counting else ""
+        charged = self._stack[-1] if self._stack else bottom
         self._marks.append((self._device.mark(), charged))
 
 

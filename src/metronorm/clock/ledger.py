@@ -34,6 +34,7 @@ class Ledger:
         self.last = now()
         self.phases = Phases(self)
         self.entered = 0  # how often phases were, in all
+        self.counting = False  # whether time that no phase covers is a tick's
         self.unattributed = Account(self)
         self.idle = Account(self)
         self.bottom = self.top = self.idle  # the top one is charged
@@ -44,10 +45,12 @@ class Ledger:
 
     def begin(self) -> None:
         """From now on what no phase covers is `unattributed`."""
+        self.counting = True
         self._change(self.unattributed)
 
     def pause(self) -> None:
         """From now on what no phase covers is nobody's."""
+        self.counting = False
         self._change(self.idle)
 
     def close(self) -> tuple[int, dict[str, int] | DevicePhases]:

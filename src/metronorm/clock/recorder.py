@@ -35,6 +35,7 @@ class Recorder:
         attempt: that this process claimed.
         rank: of this process.
         tick: the number of the tick that runs.
+        running: whether one does.
         time_ns: nanoseconds since 1970.
         stall: when to call it a stall; None: never.
 
@@ -50,6 +51,7 @@ class Recorder:
         attempt: int,
         rank: int,
         tick: Callable[[], int],
+        running: Callable[[], bool],
         time_ns: Callable[[], int],
         stall: StallWatch | None,
     ) -> None:
@@ -67,7 +69,7 @@ class Recorder:
         self.ticks = self._channels["ticks"]
         self._writer = Writer(self._channels, self._on_return)
         self.event("start", process=os.getpid(), host=host()["name"], versions=versions())
-        self._watcher = Watcher(tick, self._sample, self.event, stall)
+        self._watcher = Watcher(tick, running, self._sample, self.event, stall)
 
     @property
     def dropped(self) -> int:

@@ -85,7 +85,12 @@ class Ring:
                 os.posix_fallocate(self._file, 0, _HEADER + self.capacity)
             else:
                 os.write(self._file, bytes(_HEADER + self.capacity))
-            return mmap.mmap(self._file, _HEADER + self.capacity)
+            # a map keeps a descriptor: not the one with the lock, which a child of fork lets go
+            mapped = os.open(self._path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                return mmap.mmap(mapped, _HEADER + self.capacity)
+            finally:
+                os.close(mapped)
         except OSError:
             self._path.unlink(missing_ok=True)
             os.close(self._file)

@@ -21,6 +21,7 @@ class Watcher:
 
     Args:
         tick: the number of ticks done.
+        running: whether a tick is.
         record: takes a sample.
         event: takes an event's name and fields.
         stall: when to call it a stall; None: never.
@@ -29,11 +30,12 @@ class Watcher:
     def __init__(
         self,
         tick: Callable[[], int],
+        running: Callable[[], bool],
         record: Callable[[dict[str, float]], None],
         event: Callable[..., dict[str, Any]],
         stall: StallWatch | None,
     ) -> None:
-        self._tick, self._record, self._event = tick, record, event
+        self._tick, self._running, self._record, self._event = tick, running, record, event
         self._closing = threading.Event()
         self._threads = [self._begin("metronorm-watcher", self._sample)]
         if stall is not None:  # a GPU that hangs may hang the one that samples it
@@ -57,6 +59,9 @@ class Watcher:
     def _look(self, watch: StallWatch) -> None:
         stalls = Stalls(watch, time.monotonic_ns())
         while not self._closing.wait(PERIOD_SECONDS):
+            if not self._running():  # no tick is expected between two loops
+                stalls = Stalls(watch, time.monotonic_ns())
+                continue
             seconds = stalls.look(self._tick(), time.monotonic_ns())
             if seconds is not None:
                 tell(watch, self._event("stall", seconds=seconds, stacks=stacks()))

@@ -1,0 +1,426 @@
+import contextlib
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metronorm.clock import Clock, open_run, writer
+from metronorm.clock import ring as rings
+from metronorm.clock import seal as sealing
+from metronorm.clock.names import RESERVED
+from metronorm.clock.run import tape_folder
+from metronorm.clock.seal import recover_all, seal_parts, seal_run
+from metronorm.clock.spawn import is_running, spawn
+from metronorm.clock.tape import LIVE, Tape
+from metronorm.clock.writer import Channel
+from metronorm.errors import RunError
+
+from . import records
+from .stores import bits, line, new_run, numbers, write_ring, write_tape
+
+CRASHING = Path(__file__).with_name("crashing.py")
+ODD = ["phases", "metrics", "lines", "values", "select", "key", "größe", "q\"u'o", "a.b/c d", "É"]
+
+floats = st.floats() | st.sampled_from([-0.0, 5e-324, -2.2e-308, 1.7976931348623157e308])
+names = st.sampled_from(ODD) | st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
+).filter(lambda name: name.lower() not in RESERVED and not name.lower().endswith("_ns"))
+metrics = st.dictionaries(names, floats, max_size=6)
+
+
+@pytest.fixture(autouse=True)
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Rings that no other test takes for those of dead processes."""
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.setattr(rings, "_shared_folder", lambda: folder)
+    return folder
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for another process; the timeout of the test is the limit."""
+    while not condition():
+        threading.Event().wait(0.01)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_long_stretch_is_sealed_while_the_loop_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "STRETCH_BYTES", 20_000)
+    run = tmp_path / "run"
+    with Clock(run, progress=False, stall=None) as clock:
+        folder = tape_folder(run, "ticks", 0, 0)
+        said = []
+
+        def go(ticks: int) -> None:
+            for _ in clock.ticks(range(ticks)):
+                said.append(clock.tick / 3)
+                clock.log(value=said[-1])
+
+        for part in range(2):
+            go(300)
+            assert clock.flush()
+            until(lambda number=part: (folder / f"part-0000{number}.parquet").exists())
+            until(lambda: not list(folder.glob("_part-*")))
+        go(5)
+        assert clock.flush()
+        assert (folder / LIVE).stat().st_size < 5000
+        assert numbers(run) == list(range(1, 606))
+        assert list(folder.glob("*.damaged")) == []
+    assert files(folder) == [f"part-0000{number}.parquet" for number in range(3)]
+    assert [row["value"] for row in open_run(run).ticks().rows()] == said
+
+
+def test_when_a_stretch_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "STRETCH_BYTES", 1000)
+    monkeypatch.setattr(writer, "_SMALLEST_STRETCH_BYTES", 100)
+    channel = Channel(tmp_path, None, 100)
+    for size, young, old in ((99, False, False), (100, False, True), (1000, True, True)):
+        channel.tape.append(b"x" * (size - channel.tape.size - 1), b"\n")
+        assert channel.is_long() is young
+        with monkeypatch.context() as patch:
+            patch.setattr(channel, "begun", channel.begun - writer.STRETCH_SECONDS)
+            assert channel.is_long() is old
+    assert channel.finish_stretch()
+    assert not channel.is_long()
+    channel.close()
+
+
+def test_closing_seals(tmp_path: Path) -> None:
+    with Clock(tmp_path / "run", progress=False) as clock:
+        list(clock.ticks(range(3)))
+    for kind in ("ticks", "events", "resources"):
+        folder = tape_folder(tmp_path / "run", kind, 0, 0)
+        assert files(folder) == ["part-00000.parquet"]
+    assert seal_run(tmp_path / "run") == 0
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(metrics, max_size=4), min_size=1, max_size=3))
+def test_what_is_sealed_is_what_was_recorded(
+    tmp_path_factory: pytest.TempPathFactory, stretches: list[list[dict[str, float]]]
+) -> None:
+    run = new_run(tmp_path_factory.mktemp("seal") / "run")
+    expected: list[dict[str, float]] = []
+    spelled: dict[str, str] = {}  # names that differ in case alone are refused by the clock
+    lines: list[list[bytes]] = []
+    for stretch in stretches:
+        lines.append([])
+        for said in stretch:
+            kept = {n: v for n, v in said.items() if spelled.setdefault(n.lower(), n) == n}
+            expected.append(kept)
+            told = {n: v if abs(v) < float("inf") else str(v) for n, v in kept.items()}
+            lines[-1].append(line(len(expected), told))
+    write_tape(run, *lines)
+    for sealed in (False, True):
+        if sealed:
+            seal_run(run)
+            assert list(run.rglob("_*")) == []
+        ticks = open_run(run).ticks()
+        rows = ticks.rows()
+        assert set(ticks.metrics) == {name for said in expected for name in said}
+        assert [row["tick"] for row in rows] == list(range(1, len(expected) + 1))
+        for row, said in zip(rows, expected, strict=True):
+            assert row["forward_ns"] == 2
+            found = bits(row[name] for name in ticks.metrics)
+            assert found == bits(said.get(name) for name in ticks.metrics)
+
+
+@pytest.mark.slow
+def test_very_many_names(tmp_path: Path) -> None:
+    values = {f"layer.{number}.größe": number / 7 for number in range(10_000)}
+    run = new_run(tmp_path / "run")
+    write_tape(run, [line(1), line(2, {**values}), line(3)])
+    assert seal_run(run) == 1
+    ticks = open_run(run).ticks()
+    assert ticks.metrics == ["loss", *values]
+    query = 'select "layer.0.größe", "layer.9999.größe" from ticks order by tick'
+    assert ticks.sql(query).fetchall() == [(None, None), (0.0, 9999 / 7), (None, None)]
+
+
+def test_a_crash_anywhere_leaves_each_tick_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    told = subprocess.run(
+        [sys.executable, str(CRASHING), str(base)], check=True, capture_output=True, text=True
+    )
+    kills, code = map(int, told.stdout.split())
+    assert code == 0
+    assert kills > 20
+    monkeypatch.setattr(rings, "_shared_folder", lambda: base / "shared")
+    for kill in range(kills):
+        run = base / str(kill)
+        folder = tape_folder(run, "ticks", 0, 0)
+        left_out = [f"{folder}: 2 damaged lines were left out"]
+        killed = open_run(run)
+        assert numbers(killed) == [1, 2, 3, 4, 5, 6], files(folder)
+        assert [told for told in killed.notices() if "torn" not in told] == left_out
+        if kill % 2:
+            recover_all()  # another run is begun on this machine in between
+            assert numbers(killed) == [1, 2, 3, 4, 5, 6], files(folder)
+        seal_run(run)
+        sealed = open_run(run)
+        assert numbers(sealed) == [1, 2, 3, 4, 5, 6], files(folder)
+        assert sealed.notices() == left_out
+        assert files(folder) == [
+            "_part-00000.damaged",
+            "_part-00001.damaged",
+            "part-00000.parquet",
+            "part-00001.parquet",
+        ]
+        assert seal_run(run) == 0
+    assert list((base / "shared").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"",
+        lambda data: data[:-1],
+        lambda data: data[: len(data) // 2],
+        lambda data: b"PAR1" + b"\0" * 1000 + b"PAR1",
+        lambda data: b"garbage" * 1000,
+        lambda data: data[:100] + b"\0" * 400 + data[500:],
+        lambda data: data[:-60] + os.urandom(52) + data[-8:],
+    ],
+    ids=["empty", "last byte", "half", "ends alone", "garbage", "a hole", "footer"],
+)
+def test_a_damaged_part(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+    run = new_run(tmp_path / "run")
+    many = [line(tick) for tick in range(1, 101)]
+    folder = write_tape(run, many[:40], many[40:80], many[80:])
+    assert seal_run(run) == 3
+    part = folder / "part-00001.parquet"
+    part.write_bytes(damage(part.read_bytes()))
+    assert numbers(run) == [*range(1, 41), *range(81, 101)]
+    assert open_run(run).notices() == [f"{part}: a damaged part was left out"]
+    for other in folder.glob("part-*"):
+        other.write_bytes(b"garbage")
+    assert numbers(run) == []
+    assert len(open_run(run).notices()) == 3
+
+
+@pytest.mark.parametrize("damage", [slice(0), slice(None, -9), slice(200)])
+def test_lines_are_kept_while_their_part_is_damaged(tmp_path: Path, damage: slice) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1), line(2)], [line(3)])
+    lines = (folder / "_part-00000.jsonl").read_bytes()
+    seal_run(run)
+    part = folder / "part-00000.parquet"
+    whole = part.read_bytes()
+    (folder / "_part-00000.jsonl").write_bytes(lines)
+    part.write_bytes(whole[damage])
+    assert numbers(run) == [1, 2, 3]
+    assert seal_run(run) == 1
+    assert numbers(run) == [1, 2, 3]
+    assert open_run(run).notices() == []
+    assert files(folder) == ["part-00000.parquet", "part-00001.parquet"]
+
+
+def test_lines_whose_part_has_a_hole_are_sealed_again(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1), line(2)], [])
+    shutil.copy(folder / "_part-00000.jsonl", tmp_path / "kept")
+    seal_run(run)
+    part = folder / "part-00000.parquet"
+    data = part.read_bytes()
+    part.write_bytes(data[:4] + bytes(300) + data[304:])
+    shutil.copy(tmp_path / "kept", folder / "_part-00000.jsonl")
+    assert seal_run(run) == 1
+    assert numbers(run) == [1, 2]
+
+
+def test_damaged_lines_are_told_of_before_and_after(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    damaged = [b"\0\xff {\n", b'{"tick":1}\n', b"a\rb\n"]
+    folder = write_tape(run, [line(1), *damaged], [damaged[0], line(2), line(3)[:-9]], [line(4)])
+    told = f"{folder}: 5 damaged lines were left out"
+    assert open_run(run).notices() == [told]
+    seal_run(run)
+    assert open_run(run).notices() == [told]
+    assert numbers(run) == [1, 2, 4]
+    assert (folder / "_part-00000.damaged").read_bytes() == b"".join(damaged)
+    assert (folder / "_part-00001.damaged").read_bytes() == damaged[0] + line(3)[:-9]
+
+
+def test_nothing_but_damage(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [b"garbage\n"], [b"\0" * 1000])
+    seal_run(run)
+    assert numbers(run) == []
+    assert open_run(run).notices() == [f"{folder}: 2 damaged lines were left out"]
+
+
+def test_what_lives_is_left_to_its_process(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with Clock(run, progress=False, stall=None) as clock:
+        list(clock.ticks(range(3)))
+        assert clock.flush()
+        assert seal_run(run) == 0
+        folder = tape_folder(run, "ticks", 0, 0)
+        assert files(folder) == [LIVE]
+        assert numbers(run) == [1, 2, 3]
+        list(clock.ticks(range(3)))
+    assert numbers(run) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_that_is_sealed_while_a_stretch_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its two renames there is no live tape."""
+    run = new_run(tmp_path / "run")
+    folder = tape_folder(run, "ticks", 0, 0)
+    folder.mkdir(parents=True)
+    tape = Tape(folder)
+    tape.append(line(1))
+    rename = os.rename
+
+    def renamed(source: Path, target: Path) -> None:
+        rename(source, target)
+        if Path(source).name == LIVE:
+            monkeypatch.setattr(os, "rename", rename)
+            seal_run(run)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    with contextlib.suppress(OSError, RunError):
+        tape.rotate()
+    assert tape.append(line(2)) == len(line(2))
+    assert numbers(run) == [1, 2]
+    tape.close()
+    seal_run(run)
+    assert numbers(run) == [1, 2]
+
+
+def test_several_seal_at_once(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, *([line(tick)] for tick in range(1, 9)))
+    ready = threading.Barrier(4)
+    failed = []
+
+    def seal() -> None:
+        ready.wait()
+        try:
+            seal_parts(folder, "ticks")
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=seal) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert files(folder) == [LIVE, *(f"part-0000{number}.parquet" for number in range(7))]
+    assert numbers(run) == list(range(1, 9))
+
+
+def test_a_part_with_another_count_is_not_believed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1), line(2)])
+    columns_of = sealing.columns_of
+    with monkeypatch.context() as patch:
+        patch.setattr(sealing, "columns_of", lambda *given: columns_of(*given) + " limit 1")
+        with pytest.raises(OSError, match="has 2 records"):
+            seal_run(run)
+    assert files(folder) == ["_part-00000.jsonl"]
+    assert numbers(run) == [1, 2]
+    assert seal_run(run) == 1
+
+
+def test_a_resumed_run_takes_over_what_was_on_its_way(tmp_path: Path, shared: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1), line(2)])
+    write_ring(run, folder, line(2), line(3))
+    with Clock(run, resume=True, progress=False) as clock:
+        list(clock.ticks(range(1), initial=3))
+    assert not list(shared.glob("*-ticks-0-0"))
+    assert (folder / LIVE).read_bytes() == line(1) + line(2) + line(3)
+    assert numbers(run) == [1, 2, 3, 4]
+
+
+def test_a_run_is_copied_with_what_is_on_its_tape(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1)])
+    write_ring(run, folder, line(2))
+    shutil.copytree(run, tmp_path / "copy")
+    assert seal_run(tmp_path / "copy") == 1
+    assert numbers(tmp_path / "copy") == [1]
+    assert numbers(run) == [1, 2]
+    assert seal_run(run) == 1
+    assert numbers(run) == [1, 2]
+
+
+def test_parts_are_sorted_and_have_types(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(3), line(1), line(2, {"loss": "nan", "count": 3})])
+    seal_run(run)
+    found = duckdb.sql(f"from read_parquet('{folder}/*.parquet', hive_partitioning = false)")
+    assert dict(zip(found.columns, map(str, found.types), strict=True)) == {
+        **dict.fromkeys(["tick", "time_ns", "wall_ns", "beats", "clock_ns"], "BIGINT"),
+        **dict.fromkeys(["forward_ns", "unattributed_ns"], "BIGINT"),
+        **dict.fromkeys(["loss", "count"], "DOUBLE"),
+    }
+    assert [row[0] for row in found.fetchall()] == [1, 2, 3]
+
+
+def test_events_survive_sealing(tmp_path: Path) -> None:
+    said = {"text": 'ü "q" \\ \n', "list": [1, 2.5, None, {"a": [True]}], "big": 2**60 + 1}
+    with Clock(tmp_path / "run", progress=False) as clock:
+        clock.event('odd "name"', **said)
+        assert clock.flush()
+        live = records.events(tmp_path / "run")
+    sealed = records.events(tmp_path / "run")
+    assert sealed[: len(live)] == live
+    assert next(one["fields"] for one in live if one["event"] == 'odd "name"') == said
+
+
+def test_leftovers_of_a_sealing_that_was_killed_are_removed(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1)])
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    host = os.uname().nodename.replace(".", "-")
+    (folder / f".part-00000.parquet.{host}.{dead.pid}.0.tmp").write_bytes(b"half")
+    (folder / f".part-00000.parquet.{host}.{os.getpid()}.77.tmp").write_bytes(b"being written")
+    seal_run(run)
+    assert len(files(folder)) == 2
+    assert str(os.getpid()) in files(folder)[0]
+
+
+def test_spawn(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code = f"import os, sys; open({str(out)!r}, 'w').write(repr((sys.argv, os.environ['A'])))"
+    os.environ["A"] = "ü=1"
+    try:
+        process = spawn(sys.executable, "-c", code, "x y", "")
+    finally:
+        del os.environ["A"]
+    until(lambda: not is_running(process))
+    assert out.read_text() == repr((["-c", "x y", ""], "ü=1"))
+    assert not is_running(process)
+    with pytest.raises(FileNotFoundError):
+        spawn(str(tmp_path / "nothing"))
+
+
+def test_numbers_that_are_the_same_to_the_bit() -> None:
+    """The comparison that these tests use."""
+    assert bits([-0.0, float("nan"), None]) == bits([-0.0, -float("nan"), None])
+    assert bits([-0.0]) != bits([0.0])
+    assert bits([5e-324]) == [struct.pack("d", 5e-324)]
