@@ -47,7 +47,18 @@ def content(folder: Path) -> dict[Path, str]:
 
 
 CASES = {
-    "no such command": (["trian"], "no command 'trian'; there are: train, sample, show, watch, diagnose, compare, seal, import,"),
+    "no such command": (["trian"], "no command 'trian'; there are: train, sample, show, watch, "),
+    "watch nothing": (["watch"], "watch needs a run"),
+    "watch no run": (["watch", "text"], "text, which has none"),
+    "diagnose no run": (["diagnose", "text"], "text, which has none"),
+    "compare no run": (["compare", "text", "runs/old"], "text, which has none"),
+    "compare too few ticks": (["compare", "runs/old", "runs/old"], "ticks"),
+    "seal nothing": (["seal"], "seal needs a run"),
+    "seal no run": (["seal", "text"], "text, which has none"),
+    "import nothing there": (["import", "missing", "runs/new"], "missing"),
+    "import what is no tracker's": (["import", "latin.txt", "runs/new"], "latin.txt"),
+    "export no run": (["export", "text", "ticks.csv"], "text, which has none"),
+    "export over a file": (["export", "runs/old", "latin.txt", "--format", "csv"], "latin.txt"),
     "no such option": (["train", "--tikcs", "3"], "Unrecognized options: --tikcs"),
     "no number": (["train", "--ticks", "many"], "--ticks"),
     "no such preset": (["train", "--preset", "huge"], "preset must be one of quick, small, gpt2"),

@@ -15,7 +15,7 @@ Scalars = dict[tuple[str, int], float]
 
 
 def scalars(directory: Path) -> Scalars:
-    """The scalars of a log, by run, tag and step, the last of each; `run/tag` where there is one."""
+    """The scalars of a log, by run, tag and step, the last of each; `run/tag` for a run."""
     multiplexer = EventMultiplexer(tensor_size_guidance={"scalars": 0})
     multiplexer.AddRunsFromDirectory(str(directory)).Reload()
     found: Scalars = {}
