@@ -1,14 +1,14 @@
-"""What watching adds to the steps of a tiny MLP: two hidden layers of 512, as in TraceML's own test.
+"""What watching adds to the steps of a tiny MLP: two hidden layers of 512, as TraceML tests.
 
-Trained on a processor, with a batch of 16, beside the same without anything: phases and loss with
-the clock, by hand and watched; phases with TraceML, manual and automatic. Each is in a process of
-its own; they take turns. What "nothing again" adds is what the measurement is worth.
+Trained on a processor, with a batch of 16: phases and loss with the clock, by hand and watched;
+phases with TraceML, manual and automatic. Each in a process of its own, in turns of a few steps
+with and without it, of the same model. (What TraceML's automatic mode has patched stays patched,
+and hands on what is outside of its steps.) What "nothing" adds is what the measurement is worth.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import statistics
 import tempfile
@@ -21,58 +21,46 @@ from _traceml import start_traceml
 from _workers import Worker
 
 from metronorm.clock import Clock
-from metronorm.clock.hooks import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import torch
 
-    Run = Callable[[int], list[int]]
+    Step = Callable[[], object]
+    Switch = Callable[[], object]
     Batch = tuple[torch.Tensor, torch.Tensor]
+    Run = Callable[[int], list[tuple[float, float]]]
 
-ROUNDS, STEPS = 20, 60
+TURNS, STEPS = 60, 20  # the first two of a turn do not count
 WIDTH, CLASSES, BATCH = 512, 1000, 16
 
 
 def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        team = {}
-        for name, make in CONTENDERS.items():
-            team[name] = Worker(make, Path(folder) / name.replace(" ", "-"))
-            stack.callback(team[name].close)
-        times: dict[str, list[list[int]]] = {name: [] for name in team}
-        for turn in range(ROUNDS + 1):
-            for name, worker in team.items():
-                spent = worker.ask(STEPS)
-                if turn:
-                    times[name].append(spent)
-        stack.close()
-    medians = {name: [statistics.median(turn) for turn in turns] for name, turns in times.items()}
-    plain = medians.pop("nothing")
-    append("clock", "tiny MLP, a step with nothing", "ms", [ns / 1e6 for ns in plain])
-    for name, turns in medians.items():
-        added = [(ns - floor) / 1e6 for ns, floor in zip(turns, plain, strict=True)]
+    for name, make in CONTENDERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            worker = Worker(make, Path(folder) / "worker")
+            worker.ask(TURNS // 10)
+            pairs = worker.ask(TURNS)
+            worker.close()
+        if name == "nothing":
+            append("clock", "tiny MLP, a step", "ms", [plain / 1e6 for plain, _ in pairs])
+        added = [(whole - plain) / 1e6 for plain, whole in pairs]
         append("clock", f"tiny MLP, {name}, added to a step", "ms", added)
 
 
 class Training:
-    """The model and what trains it."""
+    """The model and what trains it; iterated, its batches."""
 
     def __init__(self) -> None:
         import torch
         from torch import nn
 
         torch.manual_seed(0)
-        self.model = nn.Sequential(
-            nn.Linear(WIDTH, WIDTH),
-            nn.GELU(),
-            nn.Linear(WIDTH, WIDTH),
-            nn.GELU(),
-            nn.Linear(WIDTH, CLASSES),
-        )
-        self.loss = nn.CrossEntropyLoss()
+        layers = [nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, WIDTH), nn.GELU()]
+        self.model = nn.Sequential(*layers, nn.Linear(WIDTH, CLASSES))
+        self.loss: Callable[..., Any] = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
         self.batch = torch.randn(BATCH, WIDTH), torch.randint(CLASSES, (BATCH,))
 
@@ -80,33 +68,53 @@ class Training:
         while True:
             yield self.batch
 
-    def step(self, batch: Batch) -> torch.Tensor:
+    def step(self, batch: Batch) -> Any:
         self.optimizer.zero_grad()
-        loss: torch.Tensor = self.loss(self.model(batch[0]), batch[1])
+        loss = self.loss(self.model(batch[0]), batch[1])
         loss.backward()
         self.optimizer.step()
         return loss
 
 
-def timed(step: Callable[[], object]) -> Run:
-    def run(steps: int) -> list[int]:
-        now = time.perf_counter_ns
-        spent = []
-        begin = now()
-        for _ in range(steps):
-            step()
-            end = now()
-            spent.append(end - begin)
-            begin = end
-        return spent
+def turns(training: Training, step: Step, on: Switch, off: Switch) -> Run:
+    """In turns, the median time of a step without and with what is switched on, in nanoseconds."""
+    batches = iter(training)
+
+    def plain() -> object:
+        return training.step(next(batches))
+
+    def run(times: int) -> list[tuple[float, float]]:
+        pairs = []
+        for _ in range(times):
+            before = median(plain)
+            on()
+            after = median(step)
+            off()
+            pairs.append((before, after))
+        return pairs
 
     return run
+
+
+def median(step: Step) -> float:
+    now = time.perf_counter_ns
+    spent = []
+    begin = now()
+    for _ in range(STEPS):
+        step()
+        end = now()
+        spent.append(end - begin)
+        begin = end
+    return statistics.median(spent[2:])
+
+
+def nowhere() -> None: ...
 
 
 def nothing(folder: Path, stack: contextlib.ExitStack) -> Run:
     training = Training()
     batches = iter(training)
-    return timed(lambda: training.step(next(batches)))
+    return turns(training, lambda: training.step(next(batches)), nowhere, nowhere)
 
 
 def by_hand(folder: Path, stack: contextlib.ExitStack) -> Run:
@@ -116,49 +124,74 @@ def by_hand(folder: Path, stack: contextlib.ExitStack) -> Run:
 
     def step() -> None:
         inputs, targets = next(batches)
+        training.optimizer.zero_grad()
         with clock.phase("forward"):
             loss = training.loss(training.model(inputs), targets)
         with clock.phase("backward"):
-            training.optimizer.zero_grad()
             loss.backward()
         with clock.phase("update"):
             training.optimizer.step()
         clock.log(loss=loss)
 
-    return timed(step)
+    return turns(training, step, nowhere, nowhere)
 
 
 def watched(folder: Path, stack: contextlib.ExitStack) -> Run:
     training = Training()
     clock = stack.enter_context(Clock(folder / "run", progress=False, budget=1e9))
-    stack.enter_context(Watch(clock, training.model, training.optimizer, training))
-    batches = iter(training)
-    return timed(lambda: clock.log(loss=training.step(next(batches))))
+    hooks = contextlib.ExitStack()
+    batches: Iterator[Batch]
+
+    def on() -> None:
+        nonlocal batches
+        hooks.enter_context(clock.watch(training.model, training.optimizer, training))
+        batches = iter(training)
+
+    def step() -> None:
+        clock.log(loss=training.step(next(batches)))
+
+    return turns(training, step, on, hooks.close)
 
 
-def traced(mode: str, folder: Path, stack: contextlib.ExitStack) -> Run:
+def traced_by_hand(folder: Path, stack: contextlib.ExitStack) -> Run:
     training = Training()
-    peer = start_traceml(folder, stack, mode)
-    batches: Iterator[Batch] = iter(training)
-    if mode == "manual":
-        peer.wrap_forward(training.model)
-        peer.wrap_optimizer(training.optimizer)
-        batches = iter(peer.wrap_dataloader_fetch(training))
-        inner = training.loss
-        training.loss = lambda *pair: peer.wrap_backward(inner(*pair))
+    model, optimizer, loss = training.model, training.optimizer, training.loss
+    peer = start_traceml(folder, stack, "manual")
+    forward, update = peer.wrap_forward(model).forward, peer.wrap_optimizer(optimizer).step
+    batches = iter(peer.wrap_dataloader_fetch(training))
+
+    def on() -> None:
+        model.forward, optimizer.step = forward, update  # type: ignore[method-assign]
+        training.loss = lambda *pair: peer.wrap_backward(loss(*pair))
+
+    def off() -> None:
+        del model.forward, optimizer.step
+        training.loss = loss
+
+    def step() -> None:
+        with peer.trace_step(model):
+            training.step(next(batches))
+
+    off()
+    return turns(training, step, on, off)
+
+
+def traced(folder: Path, stack: contextlib.ExitStack) -> Run:
+    training = Training()
+    peer = start_traceml(folder, stack, "auto")
+    batches = iter(training)
 
     def step() -> None:
         with peer.trace_step(training.model):
             training.step(next(batches))
 
-    return timed(step)
+    return turns(training, step, nowhere, nowhere)
 
 
 CONTENDERS: dict[str, Callable[[Path, contextlib.ExitStack], Run]] = {
     "nothing": nothing,
-    "nothing again": nothing,
     "metronorm Clock by hand": by_hand,
     "metronorm Clock.watch": watched,
-    "TraceML manual": functools.partial(traced, "manual"),
-    "TraceML auto": functools.partial(traced, "auto"),
+    "TraceML manual": traced_by_hand,
+    "TraceML auto": traced,
 }

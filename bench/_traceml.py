@@ -1,4 +1,4 @@
-"""TraceML as it is meant to be used: its aggregator beside, which records what this process does."""
+"""TraceML as it is meant to be used: with its aggregator beside, which records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What trackers have really on disk: the steps that are there whole, read as each reads its files."""
+"""What trackers really have on disk: the steps that are there, read as each reads its files."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ def tensorboard(folder: Path, stack: ExitStack) -> Record:
     """What torch brings, as torch sets it: a queue of ten, flushed every two minutes."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer: Any = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+    writer: Any = SummaryWriter(str(folder))
     stack.callback(writer.close)
 
     def record(step: int, metrics: dict[str, float]) -> None:
@@ -90,7 +90,7 @@ def csv_logger(folder: Path, stack: ExitStack) -> Record:
     """Lightning's: writes every hundred steps; used by a Trainer, whenever that logs."""
     from lightning.pytorch.loggers import CSVLogger
 
-    logger = CSVLogger(str(folder), name=None, version="csv")
+    logger: Any = CSVLogger(str(folder), name=None, version="csv")
     stack.callback(logger.save)
     return lambda step, metrics: logger.log_metrics(metrics, step)
 

@@ -22,31 +22,24 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import statistics
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import _mlp
+from _recording import bare, metronorm, traceml, tracked
 from _rows import append
-from _traceml import start_traceml
-from _trackers import METRICS, TRACKERS
+from _trackers import TRACKERS
 from _workers import Worker
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import open_run
 from metronorm.clock.budget import DEFAULT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from _trackers import Tracker
-
-    Work = Callable[[], int]  # the nanoseconds it took
-    Record = Callable[[Work], int]  # records a tick around it; what it has returned
-    Run = Callable[[int, float], list[int]]
+    from _workers import Make
 
 ROUNDS = 20
 TURN_SECONDS, FEWEST, MOST = 0.1, 100, 1500  # of empty ticks
@@ -104,8 +97,8 @@ def race(team: dict[str, Worker], idle: dict[str, float]) -> None:
         for name, worker in team.items():
             moment, spent = time.perf_counter_ns(), worker.processor_ns()
             if turn:
-                passed, processor = moment - begun[name][0], spent - begun[name][1]
-                used[name].append((processor - idle[name] * passed) / turns[name] / 1e3)
+                rested_ns = idle[name] * (moment - begun[name][0])
+                used[name].append((spent - begun[name][1] - rested_ns) / turns[name] / 1e3)
             begun[name] = moment, spent
             if turn < ROUNDS:
                 times[name] += [ns / 1e3 for ns in worker.ask(turns[name], 0.0)]
@@ -162,115 +155,7 @@ def p999(samples: list[float]) -> float:
     return statistics.quantiles(samples, n=1000, method="inclusive")[-1]
 
 
-# --- what runs in the workers -------------------------------------------------------------------
-
-
-def bare(folder: Path, stack: contextlib.ExitStack) -> Run:
-    return timed(lambda work: work())
-
-
-def metronorm(budget: float, folder: Path, stack: contextlib.ExitStack) -> Run:
-    clock = stack.enter_context(Clock(folder / "run", progress=False, budget=budget))
-    loop = clock.ticks(iter(int, 1))
-
-    def record(work: Work) -> int:
-        with clock.phase("forward"):
-            worked = work()
-        with clock.phase("backward"):
-            pass
-        with clock.phase("update"):
-            pass
-        clock.log(**METRICS)
-        next(loop)  # the fourth phase, `data`, is here
-        return worked
-
-    return timed(
-        record, begin=lambda: next(loop)
-    )  # ends the tick that was open since the last turn
-
-
-def tracked(tracker: Tracker, folder: Path, stack: contextlib.ExitStack) -> Run:
-    write = tracker(folder, stack)
-    steps = itertools.count(1)
-
-    def record(work: Work) -> int:
-        worked = work()
-        write(next(steps), METRICS)
-        return worked
-
-    return timed(record)
-
-
-def traceml(folder: Path, stack: contextlib.ExitStack) -> Run:
-    import torch
-
-    class Nothing(torch.nn.Module):
-        def forward(self, work: Work) -> int:
-            return work()
-
-        def backward(self) -> None: ...
-
-        def step(self) -> None: ...
-
-    peer = start_traceml(folder, stack, "manual")
-    model, optimizer, loss = peer.wrap_forward(Nothing()), peer.wrap_optimizer(Nothing()), Nothing()
-    batches = iter(peer.wrap_dataloader_fetch(iter(int, 1)))
-
-    def record(work: Work) -> int:
-        with peer.trace_step(model):
-            next(batches)
-            worked: int = model.forward(work)
-            peer.wrap_backward(loss).backward()
-            optimizer.step()
-        return worked
-
-    return timed(record)
-
-
-def timed(record: Record, begin: Callable[[], Any] = lambda: None) -> Run:
-    """Ticks one after the other: the time of each, without what it computes."""
-
-    def run(ticks: int, seconds: float) -> list[int]:
-        now = time.perf_counter_ns
-        work = computation(seconds) if seconds else nothing
-        spent = []
-        begin()
-        before = now()
-        for _ in range(ticks):
-            worked = record(work)
-            after = now()
-            spent.append(after - before - worked)
-            before = after
-        return spent
-
-    return run
-
-
-def nothing() -> int:
-    return 0
-
-
-@functools.cache
-def computation(seconds: float) -> Work:
-    """Products of matrices, which take about so long."""
-    import numpy as np
-
-    now = time.perf_counter_ns
-    matrix = np.random.default_rng(0).random((256, 256), dtype=np.float32)
-    product = np.empty_like(matrix)
-    times = 1
-
-    def work() -> int:
-        begin = now()
-        for _ in range(times):
-            np.matmul(matrix, matrix, out=product)
-        return now() - begin
-
-    times = max(1, round(seconds * 1e9 / statistics.median(work() for _ in range(100))))
-    return work
-
-
-CONTENDERS: dict[str, Callable[[Path, contextlib.ExitStack], Run]] = {
+CONTENDERS: dict[str, Make] = {
     BARE: bare,
     OURS: functools.partial(metronorm, 1e9),
     **{name: functools.partial(tracked, tracker) for name, tracker in TRACKERS.items()},

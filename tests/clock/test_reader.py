@@ -1,13 +1,33 @@
 import importlib.util
+import json
 import math
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock, open_run
+from metronorm.clock.seal import seal_run
+from metronorm.clock.tape import encode
 from metronorm.errors import MissingDependencyError, RunError
+
+from .stores import line, new_run, numbers, write_tape
+
+KILLED = """
+import os, signal, sys
+from metronorm.clock import Clock
+
+clock = Clock(sys.argv[1], progress=False).open()
+for _ in clock.ticks(range(1000)):
+    pass
+clock.event("last words")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def record(run: Path, first: int, last: int, *, resume: bool = False, loss: float = 1.0) -> None:
@@ -27,8 +47,10 @@ def test_columns_and_forms(tmp_path: Path) -> None:
     ticks = open_run(tmp_path / "run").ticks()
     assert ticks.columns == [
         "attempt", "rank", "tick", "time_ns", "wall_ns", "beats",
-        "data_ns", "forward_ns", "unattributed_ns", "loss",
+        "clock_ns", "data_ns", "forward_ns", "unattributed_ns", "loss",
     ]  # fmt: skip
+    assert ticks.phases == ["data", "forward", "unattributed"]
+    assert ticks.metrics == ["loss"]
     assert ticks.df()["tick"].tolist() == [1, 2, 3, 4, 5]
     assert ticks.arrow().column("loss").to_pylist() == [1.0] * 5
     assert ticks.sql("select sum(tick), max(loss) from ticks").fetchall() == [(15, 1.0)]
@@ -69,10 +91,10 @@ def test_after_a_resume_each_tick_stands_once(tmp_path: Path) -> None:
 def test_effective_history_is_what_replaying_would_give(
     tmp_path_factory: pytest.TempPathFactory, attempts: list[tuple[int, int]]
 ) -> None:
-    run = tmp_path_factory.mktemp("reader") / "run"
+    run = new_run(tmp_path_factory.mktemp("reader") / "run")
     lived: dict[int, int] = {}
     for attempt, (first, count) in enumerate(attempts):
-        record(run, first, first + count - 1, resume=attempt > 0)
+        write_tape(run, [line(tick) for tick in range(first, first + count)], attempt=attempt)
         if count:
             lived = {tick: by for tick, by in lived.items() if tick < first}
             lived |= dict.fromkeys(range(first, first + count), attempt)
@@ -89,24 +111,32 @@ def test_ranks_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_torn_last_line_is_left_out_and_told_of(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    record(run, 1, 5)
-    tape = run / "ticks/attempt=0/rank=0/live.jsonl"
-    tape.write_bytes(tape.read_bytes()[:-20])
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [*map(line, range(1, 5)), line(5)[:-20]])
     assert history(run, "full") == [(0, tick) for tick in range(1, 5)]
-    assert open_run(run).notices() == [f"{tape}: the last line is torn and was left out"]
+    assert open_run(run).notices() == [f"{folder}: the last line is torn and was left out"]
 
 
 def test_damaged_lines_are_left_out_and_counted(tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    record(run, 1, 5)
-    tape = run / "ticks/attempt=0/rank=0/live.jsonl"
-    lines = tape.read_bytes().splitlines(keepends=True)
-    lines[1] = b"\x00\xff garbage {\n"
-    lines[3] = lines[3][:30] + b"\n"
-    tape.write_bytes(b"".join(lines))
+    run = new_run(tmp_path / "run")
+    damaged = [b"\x00\xff garbage {\n", line(4)[:30] + b"\n"]
+    folder = write_tape(run, [line(1), damaged[0], line(3), damaged[1], line(5)])
     assert history(run, "full") == [(0, 1), (0, 3), (0, 5)]
-    assert open_run(run).notices() == [f"{run / 'ticks'}: 2 damaged lines were left out"]
+    assert open_run(run).notices() == [f"{folder}: 2 damaged lines were left out"]
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_what_was_on_its_way_when_a_process_was_killed(tmp_path: Path, sealed: bool) -> None:
+    run = tmp_path / "run"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(run)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    if sealed:
+        seal_run(run)
+    assert history(run, "full") == [(0, tick) for tick in range(1, 1001)]
+    told = [row["event"] for row in open_run(run).events().rows()]
+    assert (told[0], told[-1]) == ("start", "last words")
+    assert open_run(run).notices() == []
+    seal_run(run)
 
 
 def test_a_run_without_ticks_and_names_that_need_quoting(tmp_path: Path) -> None:
@@ -152,3 +182,131 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         (tmp_path / "run.json").write_text(damaged)
         with pytest.raises(RunError, match="damaged"):
             open_run(tmp_path)
+
+
+def sample(time_ns: int, **values: float) -> bytes:
+    return encode({"tick": 0, "time_ns": time_ns, "values": values})
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+def test_each_tick_has_the_newest_sample_of_its_process(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    run = new_run(tmp_path_factory.mktemp("reader") / "run")
+    moments = st.lists(st.integers(0, 50), max_size=6, unique=True).map(sorted)
+    expected: dict[tuple[int, int, int], int | None] = {}
+    for attempt, rank in ((0, 0), (0, 1), (1, 0)):
+        sampled, ended = data.draw(moments), data.draw(moments)
+        place: dict[str, Any] = {"attempt": attempt, "rank": rank}
+        first = 3 * attempt + 1
+        write_tape(
+            run, [sample(moment, a_bytes=moment) for moment in sampled], kind="resources", **place
+        )
+        write_tape(
+            run, [line(first + n, time_ns=moment) for n, moment in enumerate(ended)], **place
+        )
+        for n, moment in enumerate(ended):
+            known = [other for other in sampled if other <= moment]
+            expected[attempt, rank, first + n] = known[-1] if known else None
+    rows = open_run(run).ticks_with_resources("full").rows()
+    found = {(row["attempt"], row["rank"], row["tick"]): row.get("a_bytes") for row in rows}
+    assert found == expected
+    assert len(rows) == len(expected)
+
+
+def test_resources_beside_a_metric_of_the_same_name(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    write_tape(run, [sample(1, memory_bytes=5, other=1.5)], kind="resources")
+    write_tape(run, [line(1, {"memory_bytes": 7})])
+    table = open_run(run).ticks_with_resources()
+    assert table.columns[-2:] == ["memory_bytes", "other"]
+    assert [(row["memory_bytes"], row["other"]) for row in table.rows()] == [(7, 1.5)]
+
+
+def test_a_run_in_folders_that_look_like_partitions(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "lr=0.1" / "rank=8" / "attempt=x")
+    write_tape(run, [line(1)], [line(2)], attempt=3, rank=1)
+    for _ in range(2):
+        rows = open_run(run).ticks("full").rows()
+        assert [(row["attempt"], row["rank"], row["tick"]) for row in rows] == [
+            (3, 1, 1),
+            (3, 1, 2),
+        ]
+        assert open_run(run).ticks().columns.count("rank") == 1
+        assert "lr" not in open_run(run).ticks().columns
+        seal_run(run)
+
+
+def test_a_run_that_is_read_by_a_relative_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path / "run", 1, 3)
+    monkeypatch.chdir(tmp_path)
+    assert numbers(Path("run")) == [1, 2, 3]
+    monkeypatch.chdir(tmp_path / "run")
+    assert numbers(Path()) == [1, 2, 3]
+
+
+def test_names_that_differ_in_case_between_attempts(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    write_tape(
+        run,
+        [line(1, {"Loss": 1.0}, phases={"Forward": 1, "unattributed": 2})],
+        [line(2, {"loss": 2.0}, phases={"forward": 2, "unattributed": 1})],
+    )
+    seal_run(run)
+    write_tape(run, [line(3, {"LOSS": 3.0}, phases={"FORWARD": 3})], attempt=1)
+    write_tape(run, [line(3, {"LOSS": 3.0, "loss": 4.0})], attempt=1, rank=1)
+    for _ in range(2):
+        table = open_run(run).ticks("full")
+        assert len(table.metrics) == 1
+        assert len(table.phases) == 2
+        rows = table.sql("select loss, forward_ns from ticks order by tick, rank").fetchall()
+        assert rows == [(1, 1), (2, 2), (3, 3), (3, 2)]
+        seal_run(run)
+
+
+def test_a_metric_whose_type_changes(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    stretches = [[line(1, {"a": 1}), line(2, {"a": 2.5})], [line(3, {"a": "nan"})]]
+    write_tape(run, *stretches, [line(4, {"a": 4}), line(5, {})])
+    for _ in range(2):
+        table = open_run(run).ticks()
+        assert str(table.relation.types[table.columns.index("a")]) == "DOUBLE"
+        values = [row["a"] for row in table.rows()]
+        assert values[:2] + values[3:] == [1, 2.5, 4, None]
+        assert math.isnan(values[2])
+        seal_run(run)
+
+
+def test_phases_come_and_go(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    write_tape(
+        run,
+        [line(1, phases={"a": 1, "unattributed": 2}), line(2, phases={})],
+        [line(3, phases={"b": 3, "unattributed": 0})],
+    )
+    seal_run(run)
+    write_tape(run, [line(4, phases={"c": 2, "a": 1, "unattributed": 0}, arrival_ns=2)])
+    for _ in range(2):
+        table = open_run(run).ticks()
+        assert sorted(table.phases) == ["a", "b", "c", "unattributed"]
+        assert table.columns[-2:] == ["unattributed_ns", "loss"]
+        spent = [(row["a_ns"], row["b_ns"], row["c_ns"]) for row in table.rows()]
+        assert spent == [(1, None, None), (None, None, None), (None, 3, None), (1, None, 2)]
+        assert [row["arrival_ns"] for row in table.rows()] == [None, None, None, 2]
+        assert [row["unattributed_ns"] for row in table.rows()] == [2, None, 0, 0]
+        seal_run(run)
+
+
+def test_events_that_are_sealed_and_those_that_are_not(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    said = [{"a": 1}, {}, {"text": "ü\n"}]
+    lines = [encode({"event": "x", "tick": n, "time_ns": n, "fields": said[n]}) for n in range(3)]
+    write_tape(run, lines[:2], kind="events")
+    seal_run(run)
+    write_tape(run, lines[2:], kind="events", rank=1)
+    table = open_run(run).events()
+    assert [json.loads(row["fields"]) for row in table.rows()] == said
+    assert table.sql("select fields->>'text' from events where rank = 1").fetchall() == [("ü\n",)]

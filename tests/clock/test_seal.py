@@ -94,7 +94,8 @@ def test_when_a_stretch_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with monkeypatch.context() as patch:
             patch.setattr(channel, "begun", channel.begun - writer.STRETCH_SECONDS)
             assert channel.is_long() is old
-    assert channel.finish_stretch()
+    channel.finish_stretch()
+    assert channel.finished
     assert not channel.is_long()
     channel.close()
 
@@ -207,8 +208,14 @@ def test_a_damaged_part(tmp_path: Path, damage: Callable[[bytes], bytes]) -> Non
     assert seal_run(run) == 3
     part = folder / "part-00001.parquet"
     part.write_bytes(damage(part.read_bytes()))
+    read = open_run(run, verify=True)
+    left = [row["tick"] for row in read.ticks().rows()]
+    assert left == [*range(1, 41), *range(81, 101)]
+    assert read.notices() == [f"{part}: a damaged part was left out"]
+    assert seal_run(run) == 0
     assert numbers(run) == [*range(1, 41), *range(81, 101)]
-    assert open_run(run).notices() == [f"{part}: a damaged part was left out"]
+    aside = folder / "_part-00001.parquet.broken"
+    assert open_run(run).notices() == [f"{aside}: a damaged part was left out"]
     for other in folder.glob("part-*"):
         other.write_bytes(b"garbage")
     assert numbers(run) == []
@@ -398,7 +405,7 @@ def test_leftovers_of_a_sealing_that_was_killed_are_removed(tmp_path: Path) -> N
         dead.wait()
     host = os.uname().nodename.replace(".", "-")
     (folder / f".part-00000.parquet.{host}.{dead.pid}.0.tmp").write_bytes(b"half")
-    (folder / f".part-00000.parquet.{host}.{os.getpid()}.77.tmp").write_bytes(b"being written")
+    (folder / f".part-00000.parquet.{host}.{os.getpid()}.{10**9}.tmp").write_bytes(b"being written")
     seal_run(run)
     assert len(files(folder)) == 2
     assert str(os.getpid()) in files(folder)[0]

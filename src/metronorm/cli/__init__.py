@@ -58,6 +58,16 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if not type(error).__module__.lstrip("_").startswith("duckdb"):
+            raise
+        reason = str(error).partition("\n")[0]
+        print(
+            f"metronorm {name}: a run's files must be readable; got {reason}; try: metronorm seal "
+            "RUN, which puts parts aside that are damaged",
+            file=sys.stderr,
+        )
+        return 2
     except BrokenPipeError:  # `metronorm show | head`
         sys.stderr.close()
         return 141

@@ -46,13 +46,18 @@ def pyramid(ticks: Table, metric: str, *, points: int = 2000) -> Pyramid:
     if points < 2:
         raise ConfigError("a curve needs at least 2 points", got=str(points))
     name = identifier(metric)
+    first, last = ticks.sql("select min(tick), max(tick) from ticks").fetchall()[0]
+    if first is None:
+        return Pyramid([], [], [], [])
+    stretches = points // 2
+    span = max(last - first + 1, stretches)
     rows = ticks.sql(
         f"""
-        with bounds as (select min(tick) as first, max(tick) - min(tick) + 1 as span from ticks)
-        select min(tick), min({name}) filter (isfinite({name})),
-               max({name}) filter (isfinite({name})), count(*) filter (not isfinite({name}))
-        from ticks, bounds where {name} is not null
-        group by (tick - first) * {points // 2} // greatest(span, {points // 2}) order by 1"""
+        select min(tick), min(finite), max(finite), count(*) - count(finite) from (
+            select tick, (tick - {first}) * {stretches} // {span} as stretch,
+                   case when isfinite({name}) then {name} end as finite
+            from ticks where {name} is not null)
+        group by stretch order by stretch"""
     ).fetchall()
     columns: list[list[float]] = [list(column) for column in zip(*rows, strict=True)] or [[]] * 4
     return Pyramid(*columns)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from metronorm.clock.columns import FIXED, columns_of, identifier
 from metronorm.clock.ledger import UNATTRIBUTED
 from metronorm.clock.lines import is_sealed, read_lines
-from metronorm.clock.parts import is_readable, looks_whole, scan
+from metronorm.clock.parts import BROKEN, binds, is_readable, looks_whole, scan
 from metronorm.clock.run import RunInfo, number, read_run_info, tape_folders
 from metronorm.clock.table import Table
 
@@ -21,19 +21,24 @@ if TYPE_CHECKING:
 History = Literal["effective", "full"]
 
 
-def open_run(path: str | os.PathLike[str]) -> Run:
+def open_run(path: str | os.PathLike[str], *, verify: bool = False) -> Run:
     """Open a run directory for reading.
+
+    Args:
+        path: of the directory.
+        verify: read every value of the sealed parts first, so that one with a hole in the middle
+            is left out and told of, too; else it is an error of DuckDB when it is come to.
 
     Raises:
         RunError: no run there, a damaged `run.json`, or one of a newer schema.
     """
-    return Run(Path(path))
+    return Run(Path(path), verify=verify)
 
 
 class Run:
     """A run on disk. Every reading looks at the files anew, so a live run can be followed."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, verify: bool = False) -> None:
         import duckdb
 
         self.directory = directory
@@ -41,6 +46,7 @@ class Run:
         self._connection = duckdb.connect()
         self._connection.execute("set parquet_metadata_cache = true")
         self._numbers = itertools.count()
+        self._is_readable = is_readable if verify else binds
         self._read: set[Path] = set()  # parts that are not damaged
 
     def __repr__(self) -> str:
@@ -65,10 +71,13 @@ class Run:
         return Table(self._connection.sql(rows), "ticks", "tick, attempt, rank")
 
     def ticks_with_resources(self, history: History = "effective") -> Table:
-        """As `ticks`, each with the newest sample of its process at that time."""
+        """As `ticks`, each with the newest sample of its process at that time.
+
+        Of a metric and a resource with the same name it is the metric.
+        """
         ticks, resources = self.ticks(history), self.resources()
-        shared = ("attempt", "rank", "tick", "time_ns")
-        sampled = [identifier(name) for name in resources.columns if name not in shared]
+        own = {name.lower() for name in ticks.columns}
+        sampled = [identifier(name) for name in resources.columns if name.lower() not in own]
         names = [f"ticks_{next(self._numbers)}", f"resources_{next(self._numbers)}"]
         ticks.relation.create_view(names[0])
         resources.relation.create_view(names[1])
@@ -102,11 +111,13 @@ class Run:
                 )
                 if damaged:
                     found.append(f"{folder}: {damaged} damaged lines were left out")
-                found += [
-                    f"{path}: a damaged part was left out"
+                broken = [
+                    path
                     for path in sorted(folder.glob("part-*.parquet"))
                     if not self._readable(path)
                 ]
+                broken += sorted(folder.glob(f"*{BROKEN}"))
+                found += [f"{path}: a damaged part was left out" for path in broken]
         return found
 
     def _plain(self, kind: str) -> Table:
@@ -167,7 +178,7 @@ class Run:
                 found.append(f"select {place}, * from ({scan(inside)})")
         if self._read.issuperset(parts):
             return found
-        if all(map(looks_whole, parts)) and is_readable(self._connection, found):
+        if all(map(looks_whole, parts)) and self._is_readable(self._connection, found):
             self._read.update(parts)
             return found
         whole = [path for path in parts if self._readable(path)]
@@ -175,7 +186,7 @@ class Run:
 
     def _readable(self, path: Path) -> bool:
         return path in self._read or (
-            looks_whole(path) and is_readable(self._connection, [scan([path])])
+            looks_whole(path) and self._is_readable(self._connection, [scan([path])])
         )
 
     def _live(self, kind: str) -> list[str]:

@@ -19,19 +19,22 @@ from pathlib import Path
 
 from metronorm.clock.columns import columns_of, literal
 from metronorm.clock.lines import Lines, sealed_as, tape_ring
-from metronorm.clock.parts import is_readable, looks_whole, scan
+from metronorm.clock.parts import BROKEN, is_readable, looks_whole, scan
 from metronorm.clock.ring import abandoned_ring, abandoned_rings
 from metronorm.clock.run import read_run_info, tape_folders
 from metronorm.clock.tape import LIVE, NEXT, Tape
 from metronorm.errors import MetronormError, RunError
 from metronorm.files import file_aside, remove_leftovers, write_atomic
 
+# the second version of the encodings: half the size, and twice as fast to read
+FORMAT = "format parquet, parquet_version v2, compression zstd"
+
 
 def seal_run(directory: Path) -> int:
     """Seal all that is finished of a run; how many parts were made.
 
     What a dead process has left in memory on this machine is put on its tape first. A tape that is
-    being written keeps its live lines.
+    being written keeps its live lines. A part that cannot be read is put aside as `.broken`.
 
     Raises:
         RunError: no run there, or one of a newer schema.
@@ -50,6 +53,9 @@ def seal_run(directory: Path) -> int:
                 made += seal_tape(folder)
             except RunError:  # it is being written
                 made += seal_parts(folder, kind)
+            for part in folder.glob("part-*.parquet"):
+                if not _holds(part):
+                    part.rename(part.with_name(f"_{part.name}{BROKEN}"))
     return made
 
 
@@ -144,7 +150,7 @@ def _seal(path: Path, kind: str) -> None:
         try:
             select = columns_of(connection, kind, whole)
             query = f"select * from ({select}) order by tick, time_ns"
-            connection.execute(f"copy ({query}) to {written} (format parquet, compression zstd)")
+            connection.execute(f"copy ({query}) to {written} ({FORMAT})")
             counted = connection.sql(f"select count(*) from read_parquet({written})").fetchall()
         except duckdb.Error as error:
             raise OSError(f"{path} cannot be sealed: {error}") from None

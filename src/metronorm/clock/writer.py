@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PERIOD_SECONDS = 0.25
 _HANG_SECONDS = 0.05  # a writer that is at the disk for longer is not waited for
 PATIENCE_SECONDS = 5.0  # how long closing waits for a disk that does not answer
-STRETCH_BYTES = 8 << 20  # a stretch of tape that is sealed
+STRETCH_BYTES = 16 << 20  # a stretch of tape that is sealed
 STRETCH_SECONDS = 3600.0
 _SMALLEST_STRETCH_BYTES = 256 << 10
 
@@ -49,6 +49,7 @@ class Channel:
         self.tape = Tape(folder)
         self.ring = Ring(ring, folder, capacity)
         self.dropped = 0
+        self.finished = False  # whether stretches are to be sealed
         self.begun = time.monotonic()
         self.drained = threading.Event()
         self._too_long: bytes | None = None
@@ -81,14 +82,12 @@ class Channel:
             self._too_long = line
             return True
 
-    def finish_stretch(self) -> bool:
-        """Let what is on the tape be sealed; False if the disk refuses: later, then."""
-        try:
+    def finish_stretch(self) -> None:
+        """Let what is on the tape be sealed; if the disk refuses, later."""
+        with contextlib.suppress(OSError, RunError):
             self.tape.rotate()
-        except (OSError, RunError):
-            return False
-        self.begun = time.monotonic()
-        return True
+            self.begun = time.monotonic()
+            self.finished = True
 
     def drop(self, tick: int) -> None:
         """Count a line that is lost."""
@@ -194,7 +193,10 @@ class Writer:
     def _write(self, channel: Channel) -> None:
         self._at_disk_since = time.monotonic()
         channel.drain()
-        if channel.is_long() and not self._seals() and channel.finish_stretch():
+        if channel.is_long():
+            channel.finish_stretch()
+        if channel.finished and not self._seals():
+            channel.finished = False
             self._seal(channel)
         self._at_disk_since = None
         self._stuck = False
@@ -203,8 +205,9 @@ class Writer:
         """Wait until what was said is on the tapes; False after `PATIENCE_SECONDS` without."""
         done = self._flushing = threading.Event()
         self._wake.set()
+        # (not whether the rings are empty: other threads go on)
         return done.wait(PATIENCE_SECONDS) and not any(
-            channel.ring.filled for channel in self.channels.values()
+            channel.tape.last_error for channel in self.channels.values()
         )
 
     def _seal(self, channel: Channel) -> None:
