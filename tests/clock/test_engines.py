@@ -47,14 +47,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         folder = write_tape(run, [line(tick) for tick in range(3, 5)], [], attempt=1, rank=1)
         tape = Tape(folder)
         assert seal_run(run) == 1
-        assert (folder / LIVE).exists()
+        (folder.parent / ".launch").touch()
+        (folder / ".part-00009.parquet.host.1.0.tmp").write_bytes(b"half")
+        (folder / "_part-00000.damaged").write_bytes(b"garbage")
+        tape.append(b"half of a line")
         yield run
         tape.close()
 
 
 def test_the_run_is_live(run: Path) -> None:
     assert len(list(run.rglob("*.parquet"))) == 5
-    assert len(list(run.rglob(LIVE))) == 1
+    assert [path.stat().st_size for path in run.rglob(LIVE)] == [14]
 
 
 def duckdb_rows(ticks: Path) -> Rows:

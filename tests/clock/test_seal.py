@@ -60,6 +60,8 @@ def test_a_long_stretch_is_sealed_while_the_loop_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "STRETCH_BYTES", 20_000)
+    (tmp_path / "msgspec.py").write_text("raise RuntimeError('not what was meant')")
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     with Clock(run, progress=False, stall=None) as clock:
         folder = tape_folder(run, "ticks", 0, 0)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 # what a column can hold, and what it can be called
 _Integer = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 _Number = float | Literal["nan", "inf", "-inf"]
-_Name = Annotated[str, msgspec.Meta(min_length=1, pattern="^[^\\0]*$")]
+_Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class _Tick(msgspec.Struct, gc=False, omit_defaults=True):
