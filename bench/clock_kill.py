@@ -36,7 +36,7 @@ from _trackers import METRICS, TRACKERS
 from _workers import Worker, end_all
 
 from metronorm.clock import Clock, open_run
-from metronorm.clock.seal import recover_all
+from metronorm.clock.store.seal import recover_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -25,7 +25,7 @@ from metronorm.cli import watch
 from metronorm.cli.watch_app import WatchApp
 from metronorm.clock import Clock
 from metronorm.clock.live import Follower
-from metronorm.clock.snapshot import Snapshot
+from metronorm.clock.live.snapshot import Snapshot
 from metronorm.errors import MetronormError
 
 from ..clock.virtual import VirtualTime

@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import duckdb  # noqa: F401 - once, for all of them
 
-from metronorm.clock import ring
-from metronorm.clock.seal import seal_run
+from metronorm.clock.store import ring
+from metronorm.clock.store.seal import seal_run
 from tests.clock.stores import line, new_run, write_ring, write_tape
 
 CHANGES = ("rename", "replace", "unlink", "ftruncate", "writev", "link", "fsync")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from metronorm.clock import Run, open_run
 from metronorm.clock.record import TickRecord
-from metronorm.clock.ring import Ring, ring_path
 from metronorm.clock.run import create_run, read_run_info, tape_folder
-from metronorm.clock.tape import Tape, encode
+from metronorm.clock.store.ring import Ring, ring_path
+from metronorm.clock.store.tape import Tape, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from metronorm.clock.run import create_run, tape_folder
-from metronorm.clock.tape import LIVE
+from metronorm.clock.store.tape import LIVE
 
 START_NS = 1_800_000_000_000_000_000
 MS = 1_000_000

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Run, open_run
-from metronorm.clock import ring as rings
 from metronorm.clock.run import tape_folder
-from metronorm.clock.seal import recover_all, seal_run
-from metronorm.clock.tape import LIVE, encode
+from metronorm.clock.store import ring as rings
+from metronorm.clock.store.seal import recover_all, seal_run
+from metronorm.clock.store.tape import LIVE, encode
 from metronorm.errors import RunError
 
 from .stores import line, new_run, numbers, write_ring, write_tape

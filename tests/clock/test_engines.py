@@ -12,10 +12,10 @@ import duckdb
 import pytest
 
 from metronorm.clock import open_run
-from metronorm.clock import ring as rings
 from metronorm.clock.run import number
-from metronorm.clock.seal import seal_run
-from metronorm.clock.tape import LIVE, Tape
+from metronorm.clock.store import ring as rings
+from metronorm.clock.store.seal import seal_run
+from metronorm.clock.store.tape import LIVE, Tape
 
 from .stores import line, new_run, write_tape
 

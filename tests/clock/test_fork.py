@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from metronorm.clock import open_run
-from metronorm.clock.ring import ring_path
-from metronorm.clock.seal import seal_run
+from metronorm.clock.store.ring import ring_path
+from metronorm.clock.store.seal import seal_run
 
 from . import records
 
@@ -34,7 +34,7 @@ FORK = (
 import os, sys, threading
 from pathlib import Path
 from metronorm.clock import Clock
-from metronorm.clock.ring import abandoned_rings, ring_path
+from metronorm.clock.store.ring import abandoned_rings, ring_path
 from metronorm.clock.run import read_run_info
 
 run, how = Path(sys.argv[1]), sys.argv[2]

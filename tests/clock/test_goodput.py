@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from metronorm.clock import open_run
 from metronorm.clock.goodput import Goodput, goodput
-from metronorm.clock.tape import encode
+from metronorm.clock.store.tape import encode
 
 from .stores import line, new_run, write_tape
 

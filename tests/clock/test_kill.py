@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from metronorm.clock import open_run
-from metronorm.clock import ring as rings
-from metronorm.clock.seal import seal_run
+from metronorm.clock.store import ring as rings
+from metronorm.clock.store.seal import seal_run
 
 from .stores import numbers
 
@@ -21,7 +21,8 @@ KILLS = 200
 ZYGOTE = """
 import os, sys
 from pathlib import Path
-from metronorm.clock import Clock, ring, writer
+from metronorm.clock import Clock
+from metronorm.clock.store import ring, writer
 
 ring._shared_folder = lambda: Path(sys.argv[1])
 

@@ -12,11 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from metronorm.clock import Clock, live, writer
-from metronorm.clock.curves import POINTS, Curves
+from metronorm.clock import Clock
+from metronorm.clock.live import follower as live
+from metronorm.clock.live.curves import POINTS, Curves
 from metronorm.clock.live import Follower
-from metronorm.clock.recent import EVENTS, WINDOW
-from metronorm.clock.snapshot import Snapshot
+from metronorm.clock.live.recent import EVENTS, WINDOW
+from metronorm.clock.live.snapshot import Snapshot
+from metronorm.clock.store import writer
 from metronorm.clock.summary import Curve
 from metronorm.errors import RunError
 

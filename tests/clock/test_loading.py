@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from metronorm.clock.hooks import Watch
-from metronorm.clock.retype import retype
+from metronorm.clock.hooks.retype import retype
 
 from .training import DATA, TICK, Samples, Training
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock, open_run
-from metronorm.clock.seal import seal_run
-from metronorm.clock.tape import encode
+from metronorm.clock.store.seal import seal_run
+from metronorm.clock.store.tape import encode
 from metronorm.errors import MissingDependencyError, RunError
 
 from .stores import line, new_run, numbers, write_tape

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metronorm.clock import ring as rings
-from metronorm.clock.ring import Ring, abandoned_ring, abandoned_rings, read_ring, ring_path
-from metronorm.clock.seal import recover_all
-from metronorm.clock.tape import LIVE
+from metronorm.clock.store import ring as rings
+from metronorm.clock.store.ring import Ring, abandoned_ring, abandoned_rings, read_ring, ring_path
+from metronorm.clock.store.seal import recover_all
+from metronorm.clock.store.tape import LIVE
 
 from ..full_disk import fill, small_disk
 
@@ -22,7 +22,7 @@ CAPACITY = 64
 HELD = """
 import sys
 from pathlib import Path
-from metronorm.clock.ring import Ring
+from metronorm.clock.store.ring import Ring
 
 ring = Ring(Path(sys.argv[1]), Path(sys.argv[2]), 1 << 16)
 assert ring.shared and ring.put(b"alive\\n")

@@ -13,15 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metronorm.clock import Clock, open_run, writer
-from metronorm.clock import ring as rings
-from metronorm.clock import seal as sealing
+from metronorm.clock import Clock, open_run
 from metronorm.clock.names import RESERVED
 from metronorm.clock.run import tape_folder
-from metronorm.clock.seal import recover_all, seal_parts, seal_run
-from metronorm.clock.spawn import is_running, spawn
-from metronorm.clock.tape import LIVE, Tape
-from metronorm.clock.writer import Channel
+from metronorm.clock.store import ring as rings
+from metronorm.clock.store import seal as sealing
+from metronorm.clock.store import writer
+from metronorm.clock.store.seal import recover_all, seal_parts, seal_run
+from metronorm.clock.store.spawn import is_running, spawn
+from metronorm.clock.store.tape import LIVE, Tape
+from metronorm.clock.store.writer import Channel
 from metronorm.errors import RunError
 
 from . import records

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metronorm.clock.live.tail import Tail
 from metronorm.clock.record import TickRecord
-from metronorm.clock.ring import Ring, ring_path
 from metronorm.clock.run import tape_folder
-from metronorm.clock.seal import seal_parts
-from metronorm.clock.tail import Tail
-from metronorm.clock.tape import LIVE, Tape, encode
+from metronorm.clock.store.ring import Ring, ring_path
+from metronorm.clock.store.seal import seal_parts
+from metronorm.clock.store.tape import LIVE, Tape, encode
 
 IDENTITY = "tail-of-a-test"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.clock.tape import LIVE, NEXT, Tape, encode, next_part
-from metronorm.clock.writer import Channel
+from metronorm.clock.store.tape import LIVE, NEXT, Tape, encode, next_part
+from metronorm.clock.store.writer import Channel
 from metronorm.errors import RunError
 
 from ..full_disk import fill, small_disk
@@ -15,7 +15,7 @@ from ..full_disk import fill, small_disk
 HELD = """
 import sys
 from pathlib import Path
-from metronorm.clock.tape import Tape
+from metronorm.clock.store.tape import Tape
 
 tape = Tape(Path(sys.argv[1]))
 print("held", flush=True)

@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from metronorm.clock import Clock, open_run, watcher, writer
-from metronorm.clock import ring as rings
-from metronorm.clock.ring import read_ring
-from metronorm.clock.seal import seal_run
-from metronorm.clock.tape import LIVE, Tape, encode
-from metronorm.clock.writer import Channel, Writer
+from metronorm.clock import Clock, open_run, watcher
+from metronorm.clock.store import ring as rings
+from metronorm.clock.store import writer
+from metronorm.clock.store.ring import read_ring
+from metronorm.clock.store.seal import seal_run
+from metronorm.clock.store.tape import LIVE, Tape, encode
+from metronorm.clock.store.writer import Channel, Writer
 
 from ..full_disk import fill, small_disk
 from . import records

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from metronorm.cli.arguments import parse
-from metronorm.clock.seal import seal_run
+from metronorm.clock.store.seal import seal_run
 from metronorm.errors import ConfigError, RunError
 
 DESCRIPTION = """Turn what is finished of runs into Parquet, and put on their tapes what killed

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from metronorm.clock.snapshot import Event, Snapshot
+    from metronorm.clock.live.snapshot import Event, Snapshot
 
 BAR_WIDTH = 20
 CHART_WIDTH, CHART_HEIGHT = 100, 13

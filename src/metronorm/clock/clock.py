@@ -13,11 +13,11 @@ from metronorm.clock.budget import DEFAULT
 from metronorm.clock.deferred import Late, land_all
 from metronorm.clock.progress import Progress
 from metronorm.clock.ranks import find_place
-from metronorm.clock.recorder import Recorder
 from metronorm.clock.run import create_run, new_attempt, read_run_info
 from metronorm.clock.stall import StallWatch
+from metronorm.clock.store.recorder import Recorder
+from metronorm.clock.store.writer import PATIENCE_SECONDS
 from metronorm.clock.ticking import Ticking, not_entered, nowhere
-from metronorm.clock.writer import PATIENCE_SECONDS
 from metronorm.errors import ConfigError, RunError
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metronorm.clock.columns import identifier
+from metronorm.clock.store.columns import identifier
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:

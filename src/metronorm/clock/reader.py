@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from metronorm.clock.columns import FIXED, columns_of, identifier
 from metronorm.clock.ledger import UNATTRIBUTED
-from metronorm.clock.lines import is_sealed, read_lines
-from metronorm.clock.parts import BROKEN, binds, is_readable, looks_whole, scan
 from metronorm.clock.run import RunInfo, number, read_run_info, tape_folders
+from metronorm.clock.store.columns import FIXED, columns_of, identifier
+from metronorm.clock.store.lines import is_sealed, read_lines
+from metronorm.clock.store.parts import BROKEN, binds, is_readable, looks_whole, scan
 from metronorm.clock.table import Table
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.clock.columns import identifier
 from metronorm.clock.goodput import goodput
 from metronorm.clock.run import tape_folders
-from metronorm.clock.tape import is_written
+from metronorm.clock.store.columns import identifier
+from metronorm.clock.store.tape import is_written
 
 if TYPE_CHECKING:
     from metronorm.clock.reader import Run

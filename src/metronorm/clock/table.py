@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING, Any, cast
 
-from metronorm.clock.columns import FIXED
+from metronorm.clock.store.columns import FIXED
 from metronorm.errors import MissingDependencyError
 
 if TYPE_CHECKING:

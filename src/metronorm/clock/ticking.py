@@ -23,14 +23,14 @@ from metronorm.clock.record import (
     plain_number,
     spell_out,
 )
-from metronorm.clock.tape import encode
+from metronorm.clock.store.tape import encode
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
-    from metronorm.clock.recorder import Recorder
+    from metronorm.clock.store.recorder import Recorder
 
 _SCATTER = 2654435761  # 2**32 over the golden ratio (Knuth, The Art of Computer Programming 6.4)
 _TRIALS = 100

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from metronorm.clock.columns import identifier
+from metronorm.clock.store.columns import identifier
 
 if TYPE_CHECKING:
     from metronorm.clock.table import Table

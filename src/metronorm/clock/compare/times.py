@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
-from metronorm.clock.columns import identifier
 from metronorm.clock.compare.bootstrap import block_length, interval, resampled_sums
+from metronorm.clock.store.columns import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

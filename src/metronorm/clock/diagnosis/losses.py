@@ -7,11 +7,11 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.columns import identifier
 from metronorm.clock.diagnosis.finding import TICKS_NAMED, Finding, counted
 from metronorm.clock.diagnosis.reading import MINIMUM_TICKS
 from metronorm.clock.diagnosis.trend import SIGMAS_PER_MAD
 from metronorm.clock.diagnosis.values import is_loss
+from metronorm.clock.store.columns import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.clock.columns import identifier
 from metronorm.clock.diagnosis.finding import TICKS_NAMED, Finding, duration
 from metronorm.clock.diagnosis.reading import MINIMUM_TICKS
+from metronorm.clock.store.columns import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.clock.columns import identifier, literal
+from metronorm.clock.store.columns import identifier, literal
 
 if TYPE_CHECKING:
     from metronorm.clock.reader import Run

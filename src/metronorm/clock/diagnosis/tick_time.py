@@ -7,10 +7,10 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.columns import identifier
 from metronorm.clock.diagnosis.finding import TICKS_NAMED, Evidence, Finding, counted, duration
 from metronorm.clock.diagnosis.reading import MINIMUM_TICKS, STEADY, WARM_UP_TICKS
 from metronorm.clock.diagnosis.trend import SIGMAS_PER_MAD, mann_kendall, step
+from metronorm.clock.store.columns import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

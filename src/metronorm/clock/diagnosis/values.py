@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from metronorm.clock.columns import identifier
 from metronorm.clock.diagnosis.finding import Finding, Severity, counted
+from metronorm.clock.store.columns import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,8 +13,8 @@ import msgspec
 
 from metronorm.clock.record import TickRecord
 from metronorm.clock.run import RUN_FILE, create_run, tape_folder
-from metronorm.clock.seal import seal_tape
-from metronorm.clock.tape import LIVE, encode
+from metronorm.clock.store.seal import seal_tape
+from metronorm.clock.store.tape import LIVE, encode
 from metronorm.errors import DataError, RunError
 from metronorm.files import directory_aside, write_atomic
 from metronorm.integrations.importing.history import Event, History, Places

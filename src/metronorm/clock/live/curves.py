@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from metronorm.clock.columns import identifier
+from metronorm.clock.store.columns import identifier
 from metronorm.clock.summary import Curve
 
 if TYPE_CHECKING:

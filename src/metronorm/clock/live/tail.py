@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.clock.lines import DECODERS, tape_ring
-from metronorm.clock.ring import read_ring
-from metronorm.clock.tape import LIVE, next_part
+from metronorm.clock.store.lines import DECODERS, tape_ring
+from metronorm.clock.store.ring import read_ring
+from metronorm.clock.store.tape import LIVE, next_part
 
 if TYPE_CHECKING:
     from pathlib import Path

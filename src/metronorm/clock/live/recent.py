@@ -7,7 +7,7 @@ import statistics
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.snapshot import Event, Rank
+from metronorm.clock.live.snapshot import Event, Rank
 from metronorm.files import lives
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.ring import ring_path
 from metronorm.clock.run import host, tape_folder, versions
-from metronorm.clock.seal import recover_all, seal_tape
-from metronorm.clock.tape import encode
+from metronorm.clock.store.ring import ring_path
+from metronorm.clock.store.seal import recover_all, seal_tape
+from metronorm.clock.store.tape import encode
+from metronorm.clock.store.writer import CAPACITIES, Channel, Writer
 from metronorm.clock.watcher import Watcher
-from metronorm.clock.writer import CAPACITIES, Channel, Writer
 from metronorm.errors import MetronormError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metronorm.clock.stall import StallWatch
-    from metronorm.clock.writer import Loss
+    from metronorm.clock.store.writer import Loss
 
 _log = logging.getLogger("metronorm")
 

@@ -28,13 +28,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.retype import retype
+from metronorm.clock.hooks.retype import retype
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metronorm.clock.clock import Clock
-    from metronorm.clock.phases import Phase, Phases
+    from metronorm.clock.hooks.phases import Phase, Phases
 
 
 class Collectives:

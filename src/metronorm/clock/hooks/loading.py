@@ -5,13 +5,13 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from metronorm.clock.retype import kind_of, retype
+from metronorm.clock.hooks.retype import kind_of, retype
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from metronorm.clock.hooks import Watch
+    from metronorm.clock.hooks.watch import Watch
 
 
 def watch_loader(watch: Watch, loader: Any) -> Callable[[], None]:

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.clock.columns import identifier, literal
-from metronorm.clock.curves import TICK_TIME, Curves
+from metronorm.clock.live.curves import TICK_TIME, Curves
+from metronorm.clock.live.recent import EVENTS, RESOURCE_WINDOW_NS, TELLING, WINDOW, Recent
+from metronorm.clock.live.snapshot import Event, Snapshot
+from metronorm.clock.live.tail import Tail
 from metronorm.clock.reader import open_run
-from metronorm.clock.recent import EVENTS, RESOURCE_WINDOW_NS, TELLING, WINDOW, Recent
 from metronorm.clock.record import TickRecord
 from metronorm.clock.run import number, read_run_info
-from metronorm.clock.snapshot import Event, Snapshot
-from metronorm.clock.tail import Tail
+from metronorm.clock.store.columns import identifier, literal
 from metronorm.errors import RunError
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from metronorm.clock.collective import Collectives
-    from metronorm.clock.phases import Phase, Phases
+    from metronorm.clock.hooks.collective import Collectives
+    from metronorm.clock.hooks.phases import Phase, Phases
 
 
 class Passes:

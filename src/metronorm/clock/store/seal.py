@@ -6,7 +6,7 @@ Each arrow is one rename, and the lines are removed after the Parquet file is th
 instant each tick is there once: a part that has a Parquet file is read from it, any other from its
 lines. Damaged lines are kept in `_part-00000.damaged`.
 
-    python -m metronorm.clock.seal FOLDER
+    python -m metronorm.clock.store.seal FOLDER
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from metronorm.clock.columns import columns_of, literal
-from metronorm.clock.lines import Lines, sealed_as, tape_ring
-from metronorm.clock.parts import BROKEN, is_readable, looks_whole, scan
-from metronorm.clock.ring import abandoned_ring, abandoned_rings
 from metronorm.clock.run import read_run_info, tape_folders
-from metronorm.clock.tape import LIVE, NEXT, Tape
+from metronorm.clock.store.columns import columns_of, literal
+from metronorm.clock.store.lines import Lines, sealed_as, tape_ring
+from metronorm.clock.store.parts import BROKEN, is_readable, looks_whole, scan
+from metronorm.clock.store.ring import abandoned_ring, abandoned_rings
+from metronorm.clock.store.tape import LIVE, NEXT, Tape
 from metronorm.errors import MetronormError, RunError
 from metronorm.files import file_aside, remove_leftovers, write_atomic
 

@@ -13,9 +13,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metronorm.clock.ring import Ring
-from metronorm.clock.spawn import is_running, spawn
-from metronorm.clock.tape import Tape
+from metronorm.clock.store.ring import Ring
+from metronorm.clock.store.spawn import is_running, spawn
+from metronorm.clock.store.tape import Tape
 from metronorm.errors import RunError
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ class Writer:
         # in a process of its own: what seals takes time and memory
         with contextlib.suppress(OSError):  # then it is sealed when the clock closes
             self._sealing = spawn(
-                sys.executable, "-m", "metronorm.clock.seal", str(channel.tape.folder)
+                sys.executable, "-m", "metronorm.clock.store.seal", str(channel.tape.folder)
             )
 
     def _seals(self) -> bool:

@@ -10,11 +10,11 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
-from metronorm.clock.collective import Collectives
-from metronorm.clock.loading import Batches, watch_loader
-from metronorm.clock.passes import Hook, Passes
-from metronorm.clock.phases import Phases
-from metronorm.clock.retype import kind_of
+from metronorm.clock.hooks.collective import Collectives
+from metronorm.clock.hooks.loading import Batches, watch_loader
+from metronorm.clock.hooks.passes import Hook, Passes
+from metronorm.clock.hooks.phases import Phases
+from metronorm.clock.hooks.retype import kind_of
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from metronorm.clock.clock import Clock
-    from metronorm.clock.phases import Phase
+    from metronorm.clock.hooks.phases import Phase
 
 
 class Watch:
@@ -35,7 +35,7 @@ class Watch:
       what is computed again in it (checkpointing). A loss that is computed outside of the model is
       `unattributed`, and so is its part of the backward pass.
     - `update`: steps of the optimizers.
-    - `communicate`: waiting for other ranks; see `metronorm.clock.collective`.
+    - `communicate`: waiting for other ranks; see `metronorm.clock.hooks.collective`.
 
     A tick is one step of the first optimizer. It ends where the next begins: where the loop asks
     for a batch or, without a loader, at the next forward pass; so what is logged behind the step is

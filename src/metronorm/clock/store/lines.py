@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
-from metronorm.clock.parts import looks_whole
-from metronorm.clock.ring import read_ring, ring_path
 from metronorm.clock.run import number
-from metronorm.clock.tape import LIVE, encode
+from metronorm.clock.store.parts import looks_whole
+from metronorm.clock.store.ring import read_ring, ring_path
+from metronorm.clock.store.tape import LIVE, encode
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.clock.columns import literal
+from metronorm.clock.store.columns import literal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
