@@ -13,9 +13,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock
+from metronorm.clock.live import Follower
 from metronorm.clock.live import follower as live
 from metronorm.clock.live.curves import POINTS, Curves
-from metronorm.clock.live import Follower
 from metronorm.clock.live.recent import EVENTS, WINDOW
 from metronorm.clock.live.snapshot import Snapshot
 from metronorm.clock.store import writer

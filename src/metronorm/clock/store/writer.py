@@ -214,7 +214,11 @@ class Writer:
         # in a process of its own: what seals takes time and memory
         with contextlib.suppress(OSError):  # then it is sealed when the clock closes
             self._sealing = spawn(
-                sys.executable, "-m", "metronorm.clock.store.seal", str(channel.tape.folder)
+                sys.executable,
+                "-P",  # a module in the working folder is not the one that is meant
+                "-m",
+                "metronorm.clock.store.seal",
+                str(channel.tape.folder),
             )
 
     def _seals(self) -> bool:
