@@ -169,14 +169,21 @@ def test_the_cost_goes_on_when_the_time_becomes_a_devices(
     assert found[3] == found[0] + PHASE + READING, "and what the first loop's end cost"
 
 
-def test_a_budget_weighs_what_was_spent_since_the_last_time() -> None:
+def test_a_budget_weighs_what_a_window_cost() -> None:
     budget = Budget(0.01)
-    assert not budget.weigh(10**6, 0), "what came before the first window is nobody's"
-    assert not budget.weigh(10**6 + 10, 1_000), "all of it, and no more"
-    assert budget.weigh(10**6 + 21, 2_000)
+    assert not budget.weigh([10**6], 0), "what came before the first window is nobody's"
+    assert not budget.weigh([5, 5], 1_000), "all of it, and no more"
+    assert budget.weigh([5, 6], 2_000)
     assert budget.every == 2
-    assert not budget.weigh(10**6 + 24, 3_000), "between, nothing changes"
-    assert budget.weigh(10**6 + 26, 4_000)
+    assert not budget.weigh([1, 2], 3_000), "between, nothing changes"
+    assert budget.weigh([1, 1], 4_000)
     assert budget.every == 1
-    assert not budget.weigh(10**6 + 26, 5_000)
+    assert not budget.weigh([0, 0], 5_000)
     assert budget.every == 1
+
+
+def test_a_tick_in_which_another_process_had_the_processor_does_not_count() -> None:
+    budget = Budget(0.01)
+    budget.weigh([1], 0)
+    assert not budget.weigh([2, 2, 10**6, 2], 1_400), "14 of 14"
+    assert budget.weigh([2, 2, 10**6, 3], 2_700), "15 of 13"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 DEFAULT = 0.001
 WINDOW = 64  # ticks between two decisions
 RAREST = 64  # phases of at least every 64th tick are measured
@@ -16,15 +18,18 @@ class Budget:
 
     def __init__(self, share: float) -> None:
         self._share = share
-        self._cost_ns = 0
         self._now_ns: int | None = None
         self.every = 1  # phases of every so many ticks are measured
 
-    def weigh(self, cost_ns: int, now_ns: int) -> bool:
-        """Once in `WINDOW` ticks, what all of them cost until now; True if `every` changes."""
-        spent = cost_ns - self._cost_ns
+    def weigh(self, costs_ns: list[int], now_ns: int) -> bool:
+        """Once in `WINDOW` ticks, what each of them cost; True if `every` changes.
+
+        More than four times what is usual is another process's that had the processor meanwhile.
+        """
+        usual = statistics.median(costs_ns)
+        spent = sum(min(cost, 4 * usual) for cost in costs_ns)
         passed = 0 if self._now_ns is None else now_ns - self._now_ns
-        self._cost_ns, self._now_ns = cost_ns, now_ns
+        self._now_ns = now_ns
         before, allowed = self.every, self._share * passed
         if passed and spent > allowed:
             self.every = min(2 * before, RAREST)

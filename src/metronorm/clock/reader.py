@@ -143,12 +143,16 @@ class Run:
 
     def _load(self, kind: str) -> str:
         """A view over all parts and lines of a kind; its name."""
-        while True:
-            parts = self._parts(kind)
-            live = self._live(kind)
-            if parts == self._parts(kind):
-                break  # else lines became a part meanwhile, and might be there twice
-        sources = [*self._sealed(parts), *live] or [self._empty(kind)]
+        parts: list[Path] = []
+        placed = bytearray()
+        for folder in tape_folders(self.directory, kind):
+            sealed, lines = self._look(folder, kind)
+            parts += sealed
+            place = b'{"attempt":%d,"rank":%d,' % (number(folder.parent), number(folder))
+            for line in lines:
+                placed += place
+                placed += memoryview(line)[1:]
+        sources = [*self._sealed(parts), *self._live(kind, placed)] or [self._empty(kind)]
         name = f"all_{kind}_{next(self._numbers)}"
         everything = " union all by name ".join(f"({source})" for source in sources)
         columns = self._connection.sql(everything).columns
@@ -156,12 +160,13 @@ class Run:
         self._connection.execute(f"create temp view {name} as select {listed} from ({everything})")
         return name
 
-    def _parts(self, kind: str) -> list[Path]:
-        return [
-            path
-            for folder in tape_folders(self.directory, kind)
-            for path in sorted(folder.glob("part-*.parquet"))
-        ]
+    def _look(self, folder: Path, kind: str) -> tuple[list[Path], list[bytes]]:
+        """The parts of a tape, and the lines that are in none of them."""
+        while True:
+            parts = sorted(folder.glob("part-*.parquet"))
+            lines = read_lines(folder, kind, self.info.id).whole
+            if parts == sorted(folder.glob("part-*.parquet")):
+                return parts, lines  # else lines became a part, and might be there twice
 
     def _sealed(self, parts: list[Path]) -> list[str]:
         """SQL that reads the parts, those that can be read."""
@@ -189,14 +194,8 @@ class Run:
             looks_whole(path) and self._is_readable(self._connection, [scan([path])])
         )
 
-    def _live(self, kind: str) -> list[str]:
-        """SQL for the lines that are not sealed, from a temporary table of them."""
-        placed = bytearray()
-        for folder in tape_folders(self.directory, kind):
-            place = b'{"attempt":%d,"rank":%d,' % (number(folder.parent), number(folder))
-            for line in read_lines(folder, kind, self.info.id).whole:
-                placed += place
-                placed += memoryview(line)[1:]
+    def _live(self, kind: str, placed: bytes | bytearray) -> list[str]:
+        """SQL for lines that say their place, from a temporary table of them."""
         if not placed:
             return []
         name = f"live_{kind}_{next(self._numbers)}"

@@ -71,6 +71,7 @@ class Ticking:
         self._budget = Budget(budget)
         self._measured, self._sampling = True, False
         self._cost_ns = self._cost_on_record = self._logged = 0
+        self._costs_ns: list[int] = []
         self._cost_of_phase = self._cost_of_log = 0
         self._recorder: Recorder | None = None
         self._put: Callable[[bytes], bool] = nowhere
@@ -198,6 +199,7 @@ class Ticking:
             cost_ns - self._cost_on_record,
             self._arrival,
         )
+        self._costs_ns.append(record.clock_ns)
         self._cost_on_record = cost_ns
         self._arrival = None
         if not self._fetching and type(phases) is dict:
@@ -212,7 +214,7 @@ class Ticking:
             self._write(record)
         if self._deferred:
             land(self._deferred, self._write_late)
-        if self._sampling or not self.tick % WINDOW:
+        if self._sampling or len(self._costs_ns) >= WINDOW:
             self._weigh()
         # what was spent since the tick's end is a part of the next one
         self._cost_ns += self._now() - self._ledger.last
@@ -246,8 +248,10 @@ class Ticking:
 
     def _weigh(self) -> None:
         """Measure phases on fewer ticks, or on more, by what they cost; on this one or not."""
-        if not self.tick % WINDOW and self._budget.weigh(self._cost_on_record, self._ledger.last):
-            self.event("sampling", every=self._budget.every)
+        if len(self._costs_ns) >= WINDOW:
+            costs_ns, self._costs_ns = self._costs_ns, []
+            if self._budget.weigh(costs_ns, self._ledger.last):
+                self.event("sampling", every=self._budget.every)
         self._sampling = self._budget.every > 1
         # no period that an evaluation or a checkpoint may fall in with
         self._measured = self.tick * _SCATTER % 2**32 < 2**32 // self._budget.every

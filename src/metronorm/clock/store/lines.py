@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ import msgspec
 from metronorm.clock.run import number
 from metronorm.clock.store.parts import looks_whole
 from metronorm.clock.store.ring import read_ring, ring_path
-from metronorm.clock.store.tape import LIVE, encode
+from metronorm.clock.store.tape import LIVE, encode, next_part
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -110,14 +111,16 @@ def is_sealed(path: Path) -> bool:
 
 def read_lines(folder: Path, kind: str, identity: str) -> Lines:
     """Every line of a tape that is not sealed, those in its ring too, each once."""
-    ring = read_ring(tape_ring(folder, kind, identity), folder)  # first: what leaves it goes there
-    found = Lines()
-    for path in unsealed_files(folder):
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:  # sealed just now
-            continue
-        found.add(data, kind)
+    while True:
+        part = next_part(folder)
+        # first: what leaves it goes onto the tape
+        ring = read_ring(tape_ring(folder, kind, identity), folder)
+        found = Lines()
+        for path in unsealed_files(folder):
+            with contextlib.suppress(FileNotFoundError):  # sealed just now
+                found.add(path.read_bytes(), kind)
+        if part == next_part(folder):
+            break  # else a stretch was finished between two looks, and might be in neither
     if ring:
         late = Lines()
         late.add(ring, kind)
