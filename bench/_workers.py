@@ -42,8 +42,7 @@ class Worker:
         process.start()
         theirs.close()
         assert process.pid is not None
-        self._process = psutil.Process(process.pid)
-        self._join = process.join
+        self._process, self._handle = psutil.Process(process.pid), process
         self._receive()
 
     def ask(self, *question: Any) -> Any:
@@ -59,8 +58,11 @@ class Worker:
         try:
             return self._pipe.recv()
         except EOFError:
-            said = (self.folder / "output.txt").read_text(errors="replace")
-            raise RuntimeError(f"the worker in {self.folder} died:\n{said[-2000:]}") from None
+            raise self._failure() from None
+
+    def _failure(self) -> RuntimeError:
+        said = (self.folder / "output.txt").read_text(errors="replace")
+        return RuntimeError(f"the worker in {self.folder} failed:\n{said[-2000:]}")
 
     def processor_ns(self) -> int:
         """Of all its threads and of its children that live, to the nanosecond."""
@@ -71,12 +73,20 @@ class Worker:
         return spent
 
     def close(self) -> None:
-        """Let it finish; what of it and its children is left afterwards is killed."""
-        family = [self._process, *self._process.children(recursive=True)]
+        """Let it finish; what of it and its children is left afterwards is killed.
+
+        Raises:
+            RuntimeError: it has failed.
+        """
+        family = []
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = [self._process, *self._process.children(recursive=True)]
         self._pipe.close()
-        self._join(_PATIENCE_SECONDS)
+        self._handle.join(_PATIENCE_SECONDS)
         end_all(family)
-        self._join()
+        self._handle.join()
+        if self._handle.exitcode:
+            raise self._failure()
 
 
 def end_all(processes: list[psutil.Process], seconds: float = 20.0) -> None:

@@ -30,13 +30,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import _mlp
-from _recording import bare, metronorm, traceml, tracked
+from _recording import bare, metronorm, metronorm_by_default, traceml, tracked
 from _rows import append
 from _trackers import TRACKERS
 from _workers import Worker
 
 from metronorm.clock import open_run
-from metronorm.clock.budget import DEFAULT
 
 if TYPE_CHECKING:
     from _workers import Make
@@ -132,7 +131,7 @@ def compute(team: dict[str, Worker]) -> None:
 
 def alone(folder: Path) -> None:
     """What the clock says of itself, as it is by default."""
-    worker = Worker(functools.partial(metronorm, DEFAULT), folder)
+    worker = Worker(metronorm_by_default, folder)
     worker.ask(FEWEST, COMPUTE_SECONDS)
     worker.ask(ALONE_TICKS, COMPUTE_SECONDS)
     worker.close()
@@ -157,7 +156,7 @@ def p999(samples: list[float]) -> float:
 
 CONTENDERS: dict[str, Make] = {
     BARE: bare,
-    OURS: functools.partial(metronorm, 1e9),
+    OURS: metronorm,
     **{name: functools.partial(tracked, tracker) for name, tracker in TRACKERS.items()},
     "traceml": traceml,
 }

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from metronorm.clock.ledger import UNATTRIBUTED
 from metronorm.clock.run import RunInfo, number, read_run_info, tape_folders
 from metronorm.clock.store.columns import FIXED, columns_of, identifier
-from metronorm.clock.store.lines import is_sealed, read_lines
+from metronorm.clock.store.lines import is_sealed, read_tape
 from metronorm.clock.store.parts import BROKEN, binds, is_readable, looks_whole, scan
 from metronorm.clock.table import Table
 
@@ -101,7 +101,7 @@ class Run:
         found = []
         for kind in ("ticks", "events", "resources"):
             for folder in tape_folders(self.directory, kind):
-                lines = read_lines(folder, kind, self.info.id)
+                parts, lines = read_tape(folder, kind, self.info.id)
                 if lines.torn:
                     found.append(f"{folder}: the last line is torn and was left out")
                 damaged = len(lines.damaged) + sum(
@@ -111,11 +111,7 @@ class Run:
                 )
                 if damaged:
                     found.append(f"{folder}: {damaged} damaged lines were left out")
-                broken = [
-                    path
-                    for path in sorted(folder.glob("part-*.parquet"))
-                    if not self._readable(path)
-                ]
+                broken = [path for path in parts if not self._readable(path)]
                 broken += sorted(folder.glob(f"*{BROKEN}"))
                 found += [f"{path}: a damaged part was left out" for path in broken]
         return found
@@ -146,10 +142,10 @@ class Run:
         parts: list[Path] = []
         placed = bytearray()
         for folder in tape_folders(self.directory, kind):
-            sealed, lines = self._look(folder, kind)
+            sealed, lines = read_tape(folder, kind, self.info.id)
             parts += sealed
             place = b'{"attempt":%d,"rank":%d,' % (number(folder.parent), number(folder))
-            for line in lines:
+            for line in lines.whole:
                 placed += place
                 placed += memoryview(line)[1:]
         sources = [*self._sealed(parts), *self._live(kind, placed)] or [self._empty(kind)]
@@ -159,14 +155,6 @@ class Run:
         listed = ", ".join(identifier(column) for column in _in_order(columns, kind))
         self._connection.execute(f"create temp view {name} as select {listed} from ({everything})")
         return name
-
-    def _look(self, folder: Path, kind: str) -> tuple[list[Path], list[bytes]]:
-        """The parts of a tape, and the lines that are in none of them."""
-        while True:
-            parts = sorted(folder.glob("part-*.parquet"))
-            lines = read_lines(folder, kind, self.info.id).whole
-            if parts == sorted(folder.glob("part-*.parquet")):
-                return parts, lines  # else lines became a part, and might be there twice
 
     def _sealed(self, parts: list[Path]) -> list[str]:
         """SQL that reads the parts, those that can be read."""

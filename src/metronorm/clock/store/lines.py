@@ -109,18 +109,22 @@ def is_sealed(path: Path) -> bool:
     return looks_whole(sealed_as(path))
 
 
-def read_lines(folder: Path, kind: str, identity: str) -> Lines:
-    """Every line of a tape that is not sealed, those in its ring too, each once."""
+def read_tape(folder: Path, kind: str, identity: str) -> tuple[list[Path], Lines]:
+    """The Parquet parts of a tape, and every line that is in none of them, each once.
+
+    Those in its ring too. All are of one instant, whatever is written and sealed meanwhile.
+    """
+    found = Lines()
     while True:
-        part = next_part(folder)
+        state = next_part(folder), sealed_parts(folder)
         # first: what leaves it goes onto the tape
         ring = read_ring(tape_ring(folder, kind, identity), folder)
-        found = Lines()
-        for path in unsealed_files(folder):
-            with contextlib.suppress(FileNotFoundError):  # sealed just now
-                found.add(path.read_bytes(), kind)
-        if part == next_part(folder):
-            break  # else a stretch was finished between two looks, and might be in neither
+        with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
+            files = [stack.enter_context(open(path, "rb")) for path in unsealed_files(folder)]
+            if state == (next_part(folder), sealed_parts(folder)):
+                for file in files:
+                    found.add(file.read(), kind)
+                break
     if ring:
         late = Lines()
         late.add(ring, kind)
@@ -129,7 +133,12 @@ def read_lines(folder: Path, kind: str, identity: str) -> Lines:
         found.whole += fresh
         if fresh:  # the line that is torn is in the ring
             found.torn = b""
-    return found
+    return state[1], found
+
+
+def sealed_parts(folder: Path) -> list[Path]:
+    """The Parquet parts of a tape, oldest first."""
+    return sorted(folder.glob("part-*.parquet"))
 
 
 def tape_ring(folder: Path, kind: str, identity: str) -> Path:
