@@ -44,6 +44,9 @@ sanitize: .venv/dev
 bench: .venv/bench
 	$(BIN)/python bench/start_up.py
 	$(BIN)/python bench/clock.py
+	$(BIN)/python bench/clock_blocked.py
+	$(BIN)/python bench/clock_reading.py
+	$(BIN)/python bench/clock_kill.py
 	$(BIN)/python bench/loader_memory.py
 	$(BIN)/python bench/train_gpt.py
 	$(BIN)/python bench/train_quick.py

@@ -61,8 +61,10 @@ class Worker:
             raise self._failure() from None
 
     def _failure(self) -> RuntimeError:
+        self._handle.join(_PATIENCE_SECONDS)
         said = (self.folder / "output.txt").read_text(errors="replace")
-        return RuntimeError(f"the worker in {self.folder} failed:\n{said[-2000:]}")
+        ended = f"the worker in {self.folder} failed, exit code {self._handle.exitcode}"
+        return RuntimeError(f"{ended}:\n{said[-2000:]}")
 
     def processor_ns(self) -> int:
         """Of all its threads and of its children that live, to the nanosecond."""

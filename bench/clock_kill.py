@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import ctypes
 import functools
 import importlib
 import itertools
@@ -68,6 +69,8 @@ MODULES = {
 AT_ONCE = 5
 SECONDS, OUR_SECONDS = 2.5, 0.5  # the longest life after the first tick
 PEER_TICK_SECONDS = 0.005
+
+_PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
@@ -128,8 +131,8 @@ def kill(train: Train, folders: list[Path], lives: list[float]) -> list[int]:
     """Children that are killed when they have lived so long; how many ticks each has reported."""
     children = [begin(train, folder) for folder in folders]
     for _, pipe in children:  # the first tick
-        if len(os.read(pipe, 1)) < 1:
-            raise RuntimeError("a child died by itself")
+        if not os.read(pipe, 1):
+            raise RuntimeError("a child died by itself")  # and now the others die, too
     born = time.perf_counter()
     families = []
     for life, (process, _) in sorted(zip(lives, children, strict=True)):
@@ -149,6 +152,7 @@ def begin(train: Train, folder: Path) -> tuple[int, int]:
         os.close(writing)
         return process, reading
     try:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         folder.mkdir(parents=True)
         os.chdir(folder)
         train(folder, lambda step: os.write(writing, b"."))

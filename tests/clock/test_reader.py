@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock, open_run
-from metronorm.clock.store.seal import seal_run
-from metronorm.clock.store.tape import encode
+from metronorm.clock.store import lines
+from metronorm.clock.store.seal import seal_parts, seal_run
+from metronorm.clock.store.tape import Tape, encode
 from metronorm.errors import MissingDependencyError, RunError
 
 from .stores import line, new_run, numbers, write_tape
@@ -310,3 +311,33 @@ def test_events_that_are_sealed_and_those_that_are_not(tmp_path: Path) -> None:
     table = open_run(run).events()
     assert [json.loads(row["fields"]) for row in table.rows()] == said
     assert table.sql("select fields->>'text' from events where rank = 1").fetchall() == [("ü\n",)]
+
+
+@pytest.mark.parametrize("then", ["rotate", "seal", "seal more"])
+@pytest.mark.parametrize("when", ["unsealed_files", "read_ring", "sealed_parts", "next_part"])
+def test_reading_while_stretches_are_finished_and_sealed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, then: str
+) -> None:
+    """Right after one of the looks that reading takes."""
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1)], [line(2)])
+    tape = Tape(folder)
+    look = getattr(lines, when)
+
+    def meanwhile(*given: Any) -> Any:
+        monkeypatch.setattr(lines, when, look)
+        found = look(*given)
+        tape.append(line(3))
+        tape.rotate()
+        if then != "rotate":
+            seal_parts(folder, "ticks")
+        if then == "seal more":
+            tape.append(line(4))
+            tape.rotate()
+        return found
+
+    monkeypatch.setattr(lines, when, meanwhile)
+    read = open_run(run)
+    assert numbers(read) == [1, 2, 3, *([4] if then == "seal more" else [])]
+    assert read.notices() == []
+    tape.close()

@@ -275,6 +275,23 @@ def test_what_waits_when_the_clock_closes_is_sealed_later(
         assert records.events(run)[-1]["event"] == "end"
 
 
+def test_what_waits_in_memory_that_is_not_shared_is_lost(
+    tmp_path: Path, shared: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared.rmdir()
+    with small_disk(tmp_path / "disk") as disk:
+        with Clock(disk / "run", progress=False, stall=None) as clock:
+            assert clock._recorder is not None
+            list(clock.ticks(range(50)))
+            assert clock.flush()
+            fill(disk)
+            list(clock.ticks(range(100)))
+        kept = [row["tick"] for row in open_run(disk / "run").ticks().rows()]
+        assert clock.dropped >= 150 - len(kept) > 0
+    assert f"{clock.dropped} records could not be written" in caplog.text
+    assert "metronorm seal" not in caplog.text
+
+
 def test_room_for_lines_but_none_to_seal_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -107,10 +107,14 @@ class Channel:
         return loss
 
     def waiting(self) -> int:
-        """How many lines are in the ring; one that is too long for it is lost with the process."""
-        if self._too_long is not None:
-            self.drop(0)
-        return b"".join(self.ring.peek()).count(b"\n")
+        """How many lines the ring keeps; those that it cannot are lost with the process."""
+        lines = b"".join(self.ring.peek()).count(b"\n")
+        with self._lock:
+            self.dropped += self._too_long is not None
+            if not self.ring.shared:
+                self.dropped += lines
+                lines = 0
+        return lines
 
     def close(self) -> None:
         """Take no more; what waits stays in the ring's shared file."""
