@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from metronorm.clock.store.ring import Ring, ring_path
 from metronorm.clock.store.tape import Tape, encode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 Values = dict[str, float | str]
 
@@ -69,6 +70,12 @@ def numbers(run: Path | Run) -> list[int]:
     """The ticks of a run, as they are read."""
     read = open_run(run) if isinstance(run, Path) else run
     return [row["tick"] for row in read.ticks("full").rows()]
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for another thread or process; the timeout of the test is the limit."""
+    while not condition():
+        threading.Event().wait(0.001)
 
 
 def bits(values: Iterable[float | None]) -> list[bytes | None]:

@@ -82,6 +82,7 @@ def test_no_finished_tick_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             ]
             for _ in range(chance.randrange(2_000)):
                 pass  # somewhere inside a tick, not always at its report
+            assert "dead\n" not in told
             os.kill(process, signal.SIGKILL)
             while told[-1] != "dead\n":
                 told.append(zygote.stdout.readline())

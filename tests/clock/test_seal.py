@@ -1,11 +1,7 @@
-import contextlib
 import os
 import shutil
 import struct
-import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -17,16 +13,14 @@ from metronorm.clock import Clock, open_run
 from metronorm.clock.names import RESERVED
 from metronorm.clock.run import tape_folder
 from metronorm.clock.store import ring as rings
-from metronorm.clock.store import seal as sealing
 from metronorm.clock.store import writer
-from metronorm.clock.store.seal import recover_all, seal_parts, seal_run
+from metronorm.clock.store.seal import seal_run
 from metronorm.clock.store.spawn import is_running, spawn
-from metronorm.clock.store.tape import LIVE, Tape
+from metronorm.clock.store.tape import LIVE
 from metronorm.clock.store.writer import Channel
-from metronorm.errors import RunError
 
 from . import records
-from .stores import bits, line, new_run, numbers, write_ring, write_tape
+from .stores import bits, line, new_run, numbers, until, write_ring, write_tape
 
 CRASHING = Path(__file__).with_name("crashing.py")
 ODD = ["phases", "metrics", "lines", "values", "select", "key", "größe", "q\"u'o", "a.b/c d", "É"]
@@ -45,12 +39,6 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setattr(rings, "_shared_folder", lambda: folder)
     return folder
-
-
-def until(condition: Callable[[], object]) -> None:
-    """Wait for another process; the timeout of the test is the limit."""
-    while not condition():
-        threading.Event().wait(0.01)
 
 
 def files(folder: Path) -> list[str]:
@@ -155,127 +143,6 @@ def test_very_many_names(tmp_path: Path) -> None:
     assert ticks.sql(query).fetchall() == [(None, None), (0.0, 9999 / 7), (None, None)]
 
 
-def test_a_crash_anywhere_leaves_each_tick_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base = tmp_path / "base"
-    base.mkdir()
-    told = subprocess.run(
-        [sys.executable, str(CRASHING), str(base)], check=True, capture_output=True, text=True
-    )
-    kills, code = map(int, told.stdout.split())
-    assert code == 0
-    assert kills > 20
-    monkeypatch.setattr(rings, "_shared_folder", lambda: base / "shared")
-    for kill in range(kills):
-        run = base / str(kill)
-        folder = tape_folder(run, "ticks", 0, 0)
-        left_out = [f"{folder}: 2 damaged lines were left out"]
-        killed = open_run(run)
-        assert numbers(killed) == [1, 2, 3, 4, 5, 6], files(folder)
-        assert [told for told in killed.notices() if "torn" not in told] == left_out
-        if kill % 2:
-            recover_all()  # another run is begun on this machine in between
-            assert numbers(killed) == [1, 2, 3, 4, 5, 6], files(folder)
-        seal_run(run)
-        sealed = open_run(run)
-        assert numbers(sealed) == [1, 2, 3, 4, 5, 6], files(folder)
-        assert sealed.notices() == left_out
-        assert files(folder) == [
-            "_part-00000.damaged",
-            "_part-00001.damaged",
-            "part-00000.parquet",
-            "part-00001.parquet",
-        ]
-        assert seal_run(run) == 0
-    assert list((base / "shared").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda data: b"",
-        lambda data: data[:-1],
-        lambda data: data[: len(data) // 2],
-        lambda data: b"PAR1" + b"\0" * 1000 + b"PAR1",
-        lambda data: b"garbage" * 1000,
-        lambda data: data[:100] + b"\0" * 400 + data[500:],
-        lambda data: data[:-8] + b"\xff\xff\xff\x7f" + data[-4:],
-    ],
-    ids=["empty", "last byte", "half", "ends alone", "garbage", "a hole", "footer"],
-)
-def test_a_damaged_part(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
-    run = new_run(tmp_path / "run")
-    many = [line(tick) for tick in range(1, 101)]
-    folder = write_tape(run, many[:40], many[40:80], many[80:])
-    assert seal_run(run) == 3
-    part = folder / "part-00001.parquet"
-    part.write_bytes(damage(part.read_bytes()))
-    read = open_run(run, verify=True)
-    left = [row["tick"] for row in read.ticks().rows()]
-    assert left == [*range(1, 41), *range(81, 101)]
-    assert read.notices() == [f"{part}: a damaged part was left out"]
-    assert seal_run(run) == 0
-    assert numbers(run) == [*range(1, 41), *range(81, 101)]
-    aside = folder / "_part-00001.parquet.broken"
-    assert open_run(run).notices() == [f"{aside}: a damaged part was left out"]
-    for other in folder.glob("part-*"):
-        other.write_bytes(b"garbage")
-    assert numbers(run) == []
-    assert len(open_run(run).notices()) == 3
-
-
-@pytest.mark.parametrize("damage", [slice(0), slice(None, -9), slice(200)])
-def test_lines_are_kept_while_their_part_is_damaged(tmp_path: Path, damage: slice) -> None:
-    run = new_run(tmp_path / "run")
-    folder = write_tape(run, [line(1), line(2)], [line(3)])
-    lines = (folder / "_part-00000.jsonl").read_bytes()
-    seal_run(run)
-    part = folder / "part-00000.parquet"
-    whole = part.read_bytes()
-    (folder / "_part-00000.jsonl").write_bytes(lines)
-    part.write_bytes(whole[damage])
-    assert numbers(run) == [1, 2, 3]
-    assert seal_run(run) == 1
-    assert numbers(run) == [1, 2, 3]
-    assert open_run(run).notices() == []
-    assert files(folder) == ["part-00000.parquet", "part-00001.parquet"]
-
-
-def test_lines_whose_part_has_a_hole_are_sealed_again(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    folder = write_tape(run, [line(1), line(2)], [])
-    shutil.copy(folder / "_part-00000.jsonl", tmp_path / "kept")
-    seal_run(run)
-    part = folder / "part-00000.parquet"
-    data = part.read_bytes()
-    part.write_bytes(data[:4] + bytes(300) + data[304:])
-    shutil.copy(tmp_path / "kept", folder / "_part-00000.jsonl")
-    assert seal_run(run) == 1
-    assert numbers(run) == [1, 2]
-
-
-def test_damaged_lines_are_told_of_before_and_after(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    damaged = [b"\0\xff {\n", b'{"tick":1}\n', b"a\rb\n"]
-    folder = write_tape(run, [line(1), *damaged], [damaged[0], line(2), line(3)[:-9]], [line(4)])
-    told = f"{folder}: 5 damaged lines were left out"
-    assert open_run(run).notices() == [told]
-    seal_run(run)
-    assert open_run(run).notices() == [told]
-    assert numbers(run) == [1, 2, 4]
-    assert (folder / "_part-00000.damaged").read_bytes() == b"".join(damaged)
-    assert (folder / "_part-00001.damaged").read_bytes() == damaged[0] + line(3)[:-9]
-
-
-def test_nothing_but_damage(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    folder = write_tape(run, [b"garbage\n"], [b"\0" * 1000])
-    seal_run(run)
-    assert numbers(run) == []
-    assert open_run(run).notices() == [f"{folder}: 2 damaged lines were left out"]
-
-
 def test_what_lives_is_left_to_its_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with Clock(run, progress=False, stall=None) as clock:
@@ -287,71 +154,6 @@ def test_what_lives_is_left_to_its_process(tmp_path: Path) -> None:
         assert numbers(run) == [1, 2, 3]
         list(clock.ticks(range(3)))
     assert numbers(run) == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_run_that_is_sealed_while_a_stretch_is_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Between its two renames there is no live tape."""
-    run = new_run(tmp_path / "run")
-    folder = tape_folder(run, "ticks", 0, 0)
-    folder.mkdir(parents=True)
-    tape = Tape(folder)
-    tape.append(line(1))
-    rename = os.rename
-
-    def renamed(source: Path, target: Path) -> None:
-        rename(source, target)
-        if Path(source).name == LIVE:
-            monkeypatch.setattr(os, "rename", rename)
-            seal_run(run)
-
-    monkeypatch.setattr(os, "rename", renamed)
-    with contextlib.suppress(OSError, RunError):
-        tape.rotate()
-    assert tape.append(line(2)) == len(line(2))
-    assert numbers(run) == [1, 2]
-    tape.close()
-    seal_run(run)
-    assert numbers(run) == [1, 2]
-
-
-def test_several_seal_at_once(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    folder = write_tape(run, *([line(tick)] for tick in range(1, 9)))
-    ready = threading.Barrier(4)
-    failed = []
-
-    def seal() -> None:
-        ready.wait()
-        try:
-            seal_parts(folder, "ticks")
-        except BaseException as error:
-            failed.append(error)
-
-    threads = [threading.Thread(target=seal) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert failed == []
-    assert files(folder) == [LIVE, *(f"part-0000{number}.parquet" for number in range(7))]
-    assert numbers(run) == list(range(1, 9))
-
-
-def test_a_part_with_another_count_is_not_believed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = new_run(tmp_path / "run")
-    folder = write_tape(run, [line(1), line(2)])
-    columns_of = sealing.columns_of
-    with monkeypatch.context() as patch:
-        patch.setattr(sealing, "columns_of", lambda *given: columns_of(*given) + " limit 1")
-        with pytest.raises(OSError, match="has 2 records"):
-            seal_run(run)
-    assert files(folder) == ["_part-00000.jsonl"]
-    assert numbers(run) == [1, 2]
-    assert seal_run(run) == 1
 
 
 def test_a_resumed_run_takes_over_what_was_on_its_way(tmp_path: Path, shared: Path) -> None:
@@ -399,19 +201,6 @@ def test_events_survive_sealing(tmp_path: Path) -> None:
     sealed = records.events(tmp_path / "run")
     assert sealed[: len(live)] == live
     assert next(one["fields"] for one in live if one["event"] == 'odd "name"') == said
-
-
-def test_leftovers_of_a_sealing_that_was_killed_are_removed(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    folder = write_tape(run, [line(1)])
-    with subprocess.Popen(["true"]) as dead:
-        dead.wait()
-    host = os.uname().nodename.replace(".", "-")
-    (folder / f".part-00000.parquet.{host}.{dead.pid}.0.tmp").write_bytes(b"half")
-    (folder / f".part-00000.parquet.{host}.{os.getpid()}.{10**9}.tmp").write_bytes(b"being written")
-    seal_run(run)
-    assert len(files(folder)) == 2
-    assert str(os.getpid()) in files(folder)[0]
 
 
 def test_spawn(tmp_path: Path) -> None:
