@@ -18,8 +18,7 @@ from . import records
 from .stores import until
 
 RING = 64 << 10
-TICKS = 3000  # what is said of so many does not find room in the ring and a pipe
-BEFORE = 150  # with metrics of all these names, they just find room
+TICKS = 3000  # what is said of so many does not find room in it
 NAMES = [f"metric_{number}" for number in range(20)]
 
 

@@ -79,3 +79,10 @@ def test_what_has_no_curve(tmp_path: Path) -> None:
         pyramid(open_run(run).ticks(), "accuracy")
     with pytest.raises(ConfigError, match="at least 2"):
         pyramid(open_run(run).ticks(), "loss", points=1)
+
+
+@pytest.mark.parametrize("name", ["first", "span", "stretch", "finite", "bounds", 'a "b"'])
+def test_names_that_the_query_could_mean(tmp_path: Path, name: str) -> None:
+    run = new_run(tmp_path / "run")
+    write_tape(run, [line(tick, {name: 10.0 * tick}) for tick in (1, 2)])
+    assert pyramid(open_run(run).ticks(), name) == Pyramid([1, 2], [10, 20], [10, 20], [0, 0])

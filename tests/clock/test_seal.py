@@ -22,7 +22,6 @@ from metronorm.clock.store.writer import Channel
 from . import records
 from .stores import bits, line, new_run, numbers, until, write_ring, write_tape
 
-CRASHING = Path(__file__).with_name("crashing.py")
 ODD = ["phases", "metrics", "lines", "values", "select", "key", "größe", "q\"u'o", "a.b/c d", "É"]
 
 floats = st.floats() | st.sampled_from([-0.0, 5e-324, -2.2e-308, 1.7976931348623157e308])

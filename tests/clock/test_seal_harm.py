@@ -10,10 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import strategies as st
 
 from metronorm.clock import open_run
-from metronorm.clock.names import RESERVED
 from metronorm.clock.run import tape_folder
 from metronorm.clock.store import ring as rings
 from metronorm.clock.store import seal as sealing
@@ -24,13 +22,6 @@ from metronorm.errors import RunError
 from .stores import line, new_run, numbers, write_tape
 
 CRASHING = Path(__file__).with_name("crashing.py")
-ODD = ["phases", "metrics", "lines", "values", "select", "key", "größe", "q\"u'o", "a.b/c d", "É"]
-
-floats = st.floats() | st.sampled_from([-0.0, 5e-324, -2.2e-308, 1.7976931348623157e308])
-names = st.sampled_from(ODD) | st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12
-).filter(lambda name: name.lower() not in RESERVED and not name.lower().endswith("_ns"))
-metrics = st.dictionaries(names, floats, max_size=6)
 
 
 @pytest.fixture(autouse=True)
