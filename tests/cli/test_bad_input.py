@@ -2,11 +2,13 @@
 
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from metronorm.cli import main
+from metronorm.clock import Clock, open_run
 from metronorm.train.checkpoint import checkpoint_paths
 
 from ..train.tiny import write_text
@@ -29,6 +31,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "short.txt").write_text("too short\n")
     (folder / "empty.txt").write_text("")
     (folder / "no text").mkdir()
+    (folder / "folder" / "run.json").mkdir(parents=True)
     before = Path.cwd()
     os.chdir(folder)
     try:
@@ -58,6 +61,7 @@ CASES = {
     "import nothing there": (["import", "missing", "runs/new"], "missing"),
     "import what is no tracker's": (["import", "latin.txt", "runs/new"], "latin.txt"),
     "export no run": (["export", "text", "ticks.csv"], "text, which has none"),
+    "a folder as run.json": (["show", "folder"], "run.json must be readable"),
     "export over a file": (["export", "runs/old", "latin.txt", "--format", "csv"], "latin.txt"),
     "no such option": (["train", "--tikcs", "3"], "Unrecognized options: --tikcs"),
     "no number": (["train", "--ticks", "many"], "--ticks"),
@@ -145,3 +149,48 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "with only damaged ones: tick-00000004, tick-00000002" in capsys.readouterr().err
     assert main(["sample", "runs/old"]) == 2
     assert "only damaged ones" in capsys.readouterr().err
+
+
+def test_folders_of_somebody_else_in_a_run_are_passed_over(
+    workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(workplace / "runs" / "old", run)
+    for kind in ("ticks", "events", "resources"):
+        (run / kind / "attempt=0.bak" / "rank=0").mkdir(parents=True)
+        (run / kind / "attempt=0" / "rank=x").mkdir()
+    for command in ("show", "diagnose", "watch", "seal"):
+        assert main([command, str(run)]) == 0, capsys.readouterr().err
+    assert open_run(run).attempts == [0]
+    with Clock(run, resume=True, progress=False) as clock:
+        assert clock.attempt == 1
+
+
+@pytest.mark.parametrize("footer", [False, True])
+def test_a_damaged_part_is_told_of_and_put_aside(
+    footer: bool, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(workplace / "runs" / "old", run)
+    (part,) = run.glob("ticks/*/*/part-*.parquet")
+    data = bytearray(part.read_bytes())
+    at = len(data) - 400 if footer else 4
+    data[at : at + 200] = bytes(200)
+    part.write_bytes(data)
+    target = tmp_path / "ticks.csv"
+    code = main(["export", str(run), str(target)])
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1, err
+    if footer:  # what cannot be opened at all is left out
+        assert code == 0
+        assert "a damaged part was left out" in err
+        assert main(["diagnose", str(run)]) == 0
+        assert "a damaged part was left out" in capsys.readouterr().err
+    else:
+        assert code == 2
+        assert "a run's files must be readable" in err
+        assert "metronorm seal" in err
+        assert not target.exists()
+    assert main(["seal", str(run)]) == 0
+    assert (part.parent / f"_{part.name}.broken").read_bytes() == data
+    assert main(["export", str(run), str(target), "--overwrite"]) == 0

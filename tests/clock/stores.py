@@ -72,6 +72,11 @@ def numbers(run: Path | Run) -> list[int]:
     return [row["tick"] for row in read.ticks("full").rows()]
 
 
+def files(folder: Path) -> list[str]:
+    """The names of what is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
 def until(condition: Callable[[], object]) -> None:
     """Wait for another thread or process; the timeout of the test is the limit."""
     while not condition():

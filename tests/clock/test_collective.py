@@ -1,14 +1,13 @@
 """Of several ranks one is slow: by their arrivals it is told, though their ticks take as long."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from metronorm.clock import open_run
 from metronorm.clock.diagnosis import diagnose
+
+from ..side_by_side import run_together
 
 SCRIPT = Path(__file__).parent / "collective_ranks.py"
 DELAY_NS, RANKS = 50_000_000, 4
@@ -22,23 +21,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of the runs that all ranks have recorded."""
     folder = tmp_path_factory.mktemp("ranks")
     launch = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", str(SCRIPT), str(folder), str(folder / "store")],
-            env={**os.environ, **launch, "RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    try:
-        said = [process.communicate(timeout=200)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in started] == [0] * RANKS, "\n".join(said)
+    run_together(
+        [[str(SCRIPT), str(folder), str(folder / "store")]] * RANKS,
+        environments=[{**launch, "RANK": str(rank)} for rank in range(RANKS)],
+        seconds=200,
+    )
     return folder
 
 

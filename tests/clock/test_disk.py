@@ -9,27 +9,17 @@ from pathlib import Path
 import pytest
 
 from metronorm.clock import Clock, open_run, watcher
-from metronorm.clock.store import ring as rings
-from metronorm.clock.store import writer
 from metronorm.clock.store.seal import seal_run
 
 from ..full_disk import fill, small_disk
 from . import records
 from .stores import until
 
-RING = 64 << 10
 TICKS = 3000  # what is said of so many does not find room in it
 NAMES = [f"metric_{number}" for number in range(20)]
 
 
-@pytest.fixture(autouse=True)
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Rings that no other test takes for those of dead processes; they are small."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    monkeypatch.setattr(rings, "_shared_folder", lambda: folder)
-    monkeypatch.setitem(writer.CAPACITIES, "ticks", RING)
-    return folder
+pytestmark = pytest.mark.usefixtures("small_rings")
 
 
 def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

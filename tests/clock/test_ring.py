@@ -32,15 +32,6 @@ sys.stdin.read()
 
 
 @pytest.fixture
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for rings that no other test sees."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    monkeypatch.setattr(rings, "_shared_folder", lambda: folder)
-    return folder
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Of a tape."""
     made = tmp_path / "run" / "ticks" / "attempt=0" / "rank=0"
@@ -278,7 +269,7 @@ def test_a_ring_is_not_made_of_a_file_that_was_removed_meanwhile(
 
 def test_lines_of_the_dead_are_put_on_their_tape(shared: Path, folder: Path) -> None:
     line = b'{"tick":1,"time_ns":2,"wall_ns":3,"beats":1,"phases":{},"metrics":{}}\n'
-    ring = Ring(ring_path("0123", "ticks", 0, 0), folder)
+    ring = Ring(ring_path("0123", "ticks", 0, 0), folder, 64 << 10)
     ring.put(line)
     ring.close(keep=True)
     recover_all()

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from metronorm.clock import Clock, open_run
 from metronorm.clock.names import RESERVED
 from metronorm.clock.run import tape_folder
-from metronorm.clock.store import ring as rings
 from metronorm.clock.store import writer
 from metronorm.clock.store.seal import seal_run
 from metronorm.clock.store.spawn import is_running, spawn
@@ -20,7 +19,7 @@ from metronorm.clock.store.tape import LIVE
 from metronorm.clock.store.writer import Channel
 
 from . import records
-from .stores import bits, line, new_run, numbers, until, write_ring, write_tape
+from .stores import bits, files, line, new_run, numbers, until, write_ring, write_tape
 
 ODD = ["phases", "metrics", "lines", "values", "select", "key", "größe", "q\"u'o", "a.b/c d", "É"]
 
@@ -31,17 +30,7 @@ names = st.sampled_from(ODD) | st.text(
 metrics = st.dictionaries(names, floats, max_size=6)
 
 
-@pytest.fixture(autouse=True)
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Rings that no other test takes for those of dead processes."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    monkeypatch.setattr(rings, "_shared_folder", lambda: folder)
-    return folder
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+pytestmark = pytest.mark.usefixtures("shared")
 
 
 def test_a_long_stretch_is_sealed_while_the_loop_runs(

@@ -19,22 +19,12 @@ from metronorm.clock.store.seal import recover_all, seal_parts, seal_run
 from metronorm.clock.store.tape import LIVE, Tape
 from metronorm.errors import RunError
 
-from .stores import line, new_run, numbers, write_tape
+from .stores import files, line, new_run, numbers, write_tape
 
 CRASHING = Path(__file__).with_name("crashing.py")
 
 
-@pytest.fixture(autouse=True)
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Rings that no other test takes for those of dead processes."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    monkeypatch.setattr(rings, "_shared_folder", lambda: folder)
-    return folder
-
-
-def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+pytestmark = pytest.mark.usefixtures("shared")
 
 
 def test_a_crash_anywhere_leaves_each_tick_once(

@@ -14,29 +14,21 @@ from typing import Any
 import pytest
 
 from metronorm.clock import Clock, open_run
-from metronorm.clock.store import ring as rings
 from metronorm.clock.store import writer
 from metronorm.clock.store.ring import read_ring
 from metronorm.clock.store.tape import LIVE, Tape, encode
 from metronorm.clock.store.writer import Channel, Writer
 
 from . import records
+from .conftest import SMALL
 from .stores import until
 
-RING = 64 << 10
 TICKS = 3000  # what is said of so many does not find room in the ring and a pipe
 BEFORE = 150  # with metrics of all these names, they just find room
 NAMES = [f"metric_{number}" for number in range(20)]
 
 
-@pytest.fixture(autouse=True)
-def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Rings that no other test takes for those of dead processes; they are small."""
-    folder = tmp_path / "shared"
-    folder.mkdir()
-    monkeypatch.setattr(rings, "_shared_folder", lambda: folder)
-    monkeypatch.setitem(writer.CAPACITIES, "ticks", RING)
-    return folder
+pytestmark = pytest.mark.usefixtures("small_rings")
 
 
 class Hung:
@@ -107,7 +99,7 @@ def test_the_loop_goes_on_while_the_disk_hangs(clock: Clock) -> None:
         done += 1
     assert done == TICKS
     assert hung.holds(), "not one write had returned"
-    assert hung.channel.ring.filled <= RING
+    assert hung.channel.ring.filled <= SMALL
     dropped = clock.dropped
     assert 0 < dropped < TICKS
     with hung.answering():

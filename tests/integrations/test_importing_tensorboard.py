@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +18,7 @@ from metronorm.errors import DataError, RunError
 from metronorm.integrations.importing import import_run, import_tensorboard
 from metronorm.integrations.importing.event_file import EventFile, masked_crc32c
 from tests.integrations.event_files import write
-
-
-def ticks(directory: Path, *columns: str, history: Any = "effective") -> list[tuple[Any, ...]]:
-    listed = ", ".join(f'"{column}"' for column in columns)
-    table = open_run(directory).ticks(history)
-    return table.sql(f"select {listed} from ticks order by attempt, tick").fetchall()
-
-
-def events(directory: Path, name: str) -> list[dict[str, Any]]:
-    rows = (
-        open_run(directory)
-        .events()
-        .sql(f"select tick, fields from events where event = '{name}' order by time_ns")
-    )
-    return [{"at": tick, **json.loads(fields)} for tick, fields in rows.fetchall()]
+from tests.integrations.rows import events, ticks
 
 
 def test_every_scalar_with_its_time(tmp_path: Path) -> None:

@@ -1,17 +1,16 @@
 import importlib.util
-import json
 import os
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from metronorm.clock import open_run
 from metronorm.errors import DataError
 from metronorm.integrations.importing import import_run, import_trackio
+from tests.integrations.rows import events, ticks
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs trackio")
 
@@ -28,21 +27,6 @@ def trackio(folder: Path, script: str) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stderr
-
-
-def ticks(directory: Path, *columns: str, history: Any = "effective") -> list[tuple[Any, ...]]:
-    listed = ", ".join(f'"{column}"' for column in columns)
-    table = open_run(directory).ticks(history)
-    return table.sql(f"select {listed} from ticks order by attempt, tick").fetchall()
-
-
-def events(directory: Path, name: str) -> list[dict[str, Any]]:
-    rows = (
-        open_run(directory)
-        .events()
-        .sql(f"select tick, fields from events where event = '{name}' order by time_ns")
-    )
-    return [{"at": tick, **json.loads(fields)} for tick, fields in rows.fetchall()]
 
 
 @pytest.fixture(scope="module")

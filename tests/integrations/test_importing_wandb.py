@@ -17,6 +17,7 @@ from metronorm.clock import open_run
 from metronorm.errors import DataError, MissingDependencyError
 from metronorm.integrations.importing import import_run, import_wandb
 from metronorm.integrations.importing.wandb_file import WandbFile
+from tests.integrations.rows import events, ticks
 
 HAS_WANDB = importlib.util.find_spec("wandb") is not None
 
@@ -37,21 +38,6 @@ def as_numbers() -> list[dict[str, Any]]:
 def frame() -> pd.DataFrame:
     """Such as `run.history()` gives: in it NaN is a value that is missing."""
     return pd.DataFrame(as_numbers())
-
-
-def ticks(directory: Path, *columns: str, history: Any = "effective") -> list[tuple[Any, ...]]:
-    listed = ", ".join(f'"{column}"' for column in columns)
-    table = open_run(directory).ticks(history)
-    return table.sql(f"select {listed} from ticks order by attempt, tick").fetchall()
-
-
-def events(directory: Path, name: str) -> list[dict[str, Any]]:
-    rows = (
-        open_run(directory)
-        .events()
-        .sql(f"select tick, fields from events where event = '{name}' order by time_ns")
-    )
-    return [{"at": tick, **json.loads(fields)} for tick, fields in rows.fetchall()]
 
 
 def check(run: Path, *, all_rows: bool = True) -> None:

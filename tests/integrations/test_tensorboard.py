@@ -1,4 +1,3 @@
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,20 +19,7 @@ from metronorm.integrations.importing import import_tensorboard
 from metronorm.integrations.tensorboard import SummaryWriter
 from tests.clock.virtual import VirtualTime
 from tests.integrations.event_files import same, scalars
-
-
-def ticks(directory: Path, *columns: str) -> list[tuple[Any, ...]]:
-    listed = ", ".join(f'"{column}"' for column in columns)
-    return open_run(directory).ticks().sql(f"select {listed} from ticks order by tick").fetchall()
-
-
-def events(directory: Path, name: str) -> list[dict[str, Any]]:
-    rows = (
-        open_run(directory)
-        .events()
-        .sql(f"select tick, fields from events where event = '{name}' order by time_ns")
-    )
-    return [{"at": tick, **json.loads(fields)} for tick, fields in rows.fetchall()]
+from tests.integrations.rows import events, ticks
 
 
 def test_scalars_of_a_step_are_one_record(tmp_path: Path) -> None:

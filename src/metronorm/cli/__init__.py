@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        if not type(error).__module__.lstrip("_").startswith("duckdb"):
+        if not _is_of_files(error):
             raise
         reason = str(error).partition("\n")[0]
         print(
@@ -72,6 +72,14 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 141
     return code
+
+
+def _is_of_files(error: Exception) -> bool:
+    """Whether DuckDB met a damaged file, and no mistake of ours in a query."""
+    kinds = type(error).__mro__
+    return kinds[0].__module__ in ("duckdb", "_duckdb") and "ProgrammingError" not in {
+        kind.__name__ for kind in kinds
+    }
 
 
 _OPTIONAL = ("numpy", "safetensors", "tokenizers", "torch")

@@ -13,7 +13,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from metronorm.cli.arguments import parse
-from metronorm.cli.words import printable
+from metronorm.cli.words import printable, tell
 from metronorm.clock import open_run
 from metronorm.clock.diagnosis import Finding, at_least, diagnose, spelled
 from metronorm.errors import ConfigError
@@ -43,7 +43,11 @@ def main(argv: list[str]) -> int:
     )
     if not arguments.runs:
         raise ConfigError("diagnose needs a run", fix="metronorm diagnose runs/*")
-    found = {path: diagnose(open_run(path)) for path in arguments.runs}
+    found = {}
+    for path in arguments.runs:
+        run = open_run(path)
+        found[path] = diagnose(run)
+        tell(run.notices())
     if arguments.json:
         for path, findings in found.items():
             for finding in findings:

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 import tyro
 
 from metronorm.cli.arguments import parse
+from metronorm.cli.words import tell
+from metronorm.clock import open_run
 from metronorm.integrations.exporting import export_run
 
 
@@ -34,8 +36,8 @@ def main(argv: list[str]) -> int:
         command="export",
         description="Write the ticks of a run for TensorBoard, or as CSV or Parquet.",
     )
-    export_run(
-        arguments.run, arguments.target, kind=arguments.format, overwrite=arguments.overwrite
-    )
+    run = open_run(arguments.run)
+    export_run(run, arguments.target, kind=arguments.format, overwrite=arguments.overwrite)
+    tell(run.notices())
     print(f"the run is in {arguments.target}")
     return 0

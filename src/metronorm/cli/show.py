@@ -12,7 +12,6 @@ from rich.console import Console
 from rich.table import Table
 
 from metronorm.cli.arguments import parse
-from metronorm.cli.charts import chart
 from metronorm.cli.words import duration, mebibytes, milliseconds
 from metronorm.clock import open_run
 from metronorm.clock.summary import Summary, summarize
@@ -103,6 +102,8 @@ def table(summaries: list[Summary]) -> Table:
 
 def charts(summaries: list[Summary], width: int) -> list[Text]:
     """Losses over the ticks, all runs in one chart; then the tick times."""
+    from metronorm.cli.charts import chart  # plotext takes a quarter of a second
+
     names = _union(summary.curves for summary in summaries)
     losses = [name for name in names if name.endswith("loss")]
     drawn = []

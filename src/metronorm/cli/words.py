@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -24,6 +30,10 @@ def mebibytes(size: float | None) -> str:
 
 def printable(text: str) -> str:
     """What a run holds may be any text: line breaks are kept, what steers a terminal is not."""
-    return "".join(
-        sign if sign.isprintable() or sign == "\n" else "\N{REPLACEMENT CHARACTER}" for sign in text
-    )
+    return "".join(sign if sign.isprintable() or sign == "\n" else REPLACEMENT for sign in text)
+
+
+def tell(notices: Iterable[str]) -> None:
+    """What was left out of a run that was read, on standard error."""
+    for notice in notices:
+        print(printable(notice), file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from metronorm.clock.budget import DEFAULT
 from metronorm.clock.deferred import Late, land_all
-from metronorm.clock.progress import Progress
+from metronorm.clock.progress import Progress, last_tick
 from metronorm.clock.ranks import find_place
 from metronorm.clock.run import create_run, new_attempt, read_run_info
 from metronorm.clock.stall import StallWatch
@@ -248,7 +248,8 @@ class Clock(Ticking):
             self.tick = initial
         self._bar.close()
         if self._progress and self.rank == 0:
-            self._bar = Progress(initial=self.tick, total=self._total(loader, size, total))
+            expected = last_tick(loader, size or 1, self.tick) if total is None else total
+            self._bar = Progress(initial=self.tick, total=expected)
             self._show = self._bar.show
         self._choose_ledger()
         ledger = self._ledger
@@ -310,17 +311,6 @@ class Clock(Ticking):
         """For callbacks: time until the next `begin_tick` is part of no tick."""
         self._ledger.pause()
         self._ledger.close()
-
-    def _total(self, loader: Iterable[Any], size: int | None, total: int | None) -> int | None:
-        if total is not None:
-            return total
-        length = getattr(loader, "__len__", None)
-        if length is None:
-            return None
-        try:
-            return self.tick + -(-int(length()) // (size or 1))
-        except TypeError:  # torch's loader over an iterable data set has a length that raises
-            return None
 
     def _write_pending(self) -> None:
         if self._unwritten is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 TERMINAL_PERIOD_NS = 100_000_000
 LINE_PERIOD_NS = 10_000_000_000  # into a file or a pipe: whole lines, and fewer
@@ -82,6 +82,23 @@ class Progress:
             self._draw()
         self._bar.close()
         self._bar = None
+
+
+def last_tick(loader: Iterable[Any], size: int, done: int) -> int | None:
+    """The tick with which a loader will be exhausted, if it says how long it is.
+
+    Args:
+        loader: of batches.
+        size: batches in a tick.
+        done: ticks that are done.
+    """
+    length = getattr(loader, "__len__", None)
+    if length is None:
+        return None
+    try:
+        return done + -(-int(length()) // size)
+    except TypeError:  # torch's loader over an iterable data set has a length that raises
+        return None
 
 
 class _Nowhere:

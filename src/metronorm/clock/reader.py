@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metronorm.clock.ledger import UNATTRIBUTED
-from metronorm.clock.run import RunInfo, number, read_run_info, tape_folders
+from metronorm.clock.run import RunInfo, number, numbered, read_run_info, tape_folders
 from metronorm.clock.store.columns import FIXED, columns_of, identifier
 from metronorm.clock.store.lines import is_sealed, read_tape
 from metronorm.clock.store.parts import BROKEN, binds, is_readable, looks_whole, scan
@@ -55,7 +55,7 @@ class Run:
     @property
     def attempts(self) -> list[int]:
         """Numbers of the attempts that were begun."""
-        return sorted(number(path) for path in self.directory.glob("ticks/attempt=*"))
+        return [number(path) for path in numbered(self.directory / "ticks", "attempt")]
 
     def ticks(self, history: History = "effective") -> Table:
         """One row per tick: `attempt, rank, tick, time_ns, wall_ns, beats`, `PHASE_ns`, metrics.

@@ -57,6 +57,10 @@ def read_run_info(directory: Path) -> RunInfo:
             got=f"{directory}, which has none",
             fix="name the run's own directory, such as runs/shakespeare",
         ) from None
+    except OSError as error:
+        raise RunError(
+            f"a run's {RUN_FILE} must be readable", got=f"{path}: {error.strerror or error}"
+        ) from None
     try:
         schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
         if isinstance(schema, int) and schema > SCHEMA:
@@ -143,7 +147,7 @@ def new_attempt(directory: Path, place: Place) -> int:
     ticks = directory / "ticks"
     ticks.mkdir(parents=True, exist_ok=True)
     while True:
-        newest = max((number(path) for path in ticks.glob("attempt=*")), default=-1)
+        newest = max(map(number, numbered(ticks, "attempt")), default=-1)
         begun = ticks / f"attempt={newest}"
         with contextlib.suppress(FileNotFoundError):
             if (begun / _LAUNCH).read_text() == place.launch:
@@ -166,8 +170,17 @@ def tape_folder(directory: Path, kind: str, attempt: int, rank: int) -> Path:
 
 def tape_folders(directory: Path, kind: str) -> list[Path]:
     """The folders of all tapes of a kind, by attempt and rank."""
-    found = directory.glob(f"{kind}/attempt=*/rank=*")
-    return sorted(found, key=lambda path: (number(path.parent), number(path)))
+    return [
+        folder
+        for attempt in numbered(directory / kind, "attempt")
+        for folder in numbered(attempt, "rank")
+    ]
+
+
+def numbered(folder: Path, what: str) -> list[Path]:
+    """The hive folders `what=NUMBER` in a folder, by their numbers; others are somebody else's."""
+    found = [path for path in folder.glob(f"{what}=*") if path.name[len(what) + 1 :].isdecimal()]
+    return sorted(found, key=number)
 
 
 def number(path: Path) -> int:

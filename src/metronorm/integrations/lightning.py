@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import ConfigError, MissingDependencyError
-from metronorm.integrations.steps import DATA, Steps
+from metronorm.integrations.steps import DATA, Recording
 
 try:
     from lightning.pytorch.callbacks import Callback
@@ -27,12 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from metronorm.clock import Clock
 
 __all__ = ["TickCallback", "TickLogger"]
 
 
-class TickCallback(Callback):
+class TickCallback(Recording, Callback):
     """Records every optimizer step of `Trainer.fit` as a tick.
 
     Args:
@@ -63,25 +61,10 @@ class TickCallback(Callback):
         name: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.directory = None if directory is None else Path(directory)
-        self._resume = resume
-        self._name = name
-        self._config = config or {}
-        self._steps: Steps | None = None
+        super().__init__(directory, resume=resume, name=name, config=config)
         self._updates = 0
         self._beats = 0
         self._losses: list[Any] = []
-
-    @property
-    def clock(self) -> Clock:
-        """The clock of the `fit` that runs, for metrics and phases of your own.
-
-        Raises:
-            ConfigError: none runs.
-        """
-        if self._steps is None:
-            raise ConfigError("a callback has a clock while it trains", got="no training")
-        return self._steps.clock
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open the run."""
@@ -96,16 +79,8 @@ class TickCallback(Callback):
         if loggers:
             self._steps = loggers[0].open(start=trainer.global_step, config=config)
         else:
-            assert self.directory is not None
-            self._steps = Steps(
-                self,
-                self.directory,
-                start=trainer.global_step,
-                resume=self._resume,
-                config=config | dict(pl_module.hparams),
-                name=self._name,
-            )
-            self._resume = True  # from now on it is this callback's own run
+            config |= dict(pl_module.hparams)
+            self._record(start=trainer.global_step, config=config)
         self._updates = trainer.global_step
         self._beats, self._losses = 0, []
 

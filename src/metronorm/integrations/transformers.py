@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.errors import ConfigError, MissingDependencyError
-from metronorm.integrations.steps import DATA, Steps
+from metronorm.errors import MissingDependencyError
+from metronorm.integrations.steps import DATA, Recording
 
 try:
     from transformers import TrainerCallback
@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 
     from transformers import TrainerControl, TrainerState, TrainingArguments
 
-    from metronorm.clock import Clock
 
-
-class TickCallback(TrainerCallback):
+class TickCallback(Recording, TrainerCallback):
     """Records every optimizer step as a tick: `Trainer(..., callbacks=[TickCallback(directory)])`.
 
     Args:
@@ -62,26 +60,11 @@ class TickCallback(TrainerCallback):
         name: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        self.directory = Path(directory)
-        self._resume = resume
-        self._name = name
-        self._config = config or {}
-        self._steps: Steps | None = None
+        super().__init__(directory, resume=resume, name=name, config=config)
         self._offset = 0
         self._beats = 0
         self._tokens = 0
         self._evaluated = False
-
-    @property
-    def clock(self) -> Clock:
-        """The clock of the training that runs, for metrics and phases of your own.
-
-        Raises:
-            ConfigError: no training runs.
-        """
-        if self._steps is None:
-            raise ConfigError("a callback has a clock while it trains", got="no training")
-        return self._steps.clock
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -89,16 +72,9 @@ class TickCallback(TrainerCallback):
         """Open the run."""
         if self._steps is not None:  # an exception left it
             self._steps.abandon()
-        self._steps = Steps(
-            self,
-            self.directory,
-            start=state.global_step,
-            resume=self._resume,
-            config=_arguments(args) | dict(self._config),
-            name=self._name,
-        )
-        self._resume = True  # from now on it is this callback's own run
-        self._offset = self._steps.clock.tick - state.global_step
+        config = _arguments(args) | dict(self._config)
+        steps = self._record(start=state.global_step, config=config)
+        self._offset = steps.clock.tick - state.global_step
         self._tokens = state.num_input_tokens_seen
         self._beats = 0
 

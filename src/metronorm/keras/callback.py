@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import keras
 
-from metronorm.errors import ConfigError
-from metronorm.integrations.steps import DATA, Steps
+from metronorm.integrations.steps import DATA, Recording
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from metronorm.clock import Clock
 
-
-class TickCallback(keras.callbacks.Callback):  # type: ignore[misc]
+class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
     """Records every batch as a tick: `model.fit(..., callbacks=[TickCallback(directory)])`.
 
     Args:
@@ -55,27 +51,12 @@ class TickCallback(keras.callbacks.Callback):  # type: ignore[misc]
         name: str | None = None,
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        self.directory = Path(directory)
-        self._resume = resume
-        self._name = name
-        self._config = config or {}
-        self._steps: Steps | None = None
+        keras.callbacks.Callback.__init__(self)
+        Recording.__init__(self, directory, resume=resume, name=name, config=config)
         self._batches_per_tick = 1
         self._updates_per_tick = 1
         self._beats = 0
         self._epoch = 0
-
-    @property
-    def clock(self) -> Clock:
-        """The clock of the `fit` that runs, for metrics and phases of your own.
-
-        Raises:
-            ConfigError: none runs.
-        """
-        if self._steps is None:
-            raise ConfigError("a callback has a clock while it trains", got="no training")
-        return self._steps.clock
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Close what an exception left open."""
@@ -145,15 +126,10 @@ class TickCallback(keras.callbacks.Callback):  # type: ignore[misc]
         self._updates_per_tick = getattr(model, "steps_per_execution", None) or 1
         start = 0 if optimizer is None else int(optimizer.iterations)
         batches = epoch * (self.params.get("steps") or 0)
-        self._steps = Steps(
-            self,
-            self.directory,
+        self._record(
             start=start or batches // self._batches_per_tick,
-            resume=self._resume,
             config=_fit_config(model, optimizer, self.params) | dict(self._config),
-            name=self._name,
         )
-        self._resume = True  # from now on it is this callback's own run
         self._beats = 0
 
 

@@ -19,7 +19,7 @@ from metronorm.clock.live.snapshot import Event, Snapshot
 from metronorm.clock.live.tail import Tail
 from metronorm.clock.reader import open_run
 from metronorm.clock.record import TickRecord
-from metronorm.clock.run import number, read_run_info
+from metronorm.clock.run import number, numbered, read_run_info
 from metronorm.clock.store.columns import identifier, literal
 from metronorm.errors import RunError
 
@@ -62,12 +62,12 @@ class Follower:
             RunError: the run is there no more, or cannot be read.
         """
         info = read_run_info(self.directory)
-        attempts = [number(path) for path in self.directory.glob("ticks/attempt=*")]
-        newest = max(attempts, default=-1)
+        attempts = numbered(self.directory / "ticks", "attempt")
+        newest = max(map(number, attempts), default=-1)
         tapes = {
             (kind, number(path)): path
             for kind in KINDS
-            for path in self.directory.glob(f"{kind}/attempt={newest}/rank=*")
+            for path in numbered(self.directory / kind / f"attempt={newest}", "rank")
         }
         same = (info.id, tapes) == (self._identity, self._tapes)
         if not (self._tails and same and self._follow()):

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-CAPACITY = 4 << 20  # twelve thousand usual ticks
-
 _HEADER = 4096
 _NUMBERS = 64  # of it; then the length and the path of the tape's folder
 _MAGIC = 0x4D455452_4F4E3031
@@ -47,7 +45,7 @@ class Ring:
         capacity: in bytes.
     """
 
-    def __init__(self, path: Path | None, folder: Path, capacity: int = CAPACITY) -> None:
+    def __init__(self, path: Path | None, folder: Path, capacity: int) -> None:
         self.capacity = capacity
         self._path = path
         self._file = -1

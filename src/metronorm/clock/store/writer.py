@@ -29,6 +29,7 @@ STRETCH_BYTES = 16 << 20  # a stretch of tape that is sealed
 STRETCH_SECONDS = 3600.0
 _SMALLEST_STRETCH_BYTES = 256 << 10
 
+# bytes of the rings: twelve thousand usual ticks
 CAPACITIES = {"ticks": 4 << 20, "events": 1 << 20, "resources": 256 << 10}
 
 

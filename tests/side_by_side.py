@@ -1,0 +1,39 @@
+"""Processes that work together, such as ranks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+def run_together(
+    arguments: Sequence[Sequence[str]],
+    *,
+    seconds: float,
+    environments: Sequence[Mapping[str, str]] | None = None,
+) -> list[str]:
+    """What Python processes said that were begun together; all of them end well, and in time."""
+    added = environments or [{}] * len(arguments)
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", *words],
+            env={**os.environ, **more},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for words, more in zip(arguments, added, strict=True)
+    ]
+    try:
+        said = [process.communicate(timeout=seconds)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in started] == [0] * len(started), "\n".join(said)
+    return said
