@@ -6,9 +6,10 @@ import contextlib
 import dataclasses
 import logging
 import os
+import platform
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.run import host, tape_folder, versions
+from metronorm.clock.run import tape_folder, versions
 from metronorm.clock.store.ring import ring_path
 from metronorm.clock.store.seal import recover_all, seal_tape
 from metronorm.clock.store.tape import encode
@@ -68,7 +69,7 @@ class Recorder:
             self._channels[kind] = Channel(folder, path, capacity)
         self.ticks = self._channels["ticks"]
         self._writer = Writer(self._channels, self._on_return)
-        self.event("start", process=os.getpid(), host=host()["name"], versions=versions())
+        self.event("start", process=os.getpid(), host=platform.node(), versions=versions())
         self._watcher = Watcher(tick, running, self._sample, self.event, stall)
 
     @property
