@@ -84,7 +84,7 @@ def test_a_line_comes_when_it_is_whole(folder: Path) -> None:
 
 def test_what_is_on_its_way_is_met_once(folder: Path, tmp_path: Path) -> None:
     tape = Tape(folder)
-    ring = Ring(ring_path(f"{IDENTITY}-{tmp_path.name}", "ticks", 0, 0), folder)
+    ring = Ring(ring_path(f"{IDENTITY}-{tmp_path.name}", "ticks", 0, 0), folder, 64 << 10)
     tail = Tail(folder, "ticks", f"{IDENTITY}-{tmp_path.name}")
     try:
         for tick in (1, 2, 3):

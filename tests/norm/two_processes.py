@@ -4,6 +4,7 @@ The process exits with an error unless it ends up with what one process gets fro
 `changed`, unless it notices that sharded weights have become too small to divide by.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -78,3 +79,5 @@ def main(how: str, rank: int, path: str) -> None:
 
 
 main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+sys.stderr.flush()
+os._exit(0)  # now and then a thread of torch's aborts a process that is torn down in order
