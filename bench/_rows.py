@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import datetime
-import importlib.metadata
 import os
 import platform
 import statistics
@@ -78,7 +77,7 @@ def versions() -> str:
     """Python and the packages that are loaded: "python 3.11.7, torch 2.13.0, ..."."""
     found = [f"python {platform.python_version()}"]
     found += [
-        f"{name} {importlib.metadata.version(name)}" for name in PACKAGES if name in sys.modules
+        f"{name} {sys.modules[name].__version__}" for name in PACKAGES if name in sys.modules
     ]
     return ", ".join(found)
 

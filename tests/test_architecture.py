@@ -66,7 +66,7 @@ ARROWS = {
     "train": {"models", "data", "optim", "clock"},
     "board": {"clock"},
     "integrations": {"clock"},
-    "keras": {"clock", "integrations"},
+    "keras": {"clock", "integrations", "norm"},
     "cli": {"clock", "norm", "optim", "models", "data", "train", "board", "integrations"},
 }
 COMMON = {"errors", "files"}

@@ -171,19 +171,25 @@ def test_the_cost_goes_on_when_the_time_becomes_a_devices(
 
 def test_a_budget_weighs_what_a_window_cost() -> None:
     budget = Budget(0.01)
-    assert not budget.weigh([10**6], 0), "what came before the first window is nobody's"
-    assert not budget.weigh([5, 5], 1_000), "all of it, and no more"
-    assert budget.weigh([5, 6], 2_000)
+    assert not budget.weigh(10**6, 0), "what came before the first window is nobody's"
+    assert not budget.weigh(10, 1_000), "all of it, and no more"
+    assert budget.weigh(11, 2_000)
     assert budget.every == 2
-    assert not budget.weigh([1, 2], 3_000), "between, nothing changes"
-    assert budget.weigh([1, 1], 4_000)
+    assert not budget.weigh(3, 3_000), "between, nothing changes"
+    assert budget.weigh(2, 4_000)
     assert budget.every == 1
-    assert not budget.weigh([0, 0], 5_000)
+    assert not budget.weigh(0, 5_000)
     assert budget.every == 1
 
 
-def test_a_tick_in_which_another_process_had_the_processor_does_not_count() -> None:
-    budget = Budget(0.01)
-    budget.weigh([1], 0)
-    assert not budget.weigh([2, 2, 10**6, 2], 1_400), "14 of 14"
-    assert budget.weigh([2, 2, 10**6, 3], 2_700), "15 of 13"
+def test_what_cannot_be_spared_is_not_weighed(tmp_path: Path) -> None:
+    """A tick without phases of its own is as dear as its metrics; sampling would spare nothing."""
+    time = CostlyTime()
+    with Clock(tmp_path / "run", progress=False, now=time, budget=0.1) as clock:
+        for _ in clock.ticks(range(4 * WINDOW)):
+            clock.log(**{f"m{number}": np.float32(number) for number in range(50)})
+            time.pass_(30 * READING)
+    assert sum(costs(tmp_path / "run")) > 0.1 * sum(
+        tick["wall_ns"] for tick in records.ticks(tmp_path / "run")
+    )
+    assert sampled(tmp_path / "run") == []

@@ -1,8 +1,6 @@
-"""What the clock may cost: beyond it, phases are measured on some ticks only."""
+"""What phases may cost: beyond it they are measured on some ticks only."""
 
 from __future__ import annotations
-
-import statistics
 
 DEFAULT = 0.001
 WINDOW = 64  # ticks between two decisions
@@ -10,10 +8,10 @@ RAREST = 64  # phases of at least every 64th tick are measured
 
 
 class Budget:
-    """Weighs what the clock costs against the ticks it records.
+    """Weighs what phases cost against the ticks they are of.
 
     Args:
-        share: of the tick's time that the clock may take; 0.001 is 0.1 %.
+        share: of the tick's time that phases may take; 0.001 is 0.1 %.
     """
 
     def __init__(self, share: float) -> None:
@@ -21,18 +19,13 @@ class Budget:
         self._now_ns: int | None = None
         self.every = 1  # phases of every so many ticks are measured
 
-    def weigh(self, costs_ns: list[int], now_ns: int) -> bool:
-        """Once in `WINDOW` ticks, what each of them cost; True if `every` changes.
-
-        More than four times what is usual is another process's that had the processor meanwhile.
-        """
-        usual = statistics.median(costs_ns)
-        spent = sum(min(cost, 4 * usual) for cost in costs_ns)
+    def weigh(self, spent_ns: int, now_ns: int) -> bool:
+        """Once in `WINDOW` ticks, what their phases cost; True if `every` changes."""
         passed = 0 if self._now_ns is None else now_ns - self._now_ns
         self._now_ns = now_ns
         before, allowed = self.every, self._share * passed
-        if passed and spent > allowed:
+        if passed and spent_ns > allowed:
             self.every = min(2 * before, RAREST)
-        elif spent < allowed / 4:
+        elif spent_ns < allowed / 4:
             self.every = max(before // 2, 1)
         return self.every != before

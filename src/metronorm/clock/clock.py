@@ -46,8 +46,8 @@ class Clock(Ticking):
         progress: show a bar on standard error.
         device: whose time phases are measured in; None: of the accelerator that torch uses when a
             loop begins, else of the host.
-        budget: share of a tick that recording may cost; beyond it phases are measured on some
-            ticks only, and an event says so. 0.001 is 0.1 %.
+        budget: share of a tick that its phases may cost; beyond it they are measured on some ticks
+            only, and an event says so. 0.001 is 0.1 %.
         stall: when ticks that stay away are a stall, and whom to tell; None: never.
         now: a monotonic clock in integer nanoseconds.
 
@@ -264,7 +264,7 @@ class Clock(Ticking):
                     if size is None:
                         taken = next(source, _NOTHING)
                         beats = getattr(taken, "beats", 1)
-                        self._beats = beats if isinstance(beats, int) else 1
+                        self._beats = beats if type(beats) is int else 1
                     else:
                         taken = list(itertools.islice(source, size))
                         self._beats = len(taken)
@@ -304,7 +304,7 @@ class Clock(Ticking):
 
     def end_tick(self, *, beats: int = 1) -> None:
         """For callbacks: the running tick is over; it is recorded."""
-        self._beats = beats
+        self._beats = int(beats)
         self._record(self._end())
 
     def pause(self) -> None:

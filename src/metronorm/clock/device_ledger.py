@@ -8,10 +8,11 @@ wait is what it did. The stretches of a tick follow each other, so they add up t
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import TYPE_CHECKING
 
-from metronorm.clock.ledger import UNATTRIBUTED, Account, Ledger
+from metronorm.clock.ledger import UNATTRIBUTED, Phases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from metronorm.clock.device import Device, Moment
 
 
-class DeviceLedger(Ledger):
-    """As `Ledger`; what `close` gives is known when the device has come so far.
+class DeviceLedger:
+    """To be used as `Ledger` is; what `close` gives is known when the device has come so far.
 
     Args:
         now: a monotonic clock of the host, in integer nanoseconds.
@@ -28,18 +29,18 @@ class DeviceLedger(Ledger):
     """
 
     def __init__(self, now: Callable[[], int], device: Device) -> None:
-        super().__init__(now)
+        self._now = now
+        self.last = now()
+        self.phases = Phases(functools.partial(_DeviceAccount, self))
+        self.entered = 0  # how often phases were, in all
+        self.counting = False  # whether time that no phase covers is a tick's
         self._device = device
         self._stack: list[str] = []
         self._marks: list[tuple[Moment, str]] = []
 
-    def account(self, name: str) -> Account:
-        """A new phase."""
-        return _DeviceAccount(self, name)
-
     def begin(self) -> None:
         """From now on what no phase covers is `unattributed`."""
-        self.last = self.now()
+        self.last = self._now()
         self.counting = True
         self.mark()
 
@@ -50,7 +51,7 @@ class DeviceLedger(Ledger):
 
     def close(self) -> tuple[int, DevicePhases]:
         """End the tick now, where the next one starts: its time on the host, and its accounts."""
-        moment = self.now()
+        moment = self._now()
         wall_ns = moment - self.last
         self.last = moment
         self.mark()
@@ -80,18 +81,17 @@ class DeviceLedger(Ledger):
         self._marks.append((self._device.mark(), charged))
 
 
-class _DeviceAccount(Account):
-    __slots__ = ("_device_ledger", "_name")
+class _DeviceAccount:
+    __slots__ = ("_ledger", "_name")
 
     def __init__(self, ledger: DeviceLedger, name: str) -> None:
-        super().__init__(ledger)
-        self._device_ledger, self._name = ledger, name
+        self._ledger, self._name = ledger, name
 
     def __enter__(self) -> None:
-        self._device_ledger.enter(self._name)
+        self._ledger.enter(self._name)
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._device_ledger.leave(self._name)
+        self._ledger.leave(self._name)
 
 
 class DevicePhases:

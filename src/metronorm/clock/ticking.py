@@ -6,10 +6,12 @@ This is what the training thread pays for at every tick.
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from metronorm.clock.accounts import all_plain
 from metronorm.clock.budget import WINDOW, Budget
 from metronorm.clock.deferred import Late, land
 from metronorm.clock.device import Device, Pending, fetcher, find_device
@@ -17,7 +19,6 @@ from metronorm.clock.device_ledger import DeviceLedger, DevicePhases
 from metronorm.clock.ledger import Ledger
 from metronorm.clock.names import Names
 from metronorm.clock.record import (
-    LARGEST,
     TickRecord,
     check_one_element,
     plain_number,
@@ -44,7 +45,7 @@ class Ticking:
     Args:
         now: a monotonic clock in integer nanoseconds.
         device: whose time phases are measured in; None: the host's, until an accelerator is used.
-        budget: share of a tick that recording may cost.
+        budget: share of a tick that its phases may cost.
     """
 
     phase: Callable[[str], AbstractContextManager[None]]
@@ -71,7 +72,7 @@ class Ticking:
         self._budget = Budget(budget)
         self._measured, self._sampling = True, False
         self._cost_ns = self._cost_on_record = self._logged = 0
-        self._costs_ns: list[int] = []
+        self._unweighed, self._entered = WINDOW, 0
         self._cost_of_phase = self._cost_of_log = 0
         self._recorder: Recorder | None = None
         self._put: Callable[[bytes], bool] = nowhere
@@ -89,13 +90,11 @@ class Ticking:
             ConfigError: not one number, or a name that cannot be a column.
         """
         self._logged += 1
-        if not self._names.known.issuperset(metrics):
+        if not all_plain(metrics, self._names.known):
             for name in self._names.check(metrics):
                 del metrics[name]
-        for value in metrics.values():
-            if type(value) is not float and not (type(value) is int and abs(value) <= LARGEST):
+            if not all_plain(metrics, self._names.known):
                 self._convert(metrics)
-                break
         if self._metrics:
             self._metrics.update(metrics)
             for name in metrics.keys() & self._fetching.keys() if self._fetching else ():
@@ -151,7 +150,7 @@ class Ticking:
         self._cost_of_log = (self._now() - begin) // _TRIALS
         self._metrics, self._names, self._logged = {}, Names(), 0
 
-    def _try_phase(self, ledger: Ledger) -> int:
+    def _try_phase(self, ledger: Ledger | DeviceLedger) -> int:
         begin = self._now()
         for _ in range(_TRIALS):
             with ledger.phases["trial"]:
@@ -172,11 +171,12 @@ class Ticking:
             self._cost_ns += self._ledger.entered * self._cost_of_phase
             self._cost_of_phase = self._try_phase(self._new_ledger(device))
             self._use_ledger(self._new_ledger(device))
+            self._entered = 0
 
-    def _new_ledger(self, device: Device | None) -> Ledger:
+    def _new_ledger(self, device: Device | None) -> Ledger | DeviceLedger:
         return Ledger(self._now) if device is None else DeviceLedger(self._now, device)
 
-    def _use_ledger(self, ledger: Ledger) -> None:
+    def _use_ledger(self, ledger: Ledger | DeviceLedger) -> None:
         self._ledger = ledger
         self.phase = ledger.phases.__getitem__
 
@@ -193,13 +193,12 @@ class Ticking:
             int(self.tick),  # what a callback has set may be a NumPy integer
             self._epoch + ledger.last,
             wall_ns,
-            int(self._beats),
+            self._beats,
             phases if type(phases) is dict else {},
             metrics,
             cost_ns - self._cost_on_record,
             self._arrival,
         )
-        self._costs_ns.append(record.clock_ns)
         self._cost_on_record = cost_ns
         self._arrival = None
         if not self._fetching and type(phases) is dict:
@@ -214,15 +213,16 @@ class Ticking:
             self._write(record)
         if self._deferred:
             land(self._deferred, self._write_late)
-        if self._sampling or len(self._costs_ns) >= WINDOW:
+        self._unweighed -= 1
+        if self._sampling or not self._unweighed:
             self._weigh()
         # what was spent since the tick's end is a part of the next one
         self._cost_ns += self._now() - self._ledger.last
 
     def _write(self, record: TickRecord) -> None:
+        if not math.isfinite(sum(record.metrics.values())):  # type: ignore[arg-type]
+            self._spell_out(record)
         line = encode(record)
-        if b"null" in line:  # what JSON makes of a float that is not finite
-            line = self._spell_out(record)
         if not self._put(line):
             assert self._recorder is not None
             self._recorder.overflow(line, record.tick)
@@ -239,19 +239,19 @@ class Ticking:
         if newest is not None and newest.tick > record.tick:  # it did not wait for a device
             self.latest = newest
 
-    def _spell_out(self, record: TickRecord) -> bytes:
+    def _spell_out(self, record: TickRecord) -> None:
         for name in spell_out(record):
             if name not in self._not_finite:
                 self._not_finite.add(name)
                 self.event("not finite", metric=name, value=record.metrics[name])
-        return encode(record)
 
     def _weigh(self) -> None:
         """Measure phases on fewer ticks, or on more, by what they cost; on this one or not."""
-        if len(self._costs_ns) >= WINDOW:
-            costs_ns, self._costs_ns = self._costs_ns, []
-            if self._budget.weigh(costs_ns, self._ledger.last):
+        if not self._unweighed:
+            entered, self._entered = self._ledger.entered - self._entered, self._ledger.entered
+            if self._budget.weigh(entered * self._cost_of_phase, self._ledger.last):
                 self.event("sampling", every=self._budget.every)
+            self._unweighed = WINDOW
         self._sampling = self._budget.every > 1
         # no period that an evaluation or a checkpoint may fall in with
         self._measured = self.tick * _SCATTER % 2**32 < 2**32 // self._budget.every
