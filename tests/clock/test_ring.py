@@ -251,7 +251,7 @@ def test_files_that_are_no_rings(shared: Path, folder: Path) -> None:
 def test_a_ring_is_not_made_of_a_file_that_was_removed_meanwhile(
     shared: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody took it for what a dead process began, before it was locked."""
+    """Somebody took it for what a dead process began, before it was locked: it is made again."""
     path = ring_path("0123", "ticks", 0, 0)
     lock = rings.fcntl.flock
 
@@ -262,9 +262,43 @@ def test_a_ring_is_not_made_of_a_file_that_was_removed_meanwhile(
 
     monkeypatch.setattr(rings.fcntl, "flock", late)
     ring = Ring(path, folder, CAPACITY)
-    assert not ring.shared
+    assert ring.shared
     assert ring.put(b"line\n")
+    assert read_ring(path, folder) == b"line\n"
     ring.close()
+
+
+def test_many_make_rings_while_others_look_for_those_of_the_dead(
+    shared: Path, folder: Path
+) -> None:
+    """Each ring that was made is there: nobody takes it for one that a dead process began."""
+    script = f"""
+import sys
+from metronorm.clock.store import ring
+from pathlib import Path
+ring._shared_folder = lambda: Path({str(shared)!r})
+print(flush=True)
+while True:
+    ring.abandoned_rings()
+"""
+    lookers = [
+        subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(2)
+    ]
+    try:
+        for looker in lookers:
+            assert looker.stdout is not None
+            looker.stdout.readline()
+        for number in range(3000):
+            path = ring_path(f"{number:05}", "ticks", 0, 0)
+            ring = Ring(path, folder, CAPACITY)
+            ring.put(b"line\n")
+            found = read_ring(path, folder)
+            ring.close()
+            assert found == b"line\n", number
+    finally:
+        for looker in lookers:
+            looker.kill()
+            looker.communicate()
 
 
 def test_lines_of_the_dead_are_put_on_their_tape(shared: Path, folder: Path) -> None:

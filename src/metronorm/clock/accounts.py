@@ -92,6 +92,6 @@ try:
     from metronorm.clock._ticking import Account, Accounts, all_plain
 except ImportError:
     Account, Accounts = PlainAccount, PlainAccounts  # type: ignore[assignment,misc]
-    all_plain = plain_all_plain  # type: ignore[assignment]
+    all_plain = plain_all_plain
 
 __all__ = ["Account", "Accounts", "all_plain"]

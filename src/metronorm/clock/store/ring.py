@@ -69,15 +69,10 @@ class Ring:
         if self._path is None:
             return None
         try:
-            # what is no link and nobody else's: the folder is everybody's
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._file = os.open(self._path, flags, 0o600)
+            self._file = _create(self._path)
         except OSError:
             return None
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if not os.fstat(self._file).st_nlink:
-                raise FileNotFoundError("taken for what a dead process began")
             # all of it now: a page that is missing later would be a SIGBUS
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(self._file, 0, _HEADER + self.capacity)
@@ -147,6 +142,31 @@ class Ring:
             self._file = -1
 
 
+def _create(path: Path) -> int:
+    """A new file that is locked; OSError if there is one already."""
+    # what is no link and nobody else's: the folder is everybody's
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        file = os.open(path, flags, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            path.unlink(missing_ok=True)
+            os.close(file)
+            raise
+        if os.fstat(file).st_nlink:
+            return file
+        # before it was locked somebody took it for what a dead process had begun
+        os.close(file)
+
+
+def _lock_abandoned(file: int) -> None:
+    """OSError if its process lives, or somebody else has removed it."""
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if not os.fstat(file).st_nlink:  # another may have its name by now
+        raise FileNotFoundError("the ring is removed")
+
+
 def read_ring(path: Path, folder: Path) -> bytes:
     """What lies in the ring of a tape and may not be on it yet; empty where there is no ring.
 
@@ -165,7 +185,7 @@ def abandoned_ring(path: Path, folder: Path) -> Iterator[bytes | None]:
     with contextlib.ExitStack() as stack:
         try:
             file = stack.enter_context(_owned(path, os.O_RDWR, folder))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_abandoned(file)
             memory = stack.enter_context(_mapped(file))
             if not _is_of(memory, folder):
                 raise FileNotFoundError("the ring of another folder")
@@ -185,7 +205,7 @@ def abandoned_rings() -> list[tuple[Path, Path]]:
     found = []
     for path in sorted(_shared_folder().glob("metronorm-*-*-*-*")):
         with contextlib.suppress(OSError, ValueError), _owned(path, os.O_RDWR) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_abandoned(file)
             folder, useless = _look(file)
             if useless:
                 path.unlink(missing_ok=True)
