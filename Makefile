@@ -1,5 +1,5 @@
 # make train   set up, then train on Shakespeare (about three minutes on two cores)
-# make test    set up, then run the tests
+# make test    set up, then run the tests, those of Keras once with each of its backends
 # make check   lint, format, types
 # make sanitize  build the kernels with AddressSanitizer and UBSan, run their tests on them
 # make bench   run the benchmarks; rows are appended to bench/results
@@ -18,11 +18,15 @@ help:
 train: .venv/train
 	$(BIN)/metronorm train $(ARGS)
 
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist worksteal
+
 test: .venv/dev
-	$(BIN)/pytest --numprocesses 2 --dist worksteal $(ARGS)
+	$(PYTEST) $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras $(ARGS)
+	KERAS_BACKEND=jax $(PYTEST) tests/keras $(ARGS)
 
 test-fast: .venv/dev
-	$(BIN)/pytest --numprocesses 2 --dist worksteal -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 check: .venv/dev
 	$(BIN)/ruff check
@@ -53,6 +57,7 @@ bench: .venv/bench
 	$(BIN)/python bench/layer_norm.py
 	$(BIN)/python bench/layer_norm_memory.py
 	$(BIN)/python bench/layer_norm_gpt.py
+	$(BIN)/python bench/keras_norm.py
 	$(BIN)/python bench/ticks.py
 	$(BIN)/python bench/ticks_training.py
 

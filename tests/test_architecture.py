@@ -25,6 +25,16 @@ PUBLIC = {
         "open_run",
         "read_run_info",
     },
+    "metronorm.keras": {
+        "LayerNormalization",
+        "RMSNormalization",
+        "TickCallback",
+        "Ticks",
+        "layer_normalization",
+        "replace_norms",
+        "rms_normalization",
+        "windows",
+    },
     "metronorm.norm": {
         "AddLayerNorm",
         "AddRMSNorm",

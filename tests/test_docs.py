@@ -30,6 +30,7 @@ PAGES = [
         "ticks",
     )
 ]
+KERAS = ROOT / "docs" / "keras.md"  # run by tests/keras, with TensorFlow
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -40,11 +41,15 @@ def blocks(path: Path, language: str) -> list[str]:
 def test_python_snippets_run_and_print_what_is_shown(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_page(page, capsys)
+
+
+def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A block ```text right behind a snippet is its output.
 
     One that prints torch's version shows what that version does: others are not held to it.
     """
-    monkeypatch.chdir(tmp_path)
     constraints = (ROOT / "constraints.txt").read_text()
     other_torch = f"torch=={version('torch').split('+')[0]}" not in constraints.splitlines()
     found = re.findall(
@@ -67,7 +72,7 @@ def test_the_plot_is_what_its_script_draws(name: str) -> None:
     assert script["PATH"].read_text() == script["svg"]()
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, KERAS], ids=lambda page: page.stem)
 def test_links_to_sections_of_a_page_exist(page: Path) -> None:
     text = page.read_text()
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
@@ -90,7 +95,8 @@ def test_sql_of_the_docs_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def modules() -> list[str]:
     found = pkgutil.walk_packages(metronorm.__path__, "metronorm.")
-    return [module.name for module in found if not module.name.endswith(("__main__", "_kernels"))]
+    apart = ("__main__", "_kernels", "keras.norm_jax", "keras.norm_tensorflow")
+    return [module.name for module in found if not module.name.endswith(apart)]
 
 
 @pytest.mark.parametrize("name", modules())

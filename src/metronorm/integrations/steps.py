@@ -13,7 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,9 +50,15 @@ class HeldTime:
             self._last = self._now()
         return self._last
 
+    def read(self) -> int:
+        """Nanoseconds; the hand stays where it is."""
+        return self._now()
+
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Readings inside are the last one before."""
+    def held(self, at: int | None = None) -> Iterator[None]:
+        """Readings inside are the last one before, or `at`."""
+        if at is not None:
+            self._last = max(self._last, at)  # time does not go back, whoever read it meanwhile
         self._is_held = True
         try:
             yield
@@ -94,14 +100,14 @@ class Steps:
         there = (Path(directory) / RUN_FILE).exists()
         if resume and there and not start:
             start = _last_tick(directory)
-        self._time = HeldTime(now)
+        self.time = HeldTime(now)
         self.clock = Clock(
             directory,
             config=plain(config or {}),
             resume=resume or (start > 0 and there),
             name=name,
             progress=False,
-            now=self._time,
+            now=self.time,
         )
         self.clock.open()
         self.clock.tick = start
@@ -115,20 +121,22 @@ class Steps:
 
     # --- ticks ----------------------------------------------------------------------------------
 
-    def begin(self, tick: int | None = None) -> None:
+    def begin(self, tick: int | None = None, *, at: int | None = None) -> None:
         """The work of the next tick begins, after a wait for its batch; the one before is written.
 
         Args:
             tick: its number, if that is not the next one.
+            at: when it began, if that was before: a `time.read()`.
         """
         self._begin(self.clock.tick + 1 if tick is None else tick, DATA)
-        self.phase(None)
+        with nullcontext() if at is None else self.time.held(at):
+            self.phase(None)
         self.running = True
 
     def _begin(self, tick: int, wait: str | None) -> None:
         if self._phase not in (DATA, None):
             self.phase(None)
-        with self._time.held():
+        with self.time.held():
             self.write()
             self.clock.tick = tick - 1
             self.clock.begin_tick()
@@ -157,7 +165,7 @@ class Steps:
         if self._entered is not None:
             self._entered.__exit__(None, None, None)
         else:
-            self._time()
+            self.time()
         self._phase = name if self._begun else None
         self._entered = None if self._phase is None else self.clock.phase(self._phase)
         if self._entered is not None:
@@ -165,7 +173,7 @@ class Steps:
 
     def spent(self, name: str | None) -> None:
         """What passed since the last call was this phase; None: no phase. Then a wait, so far."""
-        with self._time.held():
+        with self.time.held():
             self.phase(name)
         self.phase(DATA)
 
@@ -178,7 +186,7 @@ class Steps:
         """
         waiting = self._phase == DATA
         if waiting:
-            with self._time.held():
+            with self.time.held():
                 self.phase(None)  # so it was no wait
         others = self._metrics(values) if self._open else dict(values)
         if others:
@@ -220,7 +228,7 @@ class Steps:
             return
         self._closed = True
         self._finalizer.detach()
-        with self._time.held():
+        with self.time.held():
             if not self.running:
                 self.write()
             self.phase(None)

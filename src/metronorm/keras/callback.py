@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_FETCHES_INSIDE = keras.backend.backend() in ("tensorflow", "jax")  # a batch, inside the step
+
+
 class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
     """Records every batch as a tick: `model.fit(..., callbacks=[TickCallback(directory)])`.
 
@@ -57,9 +60,11 @@ class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
         self._updates_per_tick = 1
         self._beats = 0
         self._epoch = 0
+        self._perhaps: int | None = None  # when a batch began, if there was one
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Close what an exception left open."""
+        self._perhaps = None
         if self._steps is not None:
             self._steps.abandon()
             self._steps = None
@@ -77,13 +82,21 @@ class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
         if self._steps is None:
             return
         if not self._steps.running:
-            self._steps.begin(self._steps.clock.tick + self._updates_per_tick)
+            if self.params.get("steps") is None and _FETCHES_INSIDE:
+                # there may be no batch, and what is said next is then of the tick before
+                self._perhaps = self._steps.time.read()
+                return
+            self._begin()
         self._steps.phase("step")
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         """A beat is over, and perhaps the tick."""
         if self._steps is None:
             return
+        if self._perhaps is not None:
+            self._begin(at=self._perhaps)
+            self._perhaps = None
+            self._steps.spent("step")
         self._beats += self._updates_per_tick
         if self._beats < self._batches_per_tick:
             self._steps.phase(DATA)
@@ -95,6 +108,10 @@ class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
         stopping = getattr(self._model, "stop_training", False)  # `self.model` copies JAX's state
         if of_epoch is not None and batch + 1 < of_epoch and not stopping:
             self._steps.write()  # in the midst of an epoch nothing more is said of a tick
+
+    def _begin(self, *, at: int | None = None) -> None:
+        assert self._steps is not None
+        self._steps.begin(self._steps.clock.tick + self._updates_per_tick, at=at)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """An evaluation begins, and was prepared."""
@@ -109,6 +126,7 @@ class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Put down what is known of the epoch."""
+        self._perhaps = None
         if self._steps is not None:
             self._steps.log(logs or {})
 

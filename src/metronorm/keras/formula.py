@@ -1,0 +1,104 @@
+"""The equations of a normalization over the rows of a matrix, in `keras.ops`.
+
+TensorFlow and JAX compile them. With s the first element of a row, m = mean(x - s), d = x - s - m
+and r = 1 / sqrt(mean(d²) + epsilon):
+
+    h = d * r                         y = h * gamma + beta
+
+What is subtracted first leaves constant rows exactly zero, and of a large mean nothing behind. Root
+mean square normalization is the same with s = m = 0. Ba, Kiros and Hinton (2016), arXiv:1607.06450;
+Zhang and Sennrich (2019), arXiv:1910.07467.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+Tensor = Any
+
+
+def forward(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    *,
+    centred: bool,
+    by_matmul: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, (rows, n), in x's dtype; m and r, (rows, 1), float32 or better as all sums.
+
+    Args:
+        x: (rows, n), any floating dtype.
+        gamma: (n,), or None.
+        beta: (n,), or None.
+        epsilon: added to the variance.
+        centred: subtract the mean.
+        by_matmul: multiply by ones instead of summing, which processors are faster at.
+    """
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    d = ops.cast(x, _wide(dtype))
+    m = ops.zeros((1, 1), d.dtype)
+    if centred:
+        d = d - d[:, :1]
+        m = _row_mean(d, None, by_matmul)
+        d = d - m
+    r = ops.rsqrt(_row_mean(d * d, None, by_matmul) + epsilon)
+    y = d * r
+    if gamma is not None:
+        y = y * ops.cast(gamma, d.dtype)
+    if beta is not None:
+        y = y + ops.cast(beta, d.dtype)
+    return ops.cast(y, dtype), m, r
+
+
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    m: Tensor,
+    r: Tensor,
+    *,
+    centred: bool,
+    by_matmul: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients: dx (rows, n) in x's dtype; dgamma, dbeta (n,) in that of the sums.
+
+    With a = dy * gamma:
+
+    dx = r * (a - mean(a) - h * mean(a * h)), dgamma = sum(dy * h), dbeta = sum(dy).
+    """
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    x, dy = ops.cast(x, m.dtype), ops.cast(dy, m.dtype)
+    h = ((x - x[:, :1]) - m) * r if centred else x * r
+    t = dy * h
+    if gamma is not None:
+        gamma = ops.cast(gamma, m.dtype)
+    dx = dy if gamma is None else dy * gamma
+    moved = h * _row_mean(t, gamma, by_matmul)
+    if centred:
+        moved = moved + _row_mean(dy, gamma, by_matmul)
+    dx = ops.cast((dx - moved) * r, dtype)
+    return dx, _column_sum(t, by_matmul), _column_sum(dy, by_matmul)
+
+
+def _wide(dtype: str) -> str:
+    return "float64" if dtype == "float64" else "float32"
+
+
+def _row_mean(t: Tensor, weights: Tensor | None, by_matmul: bool) -> Tensor:
+    """mean(t * weights) of every row, (rows, 1)."""
+    if not by_matmul:
+        return ops.mean(t if weights is None else t * weights, axis=1, keepdims=True)
+    n = ops.shape(t)[1]
+    column = ops.ones((n, 1), t.dtype) if weights is None else ops.reshape(weights, (-1, 1))
+    return ops.matmul(t, column) / ops.cast(n, t.dtype)
+
+
+def _column_sum(t: Tensor, by_matmul: bool) -> Tensor:
+    if not by_matmul:
+        return ops.sum(t, axis=0)
+    return ops.reshape(ops.matmul(ops.ones((1, ops.shape(t)[0]), t.dtype), t), (-1,))

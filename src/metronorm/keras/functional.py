@@ -1,0 +1,128 @@
+"""The normalizations as functions: checks, axes, and the backend's operation."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import keras
+from keras import ops
+
+from metronorm.errors import ConfigError
+from metronorm.keras.checks import check_axis, check_epsilon, check_floating, checked_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+Tensor = Any
+
+
+def layer_normalization(
+    inputs: Tensor,
+    epsilon: float = 1e-3,
+    gamma: Tensor | None = None,
+    beta: Tensor | None = None,
+    axis: int | Sequence[int] = -1,
+) -> Tensor:
+    """(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta, over the axes, of every example.
+
+    Ba, Kiros and Hinton (2016), arXiv:1607.06450. Sums are float32 or better.
+
+    Args:
+        inputs: a tensor of the backend, or a symbolic one of Keras; any floating dtype.
+        epsilon: added to the variance, inside the root; finite and positive.
+        gamma: of the sizes of the axes, in order.
+        beta: like gamma.
+        axis: what to normalize over.
+
+    Returns:
+        A tensor of the shape and dtype of the inputs.
+
+    Raises:
+        ConfigError: an epsilon that is not positive, an axis that is not there or of no known
+            size, integer inputs, weights of another shape.
+    """
+    return _Normalize(axis, epsilon, centred=True)(inputs, gamma, beta)
+
+
+def rms_normalization(
+    inputs: Tensor,
+    epsilon: float = 1e-6,
+    scale: Tensor | None = None,
+    axis: int | Sequence[int] = -1,
+) -> Tensor:
+    """X / sqrt(mean(x²) + epsilon) * scale; arguments and errors as of `layer_normalization`.
+
+    Zhang and Sennrich (2019), arXiv:1910.07467.
+    """
+    return _Normalize(axis, epsilon, centred=False)(inputs, scale, None)
+
+
+@keras.saving.register_keras_serializable(package="metronorm", name="Normalize")
+class _Normalize(keras.Operation):  # type: ignore[misc]
+    """So that the functions take symbolic tensors, as those of `keras.ops` do."""
+
+    def __init__(self, axis: int | Sequence[int], epsilon: float, *, centred: bool) -> None:
+        super().__init__()
+        check_axis(axis)
+        check_epsilon(epsilon)
+        self._axis, self._epsilon, self._centred = axis, epsilon, centred
+
+    def call(self, inputs: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
+        return normalize(inputs, gamma, beta, self._axis, self._epsilon, centred=self._centred)
+
+    def compute_output_spec(
+        self, inputs: Tensor, gamma: Tensor | None, beta: Tensor | None
+    ) -> keras.KerasTensor:
+        check_floating(inputs)
+        checked_axes(self._axis, inputs.shape)
+        return keras.KerasTensor(inputs.shape, inputs.dtype)
+
+
+def normalize(
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    axis: int | Sequence[int],
+    epsilon: float,
+    *,
+    centred: bool,
+) -> Tensor:
+    """Normalize a tensor of the backend; the normalized axes become the rows of a matrix."""
+    x = ops.convert_to_tensor(x)
+    check_floating(x)
+    axes = checked_axes(axis, x.shape)
+    sizes = tuple(x.shape[each] for each in axes)
+    gamma, beta = _row("gamma", gamma, sizes), _row("beta", beta, sizes)
+    rest = [each for each in range(len(x.shape)) if each not in axes]
+    order = [*rest, *axes]
+    there = order == sorted(order)
+    moved = x if there else ops.transpose(x, order)
+    rows = ops.reshape(moved, (-1, math.prod(sizes)))
+    y = ops.reshape(_operation()(rows, gamma, beta, epsilon, centred=centred), ops.shape(moved))
+    return y if there else ops.transpose(y, [order.index(each) for each in range(len(order))])
+
+
+def _row(name: str, weight: Tensor | None, sizes: tuple[int, ...]) -> Tensor | None:
+    if weight is None:
+        return None
+    if tuple(weight.shape) != sizes:
+        raise ConfigError(
+            f"{name} must have the sizes of the normalized axes, {sizes}", got=f"{weight.shape}"
+        )
+    return ops.reshape(ops.convert_to_tensor(weight), (-1,))
+
+
+def _operation() -> Callable[..., Tensor]:
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        from metronorm.keras.norm_tensorflow import norm
+    elif backend == "jax":
+        from metronorm.keras.norm_jax import norm
+    elif backend == "torch":
+        from metronorm.keras.norm_torch import norm
+    else:
+        raise ConfigError(
+            "Keras' backend must be tensorflow, jax or torch", got=backend, fix="KERAS_BACKEND"
+        )
+    return norm

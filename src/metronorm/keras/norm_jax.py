@@ -1,0 +1,53 @@
+"""The normalization of rows as one JAX function with its own gradient."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+
+from metronorm.keras import formula
+
+Tensor = Any
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _norm(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
+) -> Tensor:
+    return _forward(x, gamma, beta, epsilon, centred)[0]
+
+
+def _forward(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
+) -> tuple[Tensor, tuple[Any, ...]]:
+    y, m, r = formula.forward(x, gamma, beta, epsilon, centred=centred, by_matmul=_on_processors())
+    return y, (x, gamma, beta, m, r)
+
+
+def _backward(epsilon: float, centred: bool, kept: tuple[Any, ...], dy: Tensor) -> tuple[Any, ...]:
+    x, gamma, beta, m, r = kept
+    dx, dgamma, dbeta = formula.backward(
+        dy, x, gamma, m, r, centred=centred, by_matmul=_on_processors()
+    )
+    return (
+        dx,
+        None if gamma is None else dgamma.astype(gamma.dtype),
+        None if beta is None else dbeta.astype(beta.dtype),
+    )
+
+
+def _on_processors() -> bool:
+    """Elsewhere a product of matrices may be rounded to fewer bits than a sum."""
+    return bool(jax.default_backend() == "cpu")
+
+
+_norm.defvjp(_forward, _backward)
+
+
+def norm(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, *, centred: bool
+) -> Tensor:
+    """Normalize the rows of x, (rows, n), in its dtype; gamma and beta are (n,), or None."""
+    return _norm(x, gamma, beta, epsilon, centred)

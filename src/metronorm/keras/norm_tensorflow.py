@@ -1,0 +1,117 @@
+"""The normalization of rows as one TensorFlow operation with its own gradient.
+
+Whether it is called eagerly or inside a `tf.function`, it is compiled by XLA where its shape is
+known: composed operations would go through memory a dozen times. What comes in ever new shapes runs
+as an ordinary graph, since every compilation takes a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from metronorm.keras import formula
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Tensor = Any
+
+_MOST_COMPILED = 16  # shapes that are compiled for eager calls
+_compiled: set[tuple[Any, ...]] = set()
+
+
+def norm(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, *, centred: bool
+) -> Tensor:
+    """Normalize the rows of x, (rows, n), in its dtype; gamma and beta are (n,), or None."""
+    weights = [weight for weight in (gamma, beta) if weight is not None]
+    run = _graphs(_worth_compiling(x), epsilon, centred, gamma is not None, beta is not None)
+
+    @tf.custom_gradient  # type: ignore[untyped-decorator]
+    def operation(x: Tensor, *weights: Tensor) -> Any:
+        # not recorded: an eager tape would keep what every step computes
+        y, m, r = run.forward(*map(tf.stop_gradient, (x, *weights)))
+
+        def gradient(dy: Tensor) -> Any:
+            return run.gradient(dy, x, weights, tf.stop_gradient(m), tf.stop_gradient(r))
+
+        return y, gradient
+
+    return operation(x, *weights)
+
+
+class _Graphs:
+    """Forward and backward pass of one kind of normalization."""
+
+    def __init__(self, compiled: bool, epsilon: float, centred: bool, gamma: bool, beta: bool):
+        # a GPU would multiply with ten bits of mantissa
+        by_matmul = not tf.config.list_logical_devices("GPU")
+
+        def unpacked(weights: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
+            return weights[0] if gamma else None, weights[-1] if beta else None
+
+        def forward(x: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return formula.forward(
+                x, *unpacked(weights), epsilon, centred=centred, by_matmul=by_matmul
+            )
+
+        def backward(
+            dy: Tensor, x: Tensor, m: Tensor, r: Tensor, *weights: Tensor
+        ) -> tuple[Tensor, ...]:
+            dx, dgamma, dbeta = formula.backward(
+                dy, x, unpacked(weights)[0], m, r, centred=centred, by_matmul=by_matmul
+            )
+            sums = ([dgamma] if gamma else []) + ([dbeta] if beta else [])
+            return dx, *(
+                tf.cast(total, each.dtype) for total, each in zip(sums, weights, strict=True)
+            )
+
+        def composed(dy: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+            """The backward pass from the inputs alone, whose every step can be differentiated."""
+            _, m, r = forward(x, *weights)
+            return backward(dy, x, m, r, *weights)
+
+        graph: Callable[..., Any] = functools.partial(
+            tf.function, jit_compile=True if compiled else None, reduce_retracing=True
+        )
+        self.forward, self._backward, self._composed = graph(forward), graph(backward), composed
+
+    def gradient(
+        self, dy: Tensor, x: Tensor, weights: tuple[Tensor, ...], m: Tensor, r: Tensor
+    ) -> Any:
+        """The gradients of x and the weights, to be differentiated once more."""
+
+        @tf.custom_gradient  # type: ignore[untyped-decorator]
+        def operation(dy: Tensor, x: Tensor, *weights: Tensor) -> Any:
+            inputs = (dy, x, *weights)
+            plain = [tf.stop_gradient(each) for each in inputs]
+            results = self._backward(plain[0], plain[1], m, r, *plain[2:])
+
+            def gradient(*slopes: Tensor) -> Any:
+                with tf.GradientTape() as tape:
+                    tape.watch(inputs)
+                    again = self._composed(*inputs)
+                return tape.gradient(
+                    again, inputs, slopes, unconnected_gradients=tf.UnconnectedGradients.ZERO
+                )
+
+            return results, gradient
+
+        return operation(dy, x, *weights)
+
+
+_graphs = functools.cache(_Graphs)
+
+
+def _worth_compiling(x: Tensor) -> bool:
+    if not x.shape.is_fully_defined() or 0 in x.shape:
+        return False
+    if not tf.executing_eagerly():  # the function around it was traced for this shape
+        return True
+    key = (*x.shape, x.dtype)
+    if len(_compiled) < _MOST_COMPILED:
+        _compiled.add(key)
+    return key in _compiled

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from metronorm.data import images
+from metronorm.data.images import fashion_mnist
+from metronorm.errors import DataError
+
+from .idx_files import IMAGES, LABELS, write
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("inside", ["", "usr/share/datasets/fashion-mnist"])
+def test_the_files_are_found_and_read(tmp_path: Path, inside: str, packed: bool) -> None:
+    write(tmp_path / inside, packed=packed)
+    found = fashion_mnist(tmp_path)
+    expected = (IMAGES, LABELS, IMAGES[:2], LABELS[:2])
+    assert all((a == b).all() for a, b in zip(found, expected, strict=True))
+
+
+def test_without_a_folder_it_is_where_the_package_puts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "_ROOT", tmp_path)
+    with pytest.raises(DataError, match=r"no train-images-idx3-ubyte .*apt-get install dataset-f"):
+        fashion_mnist()
+    write(tmp_path / "usr/share/datasets/fashion-mnist")
+    assert len(fashion_mnist().images) == 6
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    write(tmp_path, t10k_labels=None)
+    with pytest.raises(DataError, match=r"no t10k-labels-idx1-ubyte in .* or .*dpkg -x"):
+        fashion_mnist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [
+        {"train_labels": LABELS[:5]},
+        {"train_labels": LABELS + np.uint8(1)},  # a class too many
+        {"train_labels": LABELS.astype(">i4")},
+        {"train_images": IMAGES.astype(">f4")},
+        {"train_images": IMAGES.reshape(6, 12)},
+        {"train_images": IMAGES[:0], "train_labels": LABELS[:0]},
+    ],
+)
+def test_files_that_do_not_fit_each_other(tmp_path: Path, instead: dict[str, np.ndarray]) -> None:
+    with pytest.raises(DataError, match=r"a label below 10 for each.*train-labels-idx1-ubyte"):
+        fashion_mnist(write(tmp_path, **instead))
+
+
+def test_images_of_two_sizes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"of one size; got \(3, 4\) and \(3, 3\)"):
+        fashion_mnist(write(tmp_path, t10k_images=IMAGES[:2, :, :3]))
+
+
+@pytest.mark.skipif(
+    not (Path("/") / images._PLACE).exists(), reason="dataset-fashion-mnist is not installed"
+)
+def test_the_package_holds_what_is_said_of_it() -> None:
+    found = fashion_mnist()
+    assert found.images.shape == (60_000, 28, 28)
+    assert found.test_images.shape == (10_000, 28, 28)
+    assert np.bincount(found.labels).tolist() == [6_000] * 10
+    assert np.bincount(found.test_labels).tolist() == [1_000] * 10
