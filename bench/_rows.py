@@ -76,9 +76,7 @@ def machine() -> str:
 def versions() -> str:
     """Python and the packages that are loaded: "python 3.11.7, torch 2.13.0, ..."."""
     found = [f"python {platform.python_version()}"]
-    found += [
-        f"{name} {sys.modules[name].__version__}" for name in PACKAGES if name in sys.modules
-    ]
+    found += [f"{name} {sys.modules[name].__version__}" for name in PACKAGES if name in sys.modules]
     return ", ".join(found)
 
 
