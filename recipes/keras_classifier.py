@@ -12,6 +12,7 @@ the table and the picture, `RUNS/curves.html`, are made. Read `main` first.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import statistics
 import sys
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # before Keras is imported
+with contextlib.suppress(ImportError):
+    import triton  # noqa: F401  torch loads it; after TensorFlow that ends the process
 
 import keras
 import numpy as np
