@@ -1,7 +1,7 @@
 """Set before torch is loaded: two test processes on two cores, one thread each; a backend of Keras.
 
-TensorFlow's LLVM and Triton's abort a process that loads them in this order. So TensorFlow is loaded
-only where it is Keras' backend, and then after Triton.
+TensorFlow's LLVM and Triton's abort a process that loads them in this order. So TensorFlow is
+loaded only where it is Keras' backend, and then after Triton.
 """
 
 import contextlib
