@@ -10,8 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from metronorm.keras.ticks import Ticks
-from metronorm.keras.windows import windows
+from metronorm.keras import LayerNormalization, RMSNormalization, Ticks, windows
 
 from .ticking import arrays, net
 
@@ -24,6 +23,15 @@ def as_dataset(beats: Any, number: int) -> tf.data.Dataset:
     """
     parts = [tf.data.Dataset.from_tensors(beats[index]) for index in range(number)]
     return functools.reduce(lambda one, other: one.concatenate(other), parts).repeat()
+
+
+def normalized() -> keras.Model:
+    """A model of our layers, compiled; always the same."""
+    keras.utils.set_random_seed(0)
+    layers = [keras.layers.Dense(8), LayerNormalization(), RMSNormalization()]
+    model = keras.Sequential([keras.layers.Input((5,)), *layers, keras.layers.Dense(1)])
+    model.compile(optimizer=Ticks(0.125), loss="mse")
+    return model
 
 
 def main() -> None:
@@ -51,6 +59,15 @@ def main() -> None:
             for replica in strategy.experimental_local_results(other.value):
                 np.testing.assert_allclose(replica.numpy(), arrays([one])[0], rtol=1e-12)
         print("equal", options)
+    batches = tf.data.Dataset.from_tensors((x, y)).repeat()
+    alone = normalized()
+    alone.fit(batches, steps_per_epoch=4, verbose=0)
+    with strategy.scope():
+        model = normalized()
+    model.fit(batches, steps_per_epoch=4, verbose=0)
+    for one, other in zip(alone.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    print("equal with our norms")
 
 
 if __name__ == "__main__":

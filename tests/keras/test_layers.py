@@ -17,6 +17,7 @@ from metronorm.keras import (
 )
 
 from .judge import Results, as_numpy, draw, gradients, reference_results, relative_error
+from .ticking import doubles
 
 BACKEND = keras.backend.backend()
 EPS = {"float32": 2e-6, "bfloat16": 6e-3, "float16": 8e-4, "float64": 1e-13}
@@ -82,31 +83,9 @@ def test_is_its_equation(kind: str, shape: tuple[int, ...], dtype: str, weights:
 
 
 def test_float64_is_float64() -> None:
-    if BACKEND == "jax":
-        import jax
-
-        with jax.enable_x64(True):
-            judged = run(
-                "layer",
-                draw((5, 40)),
-                draw((40,), seed=2),
-                draw((40,), seed=3),
-                draw((5, 40), seed=1),
-                "float64",
-                "float64",
-                1e-3,
-            )
-    else:
-        judged = run(
-            "layer",
-            draw((5, 40)),
-            draw((40,), seed=2),
-            draw((40,), seed=3),
-            draw((5, 40), seed=1),
-            "float64",
-            "float64",
-            1e-3,
-        )
+    x, dy, gamma, beta = draw((5, 40)), draw((5, 40), seed=1), draw((40,), seed=2), draw((40,))
+    with doubles():
+        judged = run("layer", x, gamma, beta, dy, "float64", "float64", 1e-3)
     for got, want in zip(*judged, strict=True):
         assert relative_error(got, want) < EPS["float64"]
 

@@ -172,4 +172,4 @@ def test_replicas() -> None:
         check=False,
         cwd=Path(__file__).parents[2],
     )
-    assert done.stdout.count("equal") == 2, done.stderr[-2000:]
+    assert done.stdout.count("equal") == 3, done.stderr[-2000:]
