@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,3 +37,13 @@ def run_together(
             process.wait()
     assert [process.returncode for process in started] == [0] * len(started), "\n".join(said)
     return said
+
+
+def leave() -> NoReturn:
+    """End this process, in which all went well; what is said last in a script of ranks.
+
+    Where Python tears it down, a thread of gloo's (torch 2.13) now and then aborts it instead.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from metronorm.clock import Clock
 from metronorm.clock.hooks import Watch
+from tests.side_by_side import leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -149,3 +150,4 @@ try:
     store.wait([f"finished {rank}" for rank in range(RANKS)])
 finally:
     distributed.destroy_process_group()
+leave()

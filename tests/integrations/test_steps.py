@@ -197,11 +197,11 @@ def test_other_threads_see_the_present(tmp_path: Path) -> None:
     time, owner = VirtualTime(), Owner()
     steps = Steps(owner, tmp_path / "run", now=time)
     seen: list[int] = []
-    with steps._time.held():
+    with steps.time.held():
         time.pass_(10)
-        thread = threading.Thread(target=lambda: seen.append(steps._time()))
+        thread = threading.Thread(target=lambda: seen.append(steps.time()))
         thread.start()
         thread.join()
-        here = steps._time()
+        here = steps.time()
     steps.close()
     assert seen == [here + 10]

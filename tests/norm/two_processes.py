@@ -4,7 +4,6 @@ The process exits with an error unless it ends up with what one process gets fro
 `changed`, unless it notices that sharded weights have become too small to divide by.
 """
 
-import os
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.norm.everything import WIDTH, Everything
+from tests.side_by_side import leave
 
 
 def train(model: nn.Module, x: torch.Tensor, steps: int = 3) -> None:
@@ -79,5 +79,4 @@ def main(how: str, rank: int, path: str) -> None:
 
 
 main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
-sys.stderr.flush()
-os._exit(0)  # now and then a thread of torch's aborts a process that is torn down in order
+leave()

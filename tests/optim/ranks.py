@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign, windows
 from tests.optim.plan import ADAM, Plan, alone, alone_with_squares, make_model, make_optimizer, rows
+from tests.side_by_side import leave
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -380,3 +381,4 @@ try:
     store.wait([f"finished {rank}" for rank in range(WORLD)])
 finally:
     distributed.destroy_process_group()
+leave()

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from metronorm.optim import LearningRateSearch, Ticks, find_learning_rate, windows
 from tests.optim.searches import some
+from tests.side_by_side import leave
 
 
 def searched(how: str, rank: int | None) -> LearningRateSearch:
@@ -74,3 +75,4 @@ def main(rank: int, store: str) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), sys.argv[2])
+    leave()

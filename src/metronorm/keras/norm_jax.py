@@ -12,20 +12,14 @@ from metronorm.keras import formula
 Tensor = Any
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _norm(
+@functools.partial(jax.jit, static_argnums=(3, 4))  # eager calls, too
+def _outputs(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
-) -> Tensor:
-    return _forward(x, gamma, beta, epsilon, centred)[0]
+) -> tuple[Tensor, Tensor, Tensor]:
+    return formula.forward(x, gamma, beta, epsilon, centred=centred, by_matmul=_on_processors())
 
 
-def _forward(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
-) -> tuple[Tensor, tuple[Any, ...]]:
-    y, m, r = formula.forward(x, gamma, beta, epsilon, centred=centred, by_matmul=_on_processors())
-    return y, (x, gamma, beta, m, r)
-
-
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _backward(epsilon: float, centred: bool, kept: tuple[Any, ...], dy: Tensor) -> tuple[Any, ...]:
     x, gamma, beta, m, r = kept
     dx, dgamma, dbeta = formula.backward(
@@ -41,6 +35,20 @@ def _backward(epsilon: float, centred: bool, kept: tuple[Any, ...], dy: Tensor) 
 def _on_processors() -> bool:
     """Elsewhere a product of matrices may be rounded to fewer bits than a sum."""
     return bool(jax.default_backend() == "cpu")
+
+
+def _forward(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
+) -> tuple[Tensor, tuple[Any, ...]]:
+    y, m, r = _outputs(x, gamma, beta, epsilon, centred)
+    return y, (x, gamma, beta, m, r)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _norm(
+    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
+) -> Tensor:
+    return _outputs(x, gamma, beta, epsilon, centred)[0]
 
 
 _norm.defvjp(_forward, _backward)
