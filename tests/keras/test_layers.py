@@ -12,6 +12,7 @@ from metronorm.errors import ConfigError
 from metronorm.keras import (
     LayerNormalization,
     RMSNormalization,
+    formula,
     layer_normalization,
     rms_normalization,
 )
@@ -88,6 +89,19 @@ def test_float64_is_float64() -> None:
         judged = run("layer", x, gamma, beta, dy, "float64", "float64", 1e-3)
     for got, want in zip(*judged, strict=True):
         assert relative_error(got, want) < EPS["float64"]
+
+
+@pytest.mark.parametrize("centred", [True, False])
+def test_accelerators_sum_where_processors_multiply(centred: bool) -> None:
+    x, dy = (ops.cast(draw((9, 40), seed=seed), "float32") for seed in (0, 1))
+    gamma, beta = (ops.cast(draw((40,), seed=seed), "float32") for seed in (2, 3))
+    found = []
+    for by_matmul in (True, False):
+        how = {"centred": centred, "by_matmul": by_matmul}
+        y, m, r = formula.forward(x, gamma, beta, 1e-3, **how)
+        found.append([y, m, r, *formula.backward(dy, x, gamma, m, r, **how)])
+    for product, total in zip(*found, strict=True):
+        assert relative_error(product, as_numpy(total)) < EPS["float32"]
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e4, -3e7])

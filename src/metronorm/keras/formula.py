@@ -91,11 +91,13 @@ def _wide(dtype: str) -> str:
 
 def _row_mean(t: Tensor, weights: Tensor | None, by_matmul: bool) -> Tensor:
     """mean(t * weights) of every row, (rows, 1)."""
-    if not by_matmul:
-        return ops.mean(t if weights is None else t * weights, axis=1, keepdims=True)
     n = ops.shape(t)[1]
-    column = ops.ones((n, 1), t.dtype) if weights is None else ops.reshape(weights, (-1, 1))
-    return ops.matmul(t, column) / ops.cast(n, t.dtype)
+    if by_matmul:
+        column = ops.ones((n, 1), t.dtype) if weights is None else ops.reshape(weights, (-1, 1))
+        total = ops.matmul(t, column)
+    else:  # Keras' mean is float32 where it should be float64
+        total = ops.sum(t if weights is None else t * weights, axis=1, keepdims=True)
+    return total / ops.cast(n, t.dtype)
 
 
 def _column_sum(t: Tensor, by_matmul: bool) -> Tensor:

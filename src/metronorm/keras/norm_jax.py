@@ -12,11 +12,16 @@ from metronorm.keras import formula
 Tensor = Any
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))  # eager calls, too
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))  # eager calls, too
 def _outputs(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
+    x: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    centred: bool,
+    by_matmul: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return formula.forward(x, gamma, beta, epsilon, centred=centred, by_matmul=_on_processors())
+    return formula.forward(x, gamma, beta, epsilon, centred=centred, by_matmul=by_matmul)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -40,7 +45,7 @@ def _on_processors() -> bool:
 def _forward(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
 ) -> tuple[Tensor, tuple[Any, ...]]:
-    y, m, r = _outputs(x, gamma, beta, epsilon, centred)
+    y, m, r = _outputs(x, gamma, beta, epsilon, centred, _on_processors())
     return y, (x, gamma, beta, m, r)
 
 
@@ -48,7 +53,7 @@ def _forward(
 def _norm(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
 ) -> Tensor:
-    return _outputs(x, gamma, beta, epsilon, centred)[0]
+    return _outputs(x, gamma, beta, epsilon, centred, False)[0]  # XLA fuses sums without a gradient
 
 
 _norm.defvjp(_forward, _backward)
