@@ -90,6 +90,12 @@ def kib(name: str) -> int:
 # The contestants ---------------------------------------------------------------------------------
 
 
+def numbers(rows: int, seed: int) -> Any:
+    import numpy as np
+
+    return np.random.default_rng(seed).standard_normal((rows, WIDTH), "float32")
+
+
 def layers() -> dict[str, Any]:
     import keras
 
@@ -107,7 +113,7 @@ def layers() -> dict[str, Any]:
 def tensorflow_run(who: str, way: str, passes: str, rows: int) -> Callable[[], object]:
     import tensorflow as tf
 
-    x, dy = tf.random.normal((rows, WIDTH)), tf.random.normal((rows, WIDTH))
+    x, dy = (tf.constant(numbers(rows, seed)) for seed in range(2))
     gamma, beta = tf.Variable(tf.ones(WIDTH)), tf.Variable(tf.zeros(WIDTH))
     layer: Any
     if who == "composed":
@@ -137,12 +143,8 @@ def tensorflow_run(who: str, way: str, passes: str, rows: int) -> Callable[[], o
 def jax_run(who: str, way: str, passes: str, rows: int) -> Callable[[], object]:
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
-    x, dy = (
-        jnp.asarray(np.random.default_rng(seed).standard_normal((rows, WIDTH), "float32"))
-        for seed in range(2)
-    )
+    x, dy = (jnp.asarray(numbers(rows, seed)) for seed in range(2))
     gamma, beta = jnp.ones(WIDTH), jnp.zeros(WIDTH)
     layer = layers()[who]
 
@@ -167,7 +169,7 @@ def torch_run(who: str, way: str, passes: str, rows: int) -> Callable[[], object
 
     from metronorm.norm import LayerNorm
 
-    x, dy = torch.randn(rows, WIDTH), torch.randn(rows, WIDTH)
+    x, dy = (torch.from_numpy(numbers(rows, seed)) for seed in range(2))
     layer = LayerNorm(WIDTH, EPSILON) if who == "metronorm.norm" else layers()[who]
     leaves = [x.requires_grad_(), *layer.parameters()]
 

@@ -12,12 +12,26 @@ Zhang and Sennrich (2019), arXiv:1910.07467.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import keras
 from keras import ops
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 Tensor = Any
+
+
+def flattened(
+    x: Tensor, sizes: Sequence[int], gamma: Tensor | None, beta: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Rows of x, (..., *sizes), and gamma and beta, of these sizes, as one of them."""
+    if len(sizes) > 1:
+        gamma, beta = (each if each is None else ops.reshape(each, (-1,)) for each in (gamma, beta))
+    rows = x if len(x.shape) == 2 == 1 + len(sizes) else ops.reshape(x, (-1, math.prod(sizes)))
+    return rows, gamma, beta
 
 
 def forward(

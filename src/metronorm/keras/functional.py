@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -88,29 +87,28 @@ def normalize(
     *,
     centred: bool,
 ) -> Tensor:
-    """Normalize a tensor of the backend; the normalized axes become the rows of a matrix."""
+    """Normalize a tensor of the backend; its normalized axes are moved to the end for that."""
     x = ops.convert_to_tensor(x)
     check_floating(x)
     axes = checked_axes(axis, x.shape)
     sizes = tuple(x.shape[each] for each in axes)
-    gamma, beta = _row("gamma", gamma, sizes), _row("beta", beta, sizes)
+    gamma, beta = _checked("gamma", gamma, sizes), _checked("beta", beta, sizes)
     rest = [each for each in range(len(x.shape)) if each not in axes]
     order = [*rest, *axes]
     there = order == sorted(order)
     moved = x if there else ops.transpose(x, order)
-    rows = ops.reshape(moved, (-1, math.prod(sizes)))
-    y = ops.reshape(_operation()(rows, gamma, beta, epsilon, centred=centred), ops.shape(moved))
+    y = _operation()(moved, sizes, gamma, beta, epsilon, centred=centred)
     return y if there else ops.transpose(y, [order.index(each) for each in range(len(order))])
 
 
-def _row(name: str, weight: Tensor | None, sizes: tuple[int, ...]) -> Tensor | None:
+def _checked(name: str, weight: Tensor | None, sizes: tuple[int, ...]) -> Tensor | None:
     if weight is None:
         return None
     if tuple(weight.shape) != sizes:
         raise ConfigError(
             f"{name} must have the sizes of the normalized axes, {sizes}", got=f"{weight.shape}"
         )
-    return ops.reshape(ops.convert_to_tensor(weight), (-1,))
+    return ops.convert_to_tensor(weight)
 
 
 def _operation() -> Callable[..., Tensor]:

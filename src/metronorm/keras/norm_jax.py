@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 
 from metronorm.keras import formula
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Tensor = Any
 
@@ -60,7 +63,14 @@ _norm.defvjp(_forward, _backward)
 
 
 def norm(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, *, centred: bool
+    x: Tensor,
+    sizes: Sequence[int],
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    *,
+    centred: bool,
 ) -> Tensor:
-    """Normalize the rows of x, (rows, n), in its dtype; gamma and beta are (n,), or None."""
-    return _norm(x, gamma, beta, epsilon, centred)
+    """Normalize x, (..., *sizes), in its dtype; gamma and beta are of these sizes, or None."""
+    rows, gamma, beta = formula.flattened(x, sizes, gamma, beta)
+    return _norm(rows, gamma, beta, epsilon, centred).reshape(x.shape)

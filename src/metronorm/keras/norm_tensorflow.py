@@ -15,7 +15,7 @@ import tensorflow as tf
 from metronorm.keras import formula
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 Tensor = Any
 
@@ -24,11 +24,19 @@ _compiled: set[tuple[Any, ...]] = set()
 
 
 def norm(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, *, centred: bool
+    x: Tensor,
+    sizes: Sequence[int],
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    *,
+    centred: bool,
 ) -> Tensor:
-    """Normalize the rows of x, (rows, n), in its dtype; gamma and beta are (n,), or None."""
-    weights = [weight for weight in (gamma, beta) if weight is not None]
-    run = _graphs(_worth_compiling(x), epsilon, centred, gamma is not None, beta is not None)
+    """Normalize x, (..., *sizes), in its dtype; gamma and beta are of these sizes, or None."""
+    rows, gamma, beta = formula.flattened(x, sizes, gamma, beta)
+    # a custom gradient takes no variables
+    weights = [tf.convert_to_tensor(each) for each in (gamma, beta) if each is not None]
+    run = _graphs(_worth_compiling(rows), epsilon, centred, gamma is not None, beta is not None)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def operation(x: Tensor, *weights: Tensor) -> Any:
@@ -40,7 +48,8 @@ def norm(
 
         return y, gradient
 
-    return operation(x, *weights)
+    y = operation(rows, *weights)
+    return y if rows is x else tf.reshape(y, tf.shape(x))
 
 
 class _Graphs:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metronorm.norm import layer_norm, rms_norm
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Tensor = Any
 
 
 def norm(
-    x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, *, centred: bool
+    x: Tensor,
+    sizes: Sequence[int],
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    epsilon: float,
+    *,
+    centred: bool,
 ) -> Tensor:
-    """Normalize the rows of x, (rows, n), in its dtype; gamma and beta are (n,), or None."""
+    """Normalize x, (..., *sizes), in its dtype; gamma and beta are of these sizes, or None."""
     gamma, beta = _fitting(gamma, x), _fitting(beta, x)
     if centred:
-        return layer_norm(x, x.shape[-1], gamma, beta, epsilon)
+        return layer_norm(x, sizes, gamma, beta, epsilon)
     assert beta is None, "the kernels of rms_norm take no bias"
-    return rms_norm(x, x.shape[-1], gamma, epsilon)
+    return rms_norm(x, sizes, gamma, epsilon)
 
 
 def _fitting(weight: Tensor | None, x: Tensor) -> Tensor | None:
