@@ -61,7 +61,8 @@ class Curves:
         return Curve(list(means), list(means.values()))
 
     def _load(self, ticks: Table) -> None:
-        names = [identifier(name) for name in (TICK_TIME, *ticks.metrics)]
+        order = {name: place for place, name in enumerate((TICK_TIME, *ticks.metrics))}
+        names = [identifier(name) for name in order]
         values = ", ".join(f"{name}::DOUBLE as {name}" for name in names)
         # as rows: thousands of metrics are no more than that, but too many columns to sum
         rows = ticks.sql(
@@ -70,9 +71,9 @@ class Curves:
                        count(*) filter (isfinite(value)), count(*), arg_max(value, tick)
                 from (unpivot (select tick, {values} from ticks)
                       on {", ".join(names)} into name metric value value)
-                group by stretch, metric order by stretch"""
+                group by stretch, metric"""
         ).fetchall()
-        for stretch, name, *cells in rows:
+        for stretch, name, *cells in sorted(rows, key=lambda row: (row[0], order[row[1]])):
             self._put(name, stretch, *cells)
 
     def _put(
