@@ -22,16 +22,24 @@ NAMES = [f"metric_{number}" for number in range(20)]
 pytestmark = pytest.mark.usefixtures("small_rings")
 
 
+def fill_up(clock: Clock, disk: Path) -> Path:
+    """Ticks on a disk that has room, then on one that has none: what is in their way."""
+    assert clock._recorder is not None
+    ticks = clock._recorder.ticks
+    list(clock.ticks(range(50)))
+    until(lambda: not ticks.ring.filled)
+    ballast = fill(disk)
+    list(clock.ticks(range(100)))
+    until(lambda: ticks.tape.last_error is not None)
+    return ballast
+
+
 def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with Clock(disk / "run", progress=False, stall=None) as clock:
+            ballast = fill_up(clock, disk)
             assert clock._recorder is not None
             ticks = clock._recorder.ticks
-            list(clock.ticks(range(50)))
-            until(lambda: not ticks.ring.filled)
-            ballast = fill(disk)
-            list(clock.ticks(range(100)))
-            until(lambda: ticks.tape.last_error is not None)
             list(clock.ticks(range(10)))
             assert ticks.ring.filled
             ballast.unlink()
@@ -47,13 +55,9 @@ def test_more_than_waits_for_a_full_disk_is_told_of(
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
         with Clock(disk / "run", progress=False, stall=None) as clock:
+            ballast = fill_up(clock, disk)
             assert clock._recorder is not None
             ticks = clock._recorder.ticks
-            list(clock.ticks(range(50)))
-            until(lambda: not ticks.ring.filled)
-            ballast = fill(disk)
-            list(clock.ticks(range(100)))
-            until(lambda: ticks.tape.last_error is not None)
             list(clock.ticks(range(TICKS)))
             ballast.unlink()
             until(lambda: not ticks.ring.filled)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from metronorm.clock.record import LARGEST
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-_LARGEST = 2**63 - 1
 
 
 class PlainAccounts:
@@ -83,7 +83,7 @@ class PlainAccount:
 def plain_all_plain(metrics: dict[str, Any], known: set[str]) -> bool:
     """See `_ticking.all_plain`."""
     return known.issuperset(metrics) and all(
-        type(value) is float or (type(value) is int and abs(value) <= _LARGEST)
+        type(value) is float or (type(value) is int and abs(value) <= LARGEST)
         for value in metrics.values()
     )
 

@@ -1,8 +1,9 @@
-"""What the arguments of a normalization must be; each mistake is one ConfigError."""
+"""What the arguments of our layers and of `Ticks` must be; each mistake is one ConfigError."""
 
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
@@ -10,9 +11,11 @@ import keras
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 T = TypeVar("T")
+
+CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 def check_epsilon(epsilon: float) -> None:
@@ -73,3 +76,45 @@ def from_saved(kind: type[T], config: dict[str, Any]) -> T:
         raise ConfigError(
             f"a saved {kind.__name__} must hold arguments that it takes", got=str(error)
         ) from None
+
+
+def check_number(name: str, value: Any, *, least: float = 0, below: float = math.inf) -> None:
+    """Refuse a hyper-parameter outside [least, below).
+
+    Raises:
+        ConfigError: it is outside, or no number.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < below:
+        most = "" if below == math.inf else f" and below {below:g}"
+        raise ConfigError(f"{name} must be at least {least:g}{most}", got=repr(value))
+
+
+def check_clips(clips: Mapping[str, Any], steps: int) -> None:
+    """Refuse limits that are no numbers, more than one, or of a window's gradient.
+
+    Raises:
+        ConfigError: one of those.
+    """
+    given = {name: limit for name, limit in clips.items() if limit is not None}
+    for name, limit in given.items():
+        check_number(name, limit)
+    if len(given) > 1:
+        raise ConfigError(f"only one of {', '.join(CLIPS)} can be set", got=", ".join(given))
+    if given and steps > 1:
+        raise ConfigError(
+            "Ticks has no gradient of a window to clip: it is added to what is carried",
+            got=f"{', '.join(given)} with gradient_accumulation_steps={steps}",
+            fix="one big batch; or keras.optimizers.SGD, which keeps an accumulator beside",
+        )
+
+
+def checked_rate(rate: Any) -> Any:
+    """A learning rate as Keras takes it.
+
+    Raises:
+        ConfigError: it is negative, not finite, or none.
+    """
+    if callable(rate):  # schedules too
+        return rate
+    check_number("learning_rate", rate)
+    return float(rate)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import math
-from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 from keras import ops
 
 from metronorm.errors import ConfigError
+from metronorm.keras.checks import check_clips, check_number, checked_rate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,6 @@ Scaling = Literal["sum", "mean", "amplified"]
 Rate = Any  # a number, a schedule, or something to call without arguments
 
 SCALINGS = ("sum", "mean", "amplified")
-CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 BACKEND = keras.backend.backend()
 
 
@@ -261,45 +259,3 @@ def slot_dtype(variable: Any) -> str:
     """Of a variable's accumulated gradient: float32 for half precision, else its own."""
     dtype: str = keras.backend.standardize_dtype(variable.dtype)
     return "float32" if dtype in ("float16", "bfloat16") or "float8" in dtype else dtype
-
-
-def check_number(name: str, value: Any, *, least: float = 0, below: float = math.inf) -> None:
-    """Refuse a hyper-parameter outside [least, below).
-
-    Raises:
-        ConfigError: it is outside, or no number.
-    """
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < below:
-        most = "" if below == math.inf else f" and below {below:g}"
-        raise ConfigError(f"{name} must be at least {least:g}{most}", got=repr(value))
-
-
-def check_clips(clips: Mapping[str, Any], steps: int) -> None:
-    """Refuse limits that are no numbers, more than one, or of a window's gradient.
-
-    Raises:
-        ConfigError: one of those.
-    """
-    given = {name: limit for name, limit in clips.items() if limit is not None}
-    for name, limit in given.items():
-        check_number(name, limit)
-    if len(given) > 1:
-        raise ConfigError(f"only one of {', '.join(CLIPS)} can be set", got=", ".join(given))
-    if given and steps > 1:
-        raise ConfigError(
-            "Ticks has no gradient of a window to clip: it is added to what is carried",
-            got=f"{', '.join(given)} with gradient_accumulation_steps={steps}",
-            fix="one big batch; or keras.optimizers.SGD, which keeps an accumulator beside",
-        )
-
-
-def checked_rate(rate: Any) -> Any:
-    """A learning rate as Keras takes it.
-
-    Raises:
-        ConfigError: it is negative, not finite, or none.
-    """
-    if callable(rate):  # schedules too
-        return rate
-    check_number("learning_rate", rate)
-    return float(rate)
