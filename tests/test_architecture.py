@@ -64,10 +64,11 @@ PUBLIC = {
     "metronorm.train": {"OptimizerConfig", "TrainConfig", "train", "training_preset"},
 }
 
-# What each part may import of the others; errors and files are everybody's.
+# What each part may import of the others; errors, files and text are everybody's.
 ARROWS = {
     "errors": set(),
     "files": set(),
+    "text": set(),
     "clock": set(),
     "norm": set(),
     "optim": set(),
@@ -79,7 +80,7 @@ ARROWS = {
     "keras": {"clock", "integrations", "norm"},
     "cli": {"clock", "norm", "optim", "models", "data", "train", "board", "integrations"},
 }
-COMMON = {"errors", "files"}
+COMMON = {"errors", "files", "text"}
 
 
 def imports(path: Path) -> set[str]:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock, open_run
+from metronorm.clock.live import Follower
 from metronorm.clock.store import lines
 from metronorm.clock.store.seal import seal_parts, seal_run
 from metronorm.clock.store.tape import Tape, encode
@@ -237,6 +238,39 @@ def test_a_run_in_folders_that_look_like_partitions(tmp_path: Path) -> None:
         assert open_run(run).ticks().columns.count("rank") == 1
         assert "lr" not in open_run(run).ticks().columns
         seal_run(run)
+
+
+@pytest.mark.parametrize(
+    "name", ["layers=[64]", "[64]", "run*", "ru?", "a[!b", "[[]", "**", "a[]", "{a,b}[1]", r"a\b"]
+)
+def test_signs_of_patterns_in_a_path_are_signs(tmp_path: Path, name: str) -> None:
+    for of, value in ((name, 64.0), ("layers=6", 6.0), ("6", 6.0), ("run", 6.0), ("ab", 6.0)):
+        run = new_run(tmp_path / of / "run")
+        write_tape(run, [line(1, {"loss": value})], [line(2, {"loss": value})])
+        assert seal_run(run) == 2
+        write_tape(run, [line(3, {"loss": value})], attempt=1)
+    run = open_run(tmp_path / name / "run", verify=True)
+    assert run.ticks().df()["loss"].tolist() == [64.0] * 3
+    assert run.notices() == []
+    assert Follower(run.directory).read().curves["loss"].values == [64.0] * 3
+
+
+def test_a_damaged_part_beside_a_pattern_leaves_the_whole_one_alone(tmp_path: Path) -> None:
+    for name in ("run1", "run[1]"):
+        write_tape(new_run(tmp_path / name), [line(1)])
+        assert seal_run(tmp_path / name) == 1
+    (part,) = (tmp_path / "run1").rglob("*.parquet")
+    part.write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    assert seal_run(tmp_path / "run[1]") == 0
+    assert numbers(tmp_path / "run[1]") == [1]
+
+
+def test_a_path_that_duckdb_has_no_form_for_is_refused(tmp_path: Path) -> None:
+    run = new_run(tmp_path / r"a\b[1]")
+    write_tape(run, [line(1)])
+    with pytest.raises(RunError, match="cannot have a backslash"):
+        seal_run(run)
+    assert numbers(run) == [1], "lines have a form"
 
 
 def test_a_run_that_is_read_by_a_relative_path(

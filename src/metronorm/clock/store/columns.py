@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 from typing import TYPE_CHECKING
 
 from metronorm.clock.ledger import UNATTRIBUTED
+from metronorm.errors import RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,8 +50,9 @@ def columns_of(
     """
     forms = (_PLACE if placed else {}) | _LINES[kind]
     listed = ", ".join(f"{literal(name)}: {literal(form)}" for name, form in forms.items())
+    file = literal(literal_glob(lines))
     connection.execute(
-        f"create or replace temp table lines as select * from read_json({literal(str(lines))}, "
+        f"create or replace temp table lines as select * from read_json({file}, "
         f"format = 'newline_delimited', columns = {{{listed}}}, maximum_object_size = 1073741824)"
     )
     columns = [
@@ -109,6 +112,26 @@ def _keys(connection: duckdb.DuckDBPyConnection, column: str) -> list[str]:
 def literal(value: str) -> str:
     """An SQL string literal."""
     return "'" + value.replace("'", "''") + "'"
+
+
+def literal_glob(path: Path) -> str:
+    """What DuckDB's readers take for this one file, whatever signs its path has.
+
+    They read every path as a pattern: `runs/layers=[64]` would be `runs/layers=6`. (`copy ... to`
+    does not: it takes `literal(str(path))`.)
+
+    Raises:
+        RunError: a path that DuckDB has no form for, with both a backslash and one of `*?[`.
+    """
+    plain = str(path.resolve())
+    escaped = glob.escape(plain)
+    if "\\" in plain and escaped != plain:
+        raise RunError(
+            "a path that DuckDB reads cannot have a backslash and one of * ? [ as well",
+            got=plain,
+            fix="rename the folder",
+        )
+    return escaped
 
 
 def identifier(value: str) -> str:

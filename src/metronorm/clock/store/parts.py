@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.clock.store.columns import literal
+from metronorm.clock.store.columns import literal, literal_glob
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,7 @@ BROKEN = ".broken"  # what a part that cannot be read ends in, once it was found
 
 def scan(parts: Iterable[Path], options: str = "hive_partitioning = false") -> str:
     """SQL that reads parts, whose columns need not be the same."""
-    files = ", ".join(literal(str(part.resolve())) for part in parts)
+    files = ", ".join(literal(literal_glob(part)) for part in parts)
     return f"select * from read_parquet([{files}], union_by_name = true, {options})"
 
 

@@ -151,7 +151,7 @@ def _seal(path: Path, kind: str) -> None:
             select = columns_of(connection, kind, whole)
             query = f"select * from ({select}) order by tick, time_ns"
             connection.execute(f"copy ({query}) to {written} ({FORMAT})")
-            counted = connection.sql(f"select count(*) from read_parquet({written})").fetchall()
+            counted = connection.sql(f"select count(*) from ({scan([aside])})").fetchall()
         except duckdb.Error as error:
             raise OSError(f"{path} cannot be sealed: {error}") from None
         if counted != [(len(lines.whole),)]:
