@@ -63,8 +63,29 @@ CASES = {
     "export no run": (["export", "text", "ticks.csv"], "text, which has none"),
     "a folder as run.json": (["show", "folder"], "run.json must be readable"),
     "export over a file": (["export", "runs/old", "latin.txt", "--format", "csv"], "latin.txt"),
-    "no such option": (["train", "--tikcs", "3"], "Unrecognized options: --tikcs"),
-    "no number": (["train", "--ticks", "many"], "--ticks"),
+    "no such option": (["train", "--tikcs", "3"], "there is no option --tikcs; try: --ticks"),
+    "no such option, another near": (
+        ["train", "--dropout", "0.1"],
+        "there is no option --dropout; try: --model.dropout",
+    ),
+    "no such argument": (["train", "many"], "train takes no such argument; got many"),
+    "no value": (["train", "--ticks"], "--ticks needs a value; got none"),
+    "no choice": (
+        ["train", "--precision", "fp99"],
+        "--precision must be one of auto, fp32, bf16; got 'fp99'",
+    ),
+    "no whole number": (["train", "--ticks", "1e3"], "whole number; got '1e3'; try: 1000"),
+    "half a number": (["train", "--seed=1.5"], "--seed must be a whole number; got '1.5'"),
+    "no number": (
+        ["train", "--optimizer.learning-rate", "many"],
+        "--optimizer.learning-rate must be a number; got 'many'",
+    ),
+    "no number, not None": (
+        ["sample", "runs/old", "--top-k", "many"],
+        "--top-k must be a whole number or None; got 'many'",
+    ),
+    "sample nothing": (["sample"], "sample needs RUN; got none"),
+    "compare one": (["compare", "runs/old"], "compare needs B; got none"),
     "no such preset": (["train", "--preset", "huge"], "preset must be one of quick, small, gpt2"),
     "no such file": (["train", "--data", "missing.txt"], "'missing.txt', where there is nothing"),
     "no file matches": (["train", "--data", "*.none"], "'*.none'"),
@@ -111,6 +132,10 @@ CASES = {
     "sample no run": (["sample", "runs/none"], "runs/none, which has none"),
     "a prompt of other characters": (["sample", "runs/old", "--prompt", "€"], "'€' (U+20AC)"),
     "top-p": (["sample", "runs/old", "--top-p", "2"], "top_p must be above 0 and at most 1"),
+    "a seed of more than 64 bits": (
+        ["sample", "runs/old", "--seed", "99999999999999999999"],
+        "seed must be a whole number of 64 bits; got 99999999999999999999",
+    ),
     "temperature": (["sample", "runs/old", "--temperature", "-1"], "temperature"),
 }
 

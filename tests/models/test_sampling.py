@@ -163,3 +163,11 @@ def test_logits_that_are_not_finite_are_told() -> None:
         model.norm.weight.fill_(math.nan)
     with pytest.raises(MetronormError, match="logits must be finite; got NaN"):
         next(sample(model, [1], max_tokens=1))
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 5e-324, 1e-40, 1e-30])
+def test_a_tiny_temperature_takes_the_likeliest_token(temperature: float) -> None:
+    chances = probabilities(torch.tensor([1.0, 3.0, 2.0]), temperature=temperature)
+    assert chances.tolist() == [0.0, 1.0, 0.0]
+    tied = probabilities(torch.tensor([3.0, 3.0, 2.0]), temperature=temperature)
+    assert tied.tolist() == [0.5, 0.5, 0.0]

@@ -1,16 +1,25 @@
 """The command line: `metronorm COMMAND ...`. No logic of its own; every command is a module.
 
 Exit codes: 0 done; 1 what `--fail-on` and `--fail-if-slower` were asked to find; 2 a mistake of the
-user's, told in one line; 130 and 143 stopped by Ctrl-C and by SIGTERM, after saving.
+user's, told in one line; 130 and 143 stopped by Ctrl-C and by SIGTERM, after saving; 141 nobody
+reads the output any more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import os
+import signal
 import sys
+from typing import TYPE_CHECKING, TextIO
 
 from metronorm import __version__
 from metronorm.errors import MetronormError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 COMMANDS = {
     "train": "train a language model on text, every tick on record",
@@ -31,19 +40,10 @@ def main(argv: list[str] | None = None) -> int:
     """Run a command; its exit code."""
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else "--help"
-    if name in ("-h", "--help"):
-        print(_help())
-        return 0
-    if name == "--version":
-        print(f"metronorm {__version__}")
-        return 0
-    if name not in COMMANDS:
-        print(f"metronorm: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
     try:
-        # a command's module is loaded only when it runs: the help comes at once
-        module = importlib.import_module(f"metronorm.cli.{_MODULES.get(name, name)}")
-        code: int = module.main(arguments[1:])
+        with _any_encoding(sys.stdout):
+            code = _run(name, arguments[1:])
+            sys.stdout.flush()  # a reader that has gone is met here, and not at the exit
     except MetronormError as error:
         print(f"metronorm {name}: {error}", file=sys.stderr)
         return 2
@@ -58,6 +58,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # `metronorm show | head`
+        _discard_output()
+        return 128 + signal.SIGPIPE
     except Exception as error:
         if not _is_of_files(error):
             raise
@@ -68,10 +71,43 @@ def main(argv: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    except BrokenPipeError:  # `metronorm show | head`
-        sys.stderr.close()
-        return 141
     return code
+
+
+def _run(name: str, argv: list[str]) -> int:
+    if name in ("-h", "--help"):
+        print(_help())
+        return 0
+    if name == "--version":
+        print(f"metronorm {__version__}")
+        return 0
+    if name not in COMMANDS:
+        print(f"metronorm: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    # a command's module is loaded only when it runs: the help comes at once
+    module = importlib.import_module(f"metronorm.cli.{_MODULES.get(name, name)}")
+    code: int = module.main(argv)
+    return code
+
+
+@contextlib.contextmanager
+def _any_encoding(stream: TextIO) -> Iterator[None]:
+    """Print characters that the terminal's encoding lacks as escapes, not as an error."""
+    if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
+        yield
+        return
+    stream.reconfigure(errors="backslashreplace")
+    try:
+        yield
+    finally:
+        stream.reconfigure(errors="strict")
+
+
+def _discard_output() -> None:
+    """Let what is still in the buffer go nowhere: at its exit Python would fail to write it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _is_of_files(error: Exception) -> bool:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import tyro
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from metronorm.cli.arguments import parse
+from metronorm.cli.console import Console
 from metronorm.cli.words import mebibytes, milliseconds, printable
 from metronorm.clock import open_run
 from metronorm.clock.compare import Comparison, Measure, compare, parse_percent

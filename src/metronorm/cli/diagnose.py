@@ -8,11 +8,11 @@ from typing import Annotated, Literal
 
 import msgspec
 import tyro
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
 from metronorm.cli.arguments import parse
+from metronorm.cli.console import Console
 from metronorm.cli.words import printable, tell
 from metronorm.clock import open_run
 from metronorm.clock.diagnosis import Finding, at_least, diagnose, spelled

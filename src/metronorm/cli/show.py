@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
 from metronorm.cli.arguments import parse
+from metronorm.cli.console import Console
 from metronorm.cli.words import duration, mebibytes, milliseconds
 from metronorm.clock import open_run
 from metronorm.clock.summary import Summary, summarize

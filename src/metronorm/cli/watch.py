@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
-from rich.console import Console
 
 from metronorm.cli import watch_page as page
 from metronorm.cli.arguments import parse
+from metronorm.cli.console import Console
 from metronorm.clock.live import Follower
 from metronorm.clock.run import RUN_FILE
 from metronorm.errors import ConfigError

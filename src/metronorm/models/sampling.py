@@ -98,7 +98,9 @@ def probabilities(
         )
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(0, logits.argmax(keepdim=True), 1.0)
-    # The maximum goes first: a tiny temperature must not overflow.
+    # The maximum goes first, and no temperature is one that float32 rounds to 0: a tiny one must
+    # neither overflow nor divide 0 by 0.
+    temperature = max(temperature, torch.finfo(torch.float32).tiny)
     chances = ((logits - logits.max()) / temperature).softmax(dim=-1)
     ordered, order = chances.sort(descending=True, stable=True)
     if top_k is not None:

@@ -9,7 +9,7 @@ import torch
 from metronorm.clock import read_run_info
 from metronorm.data.tokenizer import stream_decode
 from metronorm.data.tokenizer_file import load_tokenizer
-from metronorm.errors import CheckpointError
+from metronorm.errors import CheckpointError, ConfigError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
 from metronorm.train import checkpoint
@@ -64,6 +64,8 @@ def write(
         DataError: a prompt with characters that the run's tokenizer does not have.
         ConfigError: sampling options out of range.
     """
+    if seed is not None and not -(2**63) <= seed < 2**64:
+        raise ConfigError("seed must be a whole number of 64 bits", got=repr(seed), fix="0")
     model = load_model(run, best=best)
     tokenizer = load_tokenizer(run / "tokenizer.json")
     generator = torch.Generator()
