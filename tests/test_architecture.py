@@ -68,6 +68,7 @@ PUBLIC = {
 ARROWS = {
     "errors": set(),
     "files": set(),
+    "scalars": set(),
     "text": set(),
     "clock": set(),
     "norm": set(),
@@ -80,7 +81,7 @@ ARROWS = {
     "keras": {"clock", "integrations", "norm"},
     "cli": {"clock", "norm", "optim", "models", "data", "train", "board", "integrations"},
 }
-COMMON = {"errors", "files", "text"}
+COMMON = {"errors", "files", "scalars", "text"}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,3 +1,4 @@
+import json
 from typing import Any
 
 import keras
@@ -230,6 +231,12 @@ def test_variables_that_are_overwritten_with_their_gradient(steps: int | None) -
         ({"clipnorm": float("nan")}, "clipnorm must be at least 0"),
         ({"clipnorm": 1.0, "clipvalue": 1.0}, "only one of clipnorm"),
         ({"ema_momentum": float("nan")}, "ema_momentum must be"),
+        ({"ema_momentum": True}, "ema_momentum must be"),
+        (
+            {"use_ema": True, "ema_overwrite_frequency": 0},
+            "ema_overwrite_frequency must be a whole",
+        ),
+        ({"learning_rate": "0.1"}, "learning_rate must be at least 0; got '0.1'"),
         ({"loss_scale_factor": float("inf")}, "loss_scale_factor must be"),
     ],
     ids=str,
@@ -238,6 +245,26 @@ def test_hyper_parameters_that_cannot_work(options: dict[str, Any], says: str) -
     with pytest.raises(ConfigError) as error:
         Ticks(**options)
     assert says in str(error.value)
+
+
+def test_hyper_parameters_of_numpy_are_numbers_that_can_be_saved() -> None:
+    given: dict[str, Any] = {
+        "learning_rate": np.float32(0.5),
+        "momentum": np.float32(0.5),
+        "weight_decay": np.float32(0.25),
+        "gradient_accumulation_steps": np.int64(2),
+        "use_ema": True,
+        "ema_momentum": np.float32(0.5),
+        "ema_overwrite_frequency": np.int64(3),
+        "loss_scale_factor": np.int64(2),
+    }
+    config = Ticks(**given).get_config()
+    plain = Ticks(
+        **{name: value.item() if name != "use_ema" else True for name, value in given.items()}
+    )
+    assert config == plain.get_config()
+    assert json.loads(json.dumps(config)) == config
+    assert Ticks(clipnorm=np.float32(0.5)).clipnorm == 0.5
 
 
 @pytest.mark.parametrize("name", ["clipnorm", "clipvalue", "global_clipnorm"])

@@ -190,8 +190,14 @@ def test_sizes_cause_no_tracing() -> None:
 
 @pytest.mark.parametrize("micro_batches", [0, -1, 2.0, True])
 def test_micro_batches_that_cannot_work(micro_batches: Any) -> None:
-    with pytest.raises(ConfigError, match="micro_batches must be at least 1"):
+    with pytest.raises(ConfigError, match="micro_batches must be a whole number of at least 1"):
         windows(BEATS, micro_batches)
+
+
+def test_micro_batches_of_numpy_are_counted() -> None:
+    beats = windows(BEATS, np.int64(3))
+    assert len(beats) == 6
+    assert type(beats.micro_batches) is int
 
 
 def test_arguments_that_cannot_work() -> None:

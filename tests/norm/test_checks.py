@@ -2,8 +2,10 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -22,7 +24,7 @@ from metronorm.norm import (
     layer_norm_2d,
     rms_norm,
 )
-from tests.norm.inputs import BF16, FP16, FP32, FP64
+from tests.norm.inputs import BF16, FP16, FP32, FP64, draw_x
 
 MODULES: list[Any] = [LayerNorm, RMSNorm, AddLayerNorm, AddRMSNorm, LayerNorm2d]
 OPS = torch.ops.metronorm
@@ -49,14 +51,33 @@ def ones(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
 
 
 @pytest.mark.parametrize("layer", MODULES)
-@pytest.mark.parametrize("shape", [0, -3, (), [], (4, 0), True, 2.5, "4", None, (4, 2.0)])
+@pytest.mark.parametrize("shape", [0, -3, (), [], (4, 0), True, 2.5, "4", None, (4, 2.0), b"4"])
 def test_sizes_below_one_are_refused(layer: Any, shape: Any) -> None:
     got = "()" if shape == [] else repr(shape)[:2]
     refused(lambda: layer(shape), "normalized_shape must hold sizes of at least 1", f"got {got}")
 
 
 @pytest.mark.parametrize("layer", MODULES)
-@pytest.mark.parametrize("eps", [0, 0.0, -1e-5, math.nan, math.inf, True, "1e-5"])
+@pytest.mark.parametrize("size", [np.int64(4), np.uint8(4), torch.tensor(4), [np.int32(4)]])
+def test_sizes_of_other_libraries_are_sizes(layer: Any, size: Any) -> None:
+    made = layer(size, np.float32(0.25))
+    assert made.normalized_shape == (4,)
+    assert type(made.normalized_shape[0]) is int
+    assert (type(made.eps), made.eps) == (float, 0.25)
+
+
+def test_functions_take_numbers_of_other_libraries() -> None:
+    x, eps = draw_x((2, 3, 4)), np.float16(0.25)
+    for shape in (np.array([3, 4]), torch.tensor([3, 4]), x.shape[1:], [np.int8(3), 4]):
+        assert torch.equal(layer_norm(x, shape, eps=eps), layer_norm(x, (3, 4), eps=0.25))
+        assert torch.equal(rms_norm(x, shape, eps=eps), rms_norm(x, (3, 4), eps=0.25))
+    for dropout in (np.float64(0), np.int64(0), Fraction(0)):
+        for apply in (add_layer_norm, add_rms_norm):
+            assert torch.equal(apply(x, x, 4, dropout=dropout)[0], apply(x, x, 4)[0])
+
+
+@pytest.mark.parametrize("layer", MODULES)
+@pytest.mark.parametrize("eps", [0, 0.0, -1e-5, math.nan, math.inf, True, "1e-5", np.float32(-1)])
 def test_eps_must_be_finite_and_positive(layer: Any, eps: Any) -> None:
     refused(lambda: layer(4, eps), "eps must be finite and positive", f"got {eps!r}")
 

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import keras
 
 from metronorm.errors import ConfigError
+from metronorm.scalars import as_integer, as_real
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
 
 CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
-def check_epsilon(epsilon: float) -> None:
-    """ConfigError unless it is finite and positive."""
-    number = isinstance(epsilon, int | float) and not isinstance(epsilon, bool)
-    if not number or not 0 < epsilon < math.inf:
+class AxisError(ConfigError, TypeError):
+    """What Keras raises for an axis that is neither an integer nor a list or tuple of them."""
+
+
+def checked_epsilon(epsilon: float) -> float:
+    """`epsilon` as a float, or ConfigError unless it is finite and positive."""
+    number = as_real(epsilon)
+    if number is None or not 0 < number < math.inf:
         raise ConfigError("epsilon must be finite and positive", got=repr(epsilon), fix="1e-3")
+    return number
 
 
-def check_axis(axis: int | Sequence[int]) -> None:
-    """ConfigError unless it is a whole number or several."""
-    axes = axis if isinstance(axis, list | tuple) else [axis]
-    if not axes or not all(isinstance(each, int) and not isinstance(each, bool) for each in axes):
-        raise ConfigError("axis must be an integer, or a list of them", got=repr(axis), fix="-1")
+def checked_axis(axis: int | Sequence[int]) -> int | list[int]:
+    """`axis` with integers of Python, or AxisError unless it is an integer or several."""
+    if isinstance(axis, list | tuple):
+        several = [as_integer(each) for each in axis]
+        found = [each for each in several if each is not None]
+        if found and len(found) == len(several):
+            return found
+    elif (single := as_integer(axis)) is not None:
+        return single
+    raise AxisError(
+        "Expected an int or a list/tuple of ints for the argument 'axis'", got=repr(axis), fix="-1"
+    )
 
 
 def checked_axes(axis: int | Sequence[int], shape: Sequence[int | None]) -> tuple[int, ...]:
@@ -78,26 +90,45 @@ def from_saved(kind: type[T], config: dict[str, Any]) -> T:
         ) from None
 
 
-def check_number(name: str, value: Any, *, least: float = 0, below: float = math.inf) -> None:
-    """Refuse a hyper-parameter outside [least, below).
+def checked_number(name: str, value: Any, *, least: float = 0, below: float = math.inf) -> float:
+    """A hyper-parameter as a float.
 
     Raises:
-        ConfigError: it is outside, or no number.
+        ConfigError: it is outside of [least, below), or no number.
     """
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < below:
+    number = as_real(value)
+    if number is None or not least <= number < below:
         most = "" if below == math.inf else f" and below {below:g}"
         raise ConfigError(f"{name} must be at least {least:g}{most}", got=repr(value))
+    return number
 
 
-def check_clips(clips: Mapping[str, Any], steps: int) -> None:
-    """Refuse limits that are no numbers, more than one, or of a window's gradient.
+def checked_count(name: str, value: Any) -> int:
+    """A number of beats or ticks as an int.
 
     Raises:
-        ConfigError: one of those.
+        ConfigError: it is below 1, or no integer.
     """
-    given = {name: limit for name, limit in clips.items() if limit is not None}
-    for name, limit in given.items():
-        check_number(name, limit)
+    count = as_integer(value)
+    if count is None or count < 1:
+        raise ConfigError(f"{name} must be a whole number of at least 1", got=repr(value))
+    return count
+
+
+def if_given(check: Callable[[str, Any], T], name: str, value: Any) -> T | None:
+    """`check(name, value)`, or None where no value was given."""
+    return None if value is None else check(name, value)
+
+
+def checked_clips(clips: Mapping[str, Any], steps: int) -> dict[str, float | None]:
+    """The limits as floats.
+
+    Raises:
+        ConfigError: one is no number, there is more than one, or one of a window's gradient.
+    """
+    given = {
+        name: checked_number(name, limit) for name, limit in clips.items() if limit is not None
+    }
     if len(given) > 1:
         raise ConfigError(f"only one of {', '.join(CLIPS)} can be set", got=", ".join(given))
     if given and steps > 1:
@@ -106,6 +137,7 @@ def check_clips(clips: Mapping[str, Any], steps: int) -> None:
             got=f"{', '.join(given)} with gradient_accumulation_steps={steps}",
             fix="one big batch; or keras.optimizers.SGD, which keeps an accumulator beside",
         )
+    return {name: given.get(name) for name in clips}
 
 
 def checked_rate(rate: Any) -> Any:
@@ -116,5 +148,4 @@ def checked_rate(rate: Any) -> Any:
     """
     if callable(rate):  # schedules too
         return rate
-    check_number("learning_rate", rate)
-    return float(rate)
+    return checked_number("learning_rate", rate)

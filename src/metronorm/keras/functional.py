@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from metronorm.errors import ConfigError
-from metronorm.keras.checks import check_axis, check_epsilon, check_floating, checked_axes
+from metronorm.keras.checks import check_floating, checked_axes, checked_axis, checked_epsilon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -63,9 +63,8 @@ class _Normalize(keras.Operation):  # type: ignore[misc]
 
     def __init__(self, axis: int | Sequence[int], epsilon: float, *, centred: bool) -> None:
         super().__init__()
-        check_axis(axis)
-        check_epsilon(epsilon)
-        self._axis, self._epsilon, self._centred = axis, epsilon, centred
+        self._axis, self._epsilon = checked_axis(axis), checked_epsilon(epsilon)
+        self._centred = centred
 
     def call(self, inputs: Tensor, gamma: Tensor | None, beta: Tensor | None) -> Tensor:
         return normalize(inputs, gamma, beta, self._axis, self._epsilon, centred=self._centred)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import keras
 
 from metronorm.errors import ConfigError
-from metronorm.keras.checks import check_axis, check_epsilon, checked_axes, from_saved
+from metronorm.keras.checks import checked_axes, checked_axis, checked_epsilon, from_saved
 from metronorm.keras.functional import normalize
 
 if TYPE_CHECKING:
@@ -33,8 +33,9 @@ class LayerNormalization(keras.layers.LayerNormalization):  # type: ignore[misc]
             layer takes, as of `keras.layers.LayerNormalization`.
 
     Raises:
-        ConfigError: an axis or epsilon that cannot work, arguments that are not known; when built
-            or called, an axis that is not there or of no known size, integer inputs.
+        ConfigError: an epsilon that cannot work, arguments that are not known; when built or
+            called, an axis that is not there or of no known size, integer inputs. An axis that is
+            neither an integer nor a list or tuple of them: one that is a TypeError too, as Keras'.
     """
 
     axis: int | Sequence[int]
@@ -47,8 +48,7 @@ class LayerNormalization(keras.layers.LayerNormalization):  # type: ignore[misc]
         scale: bool = True,
         **kwargs: Any,
     ) -> None:
-        check_axis(axis)
-        check_epsilon(epsilon)
+        axis, epsilon = checked_axis(axis), checked_epsilon(epsilon)
         if kwargs.pop("rms_scaling", False):
             raise ConfigError(
                 "layer normalization must subtract the mean",
@@ -93,9 +93,7 @@ class RMSNormalization(keras.layers.RMSNormalization):  # type: ignore[misc]
     def __init__(
         self, axis: int | Sequence[int] = -1, epsilon: float = 1e-6, **kwargs: Any
     ) -> None:
-        check_axis(axis)
-        check_epsilon(epsilon)
-        super().__init__(axis=axis, epsilon=epsilon, **kwargs)
+        super().__init__(axis=checked_axis(axis), epsilon=checked_epsilon(epsilon), **kwargs)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
         """Make the weights for inputs of this shape; every normalized axis must have a size."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import keras
 
 from metronorm.errors import ConfigError
-from metronorm.keras.checks import check_epsilon
+from metronorm.keras.checks import checked_epsilon
 from metronorm.keras.layers import LayerNormalization, RMSNormalization
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def _unfit(layer: keras.Layer) -> str | None:
     if getattr(layer, "rms_scaling", False):
         return "its rms_scaling is no layer normalization"
     try:
-        check_epsilon(layer.epsilon)
+        checked_epsilon(layer.epsilon)
     except ConfigError as error:
         return str(error)
     return None

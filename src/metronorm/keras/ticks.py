@@ -9,7 +9,13 @@ import keras
 from keras import ops
 
 from metronorm.errors import ConfigError
-from metronorm.keras.checks import check_clips, check_number, checked_rate
+from metronorm.keras.checks import (
+    checked_clips,
+    checked_count,
+    checked_number,
+    checked_rate,
+    if_given,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -78,37 +84,26 @@ class Ticks(keras.optimizers.Optimizer):  # type: ignore[misc]
         loss_scale_factor: float | None = None,
         name: str = "ticks",
     ) -> None:
-        clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
-        check_number("momentum", momentum, below=1)
-        if weight_decay is not None:
-            check_number("weight_decay", weight_decay)
         if scaling not in SCALINGS:
             told = ", ".join(map(repr, SCALINGS))
             raise ConfigError(f"scaling must be one of {told}", got=repr(scaling))
-        steps = gradient_accumulation_steps
-        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int)):
-            steps = 0
-        if steps is not None and steps < 1:
-            raise ConfigError(
-                "gradient_accumulation_steps must be a whole number of at least 1, or None",
-                got=repr(gradient_accumulation_steps),
-            )
-        check_clips(clips, steps or 1)
-        check_number("ema_momentum", ema_momentum)
-        if loss_scale_factor is not None:
-            check_number("loss_scale_factor", loss_scale_factor)
+        momentum = checked_number("momentum", momentum, below=1)
+        steps = if_given(checked_count, "gradient_accumulation_steps", gradient_accumulation_steps)
+        clips = {"clipnorm": clipnorm, "clipvalue": clipvalue, "global_clipnorm": global_clipnorm}
         super().__init__(
             learning_rate=checked_rate(learning_rate),
-            weight_decay=weight_decay,
+            weight_decay=if_given(checked_number, "weight_decay", weight_decay),
             use_ema=use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
+            ema_momentum=checked_number("ema_momentum", ema_momentum),
+            ema_overwrite_frequency=if_given(
+                checked_count, "ema_overwrite_frequency", ema_overwrite_frequency
+            ),
+            loss_scale_factor=if_given(checked_number, "loss_scale_factor", loss_scale_factor),
             gradient_accumulation_steps=None if steps == 1 else steps,
             name=name,
-            **clips,
+            **checked_clips(clips, steps or 1),
         )
-        self.momentum, self.scaling = float(momentum), scaling
+        self.momentum, self.scaling = momentum, scaling
 
     def build(self, variables: Sequence[Any]) -> None:
         """Make the slots, one per variable, filled with zeros."""

@@ -15,6 +15,7 @@ import numpy as np
 from keras import tree
 
 from metronorm.errors import ConfigError, DataError
+from metronorm.keras.checks import checked_count
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -243,8 +244,7 @@ def windows(
         ConfigError: arguments that cannot work, or a model that would not make it exact.
         DataError: from reading: no batches, a window with nothing in it, batches without targets.
     """
-    if isinstance(micro_batches, bool) or not isinstance(micro_batches, int) or micro_batches < 1:
-        raise ConfigError("micro_batches must be at least 1", got=repr(micro_batches))
+    micro_batches = checked_count("micro_batches", micro_batches)
     if count is not None and not callable(count):
         raise ConfigError("count must be a function of a batch", got=repr(count))
     if not hasattr(batches, "__iter__") or hasattr(batches, "__next__"):

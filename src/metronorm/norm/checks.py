@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from metronorm.errors import ConfigError
+from metronorm.scalars import as_integer, as_real
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,34 +22,38 @@ _DTYPES = (torch.float32, *_HALF, torch.float64)
 
 def checked_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     """The sizes as a tuple, or ConfigError unless there is at least one and all are at least 1."""
-    many = isinstance(normalized_shape, Sequence) and not isinstance(normalized_shape, str)
-    sizes = (
-        tuple(normalized_shape) if isinstance(normalized_shape, Sequence) else (normalized_shape,)
-    )
-    plain = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
-    if not sizes or not plain or min(sizes) < 1:
+    given: Any = normalized_shape
+    many = isinstance(given, Sequence) and not isinstance(given, str | bytes)
+    many = many or getattr(given, "ndim", 0) == 1  # an array of sizes
+    found = tuple(map(_as_size, given)) if many else (_as_size(given),)
+    sizes = tuple(size for size in found if size is not None)
+    if not sizes or len(sizes) < len(found) or min(sizes) < 1:
         raise ConfigError(
             "normalized_shape must hold sizes of at least 1",
-            got=repr(sizes if many else normalized_shape),
+            got=repr(tuple(given) if many else given),
             fix="the size of the last dimension, such as x.shape[-1]",
         )
     return sizes
 
 
+def _as_size(value: Any) -> int | None:
+    return value if isinstance(value, torch.SymInt) else as_integer(value)  # type: ignore[return-value]
+
+
 def checked_eps(eps: float) -> float:
-    """`eps`, or ConfigError unless it is finite and positive."""
-    number = isinstance(eps, int | float) and not isinstance(eps, bool)
-    if not number or not 0 < eps < math.inf:  # a comparison: torch.compile can trace it
+    """`eps` as a float, or ConfigError unless it is finite and positive."""
+    number = as_real(eps)
+    if number is None or not 0 < number < math.inf:  # a comparison: torch.compile can trace it
         raise ConfigError("eps must be finite and positive", got=repr(eps), fix="1e-5")
-    return float(eps)
+    return number
 
 
 def checked_dropout(dropout: float) -> float:
-    """`dropout`, or ConfigError unless it is at least 0 and below 1."""
-    number = isinstance(dropout, int | float) and not isinstance(dropout, bool)
-    if not number or not 0 <= dropout < 1:
+    """`dropout` as a float, or ConfigError unless it is at least 0 and below 1."""
+    number = as_real(dropout)
+    if number is None or not 0 <= number < 1:
         raise ConfigError("dropout must be at least 0 and below 1", got=repr(dropout), fix="0.1")
-    return float(dropout)
+    return number
 
 
 def checked_save(save: Save) -> bool:

@@ -15,6 +15,7 @@ from metronorm.norm.composed import stats_dtype, wide_dtype
 from metronorm.norm.layer_norm import LayerNorm
 from metronorm.norm.layer_norm_2d import LayerNorm2d
 from metronorm.norm.rms_norm import RMSNorm
+from metronorm.scalars import as_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +123,8 @@ def observe(model: nn.Module, every: int = 100) -> NormObserver:
     Raises:
         ConfigError: `every` below 1; no norm layer in the model.
     """
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
+    ticks = as_integer(every)
+    if ticks is None or ticks < 1:
         raise ConfigError("every must be at least 1 tick", got=repr(every), fix="every=100")
     if not isinstance(model, nn.Module) or not norms_of(model):
         raise ConfigError(
@@ -130,7 +132,7 @@ def observe(model: nn.Module, every: int = 100) -> NormObserver:
             got=type(model).__name__,
             fix="metronorm.norm.replace_norms(model) first, which makes ours of many others",
         )
-    return NormObserver(model, every)
+    return NormObserver(model, ticks)
 
 
 def norms_of(model: nn.Module) -> list[tuple[str, nn.Module]]:

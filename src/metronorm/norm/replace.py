@@ -17,6 +17,7 @@ from metronorm.norm.checks import Save, checked_save
 from metronorm.norm.layer_norm import LayerNorm
 from metronorm.norm.probe import TOLERANCES, Norm, equal_layer, take_parameters
 from metronorm.norm.rms_norm import RMSNorm
+from metronorm.scalars import as_real
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -201,10 +202,10 @@ def _described(module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> Norm | str
     if wrong is not None:
         return wrong
     eps = next((vars(module)[name] for name in _EPS_NAMES if name in vars(module)), 0.0)
-    if not (eps is None and isinstance(module, nn.RMSNorm)) and not (
-        isinstance(eps, float) and math.isfinite(eps) and eps > 0
-    ):
-        return "has no eps above zero"
+    if not (eps is None and isinstance(module, nn.RMSNorm)):
+        eps = as_real(eps)
+        if eps is None or not 0 < eps < math.inf:
+            return "has no eps above zero"
     if weight is not None:
         norm = Norm(module, tuple(weight.shape), eps, weight.device, weight.dtype)
     else:

@@ -1,0 +1,51 @@
+"""What counts as a number in an argument: Python's own numbers and what behaves like them.
+
+NumPy's, a Decimal or Fraction, an array or tensor of a single number. A bool is none, nor is text.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any
+
+
+def as_integer(value: Any) -> int | None:
+    """The value as an int, or None where it is no integer; 2.0 is none.
+
+    >>> import numpy as np
+    >>> as_integer(np.int64(3)), as_integer(3.0), as_integer(True)
+    (3, None, None)
+    """
+    if type(value) is int:
+        return value
+    number = _plain(value)
+    return int(number) if isinstance(number, Integral) else None
+
+
+def as_real(value: Any) -> float | None:
+    """The value as a float, or None where it is no real number.
+
+    >>> import numpy as np
+    >>> as_real(np.float32(0.5)), as_real(2), as_real("0.5")
+    (0.5, 2.0, None)
+    """
+    if type(value) is float:
+        return value
+    number = _plain(value)
+    if not isinstance(number, Real | Decimal):
+        return None
+    try:
+        return float(number)
+    except (OverflowError, ValueError):  # 10**400; a signalling NaN
+        return None
+
+
+def _plain(value: Any) -> Any:
+    """What an array of a single number holds, None for a bool, anything else as it is."""
+    if hasattr(value, "item"):
+        try:
+            value = value.item()
+        except (TypeError, ValueError, RuntimeError):  # of several numbers, or not to be had yet
+            return None
+    return None if isinstance(value, bool) else value
