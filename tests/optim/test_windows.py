@@ -1,6 +1,7 @@
 """Windows: their weights and sizes, and their place on disk."""
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -91,6 +92,97 @@ def test_length_is_unknown_of_what_has_none() -> None:
         len(windows(iter([1]), 1, count=int))
 
 
+# Epochs ------------------------------------------------------------------------------------------
+
+
+class Epochs(Source):
+    """Batches that begin a new epoch after the end of one, as torchdata's loaders do."""
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()
+        self.taken = 0
+
+
+def test_a_second_for_is_a_second_epoch() -> None:
+    loader = torch.utils.data.DataLoader(list(range(1, 6)), batch_size=1)
+    for source in (range(1, 6), loader, Epochs(list(range(1, 6)))):
+        several = windows(source, 2, count=lambda _: 1)
+        first = [[int(batch) for batch, _ in window] for window in several]
+        assert first == [[1, 2], [3, 4], [5]]
+        for _ in range(3):
+            assert len(several) == len(first)
+            assert [[int(batch) for batch, _ in window] for window in several] == first
+
+
+def test_every_epoch_has_an_order_of_its_own_if_the_batches_have() -> None:
+    loader = torch.utils.data.DataLoader(range(100), batch_size=1, shuffle=True)
+    several = windows(loader, 10, count=lambda _: 1)
+    epochs = [[int(batch) for window in several for batch, _ in window] for _ in range(2)]
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(100))
+
+
+def test_a_for_that_was_left_goes_on() -> None:
+    several = windows(range(1, 7), 2, count=int)
+    for window in several:
+        assert window.count == 3
+        break
+    assert [window.count for window in several] == [7, 11]
+    assert [window.count for window in several] == [3, 7, 11]
+
+
+def test_a_for_that_was_left_after_the_last_window_begins_again() -> None:
+    several = windows(range(1, 7), 2, count=int)
+    for _ in range(3):  # zip() asks the shorter first, and never sees the end of the windows
+        assert [window.count for _, window in zip(range(3), several)] == [3, 7, 11]  # noqa: B905
+
+
+def test_after_the_end_there_is_no_next_window() -> None:
+    several = windows([1, 2], 2, count=int)
+    list(several)
+    for _ in range(2):
+        with pytest.raises(StopIteration):
+            next(several)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [lambda: iter([1, 2, 3]), lambda: (n for n in (1, 2, 3)), lambda: Source([1, 2, 3])],
+    ids=["iterator", "generator", "stays at its end"],
+)
+def test_batches_that_cannot_begin_again_are_an_error_in_the_second_epoch(source: Any) -> None:
+    batches = source()
+    several = windows(batches, 2, count=int)
+    assert [window.count for window in several] == [3, 3]
+    for _ in range(2):
+        told = "only where their batches can", f"a {type(batches).__name__} that has ended"
+        refused(DataError, lambda: list(several), *told, "new windows for every epoch")
+
+
+def test_without_batches_every_epoch_is_empty() -> None:
+    several = windows([], 2, count=int)
+    assert [list(several) for _ in range(3)] == [[], [], []]
+
+
+@pytest.mark.parametrize("taken", [5, 6, 7, 9])
+def test_a_run_goes_on_in_its_second_epoch(taken: int) -> None:
+    """After so many beats of two epochs of five; also right at the end of the first."""
+    items = list(range(1, 6))
+    first = windows(Epochs(items), 2, count=int)
+    beats = [beat for _ in range(2) for beat in seen(first)]
+    first, found = windows(Epochs(items), 2, count=int), []
+    for beat in itertools.chain.from_iterable(beats_of(first) for _ in range(2)):
+        found.append(beat)
+        if len(found) == taken:
+            break
+    again = windows(Epochs(items), 2, count=int)
+    again.load_state_dict(copy.deepcopy(first.state_dict()))
+    found += seen(again)
+    if len(found) < len(beats):
+        found += seen(again)
+    assert found == beats
+
+
 def test_size_can_change_between_windows() -> None:
     several = windows(range(1, 10), 2, count=int)
     assert next(several).beats == 2
@@ -148,9 +240,13 @@ def test_ranks_are_known() -> None:
 # To and from disk --------------------------------------------------------------------------------
 
 
-def seen(several: Iterator[Window[int]]) -> list[tuple[int, int, float]]:
+def beats_of(several: Iterator[Window[int]]) -> Iterator[tuple[int, int, float]]:
     """Window by window: the size, and each beat that is handed out with its weight."""
-    return [(w.beats, batch, weight) for w in several for batch, weight in w]
+    return ((w.beats, batch, weight) for w in several for batch, weight in w)
+
+
+def seen(several: Iterator[Window[int]]) -> list[tuple[int, int, float]]:
+    return list(beats_of(several))
 
 
 @pytest.mark.parametrize("knows", [True, False], ids=["source with a place", "source without"])

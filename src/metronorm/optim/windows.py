@@ -56,7 +56,10 @@ class Window(Generic[T]):
 
 
 class _Windows(Iterator[Window[T]]):
-    """What `windows` returns: an iterator whose place can be saved and restored."""
+    """What `windows` returns: an iterator whose place can be saved and restored.
+
+    A `for` goes on where the last one was left; after the end it begins again with the batches.
+    """
 
     def __init__(
         self,
@@ -74,7 +77,9 @@ class _Windows(Iterator[Window[T]]):
         self._batches, self._count, self._ranks, self._group = batches, count, ranks, process_group
         self._source: Iterator[T] | None = None
         self._window: Window[T] | None = None
-        self._number = 0  # windows handed out
+        self._number = 0  # windows of this epoch
+        self._handed = self._before = 0  # of those, by this object; before this `for`
+        self._ended = self._again = False  # whether this epoch has; whether there was one before
         self._begin = self._place()
 
     @property
@@ -93,12 +98,25 @@ class _Windows(Iterator[Window[T]]):
     def __len__(self) -> int:
         return -(-len(self._batches) // self.micro_batches)  # type: ignore[arg-type]
 
+    def __iter__(self) -> _Windows[T]:
+        if self._ended:
+            self._begin_again()
+        self._before = self._handed
+        return self
+
+    def _begin_again(self) -> None:
+        self._again = self._again or self._handed > 0
+        self._number = self._handed = self._before = 0
+        self._source, self._window, self._ended = None, None, False
+
     def __next__(self) -> Window[T]:
-        if self._source is None:
-            self._source = iter(self._batches)
-        self._begin = self._place()
+        if self._ended:
+            raise StopIteration
         self._size = self.micro_batches
         try:
+            if self._source is None:
+                self._source = self._open()
+            self._begin = self._place()
             batches = list(itertools.islice(self._source, self._size))
             count = sum(self._counted(batch) for batch in batches)
         except Exception:
@@ -106,6 +124,12 @@ class _Windows(Iterator[Window[T]]):
             raise
         total, world = self._over_ranks(count, len(batches))
         if not batches:
+            if self._again and not self._number:
+                raise ended(self._batches)
+            if self._handed and self._handed == self._before:  # left after the last, not at the end
+                self._begin_again()
+                return next(self)
+            self._ended = True
             raise StopIteration
         if total == 0:
             raise DataError(
@@ -114,10 +138,17 @@ class _Windows(Iterator[Window[T]]):
                 fix="leave batches without tokens out, or more micro_batches",
             )
         self._number += 1
+        self._handed += 1
         weight = (world if self._ranks == "mean" else 1) / total
         self._window = Window(batches, total, weight, self._skip)
         self._skip = 0
         return self._window
+
+    def _open(self) -> Iterator[T]:
+        source = iter(self._batches)
+        if self._again and source is self._batches:
+            raise ended(source)
+        return source
 
     def _counted(self, batch: T) -> int:
         count = self._count(batch)
@@ -164,7 +195,8 @@ class _Windows(Iterator[Window[T]]):
 
         `batches` holds the state of the batches at the beginning of the window, if they have a
         `state_dict`; otherwise they must be brought there by hand before going on: that is
-        `windows * micro_batches` after their start, if every window so far was of that size.
+        `windows * micro_batches` after the start of this epoch, if every window so far was of that
+        size.
         """
         window = self._window
         if window is None or window.done == window.beats:  # between two windows
@@ -200,7 +232,19 @@ class _Windows(Iterator[Window[T]]):
             load(state["batches"])
         self._number, self._skip, self._size = number, done, size
         self._source = self._window = None
+        self._handed = self._before = 0
+        self._ended = self._again = False
         self._begin = state.get("batches")
+
+
+def ended(batches: object) -> DataError:
+    """What to say of batches that have ended and cannot begin again."""
+    return DataError(
+        "windows can begin again only where their batches can",
+        got=f"a {type(batches).__name__} that has ended",
+        fix="a list, a DataLoader or anything else that iter() begins anew; or new windows for "
+        "every epoch",
+    )
 
 
 def _begun(micro_batches: int, done: int, size: int) -> ConfigError:
@@ -237,11 +281,12 @@ def windows(
             initialized. Each calls this in step; the counts are exchanged once per window.
 
     Returns:
-        An iterator of `Window`, with `state_dict()` and `load_state_dict()`.
+        An iterator of `Window`, with `state_dict()` and `load_state_dict()`. A second `for` over it
+        is a second epoch: it begins again with the batches.
 
     Raises:
         ConfigError: an argument that cannot work.
-        DataError: from the iterator: a window without tokens, or ranks with different numbers of
-            beats.
+        DataError: from the iterator: a window without tokens, ranks with different numbers of
+            beats, or a second epoch of batches that cannot begin again, such as a generator.
     """
     return _Windows(batches, micro_batches, count, ranks, process_group)
