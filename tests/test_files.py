@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.files import directory_aside, remove_directory, remove_leftovers, write_atomic
+from metronorm.files import (
+    directory_aside,
+    open_regular,
+    read_regular,
+    remove_directory,
+    remove_leftovers,
+    write_atomic,
+)
 
 DAY = 86_400
 
@@ -98,3 +105,20 @@ def test_leftovers_of_the_dead_are_removed_and_nothing_else(
     assert there.exists()
     remove_leftovers(tmp_path, now=changed + DAY + 1)
     assert not there.exists()
+
+
+@pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_CREAT])
+def test_only_regular_files_are_opened(tmp_path: Path, flags: int) -> None:
+    """A named pipe would be waited for, and a device never ends."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "zero", "folder"):
+        with pytest.raises(OSError, match=r"regular file|No such device|[Ii]s a directory"):
+            open_regular(tmp_path / name, flags)
+    with pytest.raises(OSError, match="not a regular file"):
+        read_regular(tmp_path / "pipe")
+    (tmp_path / "file").write_bytes(b"text")
+    (tmp_path / "link").symlink_to("file")
+    assert read_regular(tmp_path / "link") == b"text"
+    os.close(open_regular(tmp_path / "file", flags))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import platform
 import shutil
+import stat
 import time
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,29 @@ if TYPE_CHECKING:
 
 _DAY_SECONDS = 86_400
 _serial = itertools.count()  # tells threads of one process apart
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
+    """A descriptor of a regular file; never waits, as opening a named pipe does.
+
+    Raises:
+        OSError: it cannot be opened, or is a directory, a pipe, a socket or a device.
+    """
+    file = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    if stat.S_ISREG(os.fstat(file).st_mode):
+        return file
+    os.close(file)
+    raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def read_regular(path: Path) -> bytes:
+    """What a regular file holds; `path.read_bytes()` that never waits for a named pipe.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file.
+    """
+    with open(open_regular(path), "rb") as file:
+        return file.read()
 
 
 def write_atomic(path: Path, data: bytes) -> None:

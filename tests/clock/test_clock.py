@@ -206,7 +206,7 @@ def test_run_json_says_what_the_run_is(tmp_path: Path) -> None:
     assert info["config"] == {"learning_rate": 0.1}
     assert info["versions"]["python"]
     assert info["host"]["cores"] >= 1
-    assert [path.name for path in (tmp_path / "run").glob(".*")] == []
+    assert list((tmp_path / "run").glob(".*.tmp")) == []
 
 
 def test_the_bar_tells_tick_loss_speed_and_time_left(

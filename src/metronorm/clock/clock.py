@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from metronorm.clock.budget import DEFAULT
 from metronorm.clock.deferred import Late, land_all
+from metronorm.clock.owner import Ownership
 from metronorm.clock.progress import Progress, last_tick
 from metronorm.clock.ranks import find_place
 from metronorm.clock.run import create_run, new_attempt, read_run_info
@@ -74,7 +75,7 @@ class Clock(Ticking):
         now: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         super().__init__(now=now, device=device, budget=budget)
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # whatever the working folder is later
         self._config = config or {}
         self._resume = resume
         self._name = name
@@ -107,19 +108,26 @@ class Clock(Ticking):
             info = read_run_info(self.directory)
         else:
             info = create_run(self.directory, name=self._name, config=self._config, place=place)
+        owner = None
         try:
+            owner = Ownership(self.directory, place.rank)
             self.attempt = new_attempt(self.directory, place)
             self._recorder = Recorder(
                 self.directory,
                 identity=info.id,
                 attempt=self.attempt,
                 rank=self.rank,
+                owner=owner,
                 tick=lambda: int(self.tick),
                 running=lambda: self._ledger.counting,
                 time_ns=lambda: self._epoch + self._now(),
                 stall=self._stall,
             )
-        except OSError as error:
+        except BaseException as error:
+            if owner is not None:
+                owner.release()
+            if not isinstance(error, OSError):
+                raise
             raise RunError(
                 "a run's directory must be writable",
                 got=f"{self.directory}: {error.strerror or error}",

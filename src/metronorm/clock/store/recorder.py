@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from metronorm.clock.owner import Ownership
     from metronorm.clock.stall import StallWatch
     from metronorm.clock.store.writer import Loss
 
@@ -35,6 +36,7 @@ class Recorder:
         identity: of the run.
         attempt: that this process claimed.
         rank: of this process.
+        owner: holds the rank for this process; released by `close`.
         tick: the number of the tick that runs.
         running: whether one does.
         time_ns: nanoseconds since 1970.
@@ -51,13 +53,14 @@ class Recorder:
         identity: str,
         attempt: int,
         rank: int,
+        owner: Ownership,
         tick: Callable[[], int],
         running: Callable[[], bool],
         time_ns: Callable[[], int],
         stall: StallWatch | None,
     ) -> None:
         recover_all()
-        self._directory = directory
+        self._directory, self._owner = directory, owner
         self._tick, self._time_ns = tick, time_ns
         self._forgotten = False
         self.latest_resources: dict[str, float] = {}
@@ -68,7 +71,7 @@ class Recorder:
             path = ring_path(identity, kind, attempt, rank)
             self._channels[kind] = Channel(folder, path, capacity)
         self.ticks = self._channels["ticks"]
-        self._writer = Writer(self._channels, self._on_return)
+        self._writer = Writer(self._channels, self._on_return, owner.touch)
         self.event("start", process=os.getpid(), host=platform.node(), versions=versions())
         self._watcher = Watcher(tick, running, self._sample, self.event, stall)
 
@@ -125,6 +128,7 @@ class Recorder:
         for channel in self._channels.values():
             channel.ring.forget()
             channel.tape.close()
+        self._owner.forget()
 
     def close(self) -> None:
         """Write what is on the way, seal it, and tell what was lost; waits seconds at most."""
@@ -148,8 +152,10 @@ class Recorder:
                 self._directory,
                 why,
             )
-        if left or self._writer.is_writing():
+        if self._writer.is_writing():  # at a disk that does not answer: nothing more is asked of it
             return
-        for channel in self._channels.values():
-            with contextlib.suppress(OSError, MetronormError):  # sealing can be done at any time
-                seal_tape(channel.tape.folder)
+        if not left:
+            for channel in self._channels.values():
+                with contextlib.suppress(OSError, MetronormError):  # it can be done at any time
+                    seal_tape(channel.tape.folder)
+        self._owner.release()

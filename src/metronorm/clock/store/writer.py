@@ -138,13 +138,17 @@ class Writer:
         channels: by kind.
         on_return: told, in the writer's thread, of a kind whose tape takes lines again after some
             were dropped.
+        on_turn: called, in the writer's thread, each time the rings were looked at.
     """
 
     def __init__(
-        self, channels: dict[str, Channel], on_return: Callable[[str, Loss], None]
+        self,
+        channels: dict[str, Channel],
+        on_return: Callable[[str, Loss], None],
+        on_turn: Callable[[], None] = lambda: None,
     ) -> None:
         self.channels = channels
-        self._on_return = on_return
+        self._on_return, self._on_turn = on_return, on_turn
         self._wake = threading.Event()
         self._closing = False
         self._at_disk_since: float | None = None
@@ -186,6 +190,7 @@ class Writer:
             last = self._closing  # what was said before closing is written all the same
             for channel in self.channels.values():
                 self._write(channel)
+            self._on_turn()
             if flushing is not None:
                 flushing.set()
             for kind, channel in self.channels.items():
