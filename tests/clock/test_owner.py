@@ -241,3 +241,28 @@ def test_a_clock_touches_what_it_owns(tmp_path: Path) -> None:
         while path.stat().st_mtime_ns == first:
             threading.Event().wait(0.01)
     assert path.read_bytes() == b""
+
+
+def test_a_run_is_claimed_before_it_is_opened(run: Path) -> None:
+    clock = Clock(run, resume=True, progress=False, stall=None).claim()
+    with pytest.raises(RunError, match="this very process is writing"):
+        opened(run)
+    assert open_run(run).attempts == [0], "a claim begins no attempt"
+    with clock:
+        list(clock.ticks(range(1)))
+    assert opened(run) == 2
+
+
+def test_a_claim_that_is_not_used_is_given_back(run: Path) -> None:
+    Clock(run, resume=True, progress=False, stall=None).claim().close()
+    assert opened(run) == 1
+
+
+def test_a_claim_that_another_machine_has_taken_meanwhile_is_lost(run: Path) -> None:
+    clock = Clock(run, resume=True, progress=False, stall=None).claim()
+    other = msgspec.json.encode(Owner(1, "elsewhere", "another boot"))
+    owner._path(run, 0).write_bytes(other)
+    with pytest.raises(RunError, match="process 1 on elsewhere is writing"):
+        clock.open()
+    assert owner._path(run, 0).read_bytes() == other
+    assert open_run(run).attempts == [0]

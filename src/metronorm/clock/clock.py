@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import logging
 import os
 import time
 import weakref
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from metronorm.clock.diagnosis import Finding
     from metronorm.clock.hooks import Watch
     from metronorm.clock.record import TickRecord
+
+_log = logging.getLogger("metronorm")
 
 T = TypeVar("T")
 
@@ -84,6 +88,7 @@ class Clock(Ticking):
         self._stopping = self._looping = False
         self._watch: Watch | None = None
         self._closed = False
+        self._owner: Ownership | None = None
         self._unwritten: TickRecord | Late | None = None
         self._bar = Progress(enabled=False)
 
@@ -100,6 +105,22 @@ class Clock(Ticking):
     ) -> None:
         self.close(error)
 
+    def claim(self) -> Self:
+        """Own the run that is there before `open` does: for who loads for long in between.
+
+        `close` gives it back if it is never opened.
+
+        Raises:
+            RunError: another process is writing the run, or its directory is not writable.
+        """
+        if self._owner is None:
+            try:
+                self._owner = Ownership(self.directory, find_place().rank)
+            except OSError as error:
+                raise self._not_writable(error) from None
+            _OPEN.add(self)
+        return self
+
     def open(self) -> Self:
         """What entering `with` does, for callbacks: claim an attempt and begin to record."""
         place = find_place()
@@ -108,9 +129,12 @@ class Clock(Ticking):
             info = read_run_info(self.directory)
         else:
             info = create_run(self.directory, name=self._name, config=self._config, place=place)
-        owner = None
+        owner = self._owner
         try:
-            owner = Ownership(self.directory, place.rank)
+            if owner is None:
+                owner = Ownership(self.directory, place.rank)
+            else:
+                owner.confirm()
             self.attempt = new_attempt(self.directory, place)
             self._recorder = Recorder(
                 self.directory,
@@ -128,31 +152,45 @@ class Clock(Ticking):
                 owner.release()
             if not isinstance(error, OSError):
                 raise
-            raise RunError(
-                "a run's directory must be writable",
-                got=f"{self.directory}: {error.strerror or error}",
-            ) from None
+            raise self._not_writable(error) from None
         self._put = self._recorder.ticks.ring.put
         self._calibrate()
         _OPEN.add(self)
         return self
 
     def close(self, error: BaseException | None = None) -> None:
-        """What leaving `with` does: write what is not written yet; `error` ended the run."""
+        """What leaving `with` does: write what is not written yet; `error` ended the run.
+
+        Whatever fails in it is logged, not raised: it must not take the place of `error`.
+        """
+        if self._recorder is None and self._owner is not None:  # claimed, and never opened
+            self._owner.release()
         if self._closed or self._recorder is None:
             return
-        if self._watch is not None:
-            self._watch.remove()  # which ends the tick whose step is done
-        if error is None:
-            self._write_pending()
         # after an error the device may hang, or be broken
-        land_all(self._deferred, self._write_late, None if error is None else PATIENCE_SECONDS)
-        told = {} if error is None else {"error": type(error).__name__, "message": str(error)}
+        patience = None if error is None else PATIENCE_SECONDS
+        with _logging_errors(), contextlib.ExitStack() as steps:  # the last one is done first
+            steps.callback(self._recorder.close)
+            steps.callback(self._end_recording)
+            steps.callback(self._tell_end, error)
+            steps.callback(land_all, self._deferred, self._write_late, patience)
+            if error is None:
+                steps.callback(self._write_pending)
+            if self._watch is not None:
+                steps.callback(self._watch.remove)  # which ends the tick whose step is done
+
+    def _tell_end(self, error: BaseException | None) -> None:
+        told = {}
+        if error is not None:
+            told["error"] = type(error).__name__
+            with contextlib.suppress(Exception):  # its text is made by foreign code
+                told["message"] = str(error)
         self.event("end", **told)
+
+    def _end_recording(self) -> None:
         self._closed = True
         self._put = nowhere
         self._bar.close()
-        self._recorder.close()
 
     def watch(self, model: Any = None, optimizer: Any = None, loader: Any = None) -> Watch:
         """Record a PyTorch loop that exists, by hooks and without a change to it.
@@ -186,6 +224,8 @@ class Clock(Ticking):
         """Record nothing more: what a child of `fork` does, whose parent has the clock."""
         if self._recorder is not None:
             self._recorder.forget()
+        elif self._owner is not None:
+            self._owner.forget()
         self._put = nowhere
         self._closed = True
         self._bar = Progress(enabled=False)
@@ -325,6 +365,12 @@ class Clock(Ticking):
             pending, self._unwritten = self._unwritten, None
             self._record(pending)
 
+    def _not_writable(self, error: OSError) -> RunError:
+        return RunError(
+            "a run's directory must be writable",
+            got=f"{self.directory}: {error.strerror or error}",
+        )
+
     # --- what is said inside a tick ---------------------------------------------------------------
 
     def stop(self) -> None:
@@ -333,6 +379,14 @@ class Clock(Ticking):
         Other than after `break`, its record is on its way when the loop is over.
         """
         self._stopping = True
+
+
+@contextlib.contextmanager
+def _logging_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        _log.exception("a clock could not be closed as it should; what it had recorded is kept")
 
 
 def _forget_all() -> None:

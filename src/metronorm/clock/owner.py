@@ -74,6 +74,7 @@ class Ownership:
     def __init__(self, directory: Path, rank: int) -> None:
         path = _path(directory, rank)
         path.parent.mkdir(exist_ok=True)
+        self._path = path
         self._file = open_regular(path, os.O_RDWR | os.O_CREAT)
         self._touched = time.monotonic()
         try:
@@ -85,6 +86,13 @@ class Ownership:
         with contextlib.suppress(OSError):  # a full disk: the lock tells, though not whose it is
             os.ftruncate(self._file, 0)
             os.pwrite(self._file, me, 0)
+
+    def confirm(self) -> None:
+        """Raise RunError if another machine, which saw no touch for a while, has taken the rank."""
+        owner = _read(self._file)
+        if owner is not None and (owner.process, owner.machine) != (os.getpid(), _machine()):
+            self.forget()
+            raise _taken(self._path, owner)
 
     def touch(self) -> None:
         """Show other machines that this process lives; at most once in `BEAT_SECONDS`."""
