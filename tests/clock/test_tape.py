@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.clock.store.tape import LIVE, NEXT, Tape, encode, next_part
+from metronorm.clock.run import read_run_info, tape_folder
+from metronorm.clock.store.tape import LIVE, NEXT, Tape, encode, is_written, next_part
 from metronorm.clock.store.writer import Channel
 from metronorm.errors import RunError
 
 from ..full_disk import fill, small_disk
+from .stores import new_run
 
 HELD = """
 import sys
@@ -77,9 +79,13 @@ def test_a_full_disk_takes_whole_lines_or_none(tmp_path: Path) -> None:
 
 def test_a_line_that_cannot_be_taken_back_is_ended(tmp_path: Path) -> None:
     """On a file that cannot be cut: a pipe."""
+    tape = Tape(tmp_path)
+    (tmp_path / LIVE).unlink()
     os.mkfifo(tmp_path / LIVE)
     pipe = os.open(tmp_path / LIVE, os.O_RDONLY | os.O_NONBLOCK)
-    tape = Tape(tmp_path)
+    end = os.open(tmp_path / LIVE, os.O_WRONLY)
+    os.dup2(end, tape._file)
+    os.close(end)
     os.set_blocking(tape._file, False)
     long = b"x" * 99_999 + b"\n"  # more than a pipe holds
     assert tape.append(b"one\n", long) == 4
@@ -172,6 +178,34 @@ def test_another_run_in_its_place_is_left_alone(tmp_path: Path) -> None:
         child.kill()
     assert (folder / LIVE).read_bytes() == b""
     tape.close()
+
+
+def test_the_folder_of_another_run_in_its_place_is_left_alone(tmp_path: Path) -> None:
+    """Whether or not it is being written."""
+    run, other = new_run(tmp_path / "run"), new_run(tmp_path / "other")
+    for each in (run, other):
+        tape_folder(each, "ticks", 0, 0).mkdir(parents=True)
+    folder = tape_folder(run, "ticks", 0, 0)
+    tape = Tape(folder, read_run_info(run).id)
+    run.rename(tmp_path / "aside")
+    other.rename(run)
+    for _ in range(2):
+        assert tape.append(b"one\n") == 0
+        assert str(tape.last_error) == "[Errno 2] another run is in its place"
+    assert list(folder.iterdir()) == []
+    run.rename(other)
+    (tmp_path / "aside").rename(run)
+    assert tape.append(b"two\n") == 4
+    assert (folder / LIVE).read_text() == "two\n"
+    tape.close()
+
+
+def test_a_tape_is_a_regular_file(tmp_path: Path) -> None:
+    """To open a pipe would hold up whoever seals, forever."""
+    os.mkfifo(tmp_path / LIVE)
+    with pytest.raises(OSError, match=r"No such device|not a regular file"):
+        Tape(tmp_path)
+    assert not is_written(tmp_path)
 
 
 def test_one_write_for_all_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

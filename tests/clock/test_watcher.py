@@ -130,14 +130,16 @@ def test_a_clock_notices_a_loop_that_hangs(
 ) -> None:
     told = threading.Event()
 
-    def tell_and_say(watch: StallWatch, event: dict[str, Any]) -> None:
-        tell(watch, event)
+    def tell_and_say(watch: StallWatch, event: dict[str, Any], folder: Path | None) -> None:
+        tell(watch, event, folder)
         told.set()
 
     monkeypatch.setattr(watcher, "tell", tell_and_say)
-    watch = StallWatch(command=(sys.executable, "-c", KEEP, str(tmp_path / "event")))
+    monkeypatch.chdir(tmp_path)
+    watch = StallWatch(command=(sys.executable, "-c", KEEP, "event"))
     run = tmp_path / "run"
     with Clock(run, progress=False, stall=watch) as clock:
+        monkeypatch.chdir("/")
         for number in clock.ticks(range(12)):
             see(looked)
             quick.pass_(SECOND)

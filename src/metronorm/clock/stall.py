@@ -11,7 +11,10 @@ import traceback
 import urllib.request
 from dataclasses import dataclass
 from http.client import HTTPException
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _log = logging.getLogger("metronorm")
 
@@ -27,8 +30,8 @@ class StallWatch:
         times: how many usual ticks without one.
         at_least_seconds: and not before this, whatever is usual: evaluations and checkpoints are
             no stalls.
-        command: a program and its arguments to run then; it is given the event as JSON on its
-            standard input.
+        command: a program and its arguments to run then, in the folder in which the clock was
+            opened; it is given the event as JSON on its standard input.
         webhook: an http(s) address to send the event to as JSON.
     """
 
@@ -90,12 +93,14 @@ def stacks() -> str:
     return "\n".join(text)
 
 
-def tell(watch: StallWatch, event: dict[str, Any]) -> None:
-    """Run the command and call the webhook; what fails is logged, and nothing else."""
+def tell(watch: StallWatch, event: dict[str, Any], folder: Path | None = None) -> None:
+    """Run the command in a folder and call the webhook; what fails is logged, and nothing else."""
     message = json.dumps(event).encode()
     if watch.command:
         try:
-            subprocess.run(list(watch.command), input=message, timeout=_TIMEOUT_SECONDS, check=True)
+            subprocess.run(
+                list(watch.command), input=message, timeout=_TIMEOUT_SECONDS, check=True, cwd=folder
+            )
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             _log.warning("the stall command failed: %s", error)
     if watch.webhook:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.resources import Resources
@@ -36,6 +38,9 @@ class Watcher:
         stall: StallWatch | None,
     ) -> None:
         self._tick, self._running, self._record, self._event = tick, running, record, event
+        self._folder: Path | None = None
+        with contextlib.suppress(OSError):  # it was removed
+            self._folder = Path.cwd()
         self._closing = threading.Event()
         self._threads = [self._begin("metronorm-watcher", self._sample)]
         if stall is not None:  # a GPU that hangs may hang the one that samples it
@@ -64,7 +69,8 @@ class Watcher:
                 continue
             seconds = stalls.look(self._tick(), time.monotonic_ns())
             if seconds is not None:
-                tell(watch, self._event("stall", seconds=seconds, stacks=stacks()))
+                event = self._event("stall", seconds=seconds, stacks=stacks())
+                tell(watch, event, self._folder)
 
     def close(self) -> None:
         """Take a last sample and stop."""

@@ -69,7 +69,7 @@ class Recorder:
             folder = tape_folder(directory, kind, attempt, rank)
             folder.mkdir(parents=True, exist_ok=True)
             path = ring_path(identity, kind, attempt, rank)
-            self._channels[kind] = Channel(folder, path, capacity)
+            self._channels[kind] = Channel(folder, path, capacity, identity)
         self.ticks = self._channels["ticks"]
         self._writer = Writer(self._channels, self._on_return, owner.touch)
         self.event("start", process=os.getpid(), host=platform.node(), versions=versions())
@@ -86,15 +86,18 @@ class Recorder:
 
     def event(self, name: str, /, **fields: Any) -> dict[str, Any]:
         """Something that happened; the record that was made of it."""
-        return self._event(name, fields, put=not self._forgotten)
+        return self.event_of(self._tick(), self._time_ns(), name, fields)
 
-    def _event(self, name: str, fields: dict[str, Any], *, put: bool) -> dict[str, Any]:
-        record = {
-            "event": name,
-            "tick": self._tick(),
-            "time_ns": self._time_ns(),
-            "fields": fields,
-        }
+    def event_of(
+        self, tick: int, time_ns: int, name: str, fields: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Something that happened in another tick, or at another time, than now."""
+        return self._event(tick, time_ns, name, fields, put=not self._forgotten)
+
+    def _event(
+        self, tick: int, time_ns: int, name: str, fields: dict[str, Any], *, put: bool
+    ) -> dict[str, Any]:
+        record = {"event": name, "tick": tick, "time_ns": time_ns, "fields": fields}
         try:
             line = encode(record)
         except (TypeError, ValueError, OverflowError):  # text that is no Unicode, huge integers
@@ -116,7 +119,8 @@ class Recorder:
             self._writer.overflow(channel, line, self._tick())
 
     def _on_return(self, kind: str, loss: Loss) -> None:
-        self._event("dropped", {"kind": kind, **dataclasses.asdict(loss)}, put=True)
+        fields = {"kind": kind, **dataclasses.asdict(loss)}
+        self._event(self._tick(), self._time_ns(), "dropped", fields, put=True)
 
     def flush(self) -> bool:
         """Wait until all that was said is on the tapes; False if the disk does not take it."""
@@ -132,6 +136,13 @@ class Recorder:
 
     def close(self) -> None:
         """Write what is on the way, seal it, and tell what was lost; waits seconds at most."""
+        try:
+            self._close()
+        finally:
+            if not self._writer.is_writing():  # at a disk that does not answer: left in peace
+                self._owner.release()
+
+    def _close(self) -> None:
         self._watcher.close()
         self._forgotten = True
         left = self._writer.close()
@@ -152,10 +163,8 @@ class Recorder:
                 self._directory,
                 why,
             )
-        if self._writer.is_writing():  # at a disk that does not answer: nothing more is asked of it
+        if left or self._writer.is_writing():
             return
-        if not left:
-            for channel in self._channels.values():
-                with contextlib.suppress(OSError, MetronormError):  # it can be done at any time
-                    seal_tape(channel.tape.folder)
-        self._owner.release()
+        for channel in self._channels.values():
+            with contextlib.suppress(OSError, MetronormError):  # sealing can be done at any time
+                seal_tape(channel.tape.folder)

@@ -48,6 +48,7 @@ class Ring:
     def __init__(self, path: Path | None, folder: Path, capacity: int) -> None:
         self.capacity = capacity
         self._path = path
+        self._closed = False
         self._file = -1
         place = folder.stat()
         self._memory = self._share() or mmap.mmap(-1, _HEADER + capacity)
@@ -125,11 +126,13 @@ class Ring:
 
     def close(self, *, keep: bool = False) -> None:
         """Remove the shared file, or leave it to be found; closing twice does nothing."""
-        if self._memory.closed:
+        if self._closed:
             return
+        self._closed = True
         self._header.release()
         self._data.release()
-        self._memory.close()
+        with contextlib.suppress(BufferError):  # somebody still looks into it: freed after that
+            self._memory.close()
         if self._file >= 0:
             if self._path is not None and not keep:
                 self._path.unlink(missing_ok=True)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.clock.run import read_run_info
 from metronorm.errors import RunError
+from metronorm.files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,20 +41,25 @@ class Tape:
     What a full disk let through of a line is cut off again. Once `append` has returned, the lines
     survive the death of the process (though not of the machine: there is no fsync).
 
+    Args:
+        folder: of the tape.
+        identity: of its run; a folder that was put into the place of this one and belongs to
+            another run is left alone. None: whichever run it is of.
+
     Raises:
         OSError: the folder is not writable.
         RunError: another process writes this tape.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, identity: str | None = None) -> None:
+        self.folder, self._identity = folder, identity
         self.last_error: OSError | None = None
         self._torn = False
         self._file = self._open()
 
     def _open(self, name: str = LIVE) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        file = os.open(self.folder / name, flags, 0o644)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        file = open_regular(self.folder / name, flags, 0o644)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -93,7 +100,8 @@ class Tape:
                 while written < wanted:
                     written += os.write(self._file, rest[written:])
         except OSError as error:
-            self.last_error = error.with_traceback(None)  # that would keep the pieces
+            # not the error itself: its frames would keep the pieces, and so the ring's memory
+            self.last_error = OSError(error.errno, error.strerror)
             whole = b"".join(pieces).rfind(b"\n", 0, written) + 1
             if written > whole:
                 self.cut(written - whole)
@@ -111,9 +119,13 @@ class Tape:
             os.close(self._file)
             self._file, self._torn = -1, False
         try:
-            self._file = self._open()
-        except RunError:
-            raise FileNotFoundError(errno.ENOENT, "another run is in its place") from None
+            if self._identity is None or self._identity == _run_of(self.folder):
+                self._file = self._open()
+                return
+        except RunError:  # another process writes it, or there is no run
+            pass
+        why = "another run is in its place" if self.folder.exists() else os.strerror(errno.ENOENT)
+        raise FileNotFoundError(errno.ENOENT, why)
 
     def cut(self, count: int) -> None:
         """Take back the last `count` bytes: a line without its end."""
@@ -146,10 +158,14 @@ class Tape:
             self._file = -1
 
 
+def _run_of(folder: Path) -> str:
+    return read_run_info(folder.parents[2]).id
+
+
 def is_written(folder: Path) -> bool:
     """Whether a process of this machine is writing a tape."""
     try:
-        file = os.open(folder / LIVE, os.O_RDONLY | os.O_CLOEXEC)
+        file = open_regular(folder / LIVE)
     except OSError:
         return False
     try:

@@ -46,8 +46,10 @@ class Loss:
 class Channel:
     """One kind of lines: its ring, its tape, and what was lost between them."""
 
-    def __init__(self, folder: Path, ring: Path | None, capacity: int) -> None:
-        self.tape = Tape(folder)
+    def __init__(
+        self, folder: Path, ring: Path | None, capacity: int, identity: str | None = None
+    ) -> None:
+        self.tape = Tape(folder, identity)
         self.ring = Ring(ring, folder, capacity)
         self.dropped = 0
         self.finished = False  # whether stretches are to be sealed
