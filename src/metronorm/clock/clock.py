@@ -16,7 +16,7 @@ from metronorm.clock.deferred import Late, land_all
 from metronorm.clock.owner import Ownership
 from metronorm.clock.progress import Progress, last_tick
 from metronorm.clock.ranks import find_place
-from metronorm.clock.run import create_run, new_attempt, read_run_info
+from metronorm.clock.run import RUN_FILE, changes, create_run, new_attempt, read_run_info
 from metronorm.clock.stall import StallWatch
 from metronorm.clock.store.recorder import Recorder
 from metronorm.clock.store.writer import PATIENCE_SECONDS
@@ -45,8 +45,9 @@ class Clock(Ticking):
 
     Args:
         directory: the run. New unless `resume`; parents are made. The ranks of one launch share it.
-        config: what the run was configured with: plain JSON values.
-        resume: continue the run that is there, as a new attempt.
+        config: what the run was configured with: plain JSON values, NaN and infinities too.
+        resume: continue the run that is there, as a new attempt. It keeps its config and its name;
+            what is given otherwise is an event `changed`, and a warning.
         name: what to call the run; the directory's name by default.
         progress: show a bar on standard error.
         device: whose time phases are measured in; None: of the accelerator that torch uses when a
@@ -57,8 +58,8 @@ class Clock(Ticking):
         now: a monotonic clock in integer nanoseconds.
 
     Raises:
-        RunError: the directory holds a run (without `resume`) or none (with it), or is not
-            writable.
+        RunError: the directory holds a run (without `resume`) or none (with it), another process
+            is writing it, or it is not writable.
 
     Recording never stops the loop: a tick that the disk does not take waits in memory, one that
     finds no room there is dropped, counted in `dropped`, and told of. In a child of `fork`, such
@@ -125,8 +126,10 @@ class Clock(Ticking):
         """What entering `with` does, for callbacks: claim an attempt and begin to record."""
         place = find_place()
         self.rank = place.rank
+        changed: dict[str, Any] = {}
         if self._resume:
             info = read_run_info(self.directory)
+            changed = changes(info, name=self._name, config=self._config)
         else:
             info = create_run(self.directory, name=self._name, config=self._config, place=place)
         owner = self._owner
@@ -153,10 +156,22 @@ class Clock(Ticking):
             if not isinstance(error, OSError):
                 raise
             raise self._not_writable(error) from None
+        if changed:
+            self._report(changed)
         self._put = self._recorder.ticks.ring.put
         self._calibrate()
         _OPEN.add(self)
         return self
+
+    def _report(self, changed: dict[str, Any]) -> None:
+        self.event("changed", **changed)
+        if self.rank == 0:
+            _log.warning(
+                "%s is resumed with another %s; %s keeps the first, an event `changed` has both",
+                self.directory,
+                " and ".join(changed),
+                RUN_FILE,
+            )
 
     def close(self, error: BaseException | None = None) -> None:
         """What leaving `with` does: write what is not written yet; `error` ended the run.

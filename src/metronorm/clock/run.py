@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.clock.config import differences, from_json, to_json
 from metronorm.errors import ConfigError, RunError
-from metronorm.files import create_atomic, directory_aside
+from metronorm.files import create_atomic, directory_aside, read_regular
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from metronorm.clock.ranks import Place
 
 SCHEMA = 1
@@ -42,6 +45,12 @@ class RunInfo(msgspec.Struct, kw_only=True):
     launch: str = ""
 
 
+class _File(RunInfo, omit_defaults=True):
+    """`run.json` itself; see `metronorm.clock.config`."""
+
+    not_finite: list[tuple[str | int, ...]] = []
+
+
 def read_run_info(directory: Path) -> RunInfo:
     """Read `run.json`.
 
@@ -50,7 +59,7 @@ def read_run_info(directory: Path) -> RunInfo:
     """
     path = directory / RUN_FILE
     try:
-        data = path.read_bytes()
+        data = read_regular(path)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(
             f"a run is a directory with a {RUN_FILE}",
@@ -69,11 +78,49 @@ def read_run_info(directory: Path) -> RunInfo:
                 got=f"schema {schema} in {path}",
                 fix="upgrade metronorm",
             )
-        return msgspec.json.decode(data, type=RunInfo)
-    except msgspec.MsgspecError as error:
+        file = msgspec.json.decode(data, type=_File)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RunError(
             f"{path} must be a run description", got=f"a damaged file ({error})"
         ) from None
+    known = {name: getattr(file, name) for name in RunInfo.__struct_fields__}
+    return RunInfo(**known | {"config": from_json(file.config, file.not_finite)})
+
+
+def run_file(info: RunInfo) -> bytes:
+    """What `run.json` holds of a run.
+
+    Raises:
+        ConfigError: the config holds what JSON cannot.
+    """
+    with _plain():
+        config, not_finite = to_json(info.config)
+        known = msgspec.structs.asdict(info) | {"config": config}
+        file = _File(**known, not_finite=not_finite)
+        return msgspec.json.format(msgspec.json.encode(file), indent=2) + b"\n"
+
+
+def changes(info: RunInfo, *, name: str | None, config: dict[str, Any]) -> dict[str, Any]:
+    """What a clock that resumes a run is given otherwise than `run.json` says; empty if nothing.
+
+    `name` and `config`, each with the two values; of the config by dotted names.
+
+    Raises:
+        ConfigError: the config holds what JSON cannot.
+    """
+    with _plain():
+        found: dict[str, Any] = {"config": differences(info.config, config)}
+    if name is not None and _unicode(name) != info.name:
+        found["name"] = [info.name, _unicode(name)]
+    return {what: values for what, values in found.items() if values}
+
+
+@contextlib.contextmanager
+def _plain() -> Iterator[None]:
+    try:
+        yield
+    except (TypeError, ValueError, RecursionError, OverflowError) as error:
+        raise ConfigError("a run's config must be plain JSON values", got=str(error)) from None
 
 
 def check_free(directory: Path) -> None:
@@ -98,22 +145,19 @@ def create_run(
     info = RunInfo(
         schema=SCHEMA,
         id=uuid.uuid4().hex,
-        name=name or directory.resolve().name,
+        name=_unicode(name or directory.resolve().name),
         created_ns=time.time_ns(),
         config=config,
-        command=list(sys.argv),
+        command=list(map(_unicode, sys.argv)),
         versions=versions(),
         git=git_state(),
         host=host(),
         launch=place.launch if place else "",
     )
-    try:
-        data = msgspec.json.format(msgspec.json.encode(info), indent=2)
-    except (TypeError, ValueError) as error:
-        raise ConfigError("a run's config must be plain JSON values", got=str(error)) from None
+    data = run_file(info)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        create_atomic(directory / RUN_FILE, data + b"\n")
+        create_atomic(directory / RUN_FILE, data)
     except FileExistsError:
         if not (directory / RUN_FILE).exists():
             raise RunError(
@@ -124,7 +168,7 @@ def create_run(
         if (
             place
             and found.launch == place.launch
-            and not any(directory.glob(f"ticks/attempt=*/rank={place.rank}"))
+            and place.rank not in map(number, tape_folders(directory, "ticks"))
         ):
             return found
         check_free(directory)
@@ -150,14 +194,14 @@ def new_attempt(directory: Path, place: Place) -> int:
         newest = max(map(number, numbered(ticks, "attempt")), default=-1)
         begun = ticks / f"attempt={newest}"
         with contextlib.suppress(FileNotFoundError):
-            if (begun / _LAUNCH).read_text() == place.launch:
+            if read_regular(begun / _LAUNCH) == place.launch.encode():
                 with contextlib.suppress(FileExistsError):
                     (begun / f"rank={place.rank}").mkdir()
                     return newest
         following = ticks / f"attempt={newest + 1}"
         try:
             with directory_aside(following) as aside:
-                (aside / _LAUNCH).write_text(place.launch)
+                (aside / _LAUNCH).write_bytes(place.launch.encode())
         except OSError:
             if not following.exists():  # else another rank was faster
                 raise
@@ -178,14 +222,36 @@ def tape_folders(directory: Path, kind: str) -> list[Path]:
 
 
 def numbered(folder: Path, what: str) -> list[Path]:
-    """The hive folders `what=NUMBER` in a folder, by their numbers; others are somebody else's."""
-    found = [path for path in folder.glob(f"{what}=*") if path.name[len(what) + 1 :].isdecimal()]
+    """The hive folders `what=NUMBER` in a folder, by their numbers; others are somebody else's.
+
+    Raises:
+        RunError: the folder may not be read.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise RunError(
+            "a run's folders must be readable", got=f"{folder}: {error.strerror or error}"
+        ) from None
+    begin = f"{what}="
+    found = [
+        path
+        for path in paths
+        if path.name.startswith(begin) and path.name[len(begin) :].isdecimal()
+    ]
     return sorted(found, key=number)
 
 
 def number(path: Path) -> int:
     """The number in a hive folder's name: 3 for `attempt=3`."""
     return int(path.name.partition("=")[2])
+
+
+def _unicode(text: str) -> str:
+    """Text with what is no Unicode, such as a file's name on Linux may have, made visible."""
+    return os.fsencode(text).decode(errors="backslashreplace")
 
 
 def versions() -> dict[str, str]:

@@ -9,6 +9,7 @@ import os
 import platform
 from typing import TYPE_CHECKING, Any
 
+from metronorm.clock.config import to_json
 from metronorm.clock.run import tape_folder, versions
 from metronorm.clock.store.ring import ring_path
 from metronorm.clock.store.seal import recover_all, seal_tape
@@ -99,8 +100,10 @@ class Recorder:
     ) -> dict[str, Any]:
         record = {"event": name, "tick": tick, "time_ns": time_ns, "fields": fields}
         try:
+            record["fields"], _ = to_json(fields, other=str)  # JSON has no NaN
             line = encode(record)
-        except (TypeError, ValueError, OverflowError):  # text that is no Unicode, huge integers
+        # text that is no Unicode, a key that is no text, what holds itself
+        except (TypeError, ValueError, OverflowError, RecursionError):
             record["fields"] = {"text": repr(fields).encode(errors="replace").decode()}
             line = encode(record)
         if put:
