@@ -72,6 +72,16 @@ def test_the_plot_is_what_its_script_draws(name: str) -> None:
     assert script["PATH"].read_text() == script["svg"]()
 
 
+def test_the_figures_are_those_of_the_newest_rows() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "write_figures.py"))
+    assert script["PATH"].read_text() == script["page"]()
+    with pytest.raises(LookupError):
+        script["figure"](script["FIGURE"].match("{clock: no such case}"))
+    assert [script["in_digits"](value, 3) for value in (0, 0.9, 5.529, 12933)] == [
+        "0", "0.900", "5.53", "12,900"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("page", [*PAGES, KERAS], ids=lambda page: page.stem)
 def test_links_to_sections_of_a_page_exist(page: Path) -> None:
     text = page.read_text()
