@@ -9,7 +9,7 @@ import pytest
 
 from metronorm.cli import main
 from metronorm.clock import Clock, open_run
-from metronorm.train.checkpoint import checkpoint_paths
+from metronorm.train.checkpoint_folder import checkpoint_paths
 
 from ..train.tiny import write_text
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from metronorm.errors import CheckpointError
-from metronorm.train import checkpoint
+from metronorm.train import checkpoint, checkpoint_folder
 
 
 def model_and_optimizer(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -76,31 +76,31 @@ def test_damage_is_found_and_the_one_before_taken(
     with pytest.raises(CheckpointError):
         checkpoint.open_checkpoint(file.parent)
     with caplog.at_level(logging.WARNING):
-        assert checkpoint.newest_checkpoint(tmp_path).tick == 1
+        assert checkpoint_folder.newest_checkpoint(tmp_path).tick == 1
     assert "passing over a damaged checkpoint" in caplog.text
     assert file.parent.exists(), "nothing is thrown away"
 
 
 def test_none_left(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="with none"):
-        checkpoint.newest_checkpoint(tmp_path)
+        checkpoint_folder.newest_checkpoint(tmp_path)
     (save(tmp_path, 1) / "state.json").unlink()
     with pytest.raises(CheckpointError, match="only damaged ones: tick-00000001"):
-        checkpoint.newest_checkpoint(tmp_path)
+        checkpoint_folder.newest_checkpoint(tmp_path)
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for tick, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5), (6, None)):
         save(tmp_path, tick, loss)
-        checkpoint.prune(tmp_path, keep=2)
-    assert [path.name for path in checkpoint.checkpoint_paths(tmp_path)] == [
+        checkpoint_folder.prune(tmp_path, keep=2, tick=tick)
+    assert [path.name for path in checkpoint_folder.checkpoint_paths(tmp_path)] == [
         "tick-00000002",
         "tick-00000005",
         "tick-00000006",
     ]
-    best = checkpoint.best_checkpoint(tmp_path)
+    best = checkpoint_folder.best_checkpoint(tmp_path)
     assert best is not None
-    assert best.name == "tick-00000002"
+    assert best.tick == 2
 
 
 def test_a_tick_done_again_replaces_its_checkpoint(tmp_path: Path) -> None:

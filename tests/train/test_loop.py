@@ -17,7 +17,7 @@ from metronorm.clock import open_run
 from metronorm.clock.store.lines import read_tape
 from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
 from metronorm.train import checkpoint, train
-from metronorm.train.checkpoint import checkpoint_paths, newest_checkpoint
+from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
 
 from ..full_disk import fill, small_disk
 from .tiny import losses, tiny_config
@@ -289,12 +289,36 @@ def test_a_full_disk_does_not_stop_training(
                 ballast.pop().unlink()
 
         with at_every_tick(act), caplog.at_level(logging.WARNING):
-            train(tiny_config(tmp_path), disk / "run")
+            outcome = train(tiny_config(tmp_path, keep=1), disk / "run")
+        assert outcome.saved == outcome.tick == 30
         assert "no checkpoint at tick 15" in caplog.text
         assert "no checkpoint at tick 20" in caplog.text
         assert [tick for tick, *_ in losses(disk / "run")] == [*range(1, 31)], "kept in memory"
         assert newest_checkpoint(disk / "run" / "checkpoints").tick == 30
         assert not list((disk / "run" / "checkpoints").glob(".*"))
+
+
+def test_a_full_disk_at_the_end_is_no_success(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        with at_every_tick(lambda tick: fill(disk) if tick == 27 else None):
+            outcome = train(tiny_config(tmp_path, keep=1, evaluate_every=30), disk / "run")
+        assert (outcome.tick, outcome.saved) == (30, 25)
+        assert newest_checkpoint(disk / "run" / "checkpoints").tick == 25
+        (disk / "ballast").unlink()
+        outcome = train(tiny_config(tmp_path), disk / "run", resume=True)
+        assert (outcome.tick, outcome.saved) == (30, 30)
+
+
+def test_a_full_disk_makes_room_for_a_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        with at_every_tick(lambda tick: fill(disk) if tick == 27 else None):
+            outcome = train(tiny_config(tmp_path, keep=3), disk / "run")
+        folder = disk / "run" / "checkpoints"
+        assert outcome.saved == newest_checkpoint(folder).tick == 30
+        assert "no checkpoint" not in caplog.text
+        assert not list(folder.glob(".*"))
 
 
 def test_a_corpus_shorter_than_one_context(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def test_a_config_survives_json(name: str) -> None:
     config = training_preset(name)
     config = replace(config, text=replace(config.text, cache=Path("a/b"), data=("x.txt",)))
     plain = msgspec.json.decode(msgspec.json.encode(to_plain(config)))
-    assert from_plain(plain) == config
+    assert from_plain(plain) == replace(config, text=replace(config.text, cache=None))
     assert differences(plain, to_plain(config)) == []
 
 

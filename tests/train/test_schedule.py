@@ -42,8 +42,8 @@ def test_constant_and_no_warm_up() -> None:
         ({"warmup": 1.5}, "warmup must be between 0 and 1"),
         ({"warmup": 0.6, "decay": 0.6, "schedule": "wsd"}, "leave room for each other"),
         ({"betas": (0.9, 1.0)}, "betas must be at least 0 and below 1"),
-        ({"weight_decay": -0.1}, "weight_decay must not be negative"),
-        ({"clip": -1.0}, "clip must not be negative"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite"),
+        ({"clip": -1.0}, "clip must be at least 0 and finite"),
     ],
 )
 def test_impossible_options(changes: dict[str, object], says: str) -> None:

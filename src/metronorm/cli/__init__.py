@@ -1,8 +1,8 @@
 """The command line: `metronorm COMMAND ...`. No logic of its own; every command is a module.
 
 Exit codes: 0 done; 1 what `--fail-on` and `--fail-if-slower` were asked to find; 2 a mistake of the
-user's, told in one line; 130 and 143 stopped by Ctrl-C and by SIGTERM, after saving; 141 nobody
-reads the output any more.
+user's, told in one line; 3 trained, but the last checkpoint could not be written (a full disk); 130
+and 143 stopped by Ctrl-C and by SIGTERM, after saving; 141 nobody reads the output any more.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,10 @@ DESCRIPTION = """Train a GPT on text from scratch, every tick on record.
 
     metronorm train --resume runs/NAME    go on where a run stopped, bit for bit
 
-Ctrl-C or SIGTERM finish the tick, save, and exit with 130 or 143."""
+Ctrl-C or SIGTERM finish the tick, save, and exit with 130 or 143. What could not be saved, on a
+full disk, ends with 3."""
+
+NOT_SAVED = 3
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,12 @@ class Arguments:
     run: Path | None = None
     """Directory of the run. None: runs/NAME, with a number if that is taken."""
     resume: Path | None = None
-    """Go on with the run in this directory, from its newest whole checkpoint."""
+    """Go on with the run in this directory, from its newest whole checkpoint. Only --data (the same
+    text in another place), --cache and how often to evaluate, sample and save may differ."""
 
 
 def main(argv: list[str]) -> int:
-    """Train; 0, or 128 + the number of the signal that stopped it."""
+    """Train; 0, 128 + the number of the signal that stopped it, or 3 if its end is not saved."""
     preset = _option(argv, "--preset")
     resume = _option(argv, "--resume")
     if resume is None:
@@ -63,19 +68,26 @@ def main(argv: list[str]) -> int:
     )
     from metronorm.train import train  # torch is loaded only now
 
-    if arguments.resume is not None:
-        if arguments.run is not None:
-            raise ConfigError("--run names a new run and --resume an old one", got="both")
-        outcome = train(arguments.config, arguments.resume, resume=True)
-    else:
-        outcome = train(
-            arguments.config, arguments.run or free_directory(arguments.config.text.data)
+    if arguments.resume is not None and arguments.run is not None:
+        raise ConfigError("--run names a new run and --resume an old one", got="both")
+    run = str(arguments.resume or arguments.run or free_directory(arguments.config.text.data))
+    outcome = train(arguments.config, Path(run), resume=arguments.resume is not None)
+    again = ["metronorm", "train", "--resume", run]
+    if arguments.config.text.cache is not None:
+        again += ["--cache", str(arguments.config.text.cache)]
+    if outcome.saved != outcome.tick:
+        newest = "none" if outcome.saved is None else f"of tick {outcome.saved}"
+        print(
+            f"metronorm train: the checkpoint of the last tick, {outcome.tick}, could not be "
+            f"written; the newest there is {newest}; make room, then go on with: "
+            f"{shlex.join(again)}",
+            file=sys.stderr,
         )
-    run = str(outcome.directory)
+        return NOT_SAVED
     if outcome.signal is not None:
         print(
             f"stopped by {outcome.signal.name} after tick {outcome.tick}; "
-            f"go on with: metronorm train --resume {run}",
+            f"go on with: {shlex.join(again)}",
             file=sys.stderr,
         )
         return 128 + outcome.signal
@@ -84,7 +96,10 @@ def main(argv: list[str]) -> int:
     print()
     show.main([run])
     print(f"\nthe run is in {run}")
-    print(f"more of its writing: metronorm sample {run}    again this table: metronorm show {run}")
+    named = shlex.quote(run)
+    print(
+        f"more of its writing: metronorm sample {named}    again this table: metronorm show {named}"
+    )
     return 0
 
 

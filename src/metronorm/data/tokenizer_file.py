@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING
 from metronorm.data.bpe_tokenizer import BPETokenizer, tokenizers_library
 from metronorm.data.char_tokenizer import CharTokenizer
 from metronorm.errors import DataError, MissingDependencyError
+from metronorm.files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from metronorm.data.tokenizer import Tokenizer
+
+_MOST_BYTES = 256 << 20  # eight times the largest that is in use
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -26,11 +29,15 @@ def load_tokenizer(path: Path) -> Tokenizer:
         MissingDependencyError: it is BPE and the package `tokenizers` is not installed.
     """
     try:
-        text = path.read_text("utf-8")
+        with open(open_regular(path), "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ValueError(f"more than {_MOST_BYTES >> 20} MiB")
+        text = data.decode()
         content = json.loads(text)
         if isinstance(content, dict) and content.get("metronorm") == "characters":
             return CharTokenizer(str(content["characters"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _not_a_tokenizer(path, str(error)) from error
     try:
         return BPETokenizer(tokenizers_library().Tokenizer.from_str(text))

@@ -99,6 +99,19 @@ class GPTConfig:
         """Inner size of the feed-forward sub-layer."""
         return _round_up(8 * self.width // 3, 32) if self.mlp == "swiglu" else 4 * self.width
 
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are; nothing is made to count them."""
+        width, bias = self.width, int(self.bias)
+        norm = width * (1 + (bias if self.norm == "layer" else 0))
+        mixed = (self.heads + 2 * self.key_heads) * self.head_size
+        inner = self.hidden * (2 if self.mlp == "swiglu" else 1)
+        linear = ((width, mixed), (width, width), (width, inner), (self.hidden, width))
+        block = 2 * norm + sum((before + bias) * after for before, after in linear)
+        tables = (1 if self.tie_embeddings else 2) * self.vocab_size
+        tables += self.context if self.positions == "learned" else 0
+        return tables * width + self.layers * block + norm
+
 
 def preset(name: str) -> GPTConfig:
     """The preset of this name; change its fields with `dataclasses.replace`.
@@ -113,6 +126,8 @@ def preset(name: str) -> GPTConfig:
 def _check_positive(name: str, value: object) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1", got=repr(value))
+    if value >= 2**31:
+        raise ConfigError(f"{name} must be below 2**31", got=repr(value))
 
 
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:

@@ -1,16 +1,23 @@
 """Checkpoints: safetensors and one JSON file, whole or absent; nothing is ever unpickled.
 
 `checkpoints/tick-00001000/` holds `model.safetensors`, `state.safetensors` (optimizer and random
-number generators) and `state.json` (everything else, with size and SHA-256 of the other two).
+number generators) and `state.json` (everything else, with size and SHA-256 of the other two and
+the SHA-256 of itself). Which of them to keep is in `checkpoint_folder`.
+
+A checkpoint may come from anybody. So files are read only if they are regular ones in its folder
+and of the size and the hash that they were written with, and memory is taken only for tensors
+whose shapes the header of their file has shown to fit.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
+import errno
+import math
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import torch
@@ -18,16 +25,43 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from metronorm.errors import CheckpointError
-from metronorm.files import directory_aside, remove_directory, remove_leftovers
+from metronorm.files import directory_aside, open_regular, remove_directory
+from metronorm.train.checkpoint_checks import (
+    Digest,
+    check_groups,
+    check_state_shapes,
+    digest_file,
+    digest_values,
+    tensor_shapes,
+)
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from collections.abc import Mapping
+
+    from torch import nn
 
 FORMAT = 1
 FOLDER = "checkpoints"
 MODEL, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
 
-_log = logging.getLogger("metronorm")
+_MOST_STATE_BYTES = 16 << 20  # hundreds of times what the largest models' state.json has
+
+
+class NewerFormatError(CheckpointError):
+    """A checkpoint of a later version: another one is no substitute, so none is looked for."""
+
+
+class _Optimizer(msgspec.Struct, frozen=True):
+    state: dict[str, dict[str, Any]]
+    param_groups: list[dict[str, Any]]
+
+
+class _Manifest(msgspec.Struct, frozen=True):
+    """What every `state.json` must hold."""
+
+    tick: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
+    files: dict[str, Digest]
+    optimizer: _Optimizer
 
 
 @dataclass(frozen=True)
@@ -38,42 +72,84 @@ class Checkpoint:
     tick: int
     state: dict[str, Any]
 
+    def check_parameters(self, expected: int) -> None:
+        """Check how many numbers the weights are, before a model is made to take them.
+
+        Raises:
+            CheckpointError: not as many as `expected`.
+        """
+        held = sum(math.prod(shape) for shape in tensor_shapes(self.path / MODEL).values())
+        if held != expected:
+            raise CheckpointError(
+                f"{self.path} must hold the model that its config describes",
+                got=f"{held:,} numbers for {expected:,} parameters",
+            )
+
     def load_model(self, model: nn.Module) -> None:
         """Put the weights into `model`.
 
         Raises:
-            CheckpointError: other names or shapes than the model has.
+            CheckpointError: other names, shapes or dtypes than the model has.
         """
-        weights = load_file(self.path / MODEL)
         expected = dict(model.state_dict())
+        shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
+        self._check_equal(tensor_shapes(self.path / MODEL), shapes)
+        weights = load_file(self.path / MODEL)
+        self._check_equal(
+            {name: tensor.dtype for name, tensor in weights.items()},
+            {name: tensor.dtype for name, tensor in expected.items()},
+        )
+        model.load_state_dict(weights)
+
+    def _check_equal(self, held: Mapping[str, object], expected: Mapping[str, object]) -> None:
         differences = [
-            f"{name}: {_shape(weights.get(name))} in the checkpoint, "
-            f"{_shape(expected.get(name))} in the model"
-            for name in sorted(weights.keys() | expected.keys())
-            if _shape(weights.get(name)) != _shape(expected.get(name))
+            f"{name}: {held.get(name, 'absent')} in the checkpoint, "
+            f"{expected.get(name, 'absent')} in the model"
+            for name in sorted(held.keys() | expected.keys())
+            if held.get(name) != expected.get(name)
         ]
         if differences:
             raise CheckpointError(
                 f"{self.path} must fit the model", got="differences: " + "; ".join(differences)
             )
-        model.load_state_dict(weights)
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put the optimizer's state back, and that of torch's random number generators."""
-        tensors = load_file(self.path / TENSORS)
-        state: dict[int, dict[str, Any]] = {}
-        for index, values in self.state["optimizer"]["state"].items():
-            state[int(index)] = dict(values)
-        for name, tensor in tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "optimizer":
-                index, _, key = rest.partition(".")
-                state.setdefault(int(index), {})[key] = tensor
-        groups = self.state["optimizer"]["param_groups"]
-        optimizer.load_state_dict({"state": state, "param_groups": groups})
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+        """Put the optimizer's state back, and that of torch's random number generators.
+
+        Raises:
+            CheckpointError: the state of another optimizer, or of other parameters.
+        """
+        try:
+            check_groups(self.state["optimizer"]["param_groups"], optimizer.param_groups)
+            parameters = [each for group in optimizer.param_groups for each in group["params"]]
+            check_state_shapes(tensor_shapes(self.path / TENSORS), parameters)
+            tensors = load_file(self.path / TENSORS)
+            state: dict[int, dict[str, Any]] = {}
+            for index, values in self.state["optimizer"]["state"].items():
+                state[int(index)] = dict(values)
+            for name, tensor in tensors.items():
+                kind, _, rest = name.partition(".")
+                if kind == "optimizer":
+                    index, _, key = rest.partition(".")
+                    state.setdefault(int(index), {})[key] = tensor
+            groups = self.state["optimizer"]["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+            torch.set_rng_state(tensors["random.cpu"])
+            if "random.cuda" in tensors and torch.cuda.is_available():
+                torch.cuda.set_rng_state(tensors["random.cuda"])
+        except CheckpointError:
+            raise
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise CheckpointError(
+                f"{self.path} must fit the optimizer", got=f"{type(error).__name__}: {error}"
+            ) from None
 
 
 def save(
@@ -109,105 +185,79 @@ def save(
                 plain[str(index)][key] = value
     target = directory / f"tick-{state['tick']:08d}"
     directory.mkdir(parents=True, exist_ok=True)
-    if target.exists():  # left by an attempt that went further than the one resumed from
-        remove_directory(target)
     with directory_aside(target) as aside:
         try:
             weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
             save_file(weights, aside / MODEL)
             save_file(tensors, aside / TENSORS)
         except SafetensorError as error:
-            raise OSError(str(error)) from None
+            raise _os_error(error) from None
         record = {
             "format": FORMAT,
-            "files": {name: _seal(aside / name) for name in (MODEL, TENSORS)},
+            "files": {
+                name: msgspec.to_builtins(digest_file(aside / name)) for name in (MODEL, TENSORS)
+            },
             "optimizer": {"state": plain, "param_groups": kept["param_groups"]},
             **state,
         }
+        record["sha256"] = digest_values(record)
         (aside / STATE).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=2))
+        if target.exists():  # left by an attempt that went further than the one resumed from
+            remove_directory(target)
     return target
-
-
-def prune(directory: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the one of the lowest validation loss."""
-    paths = checkpoint_paths(directory)
-    best = best_checkpoint(directory)
-    for path in paths[:-keep]:
-        if best is None or path != best:
-            remove_directory(path)
-    remove_leftovers(directory)
-
-
-def checkpoint_paths(directory: Path) -> list[Path]:
-    """Folders of checkpoints, oldest first; none of them is checked."""
-    return sorted(directory.glob("tick-*"))
-
-
-def best_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the lowest validation loss, if any was evaluated."""
-    losses = []
-    for path in checkpoint_paths(directory):
-        try:
-            loss = msgspec.json.decode((path / STATE).read_bytes()).get("validation_loss")
-        except (OSError, msgspec.MsgspecError, AttributeError):
-            continue
-        if loss is not None:
-            losses.append((loss, path))
-    return min(losses)[1] if losses else None
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
     """Check a checkpoint's every byte.
 
     Raises:
-        CheckpointError: missing, truncated or altered files, or a newer format.
+        NewerFormatError: it was written by a later version.
+        CheckpointError: missing, truncated or altered files, or some that are no regular ones.
     """
     try:
-        state = msgspec.json.decode((path / STATE).read_bytes(), type=dict[str, Any])
-        if state["format"] > FORMAT:
-            raise CheckpointError(
+        state = read_state(path)
+        written = state.get("format")
+        if not isinstance(written, int) or isinstance(written, bool) or written < 1:
+            raise ValueError(f"the format {written!r}")
+        if written > FORMAT:
+            raise NewerFormatError(
                 f"this version reads checkpoint format {FORMAT} and older",
-                got=f"format {state['format']} in {path}",
+                got=f"format {written} in {path}",
                 fix="upgrade metronorm",
             )
-        for name, sealed in state["files"].items():
-            if _seal(path / name) != sealed:
+        manifest = msgspec.convert(state, _Manifest)
+        # a checkpoint from before state.json had a hash of its own has none
+        if "sha256" in state and state.pop("sha256") != digest_values(state):
+            raise ValueError(f"a {STATE} that does not match its SHA-256")
+        if manifest.files.keys() != {MODEL, TENSORS}:
+            raise ValueError(f"the files {', '.join(map(repr, manifest.files)) or 'none'}")
+        for name in (MODEL, TENSORS):  # and no other name, which could be anywhere
+            if digest_file(path / name, manifest.files[name].bytes) != manifest.files[name]:
                 raise CheckpointError(
                     f"{path / name} must be as it was written",
                     got=f"{(path / name).stat().st_size} bytes that do not match their SHA-256",
                 )
-        return Checkpoint(path, state["tick"], state)
-    except (OSError, msgspec.MsgspecError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} must be a whole checkpoint", got=f"{type(error).__name__}: {error}"
-        ) from None
+    except (OSError, msgspec.MsgspecError, RecursionError, ValueError) as error:
+        got = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{path} must be a whole checkpoint", got=got) from None
+    return Checkpoint(path, manifest.tick, state)
 
 
-def newest_checkpoint(directory: Path) -> Checkpoint:
-    """The newest checkpoint that is whole; damaged ones are passed over and told of.
+def read_state(path: Path) -> dict[str, Any]:
+    """The `state.json` of a checkpoint; nothing of it is checked.
 
     Raises:
-        CheckpointError: there is none.
+        OSError, msgspec.MsgspecError, RecursionError, ValueError: it cannot be read.
     """
-    damaged = []
-    for path in reversed(checkpoint_paths(directory)):
-        try:
-            return open_checkpoint(path)
-        except CheckpointError as error:
-            _log.warning("passing over a damaged checkpoint: %s", error)
-            damaged.append(path.name)
-    raise CheckpointError(
-        "a run needs a whole checkpoint to go on from",
-        got=f"{directory} with {'only damaged ones: ' + ', '.join(damaged) if damaged else 'none'}",
-        fix="start a new run",
-    )
+    with open(open_regular(path / STATE, os.O_RDONLY | os.O_NOFOLLOW), "rb") as file:
+        data = file.read(_MOST_STATE_BYTES + 1)
+    if len(data) > _MOST_STATE_BYTES:
+        raise ValueError(f"a {STATE} of more than {_MOST_STATE_BYTES >> 20} MiB")
+    return msgspec.json.decode(data, type=dict[str, Any])
 
 
-def _seal(path: Path) -> dict[str, Any]:
-    with open(path, "rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else str(tuple(tensor.shape))
+def _os_error(error: SafetensorError) -> OSError:
+    """What the system said, when safetensors could not write: "... (os error 28)"."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    number = int(found[1]) if found else errno.EIO
+    return OSError(number, os.strerror(number) if found else str(error))

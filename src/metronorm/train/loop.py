@@ -6,6 +6,7 @@ in the checkpoint, and nothing else does: a resumed run goes on bit for bit.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import sys
@@ -20,17 +21,26 @@ from metronorm.clock import Clock, check_free, read_run_info
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.data.tokenizer import stream_decode
-from metronorm.errors import ConfigError, DataError, MetronormError, OutOfMemoryError, RunError
+from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
 from metronorm.optim import windows
-from metronorm.train import checkpoint, machine
-from metronorm.train.plain import check_resumable, to_plain
+from metronorm.train import checkpoint_folder, machine
+from metronorm.train.checkpoint import FOLDER
+from metronorm.train.checkpoint_checks import file_sha256
+from metronorm.train.plain import check_resumable, to_plain, with_absolute_paths
+from metronorm.train.resuming import (
+    check_same_text,
+    check_text_is_there,
+    checkpoint_to_resume,
+    describe_machine,
+)
 from metronorm.train.stop import Stop
 from metronorm.train.trainer import Trainer, tokens_of
 
 if TYPE_CHECKING:
     from metronorm.data.text import TextDataset
+    from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
     from metronorm.train.trainer import Beat
 
@@ -45,6 +55,9 @@ class Outcome:
     tick: int
     validation_loss: float | None
     signal: signal.Signals | None
+    saved: int | None
+    """The tick of the newest checkpoint: less than `tick` where the last one found no room, None
+    where none did."""
 
 
 def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outcome:
@@ -52,54 +65,72 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
 
     Args:
         config: what to do; on `resume` it must be the run's own but for what is free.
-        directory: of the run; new, or on `resume` with a checkpoint.
-        resume: go on from the newest whole checkpoint.
+        directory: of the run; new, or on `resume` one that is there.
+        resume: go on from the newest whole checkpoint; from tick 0 where there is none yet.
 
     Raises:
         DataError: text that cannot be used.
         ConfigError: sizes that cannot work, or on `resume` differ from the run's.
-        RunError: the directory holds another run, or on `resume` none.
-        CheckpointError: no whole checkpoint to resume from.
+        RunError: the directory holds another run, or on `resume` none, or one that another process
+            is writing.
+        CheckpointError: on `resume`, only damaged checkpoints.
         DivergenceError: the loss is no longer finite.
         OutOfMemoryError: a micro-batch that does not fit.
     """
-    found = None
-    if not resume:
-        check_free(directory)
-    else:
-        check_resumable(config, read_run_info(directory).config)
-        found = checkpoint.newest_checkpoint(directory / checkpoint.FOLDER)
-    text = prepare(config.text)
+    directory = directory.absolute()  # wherever the process goes
+    try:
+        if not resume:
+            check_free(directory)
+            return _train(config, directory)
+        plain = read_run_info(directory).config
+        check_resumable(config, plain, proven=True)
+        check_text_is_there(config.text.data)
+        # the run is this process's before anything of it is read: else another one may go on with
+        # it meanwhile, and this one then from where that had been
+        with contextlib.closing(Clock(directory, resume=True).claim()) as clock:
+            found = checkpoint_to_resume(directory)
+            check_resumable(config, plain, proven=found is not None)
+            return _train(config, directory, clock, found)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, OutOfMemoryError) and (
+            isinstance(error, MetronormError) or not machine.is_out_of_memory(error)
+        ):
+            raise
+        raise _out_of_memory(error, resume=resume) from None
+
+
+def _train(
+    config: TrainConfig,
+    directory: Path,
+    clock: Clock | None = None,
+    found: Checkpoint | None = None,
+) -> Outcome:
+    text = prepare(config.text)  # as it was typed, so that an error names what was typed
+    config = with_absolute_paths(config)
     text.check_context(config.model.context)
     if found:
         check_same_text(found, text)
     config = replace(config, model=replace(config.model, vocab_size=text.tokenizer.vocab_size))
-    try:
-        return _Training(config, directory, text, found).run()
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MetronormError) or not machine.is_out_of_memory(error):
-            raise
-        raise OutOfMemoryError(
-            "a training must fit into memory",
-            got=str(error).partition("\n")[0],
-            fix="a smaller --batch-size with more --micro-batches, which gives the same update",
-        ) from None
+    return _Training(config, directory, text, clock, found).run()
 
 
 class _Training:
-    """One attempt at a run."""
+    """One attempt at a run; `clock` has claimed it on resume."""
 
     def __init__(
         self,
         config: TrainConfig,
         directory: Path,
         text: TextDataset,
-        found: checkpoint.Checkpoint | None,
+        clock: Clock | None,
+        found: Checkpoint | None,
     ) -> None:
         self.config, self.directory, self.text, self.found = config, directory, text, found
         device = choose_device(config.device)
         if device.type == "cpu":
             machine.check_memory(config.model, config.batch_size)
+        else:
+            machine.check_model_memory(config.model)  # it is made here and then moved there
         torch.manual_seed(config.seed)
         model = GPT(config.model).to(device)
         self.sampler = WindowSampler(
@@ -115,6 +146,11 @@ class _Training:
         if found:
             found.load_model(model)
             found.load_optimizer(self.trainer.optimizer)
+        self.stop = Stop()
+        self.clock = clock or Clock(directory, config=to_plain(config))
+        self.checkpoints = directory / FOLDER
+        self.saved = found.tick if found else None
+        self.machine = describe_machine()
         self.validation_loss: float | None = None
 
     def _choose_allocator(self, trial: Beat) -> machine.Allocator:
@@ -126,14 +162,12 @@ class _Training:
 
     def run(self) -> Outcome:
         config, initial = self.config, self.found.tick if self.found else 0
-        with (
-            Stop() as stop,
-            Clock(self.directory, config=to_plain(config), resume=bool(self.found)) as clock,
-        ):
-            self._keep_tokenizer()
+        with self.stop as stop, self.clock as clock:
+            self.tokenizer = self._keep_tokenizer()
             clock.event("machine", precision=self.trainer.precision, allocator=self.allocator)
             if self.found:
                 clock.event("resume", checkpoint=self.found.path.name)
+            lowest = checkpoint_folder.lowest_loss(self.checkpoints)
             due = None
             beats = windows(self.sampler, config.micro_batches, count=tokens_of)
             for window in clock.ticks(beats, total=config.ticks, initial=initial):
@@ -141,45 +175,61 @@ class _Training:
                     self._save(clock, due)
                 self.trainer.tick(clock, window)
                 last = clock.tick == config.ticks
-                evaluated = last or clock.tick % config.evaluate_every == 0
-                if evaluated:
-                    self._evaluate(clock)
+                loss = None
+                if last or clock.tick % config.evaluate_every == 0:
+                    loss = self._evaluate(clock)
                 if config.sample_every and clock.tick % config.sample_every == 0:
                     self._sample(clock)
                 if stop.signal:
                     clock.event("signal", signal=stop.signal.name)
                     clock.stop()
-                to_save = last or clock.tick % config.checkpoint_every == 0 or stop.signal
-                due = self._state(clock.tick, evaluated=evaluated) if to_save else None
+                to_save = last or clock.tick % config.checkpoint_every == 0 or bool(stop.signal)
+                if loss is not None and loss < lowest:
+                    lowest, to_save = loss, True
+                due = self._state(clock.tick, loss) if to_save else None
             if due:
                 self._save(clock, due)
-        return Outcome(self.directory, clock.tick, self.validation_loss, stop.signal)
+        return Outcome(self.directory, clock.tick, self.validation_loss, stop.signal, self.saved)
 
-    def _keep_tokenizer(self) -> None:
-        """A run can be sampled from without its text's cache."""
+    def _keep_tokenizer(self) -> str:
+        """A run can be sampled from without its text's cache; the SHA-256 of its tokenizer's file.
+
+        On resume the file stays if it is the one that the checkpoints were made with: another
+        version of the library may write the same tokenizer in other bytes.
+        """
+        path = self.directory / "tokenizer.json"
         try:
-            self.text.tokenizer.save(self.directory / "tokenizer.json")
+            expected = self.found.state.get("tokenizer") if self.found else None
+            if expected is None or not path.exists() or file_sha256(path) != expected:
+                self.text.tokenizer.save(path)
+            return file_sha256(path)
         except OSError as error:
             raise RunError(
                 "a run's directory must be writable and have room",
                 got=f"{self.directory}: {error.strerror or error}",
             ) from None
 
-    def _evaluate(self, clock: Clock) -> None:
+    def _evaluate(self, clock: Clock) -> float | None:
+        """The validation loss; None if a signal came before it was known."""
         with clock.phase("evaluate"):
             loss = self.trainer.evaluate(
-                validation_windows(
-                    self.text.validation,
-                    self.config.model.context,
-                    self.config.batch_size,
-                    max_tokens=self.config.evaluate_tokens or None,
+                self.stop.until_signal(
+                    validation_windows(
+                        self.text.validation,
+                        self.config.model.context,
+                        self.config.batch_size,
+                        max_tokens=self.config.evaluate_tokens or None,
+                    )
                 )
             )
+        if self.stop.signal:
+            return None
         self.validation_loss = loss
         per_character = loss / self.text.characters_per_token
         clock.log(validation_loss=loss, validation_loss_per_character=per_character)
+        return loss
 
-    def _state(self, tick: int, *, evaluated: bool) -> dict[str, Any]:
+    def _state(self, tick: int, validation_loss: float | None) -> dict[str, Any]:
         """What a resumed run needs beside tensors, as it is at the end of this tick."""
         return {
             "tick": tick,
@@ -187,24 +237,29 @@ class _Training:
             "precision": self.trainer.precision,
             "sampler": self.sampler.state_dict(),
             "text": self.text.sha256,
-            "validation_loss": self.validation_loss if evaluated else None,
+            "tokenizer": self.tokenizer,
+            "machine": self.machine,
+            "validation_loss": validation_loss,
         }
 
     def _save(self, clock: Clock, state: dict[str, Any]) -> None:
-        folder = self.directory / checkpoint.FOLDER
         trainer = self.trainer
         with clock.phase("checkpoint"):
             clock.flush()
             try:
-                path = checkpoint.save(
-                    folder, model=trainer.model, optimizer=trainer.optimizer, state=state
+                path = checkpoint_folder.save(
+                    self.checkpoints, model=trainer.model, optimizer=trainer.optimizer, state=state
                 )
-                checkpoint.prune(folder, self.config.keep)
             except OSError as error:
                 _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
                 clock.event("checkpoint failed", error=str(error))
-            else:
-                clock.event("checkpoint", path=path.name)
+                return
+            self.saved = state["tick"]
+            clock.event("checkpoint", path=path.name)
+            try:
+                checkpoint_folder.prune(self.checkpoints, self.config.keep, tick=self.saved)
+            except OSError as error:
+                _log.warning("an old checkpoint cannot be removed: %s", error)
 
     def _sample(self, clock: Clock) -> None:
         with clock.phase("sample"):
@@ -215,7 +270,10 @@ class _Training:
                 temperature=0.8,
                 generator=torch.Generator().manual_seed(self.config.seed),
             )
-            said = "".join(stream_decode(self.text.tokenizer, tokens))
+            pieces = self.stop.until_signal(stream_decode(self.text.tokenizer, tokens))
+            said = "".join(pieces)
+        if self.stop.signal:
+            return
         clock.event("sample", text=said)
         tqdm.write(f"--- tick {clock.tick} ---\n{said.strip()}\n---", file=sys.stderr)
 
@@ -229,7 +287,10 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
-        return torch.empty(0, device=name).device
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("which computes nothing")
+        return device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ConfigError(
@@ -237,24 +298,19 @@ def choose_device(name: str) -> torch.device:
         ) from None
 
 
-def choose_precision(
-    config: TrainConfig, found: checkpoint.Checkpoint | None
-) -> machine.Precision | None:
+def choose_precision(config: TrainConfig, found: Checkpoint | None) -> machine.Precision | None:
     """What was asked for, or what the run has had so far; None: measure."""
     if config.precision != "auto":
         return config.precision
     return found.state["precision"] if found else None
 
 
-def check_same_text(found: checkpoint.Checkpoint, text: TextDataset) -> None:
-    """Refuse to go on with other text than the run had.
-
-    Raises:
-        DataError: the tokens differ.
-    """
-    if found.state["text"] != text.sha256:
-        raise DataError(
-            "a resumed run must read the text it was begun with",
-            got="tokens with another SHA-256",
-            fix="put the original files back, or start a new run",
-        )
+def _out_of_memory(error: BaseException, *, resume: bool) -> OutOfMemoryError:
+    known = error if isinstance(error, OutOfMemoryError) and error.got else None
+    smaller = "a smaller --batch-size with more --micro-batches, which gives the same update"
+    fix = known.fix if known and known.fix else smaller
+    return OutOfMemoryError(
+        known.must if known else "a training must fit into memory",
+        got=known.got if known else str(error).partition("\n")[0],
+        fix=f"free memory on this machine, or start a new run with {fix}" if resume else fix,
+    )

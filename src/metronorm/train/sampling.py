@@ -9,15 +9,21 @@ import torch
 from metronorm.clock import read_run_info
 from metronorm.data.tokenizer import stream_decode
 from metronorm.data.tokenizer_file import load_tokenizer
-from metronorm.errors import CheckpointError, ConfigError
+from metronorm.errors import ConfigError, DataError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
-from metronorm.train import checkpoint
+from metronorm.train.checkpoint import FOLDER
+from metronorm.train.checkpoint_checks import file_sha256
+from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
+from metronorm.train.machine import check_model_memory
 from metronorm.train.plain import from_plain
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from metronorm.data.tokenizer import Tokenizer
+    from metronorm.train.checkpoint import Checkpoint
 
 
 def load_model(run: Path, *, best: bool = True) -> GPT:
@@ -30,20 +36,41 @@ def load_model(run: Path, *, best: bool = True) -> GPT:
 
     Raises:
         RunError: no run there.
-        CheckpointError: no whole checkpoint.
+        CheckpointError: no whole checkpoint, or one whose weights are not those of its config.
+        OutOfMemoryError: a model that does not fit.
     """
+    return _model_of(find_checkpoint(run, best=best))
+
+
+def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
+    """The checkpoint of a run to load the model from; arguments and errors as `load_model`."""
     read_run_info(run)
-    folder = run / checkpoint.FOLDER
-    found = None
-    if best and (path := checkpoint.best_checkpoint(folder)) is not None:
-        try:
-            found = checkpoint.open_checkpoint(path)
-        except CheckpointError:
-            found = None
-    found = found or checkpoint.newest_checkpoint(folder)
-    model = GPT(from_plain(found.state["config"]).model)
+    folder = run / FOLDER
+    return (best_checkpoint(folder) if best else None) or newest_checkpoint(folder)
+
+
+def _model_of(found: Checkpoint) -> GPT:
+    config = from_plain(found.state.get("config")).model
+    found.check_parameters(config.parameters)
+    check_model_memory(config)
+    model = GPT(config)
     found.load_model(model)
     return model.eval()
+
+
+def _tokenizer_of(run: Path, found: Checkpoint, vocab_size: int) -> Tokenizer:
+    """The run's tokenizer, if it is the one that the checkpoint was made with."""
+    path = run / "tokenizer.json"
+    tokenizer = load_tokenizer(path)
+    # older checkpoints do not have its hash
+    expected = found.state.get("tokenizer")
+    if expected not in (None, file_sha256(path)) or tokenizer.vocab_size != vocab_size:
+        raise DataError(
+            f"{path} must be the tokenizer that {found.path.name} was made with",
+            got=f"another one, of {tokenizer.vocab_size} tokens",
+            fix="put the run's own file back, or copy the run anew",
+        )
+    return tokenizer
 
 
 def write(
@@ -61,13 +88,15 @@ def write(
 
     Raises:
         RunError, CheckpointError: as `load_model`.
-        DataError: a prompt with characters that the run's tokenizer does not have.
+        DataError: a tokenizer that is damaged or another run's; a prompt with characters that the
+            run's does not have.
         ConfigError: sampling options out of range.
     """
     if seed is not None and not -(2**63) <= seed < 2**64:
         raise ConfigError("seed must be a whole number of 64 bits", got=repr(seed), fix="0")
-    model = load_model(run, best=best)
-    tokenizer = load_tokenizer(run / "tokenizer.json")
+    found = find_checkpoint(run, best=best)
+    model = _model_of(found)
+    tokenizer = _tokenizer_of(run, found, model.config.vocab_size)
     generator = torch.Generator()
     if seed is None:
         generator.seed()

@@ -6,10 +6,13 @@ import contextlib
 import os
 import signal
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import FrameType
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -33,6 +36,13 @@ class Stop:
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def until_signal(self, source: Iterable[T]) -> Iterator[T]:
+        """What `source` gives, up to the first signal."""
+        for each in source:
+            if self.signal is not None:
+                return
+            yield each
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.signal is not None and number == signal.SIGINT:

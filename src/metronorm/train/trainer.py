@@ -104,7 +104,7 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, beats: Iterable[Beat]) -> float:
-        """Mean loss per token, in nats."""
+        """Mean loss per token, in nats; NaN of no tokens."""
         self.model.eval()
         total, tokens = 0.0, 0
         for inputs, targets in beats:
@@ -112,7 +112,7 @@ class Trainer:
                 total += self._call(self._put(inputs), self._put(targets)).item()
             tokens += targets.size
         self.model.train()
-        return total / tokens
+        return total / tokens if tokens else math.nan
 
     def try_out(self, beat: Beat, precision: Precision | None = None) -> None:
         """A forward and a backward pass, to be timed; the gradients are left behind."""
@@ -132,9 +132,9 @@ def tokens_of(beat: Beat) -> int:
 
 
 def diverged(got: str) -> DivergenceError:
-    """What a user of the command line can do about it."""
+    """What a user of the command line can do about it: nothing that a resumed run refuses."""
     return DivergenceError(
         "loss and gradient must stay finite",
         got=got,
-        fix="a lower --optimizer.learning-rate or a longer --optimizer.warmup",
+        fix="a new run with a lower --optimizer.learning-rate or a longer --optimizer.warmup",
     )
