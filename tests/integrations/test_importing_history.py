@@ -84,6 +84,35 @@ def test_the_value_at_the_checkpoint_is_no_second_axis() -> None:
     assert len(history.attempts) == 2
 
 
+def test_what_a_writer_purged_is_left_out() -> None:
+    history = History()
+    history.extend([*logged("a", list(range(10))), *logged("b", [7])])
+    history.extend(logged("a", [12, 13], 1.0), purge=5)
+    assert metrics(history) == [
+        {step: {"a": 0.0} for step in range(5)},
+        {12: {"a": 1.0}, 13: {"a": 1.0}},
+    ]
+    assert history.purged == 6
+
+
+def test_what_is_purged_and_logged_again_is_an_older_attempt() -> None:
+    history = History()
+    history.extend(logged("a", list(range(10))))
+    history.extend(logged("a", [5, 6], 1.0), purge=5)
+    assert [list(rows) for rows in history.attempts] == [list(range(10)), [5, 6]]
+    assert history.purged == 0
+
+
+def test_a_writer_may_purge_all_and_log_nothing() -> None:
+    history = History()
+    history.extend(logged("a", list(range(4))))
+    history.extend([], purge=2)
+    assert [list(rows) for rows in history.attempts] == [[0, 1]]
+    history.extend(logged("a", [9]), purge=0)
+    assert [list(rows) for rows in history.attempts] == [[9]]
+    assert history.purged == 4
+
+
 values = st.tuples(st.integers(0, 5), st.integers(0, 100), st.sampled_from("abc"), st.floats(0, 1))
 
 

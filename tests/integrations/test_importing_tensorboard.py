@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
@@ -15,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from metronorm.clock import open_run
 from metronorm.errors import DataError, RunError
+from metronorm.integrations.exporting import export_tensorboard
 from metronorm.integrations.importing import import_run, import_tensorboard
 from metronorm.integrations.importing.event_file import EventFile, masked_crc32c
 from tests.integrations.event_files import write
@@ -253,15 +255,118 @@ def test_a_log_without_scalars(tmp_path: Path) -> None:
         import_tensorboard(tmp_path / "log", tmp_path / "run")
 
 
-def test_records_that_are_no_events(tmp_path: Path) -> None:
+def test_records_that_are_no_events_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "log", [("a", 1.0, 0, 0.0)])
     record = b"\xff" * 9
     checksums = [masked_crc32c(data) for data in (len(record).to_bytes(8, "little"), record)]
     length, content = (checksum.to_bytes(4, "little") for checksum in checksums)
     with open(path, "ab") as file:
         file.write(len(record).to_bytes(8, "little") + length + record + content)
-    with pytest.raises(DataError, match="record 3"):
-        import_tensorboard(tmp_path / "log", tmp_path / "run")
+    import_tensorboard(tmp_path / "log", tmp_path / "run")
+    assert ticks(tmp_path / "run", "a") == [(1.0,)]
+    (notice,) = events(tmp_path / "run", "notice")
+    assert "1 of damaged records" in notice["message"]
+
+
+def cut_off(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:5])
+
+
+def zeros(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def a_list(path: Path) -> None:
+    path.rename(path.with_name("list-of-tfevents.txt")).write_text("a\nb\n")
+
+
+@pytest.mark.parametrize("spoil", [cut_off, zeros, a_list])
+@pytest.mark.parametrize("below", ["", "other"])
+def test_a_bad_file_is_left_out_and_told_of(
+    tmp_path: Path, spoil: Any, below: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "log", [("a", 1.0, 0, 0.0)])
+    spoil(write(tmp_path / "log" / below, [("b", 2.0, 0, 1.0)]))
+    import_tensorboard(tmp_path / "log", tmp_path / "run")
+    assert open_run(tmp_path / "run").ticks().metrics == ["a"]
+    (notice,) = events(tmp_path / "run", "notice")
+    assert "bytes are cut off or damaged" in notice["message"]
+    assert notice["message"] in caplog.text
+
+
+def test_an_unreadable_file_is_left_out_and_told_of(tmp_path: Path) -> None:
+    write(tmp_path / "log", [("a", 1.0, 0, 0.0)])
+    (tmp_path / "log" / "tfevents.link").symlink_to("/proc/self/mem")
+    import_tensorboard(tmp_path / "log", tmp_path / "run")
+    (notice,) = events(tmp_path / "run", "notice")
+    assert "tfevents.link cannot be read" in notice["message"]
+
+
+@pytest.mark.parametrize(("unit", "size"), [("seconds", 1), ("milliseconds", 10**3)])
+@pytest.mark.parametrize("finer", [1, 10**3, 10**6])
+def test_times_in_other_units_are_recognised(
+    tmp_path: Path, unit: str, size: int, finer: int
+) -> None:
+    scale = size * finer
+    write(tmp_path / "log", [("a", 1.0, n, (1_735_689_600 + n) * scale) for n in range(2)])
+    import_tensorboard(tmp_path / "log", tmp_path / "run")
+    begin = 1_735_689_600_000_000_000
+    assert ticks(tmp_path / "run", "tick", "time_ns", "a") == [
+        (0, begin, 1.0),
+        (1, begin + 10**9, 1.0),
+    ]
+    messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
+    assert len(messages) == (scale > 1)
+    assert all("by their size: 2" in message for message in messages)
+
+
+@pytest.mark.parametrize("time", [float("nan"), float("inf"), -5.0, 1e10, 1e300])
+def test_a_value_without_a_usable_time_has_that_of_the_one_before(
+    tmp_path: Path, time: float
+) -> None:
+    write(tmp_path / "log", [("a", 1.0, 0, 100.0), ("a", 2.0, 1, time), ("a", 3.0, 2, 102.0)])
+    import_tensorboard(tmp_path / "log", tmp_path / "run")
+    found = ticks(tmp_path / "run", "tick", "time_ns", "a")
+    assert found == [(0, 100 * 10**9, 1.0), (1, 100 * 10**9, 2.0), (2, 102 * 10**9, 3.0)]
+    (notice,) = events(tmp_path / "run", "notice")
+    assert "times left out that are none between 1970 and 2262: 1" in notice["message"]
+
+
+@pytest.mark.parametrize(("purge", "begin"), [(5, 10), (5, 5), (0, 10), (10, 10)])
+def test_purge_step_is_read_as_tensorboard_reads_it(tmp_path: Path, purge: int, begin: int) -> None:
+    with SummaryWriter(tmp_path / "log") as writer:
+        for step in range(10):
+            writer.add_scalar("a", step, step, walltime=step)
+    (tmp_path / "log").rename(tmp_path / "first")
+    with SummaryWriter(tmp_path / "log", purge_step=purge) as writer:
+        for step in (begin, begin + 1):
+            writer.add_scalar("a", -step, step, walltime=100 + step)
+    for path in (tmp_path / "first").iterdir():  # each name has the second it was made in
+        path.rename(tmp_path / "log" / f"events.out.tfevents.1.{path.name}")
+    theirs = EventAccumulator(str(tmp_path / "log"), size_guidance={"scalars": 0})
+    theirs.Reload()
+    wanted = [(event.step, event.value) for event in theirs.Scalars("a")]
+    assert [step for step, _ in wanted] == [*range(purge), begin, begin + 1]
+    import_tensorboard(tmp_path / "log", tmp_path / "run")
+    assert ticks(tmp_path / "run", "tick", "a") == wanted
+    gone = min(begin, 10) - purge
+    assert len(ticks(tmp_path / "run", "tick", history="full")) == 12 - gone
+    messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
+    assert len(messages) == (gone > 0)
+    assert all(f"took their places: {gone}" in message for message in messages)
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300])
+def test_a_phase_that_is_no_time_stays_a_metric(tmp_path: Path, seconds: float) -> None:
+    """As in an export of ours that another tool has written to."""
+    write(tmp_path / "log", [("loss", 1.0, 0, 1.0)])
+    import_tensorboard(tmp_path / "log", tmp_path / "first")
+    export_tensorboard(tmp_path / "first", tmp_path / "exported")
+    tags = ["phase/x_seconds", "tick/wall_seconds", "tick/beats"]
+    write(tmp_path / "exported", [(tag, seconds, 1, 2.0) for tag in tags])
+    import_tensorboard(tmp_path / "exported", tmp_path / "run")
+    assert open_run(tmp_path / "run").ticks().metrics == ["loss", *tags]
+    assert ticks(tmp_path / "run", "tick", "loss") == [(0, 1.0), (1, None)]
 
 
 def test_a_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:

@@ -101,8 +101,11 @@ def test_what_is_beside_the_metrics(folder: Path, tmp_path: Path) -> None:
     assert sample["machine_memory_available_bytes"] == 2 * 2**30
     (rest,) = events(run, "system")
     assert rest["battery/percent"] == 9
-    (notice,) = events(run, "notice")
-    assert "4 of them of 'said'" in notice["message"]
+    said = events(run, "text")
+    assert [(told["at"], told["tag"], told["text"]) for told in said] == [
+        (step, "said", "hello") for step in range(4)
+    ]
+    assert events(run, "notice") == []
 
 
 def test_steps_that_are_logged_again_are_an_attempt(tmp_path: Path) -> None:
@@ -161,6 +164,69 @@ def test_a_database_without_run_ids(tmp_path: Path) -> None:
     made = import_trackio(tmp_path / "old.db", tmp_path / "runs")
     assert [path.name for path in made] == ["a", "b"]
     assert ticks(made[0], "time_ns", "loss") == [(1_735_689_600_000_000_000, 1.5)]
+
+
+def database(path: Path, rows: list[tuple[str, object, str]]) -> Path:
+    """Time, step and JSON of each row of a run `a`; a second table has configs of two runs."""
+    with sqlite3.connect(path) as connection:
+        connection.execute(
+            "create table metrics (id integer primary key, timestamp text, run_name text, "
+            "step, metrics text)"
+        )
+        connection.execute(
+            "create table configs (id integer primary key, run_name text, config text)"
+        )
+        connection.executemany(
+            "insert into metrics (timestamp, run_name, step, metrics) values (?, 'a', ?, ?)", rows
+        )
+        connection.execute("insert into configs (run_name, config) values ('a', '[1]')")
+    connection.close()
+    return path
+
+
+def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    rows: list[tuple[str, object, str]] = [
+        ("2025-01-01T00:00:00", 0, '{"loss": 1.5}'),
+        ("yesterday", 1, '{"loss": 2.5}'),
+        ("2025-01-01T00:00:02", "x", '{"loss": 1}'),
+        ("2025-01-01T00:00:02", 2, "[1]"),
+        ("2025-01-01T00:00:02", 3, '{"loss"'),
+        ("2025-01-01T00:00:02", 3, "[" * 100_000),
+        ("2025-01-01T00:00:02", None, '{"loss": 1}'),
+    ]
+    import_trackio(database(tmp_path / "p.db", rows), tmp_path / "run")
+    begin = 1_735_689_600_000_000_000
+    assert ticks(tmp_path / "run", "tick", "time_ns", "loss") == [(0, begin, 1.5), (1, begin, 2.5)]
+    messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
+    assert "1, such as 'yesterday'" in messages[0]
+    assert messages[1:] == [
+        "rows of metrics left out that cannot be read: 5",
+        "rows of configs left out that cannot be read: 1",
+    ]
+
+
+def test_a_project_that_cannot_be_read_is_left_out_and_told_of(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    database(tmp_path / "in" / "good.db", [("2025-01-01", 0, '{"loss": 1.5}')])
+    database(tmp_path / "in" / "words.db", [("2025-01-01", 0, '{"loss": [1]}')])
+    (tmp_path / "in" / "bad.db").write_bytes(b"no database at all" * 100)
+    import_trackio(tmp_path / "in", tmp_path / "run")
+    assert ticks(tmp_path / "run", "loss") == [(1.5,)]
+    messages = " ".join(notice["message"] for notice in events(tmp_path / "run", "notice"))
+    assert "bad.db was left out" in messages
+    assert "runs of words.db left out that hold no number: 1" in messages
+
+
+def test_a_path_with_signs_of_patterns(folder: Path, tmp_path: Path) -> None:
+    space = tmp_path / "lr=[0]"
+    trackio(
+        folder,
+        "from pathlib import Path\n"
+        "from trackio.sqlite_storage import SQLiteStorage\n"
+        f"SQLiteStorage.export_for_static_space('language', Path({str(space)!r}))",
+    )
+    made = import_trackio(space / "metrics.parquet", tmp_path / "runs[1]")
+    assert [path.name for path in made] == ["first", "second-run"]
 
 
 def test_nothing_to_import(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -17,6 +18,7 @@ from metronorm.clock import open_run
 from metronorm.errors import DataError, MissingDependencyError
 from metronorm.integrations.importing import import_run, import_wandb
 from metronorm.integrations.importing.wandb_file import WandbFile
+from tests.integrations.event_files import write
 from tests.integrations.rows import events, ticks
 
 HAS_WANDB = importlib.util.find_spec("wandb") is not None
@@ -66,8 +68,9 @@ def test_json_lines(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     assert run.info.name == "history"
     assert run.info.config == {"imported": {"format": "wandb", "source": str(path)}}
-    (notice,) = events(tmp_path / "run", "notice")
-    assert "1 of them of 'said'" in notice["message"]
+    (said,) = events(tmp_path / "run", "text")
+    assert said == {"at": 10, "tag": "said", "step": 10, "text": "hello"}
+    assert events(tmp_path / "run", "notice") == []
 
 
 def test_a_list_in_json_with_what_python_writes_for_nan(tmp_path: Path) -> None:
@@ -131,6 +134,164 @@ def test_nested_values_and_histograms(tmp_path: Path) -> None:
     assert (told["tag"], told["edges"], told["counts"]) == ("h", [0.0, 0.5, 1.0], [1, 2])
 
 
+BEGIN = 1_735_689_600_000_000_000
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ("1735689600", "1735689601"),
+        ("1735689600000", "1735689601000"),
+        ("1735689600000000", "1735689601000000"),
+        ("1735689600000000000", "1735689601000000000"),
+        ("2025-01-01T00:00:00Z", "2025-01-01 01:00:01+01:00"),
+    ],
+)
+def test_times_in_other_units_are_recognised(tmp_path: Path, times: tuple[str, str]) -> None:
+    rows = "".join(f"{step},{time},{step}.5\n" for step, time in enumerate(times))
+    (tmp_path / "h.csv").write_text(f"_step,_timestamp,loss\n{rows}")
+    import_wandb(tmp_path / "h.csv", tmp_path / "run")
+    found = ticks(tmp_path / "run", "tick", "time_ns", "loss")
+    assert found == [(0, BEGIN, 0.5), (1, BEGIN + 10**9, 1.5)]
+
+
+def test_times_in_parquet_may_have_a_zone(tmp_path: Path) -> None:
+    times = pd.to_datetime([BEGIN, BEGIN + 10**9], utc=True)
+    frame = pd.DataFrame({"_step": [0, 1], "_timestamp": times, "loss": [1.0, 2.0], "at": times})
+    frame.to_parquet(tmp_path / "h[1].parquet")
+    frame.assign(loss=0.0).to_parquet(tmp_path / "h1.parquet")
+    import_wandb(tmp_path / "h[1].parquet", tmp_path / "run[1]")
+    found = ticks(tmp_path / "run[1]", "time_ns", "loss")
+    assert found == [(BEGIN, 1.0), (BEGIN + 10**9, 2.0)]
+
+
+def test_decimals_are_numbers(tmp_path: Path) -> None:
+    duckdb.execute(
+        "copy (select 1 as _step, 5 as _timestamp, 2.5::decimal(9, 3) as loss) to "
+        f"'{tmp_path}/h.parquet'"
+    )
+    import_wandb(tmp_path / "h.parquet", tmp_path / "run")
+    assert ticks(tmp_path / "run", "loss") == [(2.5,)]
+
+
+BAD_ROWS = [
+    '{"_step": "x", "loss": 1}',
+    '{"_step": NaN, "loss": 1}',
+    '{"_step": Infinity, "loss": 1}',
+    '{"_step": [1], "loss": 1}',
+    '{"_step": 9223372036854775808, "loss": 1}',
+    '{"loss": 1}',
+    "5",
+    "true",
+    '"x"',
+    '{"_step": 0',
+    "[" * 100_000,
+]
+
+
+def test_rows_that_cannot_be_read_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = [
+        '{"_step": 0, "_timestamp": 5, "loss": 2}',
+        '{"_step": 1, "_timestamp": "x", "loss": 3}',
+    ]
+    (tmp_path / "h.jsonl").write_text("\n".join([*good, *BAD_ROWS]))
+    import_wandb(tmp_path / "h.jsonl", tmp_path / "run")
+    assert ticks(tmp_path / "run", "time_ns", "loss") == [(5 * 10**9, 2.0), (5 * 10**9, 3.0)]
+    messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
+    assert messages == [
+        "rows left out that have a _step that is no integer of 64 bits: 5",
+        "rows left out that have no _step: 1",
+        "rows left out that are no objects: 5",
+        "times left out that are none between 1970 and 2262: 1, such as 'x'; those values have "
+        "the time of the value before",
+    ]
+    assert all(message in caplog.text for message in messages)
+
+
+@pytest.mark.parametrize(
+    "histogram",
+    [
+        {"_type": "histogram"},
+        {"_type": "histogram", "bins": [0, 1]},
+        {"_type": "histogram", "values": [1], "bins": [0]},
+        {"_type": "histogram", "values": ["a"], "bins": [0, 1]},
+        {"_type": "histogram", "values": 1, "bins": 2},
+        {"_type": "histogram", "values": [1], "packedBins": {"min": 0}},
+    ],
+)
+def test_a_histogram_that_is_none_is_counted(tmp_path: Path, histogram: dict[str, Any]) -> None:
+    row = {"_step": 0, "_timestamp": 1, "loss": 2, "h": histogram}
+    (tmp_path / "h.jsonl").write_text(json.dumps(row))
+    import_wandb(tmp_path / "h.jsonl", tmp_path / "run")
+    assert ticks(tmp_path / "run", "loss") == [(2.0,)]
+    (notice,) = events(tmp_path / "run", "notice")
+    assert "1 of them of 'h'" in notice["message"]
+
+
+def test_a_histogram_as_the_service_packs_it(tmp_path: Path) -> None:
+    packed = {"min": -1.0, "size": 0.5, "count": 2}
+    row = {
+        "_step": 0,
+        "loss": 1,
+        "h": {"_type": "histogram", "values": [3, 4], "packedBins": packed},
+    }
+    (tmp_path / "h.jsonl").write_text(json.dumps(row))
+    import_wandb(tmp_path / "h.jsonl", tmp_path / "run")
+    (told,) = events(tmp_path / "run", "histogram")
+    assert (told["edges"], told["counts"]) == ([-1.0, -0.5, 0.0], [3, 4])
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["_step", "_timestamp", "_runtime", "_type", "bins", "values", "a", "tick"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(anything, max_size=12))
+def test_any_json_is_imported_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
+) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "h.json").write_text(json.dumps([{"_step": 0, "_timestamp": 1, "loss": 1}, *rows]))
+    import_wandb(folder / "h.json", folder / "run")
+    assert (0, 1.0) in ticks(folder / "run", "tick", "loss", history="full")
+
+
+def test_cells_of_a_csv_that_cannot_be_placed_are_told_of(tmp_path: Path) -> None:
+    text = b"_step,_timestamp,loss,loss,said\n0,1,2,3,h\xe9\n1,2,3,4,ok,5,6\n"
+    (tmp_path / "h.csv").write_bytes(text)
+    import_wandb(tmp_path / "h.csv", tmp_path / "run")
+    assert ticks(tmp_path / "run", "loss") == [(3.0,), (4.0,)]
+    messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
+    assert [message.partition(":")[0] for message in messages] == [
+        "columns left out whose names are there again",
+        "rows with cells beyond the last column, which were left out",
+        "rows with bytes that are no UTF-8, now \ufffd",
+    ]
+
+
+def test_a_part_that_cannot_be_read_is_left_out_and_told_of(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    frame().to_parquet(tmp_path / "parts" / "0.parquet")
+    (tmp_path / "parts" / "1.parquet").write_bytes(b"PAR1 not at all PAR1")
+    import_wandb(tmp_path / "parts", tmp_path / "run")
+    check(tmp_path / "run", all_rows=False)
+    assert any("1.parquet" in told["message"] for told in events(tmp_path / "run", "notice"))
+
+
 def test_without_timestamps(tmp_path: Path) -> None:
     (tmp_path / "h.csv").write_text("_step,_runtime,loss\n0,1.5,3\n1,2.5,2\n")
     import_wandb(tmp_path / "h.csv", tmp_path / "run")
@@ -150,8 +311,12 @@ def test_without_timestamps(tmp_path: Path) -> None:
         ("empty.json", b"[]", "nothing"),
         ("words.csv", b"_step,said\n0,hello\n", "numbers"),
         ("torn.json", b'[{"_step": 0', "JSON"),
-        ("other.json", b"[1, 2]", "row 1"),
-        ("bytes.csv", b"_step\xff\xfe\n", "CSV"),
+        ("other.json", b"[1, 2]", "no objects: 2"),
+        ("number.json", b"5", "no objects: 1"),
+        ("true.json", b"true", "no objects: 1"),
+        ("text.json", b'"x"', "no objects: 1"),
+        ("deep.json", b"[" * 100_000, "JSON"),
+        ("bytes.csv", b"_step\xff\xfe\n", "_step"),
         ("bytes.parquet", b"PAR1 not at all PAR1", "Parquet"),
         ("bytes.xlsx", b"", "CSV, JSON or Parquet"),
     ],
@@ -227,12 +392,24 @@ def test_a_wandb_file_needs_wandb(tmp_path: Path) -> None:
         import_wandb(tmp_path / "run-1.wandb", tmp_path / "run")
 
 
+def logged_offline(folder: Path, script: str) -> Path:
+    """A folder with what wandb itself writes when it runs a script."""
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(folder)}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import wandb\n{script}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two offline runs as wandb itself writes them; the first was resumed."""
     folder = tmp_path_factory.mktemp("offline")
     script = """
-import wandb
 config = {"lr": 0.1, "n": {"a": [1]}}
 with wandb.init(project="p", id="one", name="first run", config=config) as run:
     for step in range(5):
@@ -246,12 +423,7 @@ with wandb.init(project="p", id="one", resume="allow") as run:
 with wandb.init(project="p", id="two", name="second") as run:
     run.log({"loss": 1.0})
 """
-    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(folder)}
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+    return logged_offline(folder, script)
 
 
 @pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")
@@ -275,6 +447,73 @@ def test_offline_runs(offline: Path, tmp_path: Path) -> None:
     times = [time_ns for (time_ns,) in ticks(made[0], "time_ns", history="full")]
     assert times == sorted(times)
     assert abs(times[0] - run.directory.stat().st_mtime_ns) < 600e9
+
+
+@pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")
+def test_a_config_and_a_summary_keep_their_values(tmp_path: Path) -> None:
+    script = """
+config = {"seed": 12345678901234567890, "n": 3, "third": 1 / 3, "inf": float("inf")}
+with wandb.init(project="p", id="one", config=config) as run:
+    run.log({"loss": 2.0})
+    run.summary["best"] = {"step": 10**20, "loss": 0.25}
+    run.summary["note"] = "good"
+with wandb.init(project="p", id="two", name="only a summary") as run:
+    run.summary["accuracy"] = 0.9
+    run.summary["note"] = "good"
+with wandb.init(project="p", id="three", name="nothing") as run:
+    pass
+"""
+    made = import_wandb(logged_offline(tmp_path / "wandb", script), tmp_path / "runs")
+    assert [path.name for path in made] == ["one", "only-a-summary"]
+    config = open_run(made[0]).info.config
+    wanted = {"seed": 12345678901234567890, "n": 3, "third": 1 / 3, "inf": "inf"}
+    assert {name: config[name] for name in wanted} == wanted
+    assert type(config["n"]) is int
+    (summary,) = events(made[0], "summary")
+    best = {"step": 10**20, "loss": 0.25}
+    assert summary == {"at": 0, "values": {"loss": 2, "best": best, "note": "good"}}
+    assert ticks(made[1], "tick", "accuracy") == [(0, 0.9)]
+    assert [text["text"] for text in events(made[1], "text")] == ["good"]
+    notices = [[told["message"] for told in events(run, "notice")] for run in made]
+    assert notices == [
+        ["runs left out that hold no number: 1, such as 'nothing'"],
+        ["the run has a summary and no history: its values are one tick"],
+    ]
+
+
+@pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")
+def test_event_files_that_wandb_synced_are_of_its_run(offline: Path, tmp_path: Path) -> None:
+    (path,) = offline.rglob("*two.wandb")
+    folder = tmp_path / "wandb" / "offline-run-two"
+    folder.mkdir(parents=True)
+    (folder / path.name).write_bytes(path.read_bytes())
+    write(folder / "files" / "logs", [("a", 1.0, 0, 0.0)])
+    (run,) = import_run(tmp_path / "wandb", tmp_path / "run")
+    assert ticks(run, "loss") == [(1.0,)]
+    assert any("event files left out: 1" in told["message"] for told in events(run, "notice"))
+
+
+def test_a_folder_of_wandb_is_none_of_tensorboard(tmp_path: Path) -> None:
+    run = tmp_path / "wandb" / "run-1"
+    write(run / "files" / "logs", [("a", 1.0, 0, 0.0)])
+    (run / "run-1.wandb").write_bytes(b"damaged")
+    with pytest.raises((DataError, MissingDependencyError), match=r"\.wandb file"):
+        import_run(tmp_path / "wandb", tmp_path / "run")
+    write(tmp_path / "wandb" / "logs", [("a", 1.0, 0, 0.0)])
+    with pytest.raises(DataError, match=r"files of tensorboard and wandb; try: .*--format"):
+        import_run(tmp_path / "wandb", tmp_path / "run")
+    assert import_run(tmp_path / "wandb", tmp_path / "run", kind="tensorboard")
+
+
+@pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")
+def test_a_bad_wandb_file_is_left_out_and_told_of(offline: Path, tmp_path: Path) -> None:
+    (path,) = offline.rglob("*two.wandb")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "in" / "bad.wandb").write_bytes(b"something else")
+    (run,) = import_wandb(tmp_path / "in", tmp_path / "run")
+    assert ticks(run, "loss") == [(1.0,)]
+    assert any("bad.wandb was left out" in told["message"] for told in events(run, "notice"))
 
 
 @pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")

@@ -9,6 +9,7 @@ from metronorm.errors import DataError
 from metronorm.integrations.importing.from_tensorboard import import_tensorboard
 from metronorm.integrations.importing.from_trackio import import_trackio
 from metronorm.integrations.importing.from_wandb import import_wandb
+from metronorm.integrations.importing.sources import find_files
 
 if TYPE_CHECKING:
     import os
@@ -43,20 +44,34 @@ _IMPORTS = {
     "wandb": import_wandb,
     "trackio": import_trackio,
 }
-_PATTERNS = {
-    "tensorboard": ("*tfevents*",),
-    "trackio": ("*.db",),
-    "wandb": ("*.wandb", "*.csv", "*.json", "*.jsonl", "*.ndjson", "*.parquet"),
-}
+_MARKS = {"tensorboard": "*tfevents*", "trackio": "*.db", "wandb": "*.wandb"}
+_HISTORIES = ("*.csv", "*.json", "*.jsonl", "*.ndjson", "*.parquet")
 
 
 def _kind(source: Path) -> str:
-    for kind, patterns in _PATTERNS.items():
-        for pattern in patterns:
-            if source.match(pattern) if source.is_file() else any(source.rglob(pattern)):
-                return kind
-    raise DataError(
-        "what is to be imported must be TensorBoard's, W&B's or trackio's",
-        got=f"{source}, by its name none of them",
-        fix="--format",
-    )
+    """What the names of files say; more than one thing is nothing to guess at."""
+    if source.is_file():
+        found = [kind for kind, mark in _MARKS.items() if source.match(mark)]
+        histories = any(map(source.match, _HISTORIES))
+    else:
+        files = {kind: find_files(source, mark) for kind, mark in _MARKS.items()}
+        # W&B keeps event files that it synced in the folder of the run
+        folders = {path.parent for path in files["wandb"]}
+        files["tensorboard"] = [
+            path for path in files["tensorboard"] if folders.isdisjoint(path.parents)
+        ]
+        found = [kind for kind, paths in files.items() if paths]
+        histories = any(find_files(source, pattern) for pattern in _HISTORIES)
+    if len(found) > 1:
+        raise DataError(
+            "what is to be imported must be of one kind",
+            got=f"{source}, which has files of {' and '.join(found)}",
+            fix="name a folder of one of them, or --format",
+        )
+    if not found and not histories:
+        raise DataError(
+            "what is to be imported must be TensorBoard's, W&B's or trackio's",
+            got=f"{source}, by its name none of them",
+            fix="--format",
+        )
+    return found[0] if found else "wandb"

@@ -27,11 +27,11 @@ class EventFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.unread = 0
+        self.size = self.unread = 0
 
     def __iter__(self) -> Iterator[bytes]:
         with open(self.path, "rb", buffering=_BUFFER) as file:
-            size = self.path.stat().st_size
+            size = self.size = self.path.stat().st_size
             end = 0
             while head := file.read(12):
                 # a length that is not one is more than there is, or its bytes have another checksum

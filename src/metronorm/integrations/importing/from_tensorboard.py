@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from metronorm.errors import DataError, MissingDependencyError
-from metronorm.integrations.importing.event_file import EventFile
-from metronorm.integrations.importing.history import Event, Value
-from metronorm.integrations.importing.summaries import (
-    buckets,
-    histogram,
-    hyperparameters,
-    number,
-)
-from metronorm.integrations.importing.writing import Imported, new_runs, readable, write_run
-from metronorm.integrations.names import (
-    BEATS_TAG,
-    EXACT_TAG,
-    PHASE_TAG,
-    PLUGIN,
-    RUN_TAG,
-    WALL_TAG,
-)
+from metronorm.errors import DataError
+from metronorm.integrations.axes import LAST, step_of
+from metronorm.integrations.importing.event_log import Log, read_log
+from metronorm.integrations.importing.sources import find_files
+from metronorm.integrations.importing.writing import Imported, new_runs, write_run
+from metronorm.integrations.names import BEATS_TAG, PHASE_TAG, WALL_TAG
 
 if TYPE_CHECKING:
     import os
@@ -49,31 +34,49 @@ def import_tensorboard(
     Returns:
         Directories of the runs.
 
-    A restart, in a later file whose steps go back, is a new attempt. Scalars of a step are one
+    A restart, in a later file whose steps go back, is a new attempt; what its `purge_step` takes
+    back and no step takes the place of is left out. Scalars of a step are one
     record, whose time is that of the first of them and whose `wall_ns` is the time since the record
-    before. Hyperparameters become the config; histograms and texts, events.
+    before. Hyperparameters become the config; histograms and texts, events. A file or a record that
+    cannot be read is left out, and an event `notice` counts it.
 
     Raises:
-        DataError: no event files, damaged ones, or no scalars in them.
+        DataError: no event files, or no scalars in them that can be read.
         RunError: `directory` is not empty or cannot be written.
         MissingDependencyError: tensorboard is not installed.
     """
     source, directory = Path(source), Path(directory)
     folders = _find(source)
+    found: list[tuple[Imported, Path]] = []  # the one that is not written yet
     made: list[Path] = []
+    notices: list[str] = []  # of directories that hold no run
     with new_runs(directory) as aside:
+
+        def write() -> None:
+            for run, folder in found:
+                name = directory.name if folder == Path() else folder.as_posix()
+                write_run(run, aside / folder, name)
+                made.append(directory / folder)
+            found.clear()
+
         for tree in _trees(folders):
-            with readable(source):
-                logs = {folder: _read(folders[folder]) for folder in tree}
+            logs = {folder: read_log(folders[folder]) for folder in tree}
             _take_in(logs)
             for folder, log in logs.items():
-                if log.stretches:
-                    run = _arrange(log, source / folder if source.is_dir() else source)
-                    name = directory.name if folder == Path() else folder.as_posix()
-                    write_run(run, aside / folder, name)
-                    made.append(directory / folder)
+                run = _arrange(log, source / folder if source.is_dir() else source)
+                if run.history.attempts:
+                    write()
+                    found.append((run, folder))
+                else:
+                    notices += [f"{folder.as_posix()}: {notice}" for notice in run.notices]
+        for run, _ in found:
+            run.notices += notices
+        write()
         if not made:
-            raise DataError("there must be scalars to import", got=f"none in {source}")
+            raise DataError(
+                "there must be readable files with scalars to import",
+                got=f"none in {source}" + (f" ({notices[0]})" if notices else ""),
+            )
     return made
 
 
@@ -82,9 +85,8 @@ def _find(source: Path) -> dict[Path, list[Path]]:
     if source.is_file():
         return {Path(): [source]}
     found: dict[Path, list[Path]] = {}
-    for path in sorted(source.rglob("*tfevents*")):
-        if path.is_file():
-            found.setdefault(path.parent.relative_to(source), []).append(path)
+    for path in find_files(source, "*tfevents*"):
+        found.setdefault(path.parent.relative_to(source), []).append(path)
     if not found:
         raise DataError(
             "a TensorBoard log is a directory with event files (*tfevents*)",
@@ -104,105 +106,7 @@ def _trees(folders: dict[Path, list[Path]]) -> Iterator[list[Path]]:
     yield tree
 
 
-@dataclass
-class _Log:
-    """What the event files of one directory hold."""
-
-    stretches: list[list[Value]] = field(default_factory=list)
-    tags: set[str] = field(default_factory=set)
-    events: list[Event] = field(default_factory=list)
-    config: dict[str, Any] = field(default_factory=dict)
-    name: str | None = None
-    run: dict[str, Any] | None = None
-    host: str | None = None
-    left_out: Counter[str] = field(default_factory=Counter)
-    notices: list[str] = field(default_factory=list)
-    plugins: dict[str, str] = field(default_factory=dict)
-
-
-def _read(paths: list[Path]) -> _Log:
-    try:
-        from google.protobuf.message import DecodeError
-        from tensorboard.compat.proto import event_pb2
-    except ImportError:
-        raise MissingDependencyError(
-            "event files are read with the package tensorboard",
-            fix="pip install 'metronorm[tensorboard]'",
-        ) from None
-    log = _Log()
-    for path in paths:
-        values: list[Value] = []
-        file = EventFile(path)
-        count = 0
-        try:
-            for record in file:
-                count += 1
-                event = event_pb2.Event.FromString(record)
-                step, time_ns = event.step, round(event.wall_time * 1e9)
-                for value in event.summary.value:
-                    if value.HasField("simple_value"):
-                        values.append((step, time_ns, value.tag, value.simple_value))
-                    else:
-                        _take(log, values, value, step, time_ns)
-        except (DecodeError, KeyError, OverflowError, TypeError, ValueError):
-            raise DataError(
-                "an event file must hold TensorBoard's events", got=f"{path}, record {count}"
-            ) from None
-        if not count and file.unread:
-            raise DataError("an event file must be readable", got=f"a damaged one, {path}")
-        if file.unread:
-            log.notices.append(
-                f"{path.name}: the last {file.unread:,} bytes are cut off or damaged, and were "
-                "left out"
-            )
-        if values:
-            log.stretches.append(values)
-            log.tags.update({value[2] for value in values})
-            log.host = log.host or _host(path)
-    log.stretches.sort(key=lambda values: values[0][1])
-    return log
-
-
-def _take(log: _Log, values: list[Value], value: Any, step: int, time_ns: int) -> None:
-    """One summary that is no plain number."""
-    kind, tag = value.WhichOneof("value"), value.tag
-    plugin = value.metadata.plugin_data.plugin_name or log.plugins.get(tag, "")
-    log.plugins[tag] = plugin  # only a tag's first summary must say it
-    if plugin == PLUGIN and tag == EXACT_TAG:
-        exact = value.tensor.double_val  # of the scalars just before it
-        begin = len(values) - len(exact)
-        values[begin:] = [(*v[:3], digits) for v, digits in zip(values[begin:], exact, strict=True)]
-        return
-    if kind == "tensor" and (plugin == "scalars" or not plugin):
-        scalar = number(value.tensor)
-        if scalar is not None:
-            values.append((step, time_ns, tag, scalar))
-            return
-    if plugin == "text" and kind == "tensor":
-        text = b"\n".join(value.tensor.string_val).decode(errors="replace")
-        if tag == RUN_TAG:
-            told = json.loads(text)
-            log.name, log.run = str(told["name"]), dict(told["config"])
-        else:
-            fields = {"tag": tag, "text": text, "step": step}
-            log.events.append(Event("text", time_ns, fields))
-    elif kind == "histo":
-        log.events.append(Event("histogram", time_ns, histogram(value.histo, tag, step)))
-    elif plugin == "histograms" and kind == "tensor":
-        log.events.append(Event("histogram", time_ns, buckets(value.tensor, tag, step)))
-    elif plugin == "hparams":
-        log.config.update(hyperparameters(value.metadata.plugin_data.content))
-    else:
-        log.left_out[plugin or kind or "summaries"] += 1
-
-
-def _host(path: Path) -> str | None:
-    """The host in `events.out.tfevents.TIME.HOST.PROCESS.NUMBER`."""
-    parts = path.name.partition("tfevents.")[2].split(".")
-    return ".".join(parts[1:-2]) or None
-
-
-def _take_in(logs: dict[Path, _Log]) -> None:
+def _take_in(logs: dict[Path, Log]) -> None:
     """Put what `add_scalars` wrote to a directory for each of its tags back into its run."""
     for folder in list(logs):
         above = next((parent for parent in folder.parents if parent in logs), None)
@@ -215,33 +119,38 @@ def _take_in(logs: dict[Path, _Log]) -> None:
         tag = f"{main}/{below.removeprefix(prefix)}"
         whole = logs[above]
         if below.startswith(prefix) and tag not in whole.tags:
-            whole.stretches += [
-                [(step, time_ns, tag, value) for step, time_ns, _, value in values]
-                for values in log.stretches
-            ]
-            whole.stretches.sort(key=lambda values: values[0][1])
+            for stretch in log.stretches:
+                stretch.values = [(*value[:2], tag, value[3]) for value in stretch.values]
+            whole.stretches += log.stretches
+            whole.stretches.sort(key=lambda stretch: stretch.time_ns)
             whole.tags.add(tag)
-            whole.notices += log.notices
+            whole.notices += _notices(log)
             whole.host = whole.host or log.host
             del logs[folder]
 
 
-def _arrange(log: _Log, source: Path) -> Imported:
+def _notices(log: Log) -> list[str]:
+    found = [*log.notices, *log.times.notices()]
+    if log.left_out:
+        counts = ", ".join(f"{count:,} of {kind}" for kind, count in log.left_out.most_common())
+        found.append(f"records left out that no run holds: {counts}")
+    return found
+
+
+def _arrange(log: Log, source: Path) -> Imported:
     run = Imported(
         "tensorboard",
         source,
         config=log.config,
         events=log.events,
-        notices=log.notices,
+        notices=_notices(log),
         host=log.host,
     )
     latest = 0
-    for values in log.stretches:
-        run.history.extend(values, beside=values[0][1] < latest)
-        latest = max(latest, values[-1][1])
-    if log.left_out:
-        counts = ", ".join(f"{count:,} of {kind}" for kind, count in log.left_out.most_common())
-        run.notices.append(f"summaries left out that no run holds: {counts}")
+    for stretch in log.stretches:
+        beside = stretch.purge is None and stretch.time_ns < latest
+        run.history.extend(stretch.values, beside=beside, purge=stretch.purge)
+        latest = max([latest, *(value[1] for value in stretch.values[-1:])])
     if log.run is not None:
         run.name, run.config = log.name, log.run
         run.restore = _restore
@@ -252,8 +161,21 @@ def _restore(record: TickRecord) -> None:
     """Take what `export_tensorboard` wrote beside metrics as what it was."""
     metrics = record.metrics
     for found in [PHASE_TAG.fullmatch(name) for name in metrics]:
-        if found:
-            record.phases[found[1]] = round(float(metrics.pop(found[0])) * 1e9)
-    if WALL_TAG in metrics:
-        record.wall_ns = round(float(metrics.pop(WALL_TAG)) * 1e9)
-    record.beats = int(metrics.pop(BEATS_TAG, 1))
+        if found and (ns := _nanoseconds(metrics[found[0]])) is not None:
+            del metrics[found[0]]
+            record.phases[found[1]] = ns
+    wall_ns = _nanoseconds(metrics.get(WALL_TAG))
+    if wall_ns is not None:
+        del metrics[WALL_TAG]
+        record.wall_ns = wall_ns
+    beats = step_of(metrics.get(BEATS_TAG))
+    if beats is not None:
+        del metrics[BEATS_TAG]
+        record.beats = beats
+
+
+def _nanoseconds(seconds: float | str | None) -> int | None:
+    """None for what is no number of seconds, such as NaN: it stays a metric."""
+    if not isinstance(seconds, float) or not abs(seconds * 1e9) < LAST:
+        return None
+    return round(seconds * 1e9)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import DataError
+from metronorm.integrations.axes import step_of, time_of
+from metronorm.integrations.importing.history import Event
 from metronorm.integrations.importing.rows import Rows, folder_names
-from metronorm.integrations.importing.wandb_file import WandbLog
+from metronorm.integrations.importing.sources import find_files, read_each, readable
+from metronorm.integrations.importing.wandb_file import OWN, WandbLog
 from metronorm.integrations.importing.wandb_history import read_history
-from metronorm.integrations.importing.writing import Imported, new_runs, readable, write_run
+from metronorm.integrations.importing.writing import Imported, new_runs, write_run
 
 if TYPE_CHECKING:
     import os
@@ -28,39 +31,58 @@ def import_wandb(source: str | os.PathLike[str], directory: str | os.PathLike[st
     Returns:
         Directories of the runs.
 
-    Rows of a step are one record; its time is `_timestamp`, and its `wall_ns` is the time since the
-    record before. A resumed run whose steps go back is a new attempt. What was sampled of the
-    machine becomes resources, or an event `system` where a run has no name for it.
+    Rows of a step are one record; its time is `_timestamp` (seconds or a finer unit since 1970, or
+    a date), and its `wall_ns` is the time since the record before. A resumed run whose steps go back
+    is a new attempt. What was sampled of the machine becomes resources, or an event `system` where
+    a run has no name for it; texts are events; the run's summary is the event `summary`, or the
+    only tick of a run without history. What cannot come over is counted in an event `notice`.
 
     Raises:
-        DataError: none of these, damaged, or without numbers.
+        DataError: none of these, or no numbers in them that can be read.
         RunError: `directory` is not empty or cannot be written.
         MissingDependencyError: the file is a `.wandb` file, and wandb is not installed.
     """
     source, directory = Path(source), Path(directory)
     if not source.exists():
         raise DataError("a W&B run to import must exist", got=f"no {source}")
-    logs = [source] if source.suffix == ".wandb" else sorted(source.rglob("*.wandb"))
+    logs = [source] if source.suffix == ".wandb" else find_files(source, "*.wandb")
     with readable(source):
-        runs = _read_logs(logs, source) if logs else [read_history(source)]
+        runs, notices = _read_logs(logs, source) if logs else ([read_history(source)], [])
+    beside = [] if source.is_file() else find_files(source, "*tfevents*")
+    if beside:
+        notices.append(
+            f"TensorBoard's event files left out: {len(beside):,}, such as {beside[0].name}; "
+            "--format tensorboard imports them"
+        )
+    full = [run for run in runs if run.history.attempts]
+    empty = [run.name or "run" for run in runs if not run.history.attempts]
+    if empty:
+        notices.append(f"runs left out that hold no number: {len(empty):,}, such as {empty[0]!r}")
+    if not full:
+        raise DataError(
+            "there must be numbers to import",
+            got=f"none in {source}" + (f" ({notices[0]})" if notices else ""),
+        )
+    full[0].notices += notices
     made = []
     with new_runs(directory) as aside:
-        names = folder_names([run.name or "run" for run in runs])
-        for run, name in zip(runs, names, strict=True):
+        names = folder_names([run.name or "run" for run in full])
+        for run, name in zip(full, names, strict=True):
             if len(runs) == 1:
                 write_run(run, aside, run.name or directory.name)
                 made.append(directory)
-            elif run.history.attempts:
+            else:
                 write_run(run, aside / name, name)
                 made.append(directory / name)
-        if not made:
-            raise DataError("there must be numbers to import", got=f"none in {source}")
     return made
 
 
-def _read_logs(paths: list[Path], source: Path) -> list[Imported]:
-    """Runs by the identity that W&B gave them; a resumed one is in several files."""
-    read = [WandbLog(path) for path in paths]
+def _read_logs(paths: list[Path], source: Path) -> tuple[list[Imported], list[str]]:
+    """Runs by the identity that W&B gave them, and what is amiss with files that give none.
+
+    A resumed run is in several files.
+    """
+    read, notices = read_each(paths, WandbLog)
     by_identity: dict[str, list[WandbLog]] = {}
     for log in sorted(read, key=lambda log: log.began_ns):
         by_identity.setdefault(log.identity, []).append(log)
@@ -68,6 +90,7 @@ def _read_logs(paths: list[Path], source: Path) -> list[Imported]:
     for logs in by_identity.values():
         run = Imported("wandb", logs[0].path if len(logs) == 1 else source, end=logs[-1].end)
         rows = Rows(run)
+        summary: dict[str, Any] = {}
         for log in logs:
             run.name = run.name or log.name
             run.host = run.host or log.host
@@ -75,9 +98,26 @@ def _read_logs(paths: list[Path], source: Path) -> list[Imported]:
             run.events += log.events
             run.samples += log.samples
             run.notices += log.notices
+            summary |= log.summary
             for step, time_ns, row in log.rows:
                 rows.add(step, time_ns, row)
             rows.end_stretch()
+        _add_summary(run, rows, summary, logs[-1].began_ns)
         rows.finish()
         runs.append(run)
-    return runs
+    return runs, notices
+
+
+def _add_summary(run: Imported, rows: Rows, summary: dict[str, Any], began_ns: int) -> None:
+    """The values of a run as W&B shows them in its tables: an event, or all that there is."""
+    values = {name: value for name, value in summary.items() if name not in OWN}
+    if not values:
+        return
+    moment = time_of(summary.get("_timestamp"))
+    time_ns = began_ns if moment is None else moment[0]
+    if run.history.attempts:
+        last_ns = run.history.times(len(run.history.attempts) - 1)[1]
+        run.events.append(Event("summary", max(time_ns, last_ns), {"values": values}))
+        return
+    rows.add(step_of(summary.get("_step")) or 0, time_ns, values)
+    run.notices.append("the run has a summary and no history: its values are one tick")

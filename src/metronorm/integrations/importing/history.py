@@ -49,20 +49,46 @@ class History:
 
     attempts: list[dict[int, Row]] = field(default_factory=list)
     replaced: int = 0
+    purged: int = 0
     left_out: set[str] = field(default_factory=set)
     mixed: bool = False
     names: MetricNames = field(default_factory=MetricNames)
     _last: dict[str, int] = field(default_factory=dict)  # of the newest attempt, by metric
 
-    def extend(self, values: Iterable[Value], *, beside: bool = False) -> None:
-        """Add a stretch; one logged `beside` the one before, at the same time, goes on with it."""
-        for number, part in enumerate(_parts(values)):
-            if not self.attempts or ((number or not beside) and self._begins_again(part)):
+    def extend(
+        self, values: Iterable[Value], *, beside: bool = False, purge: int | None = None
+    ) -> None:
+        """Add a stretch.
+
+        Args:
+            values: in the order in which they were logged.
+            beside: it was logged at the same time as the one before, and goes on with it.
+            purge: its writer has taken back what was logged before from this step on.
+        """
+        first = True
+        for part in _parts(values):
+            restarted = first and purge is not None and self._purge(purge, part)
+            if not self.attempts or restarted or (not (first and beside) and self._is_again(part)):
                 self.attempts.append({})
                 self._last = {}
             self._put(part)
+            first = False
+        if first and purge is not None:
+            self._purge(purge, [])
 
-    def _begins_again(self, values: list[Value]) -> bool:
+    def _purge(self, begin: int, values: list[Value]) -> bool:
+        """Leave out what no attempt takes the place of; whether there is something to go on from.
+
+        What lies behind the first step of the new values stays: that attempt undoes it.
+        """
+        end = min((step for step, *_ in values), default=None)
+        for rows in self.attempts:
+            for step in [step for step in rows if begin <= step and (end is None or step < end)]:
+                self.purged += len(rows.pop(step).metrics)
+        self.attempts = [rows for rows in self.attempts if rows]
+        return bool(self.attempts)
+
+    def _is_again(self, values: list[Value]) -> bool:
         first: dict[str, int] = {}
         for step, _, tag, _ in values:
             first.setdefault(self.names[tag], step)

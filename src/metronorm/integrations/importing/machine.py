@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 
 # W&B's names have dots, trackio's slashes; the number is how many of a run's units one of theirs is
 _KNOWN = (
@@ -21,11 +22,14 @@ _PATTERNS = [(re.compile(pattern), column, unit) for pattern, column, unit in _K
 
 
 def split_sample(values: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """What of a sample is resources of a run, renamed; and the rest, as it is."""
+    """What of a sample is resources of a run, renamed; and the rest, as it is.
+
+    A value that is not finite, where nothing was measured, belongs to the rest.
+    """
     known, rest = {}, {}
     for name, value in values.items():
         for pattern, column, unit in _PATTERNS:
-            if found := pattern.fullmatch(name):
+            if isfinite(value) and (found := pattern.fullmatch(name)):
                 scaled = value * unit
                 exact = round(scaled) if column.endswith("_bytes") else scaled
                 known[column.format(found[found.lastindex] if found.lastindex else "")] = exact

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from math import inf, nan
+from decimal import Decimal
+from math import inf, isfinite, nan
 from typing import TYPE_CHECKING, Any
 
 from metronorm.integrations.importing.history import Event, Value
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from metronorm.integrations.importing.writing import Imported
 
 _SPELLED = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
+_UNKNOWN = -1
+_DEEPEST = 50
 
 
 class Rows:
@@ -23,24 +26,43 @@ class Rows:
     def __init__(self, run: Imported) -> None:
         self._run = run
         self._values: list[Value] = []
+        self._events: list[Event] = []
+        self._first = self._before = _UNKNOWN  # times of the first row and of the one before
         self._left_out: Counter[str] = Counter()
 
-    def add(self, step: int, time_ns: int, row: dict[str, Any]) -> None:
-        """One row: its numbers are values, its histograms events; the rest is counted."""
+    def add(self, step: int, time_ns: int | None, row: dict[str, Any]) -> None:
+        """One row: its numbers are values, its histograms and texts events; the rest is counted.
+
+        Without a time it has that of the row before.
+        """
+        if time_ns is not None:
+            self._first = time_ns if self._first == _UNKNOWN else self._first
+            self._before = time_ns
+        moment = self._before
         for name, value in flatten(row):
             if type(value) is float:
-                self._values.append((step, time_ns, name, value))
-            elif isinstance(value, dict):
-                fields = {"tag": name, "step": step, "edges": value["bins"]}
-                fields["counts"] = value["values"]
-                self._run.events.append(Event("histogram", time_ns, fields))
+                self._values.append((step, moment, name, value))
+            elif isinstance(value, str):
+                self._events.append(
+                    Event("text", moment, {"tag": name, "step": step, "text": value})
+                )
+            elif isinstance(value, dict) and (buckets := histogram_of(value)) is not None:
+                fields = {"tag": name, "step": step} | buckets
+                self._events.append(Event("histogram", moment, fields))
             elif value is not None:
                 self._left_out[name] += 1
 
     def end_stretch(self) -> None:
         """What comes now was logged by another process."""
-        self._run.history.extend(self._values)
-        self._values = []
+        first = max(self._first, 0)
+        self._run.history.extend(
+            (step, first if time_ns == _UNKNOWN else time_ns, name, value)
+            for step, time_ns, name, value in self._values
+        )
+        for event in self._events:
+            event.time_ns = first if event.time_ns == _UNKNOWN else event.time_ns
+        self._run.events += self._events
+        self._values, self._events = [], []
 
     def finish(self) -> None:
         """All rows were added."""
@@ -48,34 +70,59 @@ class Rows:
         if self._left_out:
             name, count = self._left_out.most_common(1)[0]
             self._run.notices.append(
-                f"values left out that are no numbers: {self._left_out.total():,}, "
-                f"{count:,} of them of {name!r}"
+                "values left out that are neither numbers nor text: "
+                f"{self._left_out.total():,}, {count:,} of them of {name!r}"
             )
 
 
-def flatten(row: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(row: dict[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Names and values; nested dicts with dots between the names, histograms as dicts."""
     for key, value in row.items():
+        name = f"{prefix}{key}"
         if type(value) is float:
-            yield prefix + key, value
+            yield name, value
         elif isinstance(value, dict):
-            if str(value.get("_type", "")).endswith("histogram") and "bins" in value:
-                yield prefix + key, value
-            elif "_type" in value:  # an image, a table
-                yield prefix + key, value["_type"]
+            if str(value.get("_type", "")).endswith("histogram"):
+                yield name, value
+            elif "_type" in value or depth == _DEEPEST:
+                yield name, _Medium()
             else:
-                yield from flatten(value, f"{prefix}{key}.")
-        elif isinstance(value, int):
-            yield prefix + key, _as_float(value)
+                yield from flatten(value, f"{name}.", depth + 1)
+        elif isinstance(value, int | Decimal):
+            yield name, _as_float(value)
         else:
-            yield prefix + key, _SPELLED.get(value, value) if isinstance(value, str) else value
+            yield name, _SPELLED.get(value, value) if isinstance(value, str) else value
 
 
-def _as_float(value: int) -> float:
+class _Medium:
+    """An image, a table, or what is nested too deeply: no record holds it."""
+
+
+def _as_float(value: int | Decimal) -> float:
     try:
         return float(value)
     except OverflowError:
         return inf if value > 0 else -inf
+    except ValueError:  # a signalling NaN
+        return nan
+
+
+def histogram_of(value: dict[str, Any]) -> dict[str, Any] | None:
+    """Edges and counts of W&B's and trackio's histograms; None if it is none.
+
+    W&B's service packs buckets of equal width: it gives the lowest edge and the width.
+    """
+    packed: Any = value.get("packedBins")
+    counts: Any = value.get("values")
+    edges: Any = value.get("bins")
+    try:
+        if edges is None and packed is not None:
+            edges = [packed["min"] + packed["size"] * at for at in range(len(counts) + 1)]
+        if len(edges) == len(counts) + 1 and all(map(isfinite, [*edges, *counts])):
+            return {"edges": list(edges), "counts": list(counts)}
+    except (KeyError, TypeError, ValueError, OverflowError):
+        pass
+    return None
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:

@@ -10,9 +10,13 @@ from __future__ import annotations
 import json
 import struct
 import zlib
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from metronorm.errors import DataError, MissingDependencyError
+from metronorm.integrations.axes import Times, step_of
 from metronorm.integrations.importing.history import Event
 from metronorm.integrations.importing.rows import numbers
 
@@ -24,8 +28,15 @@ _BEGINNING = struct.pack("<4sHB", b":W&B", 0xBEE1, 0)
 _PIECE = struct.Struct("<IHB")
 _BLOCK = 1 << 15
 _WHOLE, _FIRST, _LAST = 1, 2, 4
+_decode = msgspec.json.Decoder().decode
 
 OWN = ("_step", "_timestamp", "_runtime", "_wandb")
+_LEFT_OUT = {
+    "artifact": "artifacts",
+    "output": "console output",
+    "output_raw": "console output",
+    "use_artifact": "artifacts",
+}
 
 
 class WandbFile:
@@ -89,37 +100,51 @@ class WandbLog:
         self.host: str | None = None
         self.began_ns = 0
         self.config: dict[str, Any] = {}
-        self.rows: list[tuple[int, int, dict[str, Any]]] = []
+        self.summary: dict[str, Any] = {}
+        self.rows: list[tuple[int, int | None, dict[str, Any]]] = []
         self.events: list[Event] = []
         self.samples: list[tuple[int, dict[str, float]]] = []
         self.end: dict[str, Any] | None = None
+        self._times = Times()
+        unread: Counter[str] = Counter()
         file = WandbFile(path)
-        for number, data in enumerate(file, 1):
+        for data in file:
             try:
-                self._take(Record.FromString(data))
-            except (DecodeError, json.JSONDecodeError):
-                raise DataError(
-                    "a .wandb file holds W&B's records", got=f"{path}, record {number}"
-                ) from None
-        self.notices = []
+                record = Record.FromString(data)
+                self._take(record)
+            except DecodeError:
+                unread["records"] += 1
+            except (AttributeError, TypeError, ValueError, RecursionError):
+                unread[record.WhichOneof("record_type")] += 1
+            else:
+                unread[_left_out(record)] += 1
+        del unread[""]
+        self.notices = [f"{path.name}: {notice}" for notice in self._times.notices()]
         if file.unread:
             self.notices.append(
                 f"{path.name}: the last {file.unread:,} bytes are cut off or damaged, and were "
                 "left out"
             )
+        if unread:
+            counts = ", ".join(f"{count:,} of {kind}" for kind, count in unread.most_common())
+            self.notices.append(f"{path.name}: records left out that no run holds: {counts}")
 
     def _take(self, record: Any) -> None:
         kind = record.WhichOneof("record_type")
         if kind == "history":
-            row: dict[str, Any] = {}
-            _put(row, record.history.item)
-            time_ns = round(row.get("_timestamp", 0) * 1e9)
-            step = int(row.get("_step", record.history.step.num))
+            row = _items(record.history.item)
+            step = step_of(row.get("_step", record.history.step.num))
+            if step is None:
+                raise ValueError
+            time_ns = self._times.read(row.get("_timestamp"))
             self.rows.append((step, time_ns, {k: v for k, v in row.items() if k not in OWN}))
+        elif kind == "summary":
+            _put(self.summary, record.summary.update)
+            for item in record.summary.remove:
+                self.summary.pop(item.key, None)
         elif kind == "stats":
-            values: dict[str, Any] = {}
-            _put(values, record.stats.item)
-            self.samples.append((record.stats.timestamp.ToNanoseconds(), numbers(values)))
+            values = numbers(_items(record.stats.item))
+            self.samples.append((record.stats.timestamp.ToNanoseconds(), values))
         elif kind == "run":
             run = record.run
             self.identity, self.host = run.run_id, run.host or None
@@ -130,23 +155,42 @@ class WandbLog:
             _put(self.config, record.config.update)
         elif kind == "alert":
             fields = {name: getattr(record.alert, name) for name in ("title", "text", "level")}
-            self.events.append(Event("alert", self.rows[-1][1] if self.rows else 0, fields))
+            times = [time_ns for _, time_ns, _ in self.rows if time_ns is not None]
+            self.events.append(Event("alert", times[-1] if times else self.began_ns, fields))
         elif kind == "exit":
             code = record.exit.exit_code
             self.end = {"error": f"exit code {code}", "message": ""} if code else {}
         self.config.pop("_wandb", None)
+        self.summary.pop("_wandb", None)
+
+
+def _left_out(record: Any) -> str:
+    """What of its user's a record holds that no run does; the rest is W&B's own."""
+    kind = record.WhichOneof("record_type")
+    if kind == "files":
+        return "files" if any(file.type == file.OTHER for file in record.files.files) else ""
+    return _LEFT_OUT.get(kind, "")
+
+
+def _items(items: Iterable[Any]) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    _put(row, items)
+    return row
 
 
 def _put(row: dict[str, Any], items: Iterable[Any]) -> None:
     """Put a record's items, nested names and values in JSON, into a nested dict."""
     for item in items:
-        text = item.value_json
-        try:
-            value: Any = float(text)  # most are numbers, and this is the fastest that reads them
-        except ValueError:
-            value = json.loads(text)
+        value = _value(item.value_json)
         path = list(getattr(item, "nested_key", ())) or [item.key]
         inner = row
         for key in path[:-1]:
             inner = inner.setdefault(key, {})
         inner[path[-1]] = value
+
+
+def _value(text: str) -> Any:
+    try:
+        return _decode(text)
+    except msgspec.DecodeError:
+        return json.loads(text)  # which knows NaN and Infinity

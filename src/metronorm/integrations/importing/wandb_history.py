@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import re
+import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from metronorm.clock.store.columns import identifier, literal, literal_glob
 from metronorm.errors import DataError
+from metronorm.integrations.axes import Times, step_of
 from metronorm.integrations.importing.rows import Rows, numbers
 from metronorm.integrations.importing.wandb_file import OWN
 from metronorm.integrations.importing.writing import Imported
@@ -15,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import duckdb
+
+_ZONED = re.compile("TIMESTAMP(TZ.*| WITH TIME ZONE)")
+_NO_TEXT = "\N{REPLACEMENT CHARACTER}"
 _BOOLS = {"True": 1.0, "False": 0.0}
 
 
@@ -23,34 +32,46 @@ def read_history(source: Path) -> Imported:
 
     Raises:
         DataError: not such a file, a damaged one, or one without steps or numbers.
+        OSError: it cannot be read.
     """
     run = Imported("wandb", source, name=source.stem)
     rows = Rows(run)
+    times = Times()
     columns: set[str] = set()
-    no_step = no_time = 0
-    for row in _rows(source):
+    left_out: Counter[str] = Counter()  # why, and of how many rows
+    clock: str | None = None  # the column that times are in
+    no_time = 0
+    for row in _rows(source, run.notices):
+        if row is None:
+            left_out["are no objects"] += 1
+            continue
         columns.update(row)
-        step, seconds = row.get("_step"), row.get("_timestamp")
-        no_time += seconds is None
-        if seconds is None:
-            seconds = row.get("_runtime") or 0
-        time_ns = round(seconds * 1e9)
         values = {name: value for name, value in row.items() if name not in OWN}
+        step = step_of(row.get("_step"))
         if step is not None:
-            rows.add(int(step), time_ns, values)
-        elif row.get("_timestamp") is not None:  # of the machine: run.history(stream="system")
+            clock = clock or ("_timestamp" if row.get("_timestamp") is not None else "_runtime")
+            no_time += clock == "_runtime"
+            told = row.get(clock)
+            since_start = clock == "_runtime" and told is None
+            rows.add(step, 0 if since_start else times.read(told), values)
+        elif row.get("_step") is not None:
+            left_out["have a _step that is no integer of 64 bits"] += 1
+        elif row.get("_timestamp") is None:
+            left_out["have no _step"] += 1
+        elif (time_ns := times.read(row["_timestamp"])) is None:
+            left_out["have neither _step nor a time"] += 1
+        else:  # of the machine: run.history(stream="system")
             run.samples.append((time_ns, {_plain(k): v for k, v in numbers(values).items()}))
-        else:
-            no_step += 1
     rows.finish()
+    run.notices += [f"rows left out that {why}: {count:,}" for why, count in left_out.items()]
+    run.notices += times.notices()
     if not run.history.attempts:
+        told = "; ".join([", ".join(sorted(columns)[:9]) or "nothing", *run.notices])
         raise DataError(
             "the history of a W&B run has a column _step, and numbers beside it",
-            got=f"{source} with {', '.join(sorted(columns)[:9]) or 'nothing'}",
+            got=f"{source} with {told}",
             fix="export run.scan_history() or run.history() of W&B's API",
         )
-    if no_step:
-        run.notices.append(f"rows left out that have no _step: {no_step:,}")
     if no_time:
         run.notices.append(f"rows without _timestamp, whose times count from 1970: {no_time:,}")
     return run
@@ -60,14 +81,17 @@ def _plain(name: str) -> str:
     return name.removeprefix("system.").removeprefix("system/")
 
 
-def _rows(source: Path) -> Iterator[dict[str, Any]]:
-    parts = sorted(source.glob("*.parquet")) if source.is_dir() else []
+def _rows(source: Path, notices: list[str]) -> Iterator[dict[str, Any] | None]:
+    """Rows; None for each that is none. What is amiss with the whole is put into `notices`."""
+    parts = []
+    if source.is_dir():
+        parts = sorted(path for path in source.glob("*.parquet") if path.is_file())
     kind = ".parquet" if parts else source.suffix.lower()
-    if kind == ".parquet":
-        return _parquet_rows(parts or [source])
-    if kind == ".csv":
-        return _csv_rows(source)
-    if kind in (".json", ".jsonl", ".ndjson"):
+    if kind == ".parquet" and (parts or source.is_file()):
+        return _parquet_rows(parts or [source], notices)
+    if kind == ".csv" and source.is_file():
+        return _csv_rows(source, notices)
+    if kind in (".json", ".jsonl", ".ndjson") and source.is_file():
         return _json_rows(source)
     raise DataError(
         "a W&B run to import is a .wandb file, or a history as CSV, JSON or Parquet",
@@ -75,53 +99,96 @@ def _rows(source: Path) -> Iterator[dict[str, Any]]:
     )
 
 
-def _csv_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _csv_rows(path: Path, notices: list[str]) -> Iterator[dict[str, Any]]:
+    longest = csv.field_size_limit(sys.maxsize)
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            for row in csv.DictReader(file):
-                yield {name: _cell(text) for name, text in row.items() if text and name}
-    except (csv.Error, UnicodeDecodeError) as error:
+        with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+            reader = csv.DictReader(file)
+            names = Counter(reader.fieldnames or ())
+            longer = replaced = 0
+            for cells in reader:
+                longer += bool(cells.pop(None, None))
+                row = {name: _cell(text) for name, text in cells.items() if text and name}
+                replaced += any(type(it) is str and _NO_TEXT in it for it in row.values())
+                yield row
+    except csv.Error as error:
         raise DataError("a .csv file must be CSV", got=f"{path}: {error}") from None
+    finally:
+        csv.field_size_limit(longest)
+    twice = [name for name, count in names.items() if count > 1 and name]
+    if twice:
+        notices.append(f"columns left out whose names are there again: {', '.join(twice)[:99]}")
+    if longer:
+        notices.append(f"rows with cells beyond the last column, which were left out: {longer:,}")
+    if replaced:
+        notices.append(f"rows with bytes that are no UTF-8, now {_NO_TEXT}: {replaced:,}")
 
 
 def _cell(text: str) -> Any:
+    if text.isdecimal() and len(text) < 20:
+        return int(text)  # a time in nanoseconds has more digits than a float
     try:
         return float(text)
     except ValueError:
         return _BOOLS.get(text, text)
 
 
-def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
+def _json_rows(path: Path) -> Iterator[dict[str, Any] | None]:
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     try:
-        text = path.read_text(encoding="utf-8")
-        if text.lstrip()[:1] == "[":
-            rows = json.loads(text)
-        else:
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:
-        raise DataError("a .json file must be JSON", got=f"{path}: {error}") from None
-    if len(rows) == 1 and rows[0] and all(isinstance(cells, dict) for cells in rows[0].values()):
+        whole = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip()[:1] == "[" or not text.strip():
+            raise DataError("a .json file must be JSON", got=f"{path}: {error}") from None
+        rows = [_json_line(line) for line in text.split("\n") if line.strip()]
+    else:
+        rows = whole if isinstance(whole, list) else [whole]
+    first = rows[0] if len(rows) == 1 else None
+    if isinstance(first, dict) and first and all(isinstance(it, dict) for it in first.values()):
         # columns, as pandas writes them
-        names = {index for cells in rows[0].values() for index in cells}
+        names = {index for cells in first.values() for index in cells}
         rows = [
-            {name: cells.get(index) for name, cells in rows[0].items()}
+            {name: cells.get(index) for name, cells in first.items()}
             for index in sorted(names, key=lambda index: (len(index), index))
         ]
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict):
-            raise DataError("rows must be objects", got=f"{path}: row {number}")
-        yield row
+    for row in rows:
+        yield row if isinstance(row, dict) else None
 
 
-def _parquet_rows(paths: list[Path]) -> Iterator[dict[str, Any]]:
+def _json_line(line: str) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parquet_rows(paths: list[Path], notices: list[str]) -> Iterator[dict[str, Any]]:
     import duckdb
 
-    try:
-        files = [str(path) for path in paths]
-        found = duckdb.connect().execute("from read_parquet(?, union_by_name = true)", [files])
-        names = [column[0] for column in found.description or ()]
-        while rows := found.fetchmany(10_000):
-            for row in rows:
-                yield dict(zip(names, row, strict=True))
-    except duckdb.Error as error:
-        raise DataError("a .parquet file must be Parquet", got=f"{paths[0]}: {error}") from None
+    failed = []
+    for path in paths:
+        count = 0
+        with duckdb.connect() as connection:
+            try:
+                found = _scan(connection, path)
+                names = [column[0] for column in found.description or ()]
+                while rows := found.fetchmany(10_000):
+                    for row in rows:
+                        count += 1
+                        yield dict(zip(names, row, strict=True))
+            except duckdb.Error as error:
+                reason = str(error).partition("\n")[0]
+                failed.append(f"{path}: {reason}")
+                notices.append(f"{path.name}: left out from row {count + 1:,} on: {reason}")
+    if len(failed) == len(paths):
+        raise DataError("a .parquet file must be Parquet", got=failed[0])
+
+
+def _scan(connection: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyConnection:
+    """All rows; times with a zone, which DuckDB needs pytz for, are in UTC and without it."""
+    source = f"read_parquet({literal(literal_glob(path))})"
+    described = connection.execute(f"describe select * from {source}").fetchall()
+    zoned = [identifier(row[0]) for row in described if _ZONED.fullmatch(row[1])]
+    casts = ", ".join(f"{name}::TIMESTAMPTZ::TIMESTAMP as {name}" for name in zoned)
+    connection.execute("set TimeZone = 'UTC'")
+    return connection.execute(f"select * {f'replace ({casts})' if casts else ''} from {source}")

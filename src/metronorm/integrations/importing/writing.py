@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import isfinite
@@ -19,6 +20,9 @@ from metronorm.errors import DataError, RunError
 from metronorm.files import directory_aside, write_atomic
 from metronorm.integrations.importing.history import Event, History, Places
 from metronorm.integrations.importing.machine import split_sample
+from metronorm.text import printable
+
+_log = logging.getLogger("metronorm")
 
 
 @dataclass
@@ -49,22 +53,6 @@ class Imported:
 
 
 @contextlib.contextmanager
-def readable(source: Path) -> Iterator[None]:
-    """Say in one line that a source cannot be read, if that is so.
-
-    Raises:
-        DataError: that.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            "what is to be imported must be readable",
-            got=f"{error.filename or source}: {error.strerror or error}",
-        ) from None
-
-
-@contextlib.contextmanager
 def new_runs(directory: Path) -> Iterator[Path]:
     """A place to write runs to, which becomes `directory` when the block ends well.
 
@@ -89,6 +77,8 @@ def new_runs(directory: Path) -> Iterator[Path]:
 def write_run(run: Imported, directory: Path, name: str) -> None:
     """Write one run; `name` is what it is called if its source does not say.
 
+    What of the source could not come over is logged as a warning, and an event `notice`.
+
     Raises:
         DataError: it holds no values.
     """
@@ -96,7 +86,8 @@ def write_run(run: Imported, directory: Path, name: str) -> None:
     if not history.attempts:
         raise DataError("there must be scalars to import", got=f"none in {run.source}")
     origin = {"format": run.format, "source": str(run.source.absolute())}
-    info = create_run(directory, name=run.name or name, config={**run.config, "imported": origin})
+    config = as_json({**run.config, "imported": origin})
+    info = create_run(directory, name=as_json(run.name or name), config=config)
     # what describes the process that imports says nothing of the run
     info = msgspec.structs.replace(
         info,
@@ -109,10 +100,13 @@ def write_run(run: Imported, directory: Path, name: str) -> None:
     text = msgspec.json.format(msgspec.json.encode(info), indent=2)
     write_atomic(directory / RUN_FILE, text + b"\n")
     places = Places(history)
+    notices = _notices(run)
+    for notice in notices:
+        _log.warning("%s: %s", printable(name), printable(notice))
     samples = [(time_ns, *split_sample(values)) for time_ns, values in run.samples]
     events = [
         Event("imported", info.created_ns, origin),
-        *(Event("notice", info.created_ns, {"message": text}) for text in _notices(run)),
+        *(Event("notice", info.created_ns, {"message": text}) for text in notices),
         *run.events,
         *(Event("system", time_ns, rest) for time_ns, _, rest in samples if rest),
     ]
@@ -160,9 +154,21 @@ def _records(run: Imported, attempt: int) -> Iterator[TickRecord]:
 
 
 def _event_line(event: Event, tick: int) -> bytes:
-    return encode(
-        {"event": event.name, "tick": tick, "time_ns": event.time_ns, "fields": event.fields}
-    )
+    fields = as_json(event.fields)
+    return encode({"event": event.name, "tick": tick, "time_ns": event.time_ns, "fields": fields})
+
+
+def as_json(value: Any) -> Any:
+    """What JSON holds of a value as it is, and text for the rest: NaN, half a surrogate pair."""
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    if isinstance(value, dict):
+        return {str(as_json(key)): as_json(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json(entry) for entry in value]
+    return value if value is None or isinstance(value, int) else str(value)
 
 
 def _notices(run: Imported) -> list[str]:
@@ -171,6 +177,11 @@ def _notices(run: Imported) -> list[str]:
     if history.replaced:
         found.append(
             f"values left out for later ones of the same metric and step: {history.replaced:,}"
+        )
+    if history.purged:
+        found.append(
+            "values left out as their writer had them purged (purge_step), and no later one took "
+            f"their places: {history.purged:,}"
         )
     if history.mixed:
         found.append(
@@ -191,3 +202,5 @@ def _write_tape(directory: Path, kind: str, attempt: int, lines: Iterable[bytes]
     with open(folder / LIVE, "wb", buffering=1 << 20) as file:
         file.writelines(lines)
     seal_tape(folder)
+    if any(folder.glob("*.damaged")):  # nothing that is left out may pass for imported
+        raise DataError("a record must fit into the columns of a run", got=f"{kind} that do not")
