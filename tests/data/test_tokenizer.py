@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -89,10 +90,87 @@ def test_a_text_without_spaces_is_cut_all_the_same(
     bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpe_tokenizer, "_LONGEST_PIECE", 100)
+    monkeypatch.setattr(bpe_tokenizer, "_AT_ONCE", 1000)
     pieces = ["漢字" * 10] * 300
     parts = list(bpe.encode_stream(pieces))
     assert len(parts) > 1
     assert bpe.decode(np.concatenate(parts)) == "".join(pieces)
+
+
+long_runs = st.lists(
+    st.tuples(
+        st.sampled_from(
+            ["a", "é", "漢", "1", "½", "-", "_", "'s", "🎵", "e\u0301", " ", "\n", "\r", "\0"]
+        ),
+        st.integers(1, 25),
+    )
+).map(lambda runs: "".join(one * count for one, count in runs))
+
+
+@quick
+@given(text=st.one_of(long_runs, tricky, any_text), longest=st.sampled_from([2, 8, 10]))
+def test_runs_are_cut_at_the_longest_and_nothing_is_lost(
+    bpe: BPETokenizer, text: str, longest: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bpe_tokenizer, "_LONGEST_RUN", longest)
+        parts = list(bpe_tokenizer._cut_runs(text))
+        ids = bpe.encode(text)
+    assert "".join(parts) == text
+    runs = bpe_tokenizer._RUN
+    assert all(len(run[0]) <= longest for part in parts for run in runs.finditer(part))
+    assert bpe.decode(ids) == text
+    if all(len(run[0]) <= longest for run in runs.finditer(text)):
+        assert parts == [text]
+
+
+@pytest.mark.parametrize("one", ["ACGT", "漢字仮名", "0123", "-=+*", " ", "ab1"])
+def test_a_word_of_any_length_is_encoded_in_time_that_grows_with_it(
+    bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch, one: str
+) -> None:
+    """What the library is given is what its time depends on: short words, however long the run."""
+    words: list[str] = []
+    real = bpe_tokenizer._cut_runs
+
+    def watched(text: str) -> list[str]:
+        parts = list(real(text))
+        words.extend(
+            word
+            for part in parts
+            for word, _ in bpe._tokenizer.pre_tokenizer.pre_tokenize_str(part)
+        )
+        return parts
+
+    monkeypatch.setattr(bpe_tokenizer, "_cut_runs", watched)
+    text = "A title\n" + one * 5000
+    assert bpe.decode(bpe.encode(text)) == text
+    assert max(map(len, words)) <= 1025 * len("漢".encode())
+    learned = train_bpe([text], 300)
+    assert learned.decode(learned.encode(text)) == text
+
+
+def test_words_up_to_the_longest_are_encoded_as_the_library_does(bpe: BPETokenizer) -> None:
+    text = " ".join(["x" * 1024, "漢" * 1024, "9" * 1024, "=" * 1024, " " * 1023])
+    (whole,) = bpe._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+    assert bpe.encode(text).tolist() == whole.ids
+
+
+def test_little_text_is_held_at_once(bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bpe_tokenizer, "_AT_ONCE", 1000)
+    monkeypatch.setattr(bpe_tokenizer, "_LONGEST_PIECE", 500)
+    given = 0
+
+    def pieces() -> Iterator[str | None]:
+        nonlocal given
+        for piece in ["word " * 20, "x" * 100, None] * 100:
+            given += len(piece or "")
+            yield piece
+
+    taken = 0
+    for ids in bpe.encode_stream(pieces()):
+        taken += len(bpe.decode(ids[ids != bpe.separator]))
+        assert given - taken < 1000
+    assert given == taken
 
 
 @quick

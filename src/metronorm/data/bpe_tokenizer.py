@@ -26,7 +26,14 @@ SEPARATOR = "<|endoftext|>"
 
 _LAST_SAFE_CUT = re.compile(r".*\S(?=[ \n])", re.DOTALL)
 _LONGEST_PIECE = 1 << 20  # characters without a safe cut that are encoded at once
-_PIECES_AT_ONCE = 16  # of about 64 KiB, encoded in parallel
+_AT_ONCE = 1 << 20  # characters that are encoded in parallel
+
+_LONGEST_RUN = 1024
+"""Characters of one kind in a row that are learned and encoded as one word. The library takes time
+that grows with the square of a word's length; DNA, or Chinese without punctuation, is one word."""
+
+_KINDS = (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)", r"\s")  # GPT-2 parts words where they meet
+_RUN = re.compile("|".join(f"{kind}+" for kind in _KINDS))
 
 
 class BPETokenizer:
@@ -63,6 +70,8 @@ class BPETokenizer:
     def encode(self, text: str) -> Ids:
         """Ids of a text, int64 (tokens,).
 
+        More than 1,024 letters, digits, signs or spaces in a row are encoded in parts of so many.
+
         Raises:
             DataError: half a surrogate pair, which no UTF-8 text can hold.
         """
@@ -72,12 +81,11 @@ class BPETokenizer:
         """Encode pieces of text, as if each document came whole; None becomes the separator.
 
         Exact where a document has a space or line feed after other text at least once in about
-        a million characters; a longer piece is cut.
+        a million characters; a longer piece is cut. A million characters are held at most.
         """
-        whole = _cut_safely(pieces)
-        while batch := list(islice(whole, _PIECES_AT_ONCE)):
+        end = np.array([self.separator])
+        for batch in _batches(_cut_safely(pieces)):
             encoded = iter(self._encode_all([piece for piece in batch if piece is not None]))
-            end = np.array([self.separator])
             yield _joined(end if piece is None else next(encoded) for piece in batch)
 
     def decode(self, ids: ArrayLike) -> str:
@@ -93,15 +101,19 @@ class BPETokenizer:
         write_atomic(path, self._tokenizer.to_str(pretty=True).encode())
 
     def _encode_all(self, texts: list[str]) -> list[Ids]:
+        parts = [list(_cut_runs(text)) for text in texts]
         try:
-            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+            encoded = self._tokenizer.encode_batch_fast(
+                [part for text in parts for part in text], add_special_tokens=False
+            )
         except (TypeError, UnicodeError) as error:
             raise DataError(
                 "text must be Unicode without lone surrogates",
                 got=str(error),
                 fix="text.encode('utf-8', 'replace').decode()",
             ) from error
-        return [np.array(one.ids, dtype=np.int64) for one in encoded]
+        ids = (np.array(one.ids, dtype=np.int64) for one in encoded)
+        return [_joined(islice(ids, len(text))) for text in parts]
 
 
 def train_bpe(pieces: Iterable[str | None], vocab_size: int) -> BPETokenizer:
@@ -127,7 +139,8 @@ def train_bpe(pieces: Iterable[str | None], vocab_size: int) -> BPETokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(
-        (piece for piece in _cut_safely(pieces) if piece is not None), trainer
+        (part for piece in _cut_safely(pieces) if piece is not None for part in _cut_runs(piece)),
+        trainer,
     )
     return BPETokenizer(tokenizer)
 
@@ -150,11 +163,12 @@ def _cut_safely(pieces: Iterable[str | None]) -> Iterator[str | None]:
 
     No pre-token of GPT-2 spans such a place, nor looks beyond it.
     """
-    held = ""
+    held = ""  # has no safe cut in it
     for piece in pieces:
         if piece is not None:
+            seen = max(len(held) - 1, 0)
             held += piece
-            last = _LAST_SAFE_CUT.match(held)
+            last = _LAST_SAFE_CUT.match(held, seen)
             cut = last.end() if last else len(held) if len(held) > _LONGEST_PIECE else 0
             if cut:
                 yield held[:cut]
@@ -166,6 +180,37 @@ def _cut_safely(pieces: Iterable[str | None]) -> Iterator[str | None]:
         yield None
     if held:
         yield held
+
+
+def _cut_runs(text: str) -> Iterator[str]:
+    """The text, cut after every `_LONGEST_RUN` characters of a run of one kind."""
+    start = 0
+    if _may_hold_a_long_run(text):
+        for run in _RUN.finditer(text):
+            for at in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
+                yield text[start:at]
+                start = at
+    yield text[start:]
+
+
+def _may_hold_a_long_run(text: str) -> bool:
+    """Looks at every second stretch of half the length only: a long run covers one of them."""
+    half = _LONGEST_RUN // 2
+    return any(_RUN.fullmatch(text, at, at + half) for at in range(0, len(text) - half + 1, half))
+
+
+def _batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:
+    """Pieces in lists of about `_AT_ONCE` characters (None counts as one)."""
+    batch: list[str | None] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += len(piece or "\n")
+        if size >= _AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def _joined(parts: Iterable[Ids]) -> Ids:
