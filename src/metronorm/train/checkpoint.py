@@ -26,10 +26,11 @@ from safetensors.torch import load_file, save_file
 
 from metronorm.errors import CheckpointError
 from metronorm.files import directory_aside, open_regular, remove_directory
+from metronorm.text import printable
 from metronorm.train.checkpoint_checks import (
     Digest,
-    check_groups,
-    check_state_shapes,
+    check_state_tensors,
+    checked_groups,
     digest_file,
     digest_values,
     tensor_shapes,
@@ -103,7 +104,7 @@ class Checkpoint:
 
     def _check_equal(self, held: Mapping[str, object], expected: Mapping[str, object]) -> None:
         differences = [
-            f"{name}: {held.get(name, 'absent')} in the checkpoint, "
+            f"{printable(name)}: {held.get(name, 'absent')} in the checkpoint, "
             f"{expected.get(name, 'absent')} in the model"
             for name in sorted(held.keys() | expected.keys())
             if held.get(name) != expected.get(name)
@@ -120,9 +121,8 @@ class Checkpoint:
             CheckpointError: the state of another optimizer, or of other parameters.
         """
         try:
-            check_groups(self.state["optimizer"]["param_groups"], optimizer.param_groups)
-            parameters = [each for group in optimizer.param_groups for each in group["params"]]
-            check_state_shapes(tensor_shapes(self.path / TENSORS), parameters)
+            groups = checked_groups(self.state["optimizer"]["param_groups"], optimizer.param_groups)
+            check_state_tensors(tensor_shapes(self.path / TENSORS), optimizer)
             tensors = load_file(self.path / TENSORS)
             state: dict[int, dict[str, Any]] = {}
             for index, values in self.state["optimizer"]["state"].items():
@@ -132,7 +132,6 @@ class Checkpoint:
                 if kind == "optimizer":
                     index, _, key = rest.partition(".")
                     state.setdefault(int(index), {})[key] = tensor
-            groups = self.state["optimizer"]["param_groups"]
             optimizer.load_state_dict({"state": state, "param_groups": groups})
             torch.set_rng_state(tensors["random.cpu"])
             if "random.cuda" in tensors and torch.cuda.is_available():

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
+import torch
 from safetensors import SafetensorError, safe_open
 
 from metronorm.errors import CheckpointError
@@ -15,7 +17,7 @@ from metronorm.files import open_regular
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import Tensor
+_ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
 
 class Digest(msgspec.Struct, frozen=True):
@@ -62,31 +64,55 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise CheckpointError(f"{path} must be a safetensors file", got=str(error)) from None
 
 
-def check_groups(held: list[dict[str, Any]], expected: list[dict[str, Any]]) -> None:
-    """Check that options of an optimizer are of the kind they have in a new one."""
+def checked_groups(
+    held: list[dict[str, Any]], expected: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The groups of an optimizer as they were saved, if a new one of the same config has the same.
+
+    What it has beyond them, as an older version did not know it, is added. The learning rate is
+    set anew at every tick, and how an update is computed is the machine's.
+
+    Raises:
+        ValueError: with the first option that differs.
+    """
     for group, new in zip(held, expected, strict=True):
-        for name in group.keys() & new.keys() - {"params"}:
-            if not _is_like(group[name], new[name]):
-                raise ValueError(f"{name} is {group[name]!r}")
-        if not _is_like(group.get("initial_lr", group["lr"]), 1.0):
-            raise ValueError(f"initial_lr is {group['initial_lr']!r}")
+        for name in group.keys() & new.keys() - {"params", "lr", "fused", "foreach"}:
+            if group[name] != _plain(new[name]):
+                raise ValueError(f"{name} {group[name]!r}, not {new[name]!r}")
+        if group.get("initial_lr", new["lr"]) != new["lr"]:
+            raise ValueError(f"initial_lr {group['initial_lr']!r}, not {new['lr']!r}")
+    options = ("lr", "fused", "foreach")
+    return [
+        {
+            **new,
+            "initial_lr": new["lr"],
+            **group,
+            **{name: new[name] for name in options if name in new},
+        }
+        for group, new in zip(held, expected, strict=True)
+    ]
 
 
-def _is_like(value: Any, other: Any) -> bool:
-    """Whether a value from JSON can stand where `other` stands."""
-    if isinstance(other, list | tuple):
-        same = isinstance(value, list) and len(value) == len(other)
-        return same and all(map(_is_like, value, other))
-    if isinstance(other, bool) or not isinstance(other, int | float):
-        return type(value) is type(other)
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
-def check_state_shapes(shapes: dict[str, tuple[int, ...]], parameters: list[Tensor]) -> None:
-    """Check that each tensor is a number, or of the shape of the parameter it is for."""
+def check_state_tensors(
+    shapes: dict[str, tuple[int, ...]], optimizer: torch.optim.Optimizer
+) -> None:
+    """Check that an optimizer's tensors are there, each a number or of its parameter's shape.
+
+    Raises:
+        ValueError: with the first that is missing or of another shape.
+    """
+    parameters = [each for group in optimizer.param_groups for each in group["params"]]
     for name, shape in shapes.items():
         kind, _, rest = name.partition(".")
         if kind == "optimizer":
             expected = tuple(parameters[int(rest.partition(".")[0])].shape)
             if shape not in ((), expected):
                 raise ValueError(f"{name} of shape {shape} for a parameter of shape {expected}")
+    if isinstance(optimizer, torch.optim.AdamW):  # ours check that themselves
+        for index, key in itertools.product(range(len(parameters)), _ADAMW):
+            if f"optimizer.{index}.{key}" not in shapes:
+                raise ValueError(f"no optimizer.{index}.{key}")
