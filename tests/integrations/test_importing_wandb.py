@@ -466,7 +466,7 @@ with wandb.init(project="p", id="three", name="nothing") as run:
     made = import_wandb(logged_offline(tmp_path / "wandb", script), tmp_path / "runs")
     assert [path.name for path in made] == ["one", "only-a-summary"]
     config = open_run(made[0]).info.config
-    wanted = {"seed": 12345678901234567890, "n": 3, "third": 1 / 3, "inf": "inf"}
+    wanted = {"seed": 12345678901234567890, "n": 3, "third": 1 / 3, "inf": float("inf")}
     assert {name: config[name] for name in wanted} == wanted
     assert type(config["n"]) is int
     (summary,) = events(made[0], "summary")

@@ -1,5 +1,9 @@
+import gc
+import os
 import subprocess
 import sys
+import threading
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +140,190 @@ def test_what_comes_after_close_begins_another_attempt(tmp_path: Path) -> None:
     writer.add_scalar("loss", 2.0, 1)
     writer.close()
     assert ticks(tmp_path / "run", "attempt", "tick", "loss") == [(0, 0, 1.0), (1, 1, 2.0)]
+
+
+def test_two_writers_of_a_directory_share_an_attempt(tmp_path: Path) -> None:
+    train, validation = SummaryWriter(tmp_path / "run"), SummaryWriter(tmp_path / "run" / ".")
+    for step in range(1, 5):
+        train.add_scalar("loss/train", float(step), step)
+        train.add_scalar("both", 1.0, step)
+        if step % 2 == 0:
+            validation.add_scalar("loss/validation", 10.0 * step, step)
+            validation.add_scalar("both", 2.0, step)
+    train.close()
+    validation.add_scalar("loss/validation", 50.0, 5)
+    validation.close()
+    found = ticks(tmp_path / "run", "attempt", "tick", "loss/train", "loss/validation", "both")
+    assert found == [
+        (0, 1, 1.0, None, 1.0),
+        (0, 2, 2.0, 20.0, 1.0),
+        (0, 3, 3.0, None, 1.0),
+        (0, 4, 4.0, 40.0, 1.0),
+        (0, 5, None, 50.0, None),
+    ]
+    late = events(tmp_path / "run", "late scalar")
+    assert [(told["step"], told["value"], told["placed"]) for told in late] == [
+        (2, 2.0, False),
+        (4, 2.0, False),
+    ]
+    assert len(events(tmp_path / "run", "end")) == 1
+
+
+def test_writers_in_threads_lose_nothing(tmp_path: Path) -> None:
+    def log(tag: str) -> None:
+        with SummaryWriter(tmp_path / "run") as writer:
+            barrier.wait()
+            for step in range(50):
+                writer.add_scalar(tag, float(step), step)
+            barrier.wait()
+
+    barrier = threading.Barrier(4)
+    threads = [threading.Thread(target=log, args=(tag,)) for tag in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert open_run(tmp_path / "run").attempts == [0]
+    late = events(tmp_path / "run", "late scalar")
+    for tag in "abcd":
+        told = {entry["step"]: entry["value"] for entry in late if entry["metric"] == tag}
+        rows = dict(ticks(tmp_path / "run", "tick", tag))
+        for entry in late:
+            if entry["metric"] == tag and entry["placed"]:
+                del rows[entry["at"]]
+        on_record = {step: value for step, value in rows.items() if value is not None}
+        assert told | on_record == {step: float(step) for step in range(50)}
+
+
+def test_another_process_is_refused_while_a_writer_is_open(tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom metronorm.integrations.tensorboard import SummaryWriter\n"
+        f"SummaryWriter({str(tmp_path / 'run')!r}).add_scalar('a', 2.0, 1)"
+    )
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_scalar("a", 1.0, 0)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"process {os.getpid()} on" in done.stderr
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert ticks(tmp_path / "run", "attempt", "tick", "a") == [(0, 0, 1.0), (1, 1, 2.0)]
+
+
+def test_a_writer_that_replaces_one_that_nobody_closed_is_a_restart(tmp_path: Path) -> None:
+    """As when a cell of a notebook is run again."""
+    for begin in (0.0, 10.0):
+        writer = SummaryWriter(tmp_path / "run")
+        for step in range(3):
+            writer.add_scalar("a", begin + step, step)
+    writer.close()
+    found = ticks(tmp_path / "run", "attempt", "tick", "a", history="full")
+    assert found == [(n, step, 10.0 * n + step) for n in (0, 1) for step in range(3)]
+    assert events(tmp_path / "run", "late scalar") == []
+
+
+def test_a_writer_that_goes_is_closed(tmp_path: Path) -> None:
+    SummaryWriter(tmp_path / "run").add_scalar("a", 1.0, 0)
+    gc.collect()
+    assert ticks(tmp_path / "run", "a") == [(1.0,)]
+    assert len(events(tmp_path / "run", "end")) == 1
+
+
+def test_a_second_config_is_put_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        SummaryWriter(tmp_path / "run", config={"lr": 0.1}),
+        SummaryWriter(tmp_path / "run", config={"lr": 0.2}),
+        SummaryWriter(tmp_path / "run", config={"lr": 0.1}),
+    ):
+        pass
+    (changed,) = events(tmp_path / "run", "changed")
+    assert changed["config"] == {"lr": [0.1, 0.2]}
+    assert "another config" in caplog.text
+
+
+def test_series_logged_one_after_another_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        for tag in ("a", "b"):
+            for step in range(4):
+                writer.add_scalar(tag, float(step), step)
+    assert ticks(tmp_path / "run", "tick", "a") == [(step, float(step)) for step in range(4)]
+    late = events(tmp_path / "run", "late scalar")
+    assert [(told["step"], told["value"], told["placed"]) for told in late] == [
+        (0, 0.0, False),
+        (1, 1.0, False),
+        (2, 2.0, False),
+    ]
+    assert ticks(tmp_path / "run", "b")[-1] == (3.0,)
+    assert caplog.text.count("late scalar") == 1
+
+
+def test_of_two_late_scalars_the_last_is_placed(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_scalar("loss", 1.0, 5)
+        for step in (1, 2):
+            writer.add_scalar("validation", 10.0 * step, step)
+    assert ticks(tmp_path / "run", "tick", "loss", "validation") == [(5, 1.0, 20.0)]
+    assert [told["placed"] for told in events(tmp_path / "run", "late scalar")] == [False, True]
+
+
+@pytest.mark.parametrize("scale", [1, 10**3, 10**6, 10**9])
+def test_a_walltime_in_another_unit_is_recognised(tmp_path: Path, scale: int) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        for step in range(2):
+            writer.add_scalar("a", 1.0, step, walltime=(1_735_689_600 + step) * scale)
+    rows = ticks(tmp_path / "run", "tick", "time_ns", "wall_ns")
+    assert [round(time_ns / 1e9, 2) for _, time_ns, _ in rows] == [1_735_689_600, 1_735_689_601]
+    assert [wall_ns for _, _, wall_ns in rows] == [0, 10**9]
+
+
+@pytest.mark.parametrize(
+    "walltime", [float("nan"), float("inf"), -1.0, 1e10, 1e300, "yesterday", 10**400]
+)
+def test_a_walltime_that_is_none_is_refused_and_nothing_is_lost(
+    tmp_path: Path, walltime: Any
+) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_scalar("a", 1.0, 0)
+        with pytest.raises(ConfigError, match="a walltime is seconds since 1970"):
+            writer.add_scalar("a", 2.0, 1, walltime=walltime)
+        writer.add_scalar("a", 3.0, 1)
+    assert ticks(tmp_path / "run", "tick", "a") == [(0, 1.0), (1, 3.0)]
+
+
+@pytest.mark.parametrize("step", [2**63, float("nan"), "last", [1], 1e300])
+def test_a_step_that_is_none_is_refused_and_nothing_is_lost(tmp_path: Path, step: Any) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_scalar("a", 1.0, 2**63 - 2)
+        for log in (writer.add_scalar, writer.add_text, writer.add_histogram):
+            with pytest.raises(ConfigError, match="an integer of 64 bits"):
+                log("a", 2.0, step)  # type: ignore[operator]
+        writer.add_scalar("a", 3.0, 2**63 - 1)
+    assert ticks(tmp_path / "run", "tick", "a") == [(2**63 - 2, 1.0), (2**63 - 1, 3.0)]
+    assert open_run(tmp_path / "run").notices() == []
+
+
+def test_a_relative_directory_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    writer = SummaryWriter("run")
+    writer.add_scalar("a", 1.0, 0)
+    writer.close()
+    monkeypatch.chdir(tmp_path / "two")
+    writer.add_scalar("a", 2.0, 1)
+    writer.close()
+    assert ticks(tmp_path / "one" / "run", "attempt", "a") == [(0, 1.0), (1, 2.0)]
+    assert list((tmp_path / "two").iterdir()) == []
+
+
+def test_decimals_are_numbers(tmp_path: Path) -> None:
+    with SummaryWriter(tmp_path / "run") as writer:
+        for step in (1, 0):
+            writer.add_scalar(f"a{step}", Decimal("0.5"), step)
+    assert ticks(tmp_path / "run", "a1", "a0") == [(0.5, 0.5)]
 
 
 def test_an_error_in_the_block_is_the_end_of_the_run(tmp_path: Path) -> None:

@@ -44,8 +44,7 @@ def require_step(value: Any) -> int:
         step = int(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         step = LAST + 1
-    # a tick begins at the step before it
-    if not -LAST <= step <= LAST:
+    if not 1 - LAST <= step <= LAST:  # a clock that begins a tick stands at the one before
         raise ConfigError("a step must be an integer of 64 bits", got=short(value))
     return step
 

@@ -9,25 +9,22 @@ Neither torch nor tensorboard is needed or imported.
 
 from __future__ import annotations
 
-import atexit
 import platform
-import sys
 import time
 from datetime import datetime
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from metronorm.clock import Clock
 from metronorm.clock.record import plain_number
-from metronorm.clock.run import RUN_FILE
 from metronorm.errors import ConfigError
+from metronorm.integrations.axes import require_step
 from metronorm.integrations.histogram import histogram
 from metronorm.integrations.names import MetricNames
+from metronorm.integrations.summary_records import Records, join
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Container, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
 
@@ -35,7 +32,8 @@ class SummaryWriter:
     """As `torch.utils.tensorboard.SummaryWriter`, for scalars, histograms and text.
 
     Args:
-        log_dir: the run. If there is one already, it goes on as a new attempt.
+        log_dir: the run. If there is one already, it goes on as a new attempt; while another writer
+            of this process writes it, both write the same attempt.
         comment: end of the name that the directory gets without `log_dir`.
         purge_step: not needed: what older attempts did beyond the step at which this one begins is
             in the full history only.
@@ -50,7 +48,14 @@ class SummaryWriter:
     A run has one record for each tick, so a scalar of an older step comes too late for its own. It
     is put on the record that is open or comes next (a validation loss that is counted in epochs is
     there at the tick after which it was measured), unless that has one of the name, and an event
-    `late scalar` says its `metric`, `step` and `value`, and whether it was `placed`.
+    `late scalar` says its `metric`, `step` and `value`, and whether it was `placed`. Of two late
+    ones of a name the last is placed; that one is only an event is warned of once.
+
+    Writers of a directory in one process, from whatever threads, share its records; what two of
+    them log under one name at one step is a scalar of the record and a late one. Of two processes
+    the second is refused.
+
+    `walltime` is seconds since 1970; milliseconds, microseconds and nanoseconds are recognised.
 
     Without `global_step` the values of a tag are counted: 0, 1, 2 (torch puts them all at 0).
 
@@ -59,7 +64,7 @@ class SummaryWriter:
     A writer that is never closed is closed when the process exits.
 
     Raises:
-        RunError: the directory is not writable.
+        RunError: another process writes the run, or the directory is not writable.
     """
 
     def __init__(
@@ -77,37 +82,20 @@ class SummaryWriter:
         if not log_dir:
             begun = datetime.now().strftime("%b%d_%H-%M-%S")
             log_dir = Path("runs", f"{begun}_{platform.node()}{comment}")
-        self.log_dir = log_dir
+        self.log_dir = Path(log_dir).absolute()
         self._config = config
         self._time = now
         self._names = MetricNames()
         self._counted: dict[str, int] = {}
-        self._clock: Clock | None = None
-        self._open_clock()
+        self._records: Records | None = None
+        self._open()
 
-    def _open_clock(self) -> Clock:
-        self._held: int | None = None
-        self._offset = time.time_ns() - self._time()
-        self._clock = Clock(
-            self.log_dir,
-            config=self._config,
-            resume=Path(self.log_dir, RUN_FILE).exists(),
-            progress=False,
-            stall=None,  # what is logged seldom does not stall
-            now=self._now,
-        ).open()
-        self._step: int | None = None  # the largest so far
-        self._begun = False
-        self._ended: int | None = None
-        self._moment = 0
-        self._on_record: set[str] = set()
-        self._late: list[tuple[str, int, float | int]] = []
-        atexit.register(self._close_at_exit)
-        return self._clock
-
-    def _now(self) -> int:
-        """The time, except while a record is made of what was logged a while ago."""
-        return self._time() if self._held is None else self._held
+    def _open(self) -> Records:
+        """The records that this writer writes to; what comes after `close` begins others."""
+        if self._records is None:
+            self._records = join(self, self.log_dir, self._names, self._config, self._time)
+            self._names = self._records.names
+        return self._records
 
     def __enter__(self) -> Self:
         return self
@@ -138,9 +126,11 @@ class SummaryWriter:
         """A number at a step; all digits are kept, whatever `double_precision` says.
 
         Raises:
-            ConfigError: not one number.
+            ConfigError: not one number, a step that is no integer of 64 bits, or a `walltime` that
+                is no time.
         """
-        self._add(tag, scalar_value, self._step_of(tag, global_step), walltime)
+        step = self._step_of(tag, global_step)
+        self._open().add(self, tag, scalar_value, step, walltime)
 
     def add_scalars(
         self,
@@ -152,11 +142,11 @@ class SummaryWriter:
         """Several numbers at a step, named `main_tag/tag`.
 
         Raises:
-            ConfigError: not one number each.
+            ConfigError: not one number each, no such step or no such time.
         """
         step = self._step_of(main_tag, global_step)
         for tag, value in tag_scalar_dict.items():
-            self._add(f"{main_tag}/{tag}", value, step, walltime)
+            self._open().add(self, f"{main_tag}/{tag}", value, step, walltime)
 
     def add_histogram(
         self,
@@ -174,16 +164,14 @@ class SummaryWriter:
             MissingDependencyError: NumPy is not installed.
         """
         step = self._step_of(tag, global_step)
-        clock = self._clock or self._open_clock()
-        clock.event("histogram", tag=tag, step=step, **histogram(values, bins, max_bins))
+        self._open().event("histogram", tag=tag, step=step, **histogram(values, bins, max_bins))
 
     def add_text(
         self, tag: str, text_string: str, global_step: Any = None, walltime: float | None = None
     ) -> None:
         """An event `text`: `tag, step, text`."""
         step = self._step_of(tag, global_step)
-        clock = self._clock or self._open_clock()
-        clock.event("text", tag=tag, step=step, text=text_string)
+        self._open().event("text", tag=tag, step=step, text=text_string)
 
     def add_hparams(
         self,
@@ -199,84 +187,31 @@ class SummaryWriter:
             ConfigError: a metric is not one number.
         """
         metrics = {name: plain_number(name, value) for name, value in metric_dict.items()}
-        clock = self._clock or self._open_clock()
-        clock.event("hparams", parameters=hparam_dict, metrics=metrics)
+        self._open().event("hparams", parameters=hparam_dict, metrics=metrics)
 
     def flush(self) -> None:
         """Write the record that is open; what comes for its step now is late."""
-        self._end_record()
+        if self._records is not None:
+            self._records.end_record()
 
     def close(self) -> None:
-        """Write the record that is open and end the attempt; what comes now begins another."""
-        self._close(None)
+        """Write the record that is open; the last writer of a directory ends the attempt.
 
-    # --- records --------------------------------------------------------------------------------
+        What comes now begins another, or joins that of the writers that go on.
+        """
+        self._close(None)
 
     def _step_of(self, tag: str, step: Any) -> int:
         if step is not None:
-            return int(step)
+            return require_step(step)
         count = self._counted.get(tag, 0)
         self._counted[tag] = count + 1
         return count
 
-    def _add(self, tag: str, value: Any, step: int, walltime: float | None) -> None:
-        clock = self._clock or self._open_clock()
-        name = self._names[tag]
-        if self._step is None or step > self._step:
-            self._end_record()
-            self._begin_record(clock, step, walltime)
-        elif step < self._step or not self._begun:
-            self._late.append((name, step, plain_number(name, value)))
-            return
-        clock.log(**{name: value})
-        self._on_record.add(name)
-        self._moment = max(self._moment, self._moment_of(walltime))
-
-    def _moment_of(self, walltime: float | None) -> int:
-        if walltime is None:
-            return self._time()
-        return round(walltime * 1e9) - self._offset
-
-    def _begin_record(self, clock: Clock, step: int, walltime: float | None) -> None:
-        moment = self._moment_of(walltime)
-        self._held = moment if self._ended is None else self._ended
-        self._moment = max(moment, self._held)
-        clock.tick = step - 1
-        clock.begin_tick()
-        self._held = None
-        self._step, self._begun = step, True
-        self._on_record.clear()
-
-    def _end_record(self) -> None:
-        if self._clock is None or not self._begun:
-            return
-        placed = {name: value for name, _, value in self._late if name not in self._on_record}
-        self._clock.log(**placed)
-        self._held = self._ended = self._moment
-        self._clock.end_tick()
-        self._clock.pause()
-        self._held = None
-        self._begun = False
-        self._tell_late(self._clock, placed)
-
-    def _tell_late(self, clock: Clock, placed: Container[str]) -> None:
-        for name, step, value in self._late:
-            told = {"metric": name, "step": step, "placed": name in placed}
-            told["value"] = value if isfinite(value) else str(value)
-            clock.event("late scalar", **told)
-        self._late.clear()
-
     def _close(self, error: BaseException | None) -> None:
-        if self._clock is None:
-            return
-        atexit.unregister(self._close_at_exit)
-        self._end_record()
-        self._tell_late(self._clock, ())
-        self._clock.close(error)
-        self._clock = None
-
-    def _close_at_exit(self) -> None:
-        self._close(getattr(sys, "last_value", None))  # an error that nobody caught
+        if self._records is not None:
+            records, self._records = self._records, None
+            records.leave(self, error)
 
 
 def _not_recorded(name: str) -> Callable[..., NoReturn]:

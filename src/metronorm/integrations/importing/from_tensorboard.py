@@ -169,7 +169,7 @@ def _restore(record: TickRecord) -> None:
         del metrics[WALL_TAG]
         record.wall_ns = wall_ns
     beats = step_of(metrics.get(BEATS_TAG))
-    if beats is not None:
+    if beats is not None and beats > 0:
         del metrics[BEATS_TAG]
         record.beats = beats
 

@@ -32,10 +32,10 @@ def import_wandb(source: str | os.PathLike[str], directory: str | os.PathLike[st
         Directories of the runs.
 
     Rows of a step are one record; its time is `_timestamp` (seconds or a finer unit since 1970, or
-    a date), and its `wall_ns` is the time since the record before. A resumed run whose steps go back
-    is a new attempt. What was sampled of the machine becomes resources, or an event `system` where
-    a run has no name for it; texts are events; the run's summary is the event `summary`, or the
-    only tick of a run without history. What cannot come over is counted in an event `notice`.
+    a date), and its `wall_ns` is the time since the record before. A resumed run whose steps go
+    back is a new attempt. What was sampled of the machine becomes resources, or an event `system`
+    where a run has no name for it; texts are events; the run's summary is the event `summary`, or
+    the only tick of a run without history. What cannot come over is counted in an event `notice`.
 
     Raises:
         DataError: none of these, or no numbers in them that can be read.

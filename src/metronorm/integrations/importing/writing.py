@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from metronorm.clock.record import TickRecord
-from metronorm.clock.run import RUN_FILE, create_run, tape_folder
+from metronorm.clock.run import RUN_FILE, create_run, run_file, tape_folder
 from metronorm.clock.store.seal import seal_tape
 from metronorm.clock.store.tape import LIVE, encode
 from metronorm.errors import DataError, RunError
@@ -86,7 +86,7 @@ def write_run(run: Imported, directory: Path, name: str) -> None:
     if not history.attempts:
         raise DataError("there must be scalars to import", got=f"none in {run.source}")
     origin = {"format": run.format, "source": str(run.source.absolute())}
-    config = as_json({**run.config, "imported": origin})
+    config = as_json({**run.config, "imported": origin}, finite=False)
     info = create_run(directory, name=as_json(run.name or name), config=config)
     # what describes the process that imports says nothing of the run
     info = msgspec.structs.replace(
@@ -97,8 +97,7 @@ def write_run(run: Imported, directory: Path, name: str) -> None:
         git=None,
         host={"name": run.host} if run.host else {},
     )
-    text = msgspec.json.format(msgspec.json.encode(info), indent=2)
-    write_atomic(directory / RUN_FILE, text + b"\n")
+    write_atomic(directory / RUN_FILE, run_file(info))
     places = Places(history)
     notices = _notices(run)
     for notice in notices:
@@ -158,16 +157,21 @@ def _event_line(event: Event, tick: int) -> bytes:
     return encode({"event": event.name, "tick": tick, "time_ns": event.time_ns, "fields": fields})
 
 
-def as_json(value: Any) -> Any:
-    """What JSON holds of a value as it is, and text for the rest: NaN, half a surrogate pair."""
+def as_json(value: Any, *, finite: bool = True) -> Any:
+    """What JSON holds of a value as it is, and text for the rest, such as half a surrogate pair.
+
+    Args:
+        value: of any kind.
+        finite: NaN and infinities become text too.
+    """
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, float):
-        return value if isfinite(value) else str(value)
+        return str(value) if finite and not isfinite(value) else value
     if isinstance(value, dict):
-        return {str(as_json(key)): as_json(entry) for key, entry in value.items()}
+        return {as_json(str(key)): as_json(each, finite=finite) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [as_json(entry) for entry in value]
+        return [as_json(each, finite=finite) for each in value]
     return value if value is None or isinstance(value, int) else str(value)
 
 
