@@ -171,8 +171,8 @@ def small_beats(reading: Reading) -> Iterator[Finding]:
         severity="notice",
         what=f"{beats:,.0f} beats a tick take only {duration(beat_ns)} each, all of the tick "
         "included: what a beat costs whatever its size is likely a large part of that.",
-        advice=f"If memory allows{room}, try half as many beats of twice the size and compare the "
-        "tokens per second.",
+        advice=f"If memory allows{room}, try half as many beats of twice the size in another run "
+        "and compare the tokens per second.",
         evidence=evidence,
     )
 
