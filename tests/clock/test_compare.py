@@ -10,21 +10,34 @@ from hypothesis import strategies as st
 from metronorm.clock import Table
 from metronorm.clock.compare import Comparison, Measure, compare
 from metronorm.clock.compare.times import BINS, measure, read_times
+from metronorm.clock.store.columns import identifier
+from metronorm.clock.table import Source
 from metronorm.errors import ConfigError
 
 from .noisy import TICK_NS, record, record_ranks, walls
 
 
+def table_of(rows: duckdb.DuckDBPyRelation, name: str) -> Table:
+    """A table of these rows, without a run."""
+    connection = duckdb.connect()
+    connection.execute(
+        "create table rows as from (select unnest($1, recursive := true))",
+        [[dict(zip(rows.columns, row, strict=True)) for row in rows.fetchall()]],
+    )
+    sources = [Source({column: identifier(column) for column in rows.columns}, "rows")]
+    return Table(connection, sources, rows.columns, name=name, order="tick, attempt, rank")
+
+
 def ticks_table(times: list[int]) -> Table:
-    """The ticks of a run with these times, without a run."""
+    """The ticks of a run with these times."""
     query = f"""select 0 as attempt, 0 as rank, unnest(range(1, {len(times) + 1})) as tick,
                        unnest({times}) as wall_ns"""
-    return Table(duckdb.sql(query), "ticks", "tick")
+    return table_of(duckdb.sql(query), "ticks")
 
 
 def planted(table: Table, name: str, query: str) -> Callable[[], Table]:
     """A method of `Run` that gives these rows of a table instead."""
-    return lambda: Table(table.sql(query), name, "tick")
+    return lambda: table_of(table.sql(query), name)
 
 
 def in_thirds(tick: int, time: int) -> dict[str, int]:
@@ -179,7 +192,7 @@ def test_memory_and_processor_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
                       if(tick < 150, 1000 * tick, 0) as children_processor_ns {samples}""",
     }
     for run, query in rows.items():
-        table = Table(duckdb.sql(query), "resources", "tick")
+        table = table_of(duckdb.sql(query), "resources")
         monkeypatch.setattr(run, "resources", lambda table=table: table)
     measures = compare(a, b).measures
     assert measures["peak_memory_bytes"] == Measure(390, 970, 970 / 390)

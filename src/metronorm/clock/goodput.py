@@ -38,10 +38,12 @@ def goodput(run: Run) -> Goodput:
         .sql("select attempt, min(time_ns), max(time_ns) from events group by attempt")
         .fetchall()
     )
-    full = run.ticks("full")
+    columns = ("attempt", "rank", "time_ns", "wall_ns")
+    full = run.ticks("full").only(*columns)
     ticks = full.sql(
         """
-        select attempt, min(time_ns - wall_ns), max(time_ns), sum(wall_ns)::DOUBLE from ticks
+        select attempt, min(time_ns::HUGEINT - wall_ns), max(time_ns), sum(wall_ns)::DOUBLE
+        from ticks
         where rank = (select min(rank) from ticks t where t.attempt = ticks.attempt)
         group by attempt"""
     ).fetchall()
@@ -52,6 +54,7 @@ def goodput(run: Run) -> Goodput:
     spent = sum(row[3] for row in ticks)
     forward = (
         run.ticks()
+        .only(*columns)
         .sql(
             """
         select coalesce(sum(wall_ns), 0)::DOUBLE from ticks

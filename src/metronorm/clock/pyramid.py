@@ -46,6 +46,7 @@ def pyramid(ticks: Table, metric: str, *, points: int = 2000) -> Pyramid:
     if points < 2:
         raise ConfigError("a curve needs at least 2 points", got=str(points))
     name = identifier(metric)
+    ticks = ticks.only("tick", metric)
     first, last = ticks.sql("select min(tick), max(tick) from ticks").fetchall()[0]
     if first is None:
         return Pyramid([], [], [], [])
@@ -54,7 +55,7 @@ def pyramid(ticks: Table, metric: str, *, points: int = 2000) -> Pyramid:
     rows = ticks.sql(
         f"""
         select min(tick), min(finite), max(finite), count(*) - count(finite) from (
-            select tick, (tick - {first}) * {stretches} // {span} as stretch,
+            select tick, (tick::HUGEINT - {first}) * {stretches} // {span} as stretch,
                    case when isfinite({name}) then {name} end as finite
             from ticks where {name} is not null)
         group by stretch order by stretch"""

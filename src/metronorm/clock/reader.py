@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import itertools
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metronorm.clock.ledger import UNATTRIBUTED
 from metronorm.clock.run import RunInfo, number, numbered, read_run_info, tape_folders
-from metronorm.clock.store.columns import FIXED, columns_of, identifier
+from metronorm.clock.store.columns import FIXED, OPTIONAL, identifier, load_lines
 from metronorm.clock.store.lines import is_sealed, read_tape
-from metronorm.clock.store.parts import BROKEN, binds, is_readable, looks_whole, scan
-from metronorm.clock.table import Table
+from metronorm.clock.store.parts import BROKEN, is_readable, looks_whole, out_of_memory, schemas
+from metronorm.clock.table import PLACE, Source, Table
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
+
+    from metronorm.clock.store.parts import Schema
 
 
 History = Literal["effective", "full"]
+ORDERS = {
+    "ticks": "tick, attempt, rank",
+    "events": "time_ns, attempt, rank",
+    "resources": "time_ns, attempt, rank",
+}
 
 
 def open_run(path: str | os.PathLike[str], *, verify: bool = False) -> Run:
@@ -41,13 +48,13 @@ class Run:
     def __init__(self, directory: Path, *, verify: bool = False) -> None:
         import duckdb
 
-        self.directory = directory
-        self.info: RunInfo = read_run_info(directory)
+        self.directory = directory.absolute()
+        self.info: RunInfo = read_run_info(self.directory)
         self._connection = duckdb.connect()
         self._connection.execute("set parquet_metadata_cache = true")
         self._numbers = itertools.count()
-        self._is_readable = is_readable if verify else binds
-        self._read: set[Path] = set()  # parts that are not damaged
+        self._verify = verify
+        self._schemas: dict[Path, Schema] = {}  # of parts that are not damaged
 
     def __repr__(self) -> str:
         return f"<Run {self.info.name!r} at {self.directory}>"
@@ -64,11 +71,11 @@ class Run:
         tick stands once, the newest attempt wins, and what an older attempt did beyond the point
         of resumption is left out. The *full* history has every tick of every attempt.
         """
-        view = self._load("ticks")
-        rows = f"select * from {view}"
+        sources = self._load("ticks")
+        where = "true"
         if history == "effective" and len(self.attempts) > 1:
-            rows = self._effective(view)
-        return Table(self._connection.sql(rows), "ticks", "tick, attempt, rank")
+            where = self._effective(sources)
+        return self._table(sources, "ticks", where)
 
     def ticks_with_resources(self, history: History = "effective") -> Table:
         """As `ticks`, each with the newest sample of its process at that time.
@@ -77,24 +84,27 @@ class Run:
         """
         ticks, resources = self.ticks(history), self.resources()
         own = {name.lower() for name in ticks.columns}
-        sampled = [identifier(name) for name in resources.columns if name.lower() not in own]
-        names = [f"ticks_{next(self._numbers)}", f"resources_{next(self._numbers)}"]
-        ticks.relation.create_view(names[0])
-        resources.relation.create_view(names[1])
-        columns = ", ".join(["t.*", *(f"r.{name}" for name in sampled)])
-        rows = self._connection.sql(
-            f"select {columns} from {names[0]} t asof left join {names[1]} r on "
+        sampled = [name for name in resources.columns if name.lower() not in own]
+        number = next(self._numbers)
+        ticks.relation.create_view(f"ticks_{number}")
+        resources.relation.create_view(f"resources_{number}")
+        columns = ", ".join(["t.*", *(f"r.{identifier(name)}" for name in sampled)])
+        self._connection.execute(
+            f"create temp view both_{number} as select {columns} "
+            f"from ticks_{number} t asof left join resources_{number} r on "
             "t.attempt = r.attempt and t.rank = r.rank and t.time_ns >= r.time_ns"
         )
-        return Table(rows, "ticks", "tick, attempt, rank")
+        names = [*ticks.columns, *sampled]
+        source = Source({name: identifier(name) for name in names}, f"both_{number}")
+        return Table(self._connection, [source], names, name="ticks", order=ORDERS["ticks"])
 
     def events(self) -> Table:
         """One row per event: `attempt, rank, tick, time_ns, event, fields` (JSON)."""
-        return self._plain("events")
+        return self._table(self._load("events"), "events")
 
     def resources(self) -> Table:
         """One row per sample: `attempt, rank, tick, time_ns, memory_bytes, ...`."""
-        return self._plain("resources")
+        return self._table(self._load("resources"), "resources")
 
     def notices(self) -> list[str]:
         """What a reader should know: lines and parts that are damaged and were left out."""
@@ -111,100 +121,109 @@ class Run:
                 )
                 if damaged:
                     found.append(f"{folder}: {damaged} damaged lines were left out")
-                broken = [path for path in parts if not self._readable(path)]
+                self._look_at([part for part in parts if part not in self._schemas])
+                broken = [part for part in parts if part not in self._schemas]
                 broken += sorted(folder.glob(f"*{BROKEN}"))
                 found += [f"{path}: a damaged part was left out" for path in broken]
         return found
 
-    def _plain(self, kind: str) -> Table:
-        return Table(
-            self._connection.sql(f"select * from {self._load(kind)}"),
-            kind,
-            "time_ns, attempt, rank",
-        )
+    def _table(self, sources: list[Source], kind: str, where: str = "true") -> Table:
+        columns = dict.fromkeys(name for source in sources for name in source.columns)
+        ordered = _in_order(columns, kind)
+        return Table(self._connection, sources, ordered, name=kind, order=ORDERS[kind], where=where)
 
-    def _effective(self, view: str) -> str:
-        """SQL for the ticks that no later attempt has done again, or gone back behind."""
-        rows = self._connection.execute(
-            f"select attempt, min(tick) from {view} group by attempt order by attempt desc"
-        ).fetchall()
+    def _effective(self, sources: list[Source]) -> str:
+        """SQL: whether no later attempt has done a tick again, or gone back behind it."""
+        rows = (
+            self._table(sources, "ticks")
+            .only("attempt", "tick")
+            .sql("select attempt, min(tick) from ticks group by attempt order by attempt desc")
+            .fetchall()
+        )
         conditions, resumed = [], None
         for attempt, first in rows:
             before = "" if resumed is None else f" and tick < {resumed}"
             conditions.append(f"(attempt = {attempt}{before})")
             resumed = first if resumed is None else min(first, resumed)
-        return f"select * from {view} where {' or '.join(conditions) or 'true'}"
+        return " or ".join(conditions) or "true"
 
-    # --- from files to a view -------------------------------------------------------------------
+    # --- from files to sources ------------------------------------------------------------------
 
-    def _load(self, kind: str) -> str:
-        """A view over all parts and lines of a kind; its name."""
+    def _load(self, kind: str) -> list[Source]:
+        """All parts and lines of a kind."""
         parts: list[Path] = []
-        placed = bytearray()
+        tapes = []
         for folder in tape_folders(self.directory, kind):
             sealed, lines = read_tape(folder, kind, self.info.id)
             parts += sealed
-            place = b'{"attempt":%d,"rank":%d,' % (number(folder.parent), number(folder))
-            for line in lines.whole:
-                placed += place
-                placed += memoryview(line)[1:]
-        sources = [*self._sealed(parts), *self._live(kind, placed)] or [self._empty(kind)]
-        name = f"all_{kind}_{next(self._numbers)}"
-        everything = " union all by name ".join(f"({source})" for source in sources)
-        columns = self._connection.sql(everything).columns
-        listed = ", ".join(identifier(column) for column in _in_order(columns, kind))
-        self._connection.execute(f"create temp view {name} as select {listed} from ({everything})")
-        return name
+            place = {"attempt": number(folder.parent), "rank": number(folder)}
+            tapes.append((place, lines.whole))
+        sources = self._sealed(parts)
+        if any(lines for _, lines in tapes):
+            table = f"live_{kind}_{next(self._numbers)}"
+            sources.append(Source(load_lines(self._connection, kind, tapes, table), table))
+        return _same_spelling(sources) or [_nothing(kind)]
 
-    def _sealed(self, parts: list[Path]) -> list[str]:
-        """SQL that reads the parts, those that can be read."""
-        if not parts:
-            return []
-        found = []
-        # a run may itself lie in folders such as lr=0.1: then no name of a folder is looked at
-        if "=" not in str(self.directory.resolve()):
-            found.append(scan(parts, "hive_types = {'attempt': BIGINT, 'rank': BIGINT}"))
-        else:
-            for folder in dict.fromkeys(path.parent for path in parts):
-                place = f"{number(folder.parent)} as attempt, {number(folder)} as rank"
-                inside = [path for path in parts if path.parent == folder]
-                found.append(f"select {place}, * from ({scan(inside)})")
-        if self._read.issuperset(parts):
-            return found
-        if all(map(looks_whole, parts)) and self._is_readable(self._connection, found):
-            self._read.update(parts)
-            return found
-        whole = [path for path in parts if self._readable(path)]
-        return self._sealed(whole) if len(whole) < len(parts) else found
-
-    def _readable(self, path: Path) -> bool:
-        return path in self._read or (
-            looks_whole(path) and self._is_readable(self._connection, [scan([path])])
-        )
-
-    def _live(self, kind: str, placed: bytes | bytearray) -> list[str]:
-        """SQL for lines that say their place, from a temporary table of them."""
-        if not placed:
-            return []
-        name = f"live_{kind}_{next(self._numbers)}"
-        with tempfile.TemporaryDirectory() as scratch:
-            lines = Path(scratch, "lines.jsonl")
-            lines.write_bytes(placed)
-            select = columns_of(self._connection, kind, lines, placed=True)
-            self._connection.execute(f"create temp table {name} as {select}")
-        return [f"select * from {name}"]
-
-    def _empty(self, kind: str) -> str:
-        columns = ["attempt", "rank", *FIXED[kind]]
-        typed = [
-            f"null::{'VARCHAR' if name in ('event', 'fields') else 'BIGINT'} as {name}"
-            for name in columns
-            if name != "arrival_ns"
+    def _sealed(self, parts: list[Path]) -> list[Source]:
+        """The parts that can be read, by their columns."""
+        self._look_at([part for part in parts if part not in self._schemas])
+        alike: dict[Schema, list[Path]] = {}
+        for part in parts:
+            if part in self._schemas:
+                alike.setdefault(self._schemas[part], []).append(part)
+        return [
+            Source(
+                PLACE | {name: identifier(name) for name, _ in schema},
+                parts=tuple(inside),
+                forms=dict(schema),
+            )
+            for schema, inside in alike.items()
         ]
-        return f"select {', '.join(typed)} where false"
+
+    def _look_at(self, parts: list[Path]) -> None:
+        """Learn the columns of parts; of those that can be read."""
+        import duckdb
+
+        parts = [part for part in parts if looks_whole(part)]
+        if self._verify:
+            parts = [part for part in parts if is_readable(self._connection, part)]
+        if not parts:
+            return
+        try:
+            self._schemas |= zip(parts, schemas(self._connection, parts), strict=True)
+        except duckdb.OutOfMemoryException as error:
+            raise out_of_memory(error) from None
+        except duckdb.Error:
+            half = len(parts) // 2  # to find out which
+            if half:
+                self._look_at(parts[:half])
+                self._look_at(parts[half:])
 
 
-def _in_order(columns: list[str], kind: str) -> list[str]:
+def _same_spelling(sources: list[Source]) -> list[Source]:
+    """Names that SQL takes for the same are the same column."""
+    first: dict[str, str] = {}
+    return [
+        Source(
+            {first.setdefault(name.lower(), name): sql for name, sql in source.columns.items()},
+            source.rows,
+            source.parts,
+            {first[name.lower()]: form for name, form in source.forms.items()},
+        )
+        for source in sources
+    ]
+
+
+def _nothing(kind: str) -> Source:
+    columns = {
+        name: f"null::{'VARCHAR' if name in ('event', 'fields') else 'BIGINT'}"
+        for name in ("attempt", "rank", *FIXED[kind])
+        if name not in OPTIONAL
+    }
+    return Source(columns, rows="(select 1 where false)")
+
+
+def _in_order(columns: Iterable[str], kind: str) -> list[str]:
     """The record's own first, then phases, the rest of the time, metrics."""
     own = ["attempt", "rank", *FIXED[kind]]
     rest = f"{UNATTRIBUTED}_ns"

@@ -11,6 +11,7 @@ import msgspec
 from metronorm.clock.goodput import goodput
 from metronorm.clock.run import tape_folders
 from metronorm.clock.store.columns import identifier
+from metronorm.clock.store.parts import batches
 from metronorm.clock.store.tape import is_written
 
 if TYPE_CHECKING:
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from metronorm.clock.table import Table
 
 POINTS = 200
+# so many losses have curves: more in one chart would tell nothing
+MOST_CURVES = 10
+LOSSES_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -70,27 +74,30 @@ def summarize(run: Run) -> Summary:
     Of several ranks, times are those of the rank that spent most, losses those of the first rank
     that has them, tokens those of all. `phases` are shares of the ticks whose phases were measured;
     `tokens_per_second` divides by the time of all ticks, evaluation and checkpoints included.
+    `curves` has the first `MOST_CURVES` losses, and the tick time.
     """
     ticks, events, resources = run.ticks(), run.events(), run.resources()
     losses = [name for name in ticks.metrics if name.endswith("loss") or "loss_per" in name]
     counted = ["wall_ns", "clock_ns", *(f"{phase}_ns" for phase in ticks.phases)]
     counted += ["tokens"] * ("tokens" in ticks.metrics)
-    ranks = _by_rank(ticks, counted, losses)
+    ranks = _by_rank(ticks.only("rank", *counted), counted)
     slowest = max(ranks, key=lambda rank: rank["wall_ns"], default=None)
-    curves, best = {}, {}
-    for name in losses:
-        chosen = next((rank["rank"] for rank in ranks if rank[f"count {name}"]), None)
-        if chosen is not None:
-            curves[name] = _curve(ticks, name, 1.0, chosen)
-            best[name] = _best(ticks, name, chosen)
+    best = _best(ticks, losses)
+    curves = {
+        name: _curve(ticks, name, 1.0, rank) for name, (rank, _) in [*best.items()][:MOST_CURVES]
+    }
     median_ns = p95_ns = wall_ns = None
     if slowest:
         wall_ns = slowest["wall_ns"]
         curves["tick time, ms"] = _curve(ticks, "wall_ns", 1e-6, slowest["rank"])
-        median_ns, p95_ns = ticks.sql(
-            "select median(wall_ns), quantile_cont(wall_ns, 0.95) from ticks "
-            f"where rank = {slowest['rank']}"
-        ).fetchall()[0]
+        median_ns, p95_ns = (
+            ticks.only("rank", "wall_ns")
+            .sql(
+                "select median(wall_ns), quantile_cont(wall_ns, 0.95) from ticks "
+                f"where rank = {slowest['rank']}"
+            )
+            .fetchall()[0]
+        )
     tokens = sum(rank["tokens"] or 0.0 for rank in ranks) if "tokens" in counted else None
     return Summary(
         name=run.info.name,
@@ -103,7 +110,7 @@ def summarize(run: Run) -> Summary:
         host=_host(run.info.host),
         machine=_machine(events),
         seconds=(wall_ns or 0.0) / 1e9,
-        losses=best,
+        losses={name: found for name, (_, found) in best.items()},
         tick_median_ns=median_ns,
         tick_p95_ns=p95_ns,
         phases=_shares(ticks, slowest),
@@ -119,16 +126,15 @@ def summarize(run: Run) -> Summary:
     )
 
 
-def _by_rank(ticks: Table, summed: list[str], counted: list[str]) -> list[dict[str, Any]]:
-    """In one pass: number of ticks, sums of columns, numbers of values of others, by rank."""
-    names = ["rank", "ticks", *summed, "measured", *(f"count {name}" for name in counted)]
+def _by_rank(ticks: Table, summed: list[str]) -> list[dict[str, Any]]:
+    """In one pass: number of ticks and sums of columns, by rank."""
+    names = ["rank", "ticks", *summed, "measured"]
     measured = "unattributed_ns is not null" if ticks.phases else "false"
     columns = [
         "rank",
         "count(*)",
         *(f"sum({identifier(name)})::DOUBLE" for name in summed),
         f"sum(wall_ns) filter ({measured})::DOUBLE",
-        *(f"count({identifier(name)})" for name in counted),
     ]
     query = f"select {', '.join(columns)} from ticks group by rank order by rank"
     return [dict(zip(names, row, strict=True)) for row in ticks.sql(query).fetchall()]
@@ -159,26 +165,42 @@ def _shares(ticks: Table, slowest: dict[str, Any] | None) -> dict[str, float]:
     return {phase: (slowest[f"{phase}_ns"] or 0.0) / slowest["measured"] for phase in ticks.phases}
 
 
-def _best(ticks: Table, name: str, rank: int) -> Best:
-    column = identifier(name)
-    last, best, tick = ticks.sql(
-        f"""select arg_max({column}, tick) filter ({column} is not null),
-                   min({column}) filter (isfinite({column})),
-                   arg_min(tick, {column}) filter (isfinite({column}))
-            from ticks where rank = {rank}"""
-    ).fetchall()[0]
-    return Best(last, best, tick)
+def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
+    """Of each loss the first rank that has it, with its last and its best value there."""
+    found: dict[str, tuple[int, Best]] = {}
+    for batch in batches(losses, LOSSES_AT_ONCE):
+        columns = ", ".join(
+            f"""count({name}), arg_max({name}, if({name} is null, null, tick)),
+                min(if(isfinite({name}), {name}, null)),
+                arg_min(tick, if(isfinite({name}), {name}, null))"""
+            for name in map(identifier, batch)
+        )
+        rows = ticks.only("tick", "rank", *batch).sql(
+            f"select rank, {columns} from ticks group by rank order by rank"
+        )
+        for rank, *cells in rows.fetchall():
+            for at, name in enumerate(batch):
+                count, last, best, tick = cells[4 * at : 4 * at + 4]
+                if count:
+                    found.setdefault(name, (rank, Best(last, best, tick)))
+    return {name: found[name] for name in losses if name in found}
 
 
 def _curve(ticks: Table, name: str, scale: float, rank: int) -> Curve:
     column = identifier(name)
-    rows = ticks.sql(
-        f"""with seen as (select tick, {column} as value from ticks
-                          where rank = {rank} and isfinite({column}::DOUBLE)),
-                 bounds as (select min(tick) as low, max(tick) - min(tick) + 1 as span from seen)
-            select median(tick)::BIGINT, median(value) * {scale} from seen, bounds
-            group by (tick - low) * {POINTS} // greatest(span, {POINTS}) order by 1"""
-    ).fetchall()
+    rows = (
+        ticks.only("tick", "rank", name)
+        .sql(  # (ticks may lie further apart than what a BIGINT holds 200 times)
+            f"""with seen as (select tick::HUGEINT as tick, {column} as value from ticks
+                              where rank = {rank} and isfinite({column}::DOUBLE)),
+                     bounds as (select min(tick) as low, max(tick) - min(tick) + 1 as span
+                                from seen)
+                select quantile_disc(tick, 0.5) as middle, median(value) * {scale}
+                from seen, bounds
+                group by (tick - low) * {POINTS} // greatest(span, {POINTS}) order by middle"""
+        )
+        .fetchall()
+    )
     return Curve([row[0] for row in rows], [row[1] for row in rows])
 
 

@@ -167,7 +167,7 @@ def _usage(runs: tuple[Run, Run], skip: int) -> dict[str, Measure]:
 
 
 def _side(run: Run, table: Table, times: Times) -> Side:
-    ranks = table.sql("select count(distinct rank) from ticks").fetchall()[0][0]
+    ranks = table.only("rank").sql("select count(distinct rank) from ticks").fetchall()[0][0]
     return Side(run.info.name, str(run.directory), times.ticks, ranks)
 
 

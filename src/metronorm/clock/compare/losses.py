@@ -63,6 +63,8 @@ class Course:
 
 def read_course(ticks: Table, metric: str) -> Course:
     """The course of a metric, in at most `BINS` stretches of ticks."""
+    tokens = ["tokens"] * ("tokens" in ticks.metrics)
+    ticks = ticks.only("attempt", "rank", "tick", "wall_ns", *tokens, metric)
     rows = ticks.sql(
         f"""with per_tick as ({per_tick(ticks, (), metric)}), running as (
                 select tick, sum(tokens) over so_far as tokens,

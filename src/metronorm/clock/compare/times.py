@@ -138,6 +138,7 @@ class Times:
 
 def count_ticks(ticks: Table, skip: int) -> int:
     """How many ticks there are without the first `skip` ones of every attempt."""
+    ticks = ticks.only(*_columns(ticks))
     query = f"with {_kept(ticks, (), skip)} select count(*) from kept"
     return int(ticks.sql(query).fetchall()[0][0])
 
@@ -150,6 +151,7 @@ def read_times(ticks: Table, skip: int) -> Times:
     position measures", Journal of the American Statistical Association 47, 1952).
     """
     phases = ticks.phases
+    ticks = ticks.only(*_columns(ticks), *(f"{phase}_ns" for phase in phases))
     kept = _kept(ticks, phases, skip)
     levels = ", ".join(str(level / LEVELS) for level in range(LEVELS + 1))
     query = f"with {kept} select count(*), quantile_cont(wall, [{levels}]) from kept"
@@ -193,6 +195,11 @@ def _resample(series: dict[str, list[float]], leading: str, random: Random) -> S
         resampled=dict(zip(series, resampled, strict=True)),
         blocks=len(series["ticks"]) / length,
     )
+
+
+def _columns(ticks: Table) -> list[str]:
+    """What of a run the times are made of, beside its phases."""
+    return ["attempt", "rank", "tick", "wall_ns", *(["tokens"] * ("tokens" in ticks.metrics))]
 
 
 def _kept(ticks: Table, phases: Sequence[str], skip: int) -> str:

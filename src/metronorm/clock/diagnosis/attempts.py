@@ -50,7 +50,8 @@ def replay(reading: Reading) -> Iterator[Finding]:
         return
     query = f"select count(*), sum(wall_ns)::DOUBLE from ticks where rank = {reading.rank}"
     kept, kept_ns = reading.one(query)
-    done, done_ns = reading.run.ticks("full").sql(query).fetchall()[0]
+    full = reading.run.ticks("full").only("rank", "wall_ns")
+    done, done_ns = full.sql(query).fetchall()[0]
     if not kept or not done_ns or done_ns - kept_ns <= REPLAY_SHARE * done_ns:
         return
     firsts = reading.sql(

@@ -12,6 +12,7 @@ from metronorm.clock.diagnosis.reading import MINIMUM_TICKS
 from metronorm.clock.diagnosis.trend import SIGMAS_PER_MAD
 from metronorm.clock.diagnosis.values import is_loss
 from metronorm.clock.store.columns import identifier
+from metronorm.clock.store.parts import batches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,6 +31,10 @@ OVER_SIGMAS = 3
 TICKS_PER_SPIKE = 100
 # A spike as long as this changed the parameters for the worse; a shorter one is an odd batch.
 LONG_SPIKE = 3
+
+# Of so many losses, in the order of their columns, each is looked at, some at a time.
+MOST_LOSSES = 200
+LOSSES_AT_ONCE = 50
 
 # Stretches of the run; a divergence has to last for the last tenth of them.
 BINS = 20
@@ -65,8 +70,7 @@ class Rise:
 
 def losses(reading: Reading) -> Iterator[Finding]:
     """A loss that ends far above its best, or that jumped and came back."""
-    for metric in filter(is_loss, reading.metrics):
-        series = _series(reading, metric)
+    for metric, series in _all_series(reading):
         found = _spikes(series)
         rise = _rise(series)
         if rise is not None:
@@ -84,8 +88,9 @@ def _divergence(metric: str, rise: Rise) -> Finding:
         )
     else:
         advice = (
-            f"Go back to a checkpoint of about tick {rise.since:,}, and lower the learning rate, "
-            "warm it up for longer, or clip the gradient."
+            "Start a new run with a lower learning rate, a longer warm-up or a clipped gradient; "
+            "or go on from a checkpoint of about "
+            f"tick {rise.since:,}, if your loop takes such a change on resume."
         )
     return Finding(
         rule="divergence",
@@ -116,8 +121,8 @@ def _spike_finding(metric: str, found: Sequence[Spike], end: int) -> Finding:
         severity="warning" if longest >= LONG_SPIKE else "notice",
         what=f"{metric} jumped {times}at tick {worst.tick:,} from {worst.before:.4g} to "
         f"{worst.peak:.4g}, and {outcome}.",
-        advice="See the batches of these ticks; against spikes help clipping the gradient, a "
-        "lower learning rate, and a shorter memory of the second moments (beta2).",
+        advice="See the batches of these ticks; in a new run, against spikes help clipping the "
+        "gradient, a lower learning rate, and a shorter memory of the second moments (beta2).",
         evidence={
             "spikes": len(found),
             "worst_tick": worst.tick,
@@ -130,12 +135,22 @@ def _spike_finding(metric: str, found: Sequence[Spike], end: int) -> Finding:
     )
 
 
+def _all_series(reading: Reading) -> Iterator[tuple[str, list[tuple[Any, ...]]]]:
+    metrics = [metric for metric in reading.metrics if is_loss(metric)][:MOST_LOSSES]
+    for batch in batches(metrics, LOSSES_AT_ONCE):
+        table = reading.table_of(batch)
+        # of a wide run every look at its parts costs more than these columns
+        table.sql("create or replace temp table losses as select * from ticks")
+        for metric in batch:
+            yield metric, _series(reading, metric)
+
+
 def _series(reading: Reading, metric: str) -> list[tuple[Any, ...]]:
     """Tick, value (mean of the ranks), and the median before it with the noise around that."""
     name = identifier(metric)
     before = f"over (order by tick rows between {BEFORE} preceding and 1 preceding)"
     return reading.sql(
-        f"""with seen as (select tick, avg({name}) as value from ticks
+        f"""with seen as (select tick, avg({name}) as value from losses
                           where isfinite({name}) group by tick),
             levels as (select *, median(value) {before} as level, count(*) {before} as known
                        from seen)

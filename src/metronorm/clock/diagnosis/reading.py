@@ -12,6 +12,8 @@ import msgspec
 from metronorm.clock.store.columns import identifier, literal
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from metronorm.clock.reader import Run
     from metronorm.clock.table import Table
 
@@ -49,14 +51,17 @@ class Reading:
     `timeline` has `tick`, `attempt`, `age` (ticks since its attempt began), `wall`, `own` (wall
     without what is planned; null where that is not known), `beats`, `work` (tokens, else beats),
     `sampled` (whether its phases are known), and a column `PHASE_ns` for each phase, 0 where there
-    was none. All times are in nanoseconds.
+    was none. All times are in nanoseconds. Of the metrics `ticks` has `tokens` alone: a rule that
+    looks at others takes a `table_of` them.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self._ticks = run.ticks()
-        self.columns = self._ticks.columns
-        self.phases, self.metrics = self._ticks.phases, self._ticks.metrics
+        self._all = run.ticks()
+        self.columns = self._all.columns
+        self.phases, self.metrics = self._all.phases, self._all.metrics
+        others = {*self.metrics} - {"tokens"}
+        self._ticks = self._all.only(*(name for name in self.columns if name not in others))
         self._sampled = "unattributed_ns is not null" if "unattributed" in self.phases else "false"
         self.warm = self._warm()
         self.totals = self._totals()
@@ -76,6 +81,10 @@ class Reading:
         """Rows of a query, with the names of their columns."""
         relation = self._ticks.sql(query)
         return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+    def table_of(self, metrics: Sequence[str]) -> Table:
+        """All ranks' ticks of the effective history: `tick, rank` and some metrics."""
+        return self._all.only("tick", "rank", *metrics)
 
     def worst(self, phase: str) -> dict[str, Any] | None:
         """The sums of the rank whose share of a phase, after warm-up, is largest, with `share`.

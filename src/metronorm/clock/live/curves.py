@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from metronorm.clock.store.columns import identifier
+from metronorm.clock.store.parts import batches
 from metronorm.clock.summary import Curve
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Curves:
         self._stretch = 1
         # by metric and number of the stretch: sum and count of the finite values
         self._sums: dict[str, dict[int, tuple[float, int]]] = {}
-        first, last = ticks.sql("select min(tick), max(tick) from ticks").fetchall()[0]
+        first, last = ticks.only("tick").sql("select min(tick), max(tick) from ticks").fetchall()[0]
         self._first, self._last = first, first
         if first is not None:
             self._reach(last)
@@ -62,17 +63,23 @@ class Curves:
 
     def _load(self, ticks: Table) -> None:
         order = {name: place for place, name in enumerate((TICK_TIME, *ticks.metrics))}
-        names = [identifier(name) for name in order]
-        values = ", ".join(f"{name}::DOUBLE as {name}" for name in names)
-        # as rows: thousands of metrics are no more than that, but too many columns to sum
-        rows = ticks.sql(
-            f"""select (tick - {self._first}) // {self._stretch} as stretch, metric,
-                       sum(value) filter (isfinite(value)),
-                       count(*) filter (isfinite(value)), count(*), arg_max(value, tick)
-                from (unpivot (select tick, {values} from ticks)
-                      on {", ".join(names)} into name metric value value)
-                group by stretch, metric"""
-        ).fetchall()
+        rows = []
+        for batch in batches([*order]):
+            names = [identifier(name) for name in batch]
+            values = ", ".join(f"{name}::DOUBLE as {name}" for name in names)
+            # as rows: thousands of metrics are no more than that, but too many columns to sum
+            rows += (
+                ticks.only("tick", *batch)
+                .sql(
+                    f"""select (tick::HUGEINT - {self._first}) // {self._stretch} as stretch,
+                               metric, sum(value) filter (isfinite(value)),
+                               count(*) filter (isfinite(value)), count(*), arg_max(value, tick)
+                        from (unpivot (select tick, {values} from ticks)
+                              on {", ".join(names)} into name metric value value)
+                        group by stretch, metric"""
+                )
+                .fetchall()
+            )
         for stretch, name, *cells in sorted(rows, key=lambda row: (row[0], order[row[1]])):
             self._put(name, stretch, *cells)
 

@@ -132,10 +132,13 @@ class Follower:
                     ) from None
 
     def _begin_ticks(self, ticks: Table, attempt: int) -> dict[Place, int]:
-        columns = ticks.columns
+        phases = ticks.phases
+        columns = {"attempt", "rank", "tick", "time_ns", "wall_ns", "beats"}
+        columns |= {"arrival_ns", "tokens"}.intersection(ticks.columns)
+        ticks = ticks.only(*columns, *(f"{name}_ns" for name in phases))
         arrival = "t.arrival_ns" if "arrival_ns" in columns else "null"
         tokens = "t.tokens" if "tokens" in columns else "null"
-        spent = "".join(f", t.{identifier(name + '_ns')}" for name in ticks.phases)
+        spent = "".join(f", t.{identifier(name + '_ns')}" for name in phases)
         rows = ticks.sql(
             f"""with newest as (
                     select attempt, rank, max(tick) as tick from ticks
@@ -147,7 +150,6 @@ class Follower:
         ).fetchall()
         until: dict[Place, int] = {}
         for of, rank, tick, time_ns, wall_ns, beats, arrival_ns, counted, *accounts in rows:
-            phases = zip(ticks.phases, accounts, strict=True)
             self._recent.add_tick(
                 rank,
                 TickRecord(
@@ -155,7 +157,7 @@ class Follower:
                     time_ns,
                     wall_ns,
                     beats,
-                    {name: ns for name, ns in phases if ns is not None},
+                    {name: ns for name, ns in zip(phases, accounts, strict=True) if ns is not None},
                     {} if counted is None else {"tokens": counted},
                     0,
                     arrival_ns,

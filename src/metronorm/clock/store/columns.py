@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import glob
-from typing import TYPE_CHECKING
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from metronorm.clock.ledger import UNATTRIBUTED
 from metronorm.errors import RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-    from pathlib import Path
+    from collections.abc import Iterable, Sequence
 
     import duckdb
 
-# what lines hold beside maps, and what of it is a column only where it is known
+    Tapes = Sequence[tuple[dict[str, int], Sequence[bytes]]]  # place and lines of each
+
+# what lines hold, and what of it is a column only where it is known; a map of many names comes as
+# the array of their values, whose size and price are those of its values
 _LINES = {
     "ticks": {
         "tick": "BIGINT",
@@ -23,57 +30,108 @@ _LINES = {
         "beats": "BIGINT",
         "clock_ns": "BIGINT",
         "arrival_ns": "BIGINT",
-        "phases": "MAP(VARCHAR, BIGINT)",
-        "metrics": "MAP(VARCHAR, DOUBLE)",
+        "gc_ns": "BIGINT",
+        "phases": "BIGINT[]",
+        "metrics": "DOUBLE[]",
     },
     "events": {"tick": "BIGINT", "time_ns": "BIGINT", "event": "VARCHAR", "fields": "JSON"},
-    "resources": {"tick": "BIGINT", "time_ns": "BIGINT", "values": "MAP(VARCHAR, DOUBLE)"},
+    "resources": {"tick": "BIGINT", "time_ns": "BIGINT", "values": "DOUBLE[]"},
 }
-FIXED = {
-    kind: [name for name, form in columns.items() if not form.startswith("MAP")]
+_MAPS = {
+    kind: [name for name, form in columns.items() if form.endswith("[]")]
     for kind, columns in _LINES.items()
 }
-_OPTIONAL = ("arrival_ns",)
-_PLACE = {"attempt": "BIGINT", "rank": "BIGINT"}
+FIXED = {
+    kind: [name for name in columns if name not in _MAPS[kind]] for kind, columns in _LINES.items()
+}
+OPTIONAL = ("arrival_ns", "gc_ns")
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def columns_of(
-    connection: duckdb.DuckDBPyConnection, kind: str, lines: Path, *, placed: bool = False
-) -> str:
-    """SQL of a table with a column for every name in a file of lines that are whole.
+def load_lines(
+    connection: duckdb.DuckDBPyConnection, kind: str, tapes: Tapes, table: str
+) -> dict[str, str]:
+    """Put lines into a temporary table; SQL of every column that they have, by its name.
 
     Args:
-        connection: gets a temporary table `lines`.
+        connection: gets the table.
         kind: of the lines.
-        lines: the file.
-        placed: the lines have `attempt` and `rank` too.
+        tapes: lines that are whole, with the columns that say where they are from.
+        table: its name.
+
+    Raises:
+        OSError: the folder for temporary files is full.
     """
-    forms = (_PLACE if placed else {}) | _LINES[kind]
+    arrays = _arrays(tapes, _MAPS[kind])
+    forms = dict.fromkeys((name for place, _ in tapes for name in place), "BIGINT") | _LINES[kind]
     listed = ", ".join(f"{literal(name)}: {literal(form)}" for name, form in forms.items())
-    file = literal(literal_glob(lines))
-    connection.execute(
-        f"create or replace temp table lines as select * from read_json({file}, "
-        f"format = 'newline_delimited', columns = {{{listed}}}, maximum_object_size = 1073741824)"
-    )
-    columns = [
-        identifier(name)
-        for name, form in forms.items()
-        if not form.startswith("MAP")
-        and (name not in _OPTIONAL or _any(connection, f"{name} is not null"))
-    ]
+    known = set(forms).difference(arrays, OPTIONAL)
+    longest = 16 << 20  # (DuckDB's own; each of its threads takes that twice)
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch, "lines.jsonl")
+        with open(path, "wb") as file:
+            for place, lines in tapes:
+                for line in lines:
+                    record = place | _decode(line)
+                    known.update(record)
+                    for name, array in arrays.items():
+                        record[name] = array.of(record[name])
+                    longest = max(longest, file.write(msgspec.json.encode(record) + b"\n"))
+        connection.execute(
+            f"create or replace temp table {identifier(table)} as select * from "
+            f"read_json({literal(literal_glob(path))}, format = 'newline_delimited', "
+            f"columns = {{{listed}}}, maximum_object_size = {longest})"
+        )
+    columns = {name: identifier(name) for name in forms if name in known and name not in arrays}
     if kind == "ticks":
-        columns[columns.index('"clock_ns"')] = 'coalesce("clock_ns", 0) as "clock_ns"'
-        phases = sorted(_keys(connection, "phases"), key=lambda name: name == UNATTRIBUTED)
-        columns += [_column("phases", names, f"{names[0]}_ns") for names in _by_lower_case(phases)]
-        columns += [
-            _column("metrics", names, names[0])
-            for names in _by_lower_case(_keys(connection, "metrics"))
-        ]
+        columns["clock_ns"] = "coalesce(clock_ns, 0)"
+        phases = sorted(arrays["phases"].names, key=lambda name: name == UNATTRIBUTED)
+        for names in _by_lower_case(phases):
+            columns[f"{names[0]}_ns"] = arrays["phases"].sql(names)
+        for names in _by_lower_case(arrays["metrics"].names):
+            columns[names[0]] = arrays["metrics"].sql(names)
     elif kind == "resources":
-        for name in _keys(connection, "values"):
+        for name in arrays["values"].names:
+            value = arrays["values"].sql([name])
             whole = name.endswith(("_bytes", "_ns"))
-            columns.append(_column("values", [name], name, "BIGINT" if whole else "DOUBLE"))
-    return f"select {', '.join(columns)} from lines"
+            columns[name] = f"try_cast({value} as BIGINT)" if whole else value
+    return columns
+
+
+class _Array:
+    """The values of a map as arrays, in which every name has its place: frequent ones come first.
+
+    So a line with few of many names stays short. `names` are in the order in which they came up.
+    """
+
+    def __init__(self, column: str, counts: Counter[str]) -> None:
+        self._column = column
+        self.names = list(counts)
+        self._places = {name: at for at, (name, _) in enumerate(counts.most_common())}
+
+    def of(self, values: dict[str, Any]) -> list[Any]:
+        """The array of a map."""
+        places = self._places
+        array = [None] * (1 + max(map(places.__getitem__, values), default=-1))
+        for name, value in values.items():
+            array[places[name]] = value
+        return array
+
+    def sql(self, names: Sequence[str]) -> str:
+        """The value of the first of some names that a line has."""
+        values = [f"{identifier(self._column)}[{self._places[name] + 1}]" for name in names]
+        return values[0] if len(values) == 1 else f"coalesce({', '.join(values)})"
+
+
+def _arrays(tapes: Tapes, maps: Sequence[str]) -> dict[str, _Array]:
+    counts: dict[str, Counter[str]] = {name: Counter() for name in maps}
+    if maps:
+        for _, lines in tapes:
+            for line in lines:
+                record = _decode(line)
+                for name in maps:
+                    counts[name].update(record[name].keys())
+    return {name: _Array(name, counted) for name, counted in counts.items()}
 
 
 def _by_lower_case(names: Iterable[str]) -> Iterable[list[str]]:
@@ -84,29 +142,9 @@ def _by_lower_case(names: Iterable[str]) -> Iterable[list[str]]:
     return spellings.values()
 
 
-def _column(column: str, keys: list[str], name: str, form: str = "") -> str:
-    values = ", ".join(f"{identifier(column)}[{literal(key)}]" for key in keys)
-    value = f"coalesce({values})"
-    return f"{f'try_cast({value} as {form})' if form else value} as {identifier(name)}"
-
-
-def _any(connection: duckdb.DuckDBPyConnection, condition: str) -> bool:
-    found = connection.execute(f"select exists(select 1 from lines where {condition})").fetchall()
-    return bool(found[0][0])
-
-
-def _keys(connection: duckdb.DuckDBPyConnection, column: str) -> list[str]:
-    """The names in a column of maps, in the order in which they came up."""
-    maps = identifier(column)
-    rows = connection.execute(
-        f"""
-        select key from (
-            select unnest(map_keys({maps})) as key, tick,
-                   generate_subscripts(map_keys({maps}), 1) as position
-            from lines)
-        group by key order by min(tick::DOUBLE * 100000 + position)"""
-    ).fetchall()
-    return [row[0] for row in rows]
+def select(columns: dict[str, str]) -> str:
+    """What stands behind `select` for columns by their names."""
+    return ", ".join(f"{sql} as {identifier(name)}" for name, sql in columns.items())
 
 
 def literal(value: str) -> str:

@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from metronorm.clock.run import read_run_info, tape_folders
-from metronorm.clock.store.columns import columns_of, literal
+from metronorm.clock.store.columns import literal, load_lines, select
 from metronorm.clock.store.lines import Lines, sealed_as, tape_ring
 from metronorm.clock.store.parts import BROKEN, is_readable, looks_whole, scan
 from metronorm.clock.store.ring import abandoned_ring, abandoned_rings
@@ -129,7 +128,7 @@ def _holds(part: Path) -> bool:
     if not looks_whole(part):
         return False
     with duckdb.connect(config={"threads": 1}) as connection:
-        return is_readable(connection, [scan([part])])
+        return is_readable(connection, part)
 
 
 def _seal(path: Path, kind: str) -> None:
@@ -140,18 +139,15 @@ def _seal(path: Path, kind: str) -> None:
     if lines.damaged or lines.torn:
         write_atomic(path.with_suffix(".damaged"), b"\n".join([*lines.damaged, lines.torn]))
     with (
-        tempfile.TemporaryDirectory() as scratch,
         duckdb.connect(config={"threads": 1}) as connection,
         file_aside(sealed_as(path)) as aside,
     ):
-        whole = Path(scratch, "lines.jsonl")
-        whole.write_bytes(b"".join(lines.whole))
-        written = literal(str(aside))
         try:
-            select = columns_of(connection, kind, whole)
-            query = f"select * from ({select}) order by tick, time_ns"
-            connection.execute(f"copy ({query}) to {written} ({FORMAT})")
-            counted = connection.sql(f"select count(*) from ({scan([aside])})").fetchall()
+            columns = load_lines(connection, kind, [({}, lines.whole)], "lines")
+            # (what is sorted is narrow: the arrays of the lines)
+            query = f"select {select(columns)} from (from lines order by tick, time_ns)"
+            connection.execute(f"copy ({query}) to {literal(str(aside))} ({FORMAT})")
+            counted = connection.sql(f"select count(*) from {scan([aside])}").fetchall()
         except duckdb.Error as error:
             raise OSError(f"{path} cannot be sealed: {error}") from None
         if counted != [(len(lines.whole),)]:
