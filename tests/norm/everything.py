@@ -1,15 +1,9 @@
 """A small model that has every norm once, for what must work through all of them."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from torch import Tensor, nn
 
 from metronorm.norm import AddLayerNorm, AddRMSNorm, LayerNorm, LayerNorm2d, RMSNorm
-
-if TYPE_CHECKING:
-    from metronorm.norm.checks import Save
+from metronorm.norm.checks import Save
 
 WIDTH = 8
 

@@ -1,6 +1,7 @@
 """Every mistake is a ConfigError that names what was wanted and what arrived."""
 
 import math
+import warnings
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -245,6 +246,18 @@ def test_images_of_other_channels() -> None:
     refused(lambda: LayerNorm2d(4)(ones(2, 3, 4, 4)), "must end in the normalized shape (4,)", "3)")
     weight = ones(5)
     refused(lambda: layer_norm_2d(ones(2, 4, 3, 3), weight), "weight must have", "(4,)", "(5,)")
+
+
+@pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
+def test_a_nested_tensor_is_refused_with_what_can_be_done(layout: torch.layout) -> None:
+    with warnings.catch_warnings(action="ignore"):  # of what torch calls a prototype
+        nested = torch.nested.nested_tensor([ones(2, 4), ones(3, 4)], layout=layout)
+        padded = nested.to_padded_tensor(0.0)
+    for call in calls(4)[:2]:
+        refused(lambda call=call: call(nested), "x must be dense", "nested", "x.to_padded_tensor(")
+    message = "residual must be dense"
+    refused(lambda: add_layer_norm(padded, nested, 4), message, "residual.to_padded_tensor(0.0)")
+    refused(lambda: add_rms_norm(padded, padded.to_sparse(), 4), message, "residual.to_dense()")
 
 
 # The operators themselves, called past the checks ------------------------------------------------

@@ -7,33 +7,20 @@ residual stream where the next norm reads it:
     normed, stream = norm(f(normed), stream)    # again and again
 """
 
-from __future__ import annotations
+# Annotations are evaluated here: those of `forward` are stored by torch.fx.
+from collections.abc import Sequence
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor, fx, nn
 
-from torch import promote_types
-from torch.nn.functional import dropout as drop
-
-from metronorm.norm import operators
-from metronorm.norm.checks import (
-    Save,
-    check_input,
-    check_residual,
-    checked_dropout,
-    checked_eps,
-    checked_save,
-    checked_shape,
-)
-from metronorm.norm.dropout import draw_seed
+from metronorm.norm.call import add_and_normalize, normalize
+from metronorm.norm.checks import Save, checked_dropout, checked_eps, checked_save, checked_shape
 from metronorm.norm.layer_norm import LayerNorm
-from metronorm.norm.output import can_save_output
-from metronorm.norm.rms_norm import RMSNorm, default_eps
+from metronorm.norm.rms_norm import RMSNorm
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-    from torch import Tensor, nn
+fx.wrap("add_and_normalize")
+fx.wrap("checked_shape")
+fx.wrap("normalize")
 
 
 class AddLayerNorm(LayerNorm):
@@ -82,9 +69,21 @@ class AddLayerNorm(LayerNorm):
 
         Without a residual x begins the stream: (norm(x), x), and nothing is dropped.
         """
+        shape, save_output = self.normalized_shape, self.save == "output"
         if residual is None:
-            return super().forward(x), x
-        return _forward(self, x, residual, self.bias, self.eps, centred=True)
+            return normalize(x, shape, self.weight, self.bias, self.eps, True, save_output), x
+        return add_and_normalize(
+            x,
+            residual,
+            shape,
+            self.weight,
+            self.bias,
+            self.eps,
+            True,
+            save_output,
+            self.dropout if self.training else 0.0,
+            self.fused,
+        )
 
 
 class AddRMSNorm(RMSNorm):
@@ -125,10 +124,21 @@ class AddRMSNorm(RMSNorm):
 
         Without a residual x begins the stream: (norm(x), x), and nothing is dropped.
         """
+        shape, save_output = self.normalized_shape, self.save == "output"
         if residual is None:
-            return super().forward(x), x
-        eps = default_eps(residual) if self.eps is None else self.eps
-        return _forward(self, x, residual, None, eps, centred=False)
+            return normalize(x, shape, self.weight, None, self.eps, False, save_output), x
+        return add_and_normalize(
+            x,
+            residual,
+            shape,
+            self.weight,
+            None,
+            self.eps,
+            False,
+            save_output,
+            self.dropout if self.training else 0.0,
+            self.fused,
+        )
 
 
 def fuse_residuals(model: nn.Module, fused: bool = True) -> int:
@@ -176,7 +186,18 @@ def add_layer_norm(
     Returns:
         normed, of x's dtype, and summed, of residual's.
     """
-    return _add_norm(x, residual, normalized_shape, weight, bias, eps, True, dropout, save)
+    return add_and_normalize(
+        x,
+        residual,
+        checked_shape(normalized_shape),
+        weight,
+        bias,
+        checked_eps(eps),
+        True,
+        checked_save(save),
+        checked_dropout(dropout),
+        True,
+    )
 
 
 def add_rms_norm(
@@ -190,62 +211,15 @@ def add_rms_norm(
     save: Save = "input",
 ) -> tuple[Tensor, Tensor]:
     """`AddRMSNorm` as a function; arguments, errors and result are those of `add_layer_norm`."""
-    eps = default_eps(residual) if eps is None else eps
-    return _add_norm(x, residual, normalized_shape, weight, None, eps, False, dropout, save)
-
-
-def _add_norm(
-    x: Tensor,
-    residual: Tensor,
-    normalized_shape: int | Sequence[int],
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: float,
-    centred: bool,
-    dropout: float,
-    save: Save,
-) -> tuple[Tensor, Tensor]:
-    shape = checked_shape(normalized_shape)
-    check_input(x, shape, weight, bias)
-    check_residual(x, residual)
-    dropout = checked_dropout(dropout)
-    return operators.add_norm(
+    return add_and_normalize(
         x,
         residual,
+        checked_shape(normalized_shape),
         weight,
-        bias,
-        len(shape),
-        checked_eps(eps),
-        centred=centred,
-        save_output=checked_save(save) and can_save_output(weight, bias),
-        dropout=dropout,
-        seed=draw_seed(x.device) if dropout > 0 else None,
+        None,
+        None if eps is None else checked_eps(eps),
+        False,
+        checked_save(save),
+        checked_dropout(dropout),
+        True,
     )
-
-
-def _forward(
-    layer: AddLayerNorm | AddRMSNorm,
-    x: Tensor,
-    residual: Tensor,
-    bias: Tensor | None,
-    eps: float,
-    *,
-    centred: bool,
-) -> tuple[Tensor, Tensor]:
-    shape, weight = layer.normalized_shape, layer.weight
-    dropout = layer.dropout if layer.training else 0.0
-    if layer.fused:
-        return _add_norm(x, residual, shape, weight, bias, eps, centred, dropout, layer.save)
-    check_input(x, shape, weight, bias)
-    check_residual(x, residual)
-    summed = residual + drop(x, dropout)
-    normed = operators.norm(
-        summed,
-        None if weight is None else weight.to(promote_types(weight.dtype, summed.dtype)),
-        None if bias is None else bias.to(promote_types(bias.dtype, summed.dtype)),
-        len(shape),
-        eps,
-        centred=centred,
-        save_output=layer.save == "output" and can_save_output(weight, bias),
-    )
-    return normed.to(x.dtype), summed

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from metronorm.errors import ConfigError
 from metronorm.scalars import as_integer, as_real
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import Tensor
 
 Save = Literal["input", "output"]
@@ -22,6 +27,8 @@ _DTYPES = (torch.float32, *_HALF, torch.float64)
 
 def checked_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
     """The sizes as a tuple, or ConfigError unless there is at least one and all are at least 1."""
+    if type(normalized_shape) is int and normalized_shape > 0:
+        return (normalized_shape,)  # at every call of a function
     given: Any = normalized_shape
     many = isinstance(given, Sequence) and not isinstance(given, str | bytes)
     many = many or getattr(given, "ndim", 0) == 1  # an array of sizes
@@ -37,7 +44,12 @@ def checked_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _as_size(value: Any) -> int | None:
-    return value if isinstance(value, torch.SymInt) else as_integer(value)  # type: ignore[return-value]
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]  # an int to whoever computes with it
+    if isinstance(value, torch.Tensor):
+        with constant_sizes():
+            return as_integer(value)
+    return as_integer(value)
 
 
 def checked_eps(eps: float) -> float:
@@ -67,18 +79,19 @@ def check_input(
     x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None
 ) -> None:
     """ConfigError unless x ends in `shape` and x, weight and bias fit together."""
+    if x.is_nested or x.layout != torch.strided:
+        raise _not_dense("x", x)
     if x.shape[-len(shape) :] != shape:
         raise ConfigError(
             f"x must end in the normalized shape {shape}",
             got=f"x of shape {tuple(x.shape)}",
             fix="build the layer for x's last dimensions, or move those to the end",
         )
-    if x.dtype not in _DTYPES:
+    dtype, device = x.dtype, x.device
+    if dtype not in _DTYPES:
         raise ConfigError(
-            "x must be float32, bfloat16, float16 or float64", got=str(x.dtype), fix="x.float()"
+            "x must be float32, bfloat16, float16 or float64", got=str(dtype), fix="x.float()"
         )
-    if x.layout != torch.strided:
-        raise ConfigError("x must be dense", got=str(x.layout), fix="x.to_dense()")
     for name, value in (("weight", weight), ("bias", bias)):
         if value is None:
             continue
@@ -86,8 +99,9 @@ def check_input(
             raise ConfigError(
                 f"{name} must have the normalized shape {shape}", got=f"{tuple(value.shape)}"
             )
-        _check_fit(name, value, x, fix="convert the layer, layer.to(x.dtype), or x")
-    if weight is not None and bias is not None and weight.dtype != bias.dtype:
+        if value.dtype is not dtype or value.device != device:
+            _check_fit(name, value, x, fix="convert the layer, layer.to(x.dtype), or x")
+    if weight is not None and bias is not None and weight.dtype is not bias.dtype:
         raise ConfigError(
             "weight and bias must be of one dtype",
             got=f"{weight.dtype} and {bias.dtype}",
@@ -95,8 +109,20 @@ def check_input(
         )
 
 
+@contextlib.contextmanager
+def constant_sizes() -> Iterator[None]:
+    """`torch.jit.trace` does not warn, inside, that sizes become constants.
+
+    The normalized ones do, which are those of the parameters; the others are not looked at.
+    """
+    with warnings.catch_warnings(action="ignore", category=TracerWarning):
+        yield
+
+
 def check_residual(x: Tensor, residual: Tensor) -> None:
     """ConfigError unless residual can be added to x without a conversion of x's."""
+    if residual.is_nested or residual.layout != torch.strided:
+        raise _not_dense("residual", residual)
     if x.shape != residual.shape:
         raise ConfigError(
             "x and residual must be of one shape",
@@ -104,6 +130,16 @@ def check_residual(x: Tensor, residual: Tensor) -> None:
             fix="expand or reshape one of them first",
         )
     _check_fit("residual", residual, x, fix="x.to(residual.dtype)")
+
+
+def _not_dense(name: str, value: Tensor) -> ConfigError:
+    if value.is_nested:
+        return ConfigError(
+            f"{name} must be dense",
+            got=f"a nested tensor ({value.layout})",
+            fix=f"{name}.to_padded_tensor(0.0); of a jagged one {name}.values(), its rows, do too",
+        )
+    return ConfigError(f"{name} must be dense", got=str(value.layout), fix=f"{name}.to_dense()")
 
 
 def _check_fit(name: str, value: Tensor, x: Tensor, *, fix: str) -> None:

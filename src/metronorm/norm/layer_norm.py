@@ -1,20 +1,16 @@
 """`LayerNorm`: y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last dimensions."""
 
-from __future__ import annotations
+# Annotations are evaluated here: those of `forward` are stored by torch.fx.
+from collections.abc import Sequence
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor, fx, nn
 
-from torch import nn
+from metronorm.norm.call import normalize
+from metronorm.norm.checks import Save, checked_eps, checked_save, checked_shape
 
-from metronorm.norm import operators
-from metronorm.norm.checks import Save, check_input, checked_eps, checked_save, checked_shape
-from metronorm.norm.output import can_save_output
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import torch
-    from torch import Tensor
+fx.wrap("checked_shape")
+fx.wrap("normalize")
 
 
 class LayerNorm(nn.LayerNorm):
@@ -33,7 +29,7 @@ class LayerNorm(nn.LayerNorm):
         dtype: of the parameters: the input's, or float32 beside a half-precision input.
         save: what the backward pass keeps, "input" or "output". The output is kept by what follows
             in any case, so that its sharing saves memory; the input is kept all the same where some
-            weight is too small to divide by, and under `torch.compile` and `torch.func`.
+            weight is too small to divide by, and under `torch.compile`, `torch.func`, `torch.jit`.
 
     Raises:
         ConfigError: a size below 1, an `eps` that is not positive, an unknown `save`; when called,
@@ -58,15 +54,14 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """Normalize input, (..., *normalized_shape)."""
-        check_input(input, self.normalized_shape, self.weight, self.bias)
-        return operators.norm(
+        return normalize(
             input,
+            self.normalized_shape,
             self.weight,
             self.bias,
-            len(self.normalized_shape),
             self.eps,
-            centred=True,
-            save_output=self.save == "output" and can_save_output(self.weight, self.bias),
+            True,
+            self.save == "output",
         )
 
 
@@ -93,7 +88,4 @@ def layer_norm(
         The normalized x, of its shape, dtype and memory layout.
     """
     shape = checked_shape(normalized_shape)
-    check_input(x, shape, weight, bias)
-    save_output = checked_save(save) and can_save_output(weight, bias)
-    eps = checked_eps(eps)
-    return operators.norm(x, weight, bias, len(shape), eps, centred=True, save_output=save_output)
+    return normalize(x, shape, weight, bias, checked_eps(eps), True, checked_save(save))

@@ -1,17 +1,16 @@
 """`LayerNorm2d`: every pixel of an image normalized over its channels, where the image lies."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+# Annotations are evaluated here: those of `forward` are stored by torch.fx.
+import torch
+from torch import Tensor, fx
+from torch.jit import is_scripting  # type: ignore[attr-defined]
 
 from metronorm.errors import ConfigError
+from metronorm.norm.call import normalize
+from metronorm.norm.checks import Save
 from metronorm.norm.layer_norm import LayerNorm, layer_norm
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-
-    from metronorm.norm.checks import Save
+fx.wrap("normalize")
 
 
 class LayerNorm2d(LayerNorm):
@@ -53,7 +52,15 @@ class LayerNorm2d(LayerNorm):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """Normalize input, (batch, channels, height, width)."""
-        return super().forward(_channels_last(input)).permute(0, 3, 1, 2)
+        return normalize(
+            _channels_last(input),
+            self.normalized_shape,
+            self.weight,
+            self.bias,
+            self.eps,
+            True,
+            self.save == "output",
+        ).permute(0, 3, 1, 2)
 
 
 def layer_norm_2d(
@@ -76,9 +83,12 @@ def layer_norm_2d(
     return layer_norm(last, last.shape[-1], weight, bias, eps, save=save).permute(0, 3, 1, 2)
 
 
+@fx.wrap
 def _channels_last(x: Tensor) -> Tensor:
     """The same memory, seen as (batch, height, width, channels)."""
-    if x.dim() != 4:
+    if is_scripting():
+        assert x.dim() == 4, "an image batch has four dimensions: (batch, channels, height, width)"
+    elif x.dim() != 4:
         raise ConfigError(
             "an image batch has four dimensions: (batch, channels, height, width)",
             got=f"shape {tuple(x.shape)}",

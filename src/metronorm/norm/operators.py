@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from metronorm.norm import composed
 
@@ -103,13 +104,14 @@ def _how(x: Tensor, eager: Any, operator: Any, functional: Any) -> Any:
     """Which of four ways to the same numbers.
 
     A Function in Python costs a third of torch's general registration, but only plain eager code
-    can take it; `torch.func` and forward mode take neither of them, only torch's own operators.
+    can take it: what `torch.jit.trace` records must be an operator, to be saved. `torch.func` and
+    forward mode take neither of them, only torch's own operators.
     """
     if torch.compiler.is_compiling():
         return operator
     if composed.is_transformed():
         return functional
-    if not _is_plain(x):
+    if is_tracing() or not _is_plain(x):
         return operator
     return eager if torch.is_grad_enabled() else functools.partial(_below_autograd, operator)
 

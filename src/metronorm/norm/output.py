@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.jit import is_tracing  # type: ignore[attr-defined]
 
 from metronorm.norm.composed import is_transformed
 
@@ -25,7 +26,9 @@ def can_save_output(weight: Tensor | None, bias: Tensor | None) -> bool:
     nothing tells reliably that parameters have changed: a GPU is waited for. Tracing cannot look,
     so that the answer is no there.
     """
-    if torch.compiler.is_compiling() or is_transformed() or not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or is_transformed():
+        return False
+    if torch.compiler.is_compiling() or is_tracing():
         return False
     if weight is None:
         return bias is None  # alone, it can be as large as it likes

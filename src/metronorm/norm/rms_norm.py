@@ -1,21 +1,16 @@
 """`RMSNorm`: y = x / sqrt(mean(x * x) + eps) * weight, over the last dimensions."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
+# Annotations are evaluated here: those of `forward` are stored by torch.fx.
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 
-from metronorm.norm import operators
-from metronorm.norm.checks import Save, check_input, checked_eps, checked_save, checked_shape
-from metronorm.norm.composed import wide_dtype
-from metronorm.norm.output import can_save_output
+from metronorm.norm.call import normalize
+from metronorm.norm.checks import Save, checked_eps, checked_save, checked_shape
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import Tensor
+fx.wrap("checked_shape")
+fx.wrap("normalize")
 
 
 class RMSNorm(nn.RMSNorm):
@@ -54,21 +49,15 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize x, (..., *normalized_shape)."""
-        check_input(x, self.normalized_shape, self.weight, None)
-        return operators.norm(
+        return normalize(
             x,
+            self.normalized_shape,
             self.weight,
             None,
-            len(self.normalized_shape),
-            default_eps(x) if self.eps is None else self.eps,
-            centred=False,
-            save_output=self.save == "output" and can_save_output(self.weight, None),
+            self.eps,
+            False,
+            self.save == "output",
         )
-
-
-def default_eps(x: Tensor) -> float:
-    """What `eps=None` stands for, as in torch: the machine epsilon of the dtype of computation."""
-    return torch.finfo(wide_dtype(x.dtype)).eps
 
 
 def rms_norm(
@@ -85,7 +74,5 @@ def rms_norm(
         The normalized x, of its shape, dtype and memory layout.
     """
     shape = checked_shape(normalized_shape)
-    check_input(x, shape, weight, None)
-    save_output = checked_save(save) and can_save_output(weight, None)
-    eps = default_eps(x) if eps is None else checked_eps(eps)
-    return operators.norm(x, weight, None, len(shape), eps, centred=False, save_output=save_output)
+    eps = None if eps is None else checked_eps(eps)
+    return normalize(x, shape, weight, None, eps, False, checked_save(save))
