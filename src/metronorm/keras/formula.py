@@ -99,6 +99,50 @@ def backward(
     return dx, _column_sum(t, by_matmul), _column_sum(dy, by_matmul)
 
 
+def double_backward(
+    slopes: Sequence[Tensor],
+    dy: Tensor,
+    x: Tensor,
+    gamma: Tensor | None,
+    epsilon: float,
+    *,
+    centred: bool,
+    by_matmul: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of dy, x and gamma from those of dx, dgamma and dbeta; in the dtype of the sums.
+
+    With slopes u, p, q of dx, dgamma, dbeta, a = dy * gamma and the projection
+    P(v) = v - mean(v) - h * mean(v * h), without mean(v) where nothing is centred,
+    with k = p * dy - r * (u * mean(a * h) + a * mean(u * h)):
+
+    to dy = gamma * r * P(u) + p * h + q, to gamma = sum of dy * r * P(u) over the rows,
+    to x = r * P(k) - r² * h * mean(u * P(a)).
+
+    Every step starts from x and can be differentiated.
+    """
+    u, p, q = slopes
+    d = ops.cast(x, u.dtype)
+    if centred:
+        d = d - d[:, :1]
+        d = d - _row_mean(d, None, by_matmul)
+    r = ops.rsqrt(_row_mean(d * d, None, by_matmul) + epsilon)
+    h = d * r
+
+    def mean(v: Tensor) -> Tensor:
+        return _row_mean(v, None, by_matmul)
+
+    def project(v: Tensor) -> Tensor:
+        out = v - h * mean(v * h)
+        return out - mean(v) if centred else out
+
+    a = dy if gamma is None else dy * gamma
+    moved = r * project(u)
+    k = p * dy - r * (u * mean(a * h) + a * mean(u * h))
+    to_x = r * project(k) - r * r * h * mean(u * project(a))
+    to_dy = (moved if gamma is None else moved * gamma) + p * h + q
+    return to_dy, to_x, _column_sum(dy * moved, by_matmul)
+
+
 def _wide(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 

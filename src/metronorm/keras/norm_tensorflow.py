@@ -78,15 +78,35 @@ class _Graphs:
                 tf.cast(total, each.dtype) for total, each in zip(sums, weights, strict=True)
             )
 
-        def composed(dy: Tensor, x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
-            """The backward pass from the inputs alone, whose every step can be differentiated."""
-            _, m, r = forward(x, *weights)
-            return backward(dy, x, m, r, *weights)
+        def second(
+            slopes: Sequence[Tensor], dy: Tensor, x: Tensor, *weights: Tensor
+        ) -> tuple[Tensor, ...]:
+            wide = tf.float64 if x.dtype == tf.float64 else tf.float32
+            given = iter([tf.cast(slope, wide) for slope in slopes])
+            none = tf.zeros((), wide)
+            slopes = next(given), next(given) if gamma else none, next(given) if beta else none
+            scale = unpacked(weights)[0]
+            to_dy, to_x, to_gamma = formula.double_backward(
+                slopes,
+                tf.cast(dy, wide),
+                x,
+                None if scale is None else tf.cast(scale, wide),
+                epsilon,
+                centred=centred,
+                by_matmul=by_matmul,
+            )
+            to_weights = ([to_gamma] if gamma else []) + (
+                [tf.zeros_like(weights[-1])] if beta else []
+            )
+            return tuple(
+                tf.cast(total, each.dtype)
+                for total, each in zip((to_dy, to_x, *to_weights), (dy, x, *weights), strict=True)
+            )
 
         graph: Callable[..., Any] = functools.partial(
             tf.function, jit_compile=True if compiled else None, reduce_retracing=True
         )
-        self.forward, self._backward, self._composed = graph(forward), graph(backward), composed
+        self.forward, self._backward, self._second = graph(forward), graph(backward), second
 
     def gradient(
         self, dy: Tensor, x: Tensor, weights: tuple[Tensor, ...], m: Tensor, r: Tensor
@@ -100,16 +120,15 @@ class _Graphs:
             results = self._backward(plain[0], plain[1], m, r, *plain[2:])
 
             def gradient(*slopes: Tensor) -> Any:
-                with tf.GradientTape() as tape:
-                    tape.watch(inputs)
-                    again = self._composed(*inputs)
-                return tape.gradient(
-                    again, inputs, slopes, unconnected_gradients=tf.UnconnectedGradients.ZERO
-                )
+                # no tape in here: forward mode, which differentiates this, would find none
+                return self._second(slopes, *inputs)
 
             return results, gradient
 
-        return operation(dy, x, *weights)
+        inputs = (x, *weights)
+        if not tf.executing_eagerly():  # forward mode fails for tensors of the graph around
+            inputs = tuple(map(tf.identity, inputs))
+        return operation(dy, *inputs)
 
 
 _graphs = functools.cache(_Graphs)
