@@ -17,12 +17,22 @@ struct Accounts {
   PyObject_HEAD
   PyObject* now;           // null before __init__
   PyObject* rest;          // the name of what no account covers
+  PyObject* counts;        // asked in other threads than the one that began
   PyObject* all;           // a list of Account
   Account** open;          // of these, the innermost last; one may be there twice
   Py_ssize_t depth, room;  // of `open`
   long long since;         // until here all time is charged
   long long last, rest_ns, entered;
+  unsigned long thread;  // that began; 0: none did
   char counting;
+};
+
+struct Pauses {
+  PyObject_HEAD
+  PyObject* now;      // null before __init__
+  PyObject* longest;  // a list of (generation, begin, ns)
+  long long long_ns, since, spent;
+  char collecting;
 };
 
 template <class T>
@@ -30,20 +40,25 @@ T* as(PyObject* object) {
   return reinterpret_cast<T*>(object);
 }
 
-bool is_open(Accounts* self) {
-  if (!self->now) PyErr_SetString(PyExc_RuntimeError, "Accounts.__init__ was not called");
-  return self->now;
+bool is_made(PyObject* now) {
+  if (!now) PyErr_SetString(PyExc_RuntimeError, "__init__ was not called");
+  return now;
+}
+
+// Reads the time; false if that raised.
+bool read(PyObject* clock, long long* moment) {
+  PyObject* now = PyObject_CallNoArgs(clock);
+  if (!now) return false;
+  *moment = PyLong_AsLongLong(now);
+  Py_DECREF(now);
+  return *moment != -1 || !PyErr_Occurred();
 }
 
 // Charges the time since the last call; false if that raised. Only `now` may run Python code: what
 // follows it in a function is done at once, for other threads too.
 bool charge(Accounts* self) {
-  if (!is_open(self)) return false;
-  PyObject* now = PyObject_CallNoArgs(self->now);
-  if (!now) return false;
-  const long long moment = PyLong_AsLongLong(now);
-  Py_DECREF(now);
-  if (moment == -1 && PyErr_Occurred()) return false;
+  long long moment;
+  if (!is_made(self->now) || !read(self->now, &moment)) return false;
   const long long passed = moment - self->since;
   self->since = moment;
   if (self->depth) {
@@ -57,6 +72,7 @@ bool charge(Accounts* self) {
 PyObject* count(PyObject* object, bool counting) {
   Accounts* self = as<Accounts>(object);
   if (!charge(self)) return nullptr;
+  if (counting) self->thread = PyThread_get_thread_ident();
   self->counting = counting;
   self->last = self->since;
   Py_RETURN_NONE;
@@ -101,6 +117,7 @@ int accounts_clear(PyObject* object) {
   Accounts* self = as<Accounts>(object);
   Py_CLEAR(self->now);
   Py_CLEAR(self->rest);
+  Py_CLEAR(self->counts);
   Py_CLEAR(self->all);
   PyMem_Free(self->open);
   self->open = nullptr;
@@ -110,14 +127,15 @@ int accounts_clear(PyObject* object) {
 
 int accounts_init(PyObject* object, PyObject* args, PyObject*) {
   Accounts* self = as<Accounts>(object);
-  PyObject *now, *rest;
-  if (!PyArg_ParseTuple(args, "OU:Accounts", &now, &rest)) return -1;
+  PyObject *now, *rest, *counts;
+  if (!PyArg_ParseTuple(args, "OUO:Accounts", &now, &rest, &counts)) return -1;
   if (self->now) {
     PyErr_SetString(PyExc_RuntimeError, "Accounts.__init__ is called once");
     return -1;
   }
   self->now = Py_NewRef(now);
   self->rest = Py_NewRef(rest);
+  self->counts = Py_NewRef(counts);
   self->all = PyList_New(0);
   if (!self->all || !charge(self)) {
     accounts_clear(object);
@@ -131,6 +149,7 @@ int accounts_traverse(PyObject* object, visitproc visit, void* arg) {
   Accounts* self = as<Accounts>(object);
   Py_VISIT(Py_TYPE(object));
   Py_VISIT(self->now);
+  Py_VISIT(self->counts);
   Py_VISIT(self->all);
   return 0;
 }
@@ -157,7 +176,7 @@ PyObject* account_new(PyTypeObject* type, PyObject* args, PyObject*) {
   const State* state = static_cast<State*>(PyType_GetModuleState(type));
   PyObject *accounts, *name;
   if (!PyArg_ParseTuple(args, "O!U:Account", state->accounts, &accounts, &name)) return nullptr;
-  PyObject* object = is_open(as<Accounts>(accounts)) ? PyType_GenericAlloc(type, 0) : nullptr;
+  PyObject* object = is_made(as<Accounts>(accounts)->now) ? PyType_GenericAlloc(type, 0) : nullptr;
   if (!object) return nullptr;
   as<Account>(object)->accounts = Py_NewRef(accounts);
   as<Account>(object)->name = Py_NewRef(name);
@@ -181,7 +200,7 @@ PyObject* account_enter(PyObject* object, PyObject*) {
   Py_RETURN_NONE;
 }
 
-PyObject* account_exit(PyObject* object, PyObject* const*, Py_ssize_t) {
+PyObject* account_leave(PyObject* object, PyObject*) {
   Accounts* accounts = as<Accounts>(as<Account>(object)->accounts);
   if (!charge(accounts)) return nullptr;
   Py_ssize_t depth = accounts->depth;
@@ -189,6 +208,28 @@ PyObject* account_exit(PyObject* object, PyObject* const*, Py_ssize_t) {
   // those inside are left too: a generator was left in one, for example
   if (depth) accounts->depth = depth - 1;
   Py_RETURN_NONE;
+}
+
+// Whether this thread's phases count: 1, 0, or -1 if asking raised.
+int counts_here(PyObject* object) {
+  const Accounts* accounts = as<Accounts>(as<Account>(object)->accounts);
+  if (!accounts->thread || accounts->thread == PyThread_get_thread_ident()) return 1;
+  PyObject* told = PyObject_CallFunctionObjArgs(accounts->counts, as<Account>(object)->name, nullptr);
+  const int counts = told ? PyObject_IsTrue(told) : -1;
+  Py_XDECREF(told);
+  return counts;
+}
+
+PyObject* if_it_counts(PyObject* object, PyCFunction act) {
+  const int counts = counts_here(object);
+  if (counts > 0) return act(object, nullptr);
+  return counts ? nullptr : Py_NewRef(Py_None);
+}
+
+PyObject* phase_enter(PyObject* object, PyObject*) { return if_it_counts(object, account_enter); }
+
+PyObject* phase_exit(PyObject* object, PyObject* const*, Py_ssize_t) {
+  return if_it_counts(object, account_leave);
 }
 
 // Without tp_clear: every cycle of accounts goes through Accounts, which has one.
@@ -203,6 +244,81 @@ void account_dealloc(PyObject* object) {
   Py_XDECREF(as<Account>(object)->accounts);
   Py_XDECREF(as<Account>(object)->name);
   deallocate(object);
+}
+
+// --- Pauses ------------------------------------------------------------------------------------------
+
+int pauses_clear(PyObject* object) {
+  Py_CLEAR(as<Pauses>(object)->now);
+  Py_CLEAR(as<Pauses>(object)->longest);
+  return 0;
+}
+
+int pauses_init(PyObject* object, PyObject* args, PyObject*) {
+  Pauses* self = as<Pauses>(object);
+  PyObject* now;
+  if (!PyArg_ParseTuple(args, "OL:Pauses", &now, &self->long_ns)) return -1;
+  pauses_clear(object);
+  self->longest = PyList_New(0);
+  if (!self->longest) return -1;
+  self->now = Py_NewRef(now);
+  return 0;
+}
+
+int pauses_traverse(PyObject* object, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(object));
+  Py_VISIT(as<Pauses>(object)->now);
+  Py_VISIT(as<Pauses>(object)->longest);
+  return 0;
+}
+
+void pauses_dealloc(PyObject* object) {
+  PyObject_GC_UnTrack(object);
+  pauses_clear(object);
+  deallocate(object);
+}
+
+PyObject* pauses_notice(PyObject* object, PyObject* const* args, Py_ssize_t given) {
+  Pauses* self = as<Pauses>(object);
+  if (given != 2 || !PyUnicode_Check(args[0]) || !PyDict_Check(args[1])) {
+    PyErr_SetString(PyExc_TypeError, "notice(phase: str, info: dict)");
+    return nullptr;
+  }
+  long long moment;
+  if (!is_made(self->now) || !read(self->now, &moment)) return nullptr;
+  if (PyUnicode_CompareWithASCIIString(args[0], "start") == 0) {
+    self->since = moment;
+    self->collecting = 1;
+  } else if (self->collecting) {
+    const long long ns = moment - self->since;
+    self->collecting = 0;
+    self->spent += ns;
+    if (ns >= self->long_ns) {
+      PyObject* generation = PyDict_GetItemString(args[1], "generation");
+      PyObject* pause =
+          Py_BuildValue("OLL", generation ? generation : Py_None, self->since, ns);
+      const bool done = pause && PyList_Append(self->longest, pause) == 0;
+      Py_XDECREF(pause);
+      if (!done) return nullptr;
+    }
+  }
+  Py_RETURN_NONE;
+}
+
+PyObject* pauses_take(PyObject* object, PyObject*) {
+  PyObject* spent = PyLong_FromLongLong(as<Pauses>(object)->spent);
+  if (spent) as<Pauses>(object)->spent = 0;
+  return spent;
+}
+
+PyObject* pauses_take_longest(PyObject* object, PyObject*) {
+  Pauses* self = as<Pauses>(object);
+  if (!is_made(self->now)) return nullptr;
+  PyObject* next = PyList_New(0);
+  if (!next) return nullptr;
+  PyObject* longest = self->longest;
+  self->longest = next;
+  return longest;
 }
 
 // --- the module --------------------------------------------------------------------------------------
@@ -252,8 +368,10 @@ PyType_Slot accounts_slots[] = {
     {}};
 
 PyMethodDef account_methods[] = {
-    {"__enter__", account_enter, METH_NOARGS, nullptr},
-    {"__exit__", reinterpret_cast<PyCFunction>(slot(account_exit)), METH_FASTCALL, nullptr},
+    {"enter", account_enter, METH_NOARGS, nullptr},
+    {"leave", account_leave, METH_NOARGS, nullptr},
+    {"__enter__", phase_enter, METH_NOARGS, nullptr},
+    {"__exit__", reinterpret_cast<PyCFunction>(slot(phase_exit)), METH_FASTCALL, nullptr},
     {}};
 
 PyType_Slot account_slots[] = {{Py_tp_new, slot(account_new)},
@@ -262,11 +380,26 @@ PyType_Slot account_slots[] = {{Py_tp_new, slot(account_new)},
                                {Py_tp_methods, account_methods},
                                {}};
 
+PyMethodDef pauses_methods[] = {
+    {"notice", reinterpret_cast<PyCFunction>(slot(pauses_notice)), METH_FASTCALL, nullptr},
+    {"take", pauses_take, METH_NOARGS, nullptr},
+    {"take_longest", pauses_take_longest, METH_NOARGS, nullptr},
+    {}};
+
+PyType_Slot pauses_slots[] = {{Py_tp_init, slot(pauses_init)},
+                              {Py_tp_dealloc, slot(pauses_dealloc)},
+                              {Py_tp_traverse, slot(pauses_traverse)},
+                              {Py_tp_clear, slot(pauses_clear)},
+                              {Py_tp_methods, pauses_methods},
+                              {}};
+
 PyType_Spec accounts_spec = {"metronorm.clock._ticking.Accounts", sizeof(Accounts), 0,
                              Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
                              accounts_slots};
 PyType_Spec account_spec = {"metronorm.clock._ticking.Account", sizeof(Account), 0,
                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, account_slots};
+PyType_Spec pauses_spec = {"metronorm.clock._ticking.Pauses", sizeof(Pauses), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, pauses_slots};
 
 State* state(PyObject* module) { return static_cast<State*>(PyModule_GetState(module)); }
 
@@ -283,10 +416,14 @@ int module_clear(PyObject* module) {
 int module_execute(PyObject* module) {
   PyObject* accounts = PyType_FromModuleAndSpec(module, &accounts_spec, nullptr);
   PyObject* account = PyType_FromModuleAndSpec(module, &account_spec, nullptr);
+  PyObject* pauses = PyType_FromModuleAndSpec(module, &pauses_spec, nullptr);
   state(module)->accounts = accounts;
-  const bool added = accounts && account && !PyModule_AddType(module, as<PyTypeObject>(accounts)) &&
-                     !PyModule_AddType(module, as<PyTypeObject>(account));
+  const bool added = accounts && account && pauses &&
+                     !PyModule_AddType(module, as<PyTypeObject>(accounts)) &&
+                     !PyModule_AddType(module, as<PyTypeObject>(account)) &&
+                     !PyModule_AddType(module, as<PyTypeObject>(pauses));
   Py_XDECREF(account);
+  Py_XDECREF(pauses);
   return added ? 0 : -1;
 }
 

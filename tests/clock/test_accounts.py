@@ -77,6 +77,11 @@ class Broken:
         return self.time() if self.error is None else self.error()
 
 
+def counts(name: str) -> bool:
+    """Phases of any thread."""
+    return True
+
+
 def raise_() -> int:
     raise KeyError("no time")
 
@@ -170,7 +175,7 @@ def test_no_references_are_lost_or_kept() -> None:
     time = VirtualTime(10**12)
     ledger = Ledger(time)
     broken = Broken(raise_)
-    failing = Accounts(broken, "rest")
+    failing = Accounts(broken, "rest", counts)
     phase, name, metrics = ledger.phases["forward"], "forward", {"loss": 1.0, "tokens": 2**40}
     known = {*metrics}
     ledger.begin()
@@ -191,7 +196,7 @@ def test_no_references_are_lost_or_kept() -> None:
             with contextlib.suppress(TypeError):
                 Account(None, name)  # type: ignore[arg-type]
             with contextlib.suppress(KeyError):
-                Accounts(broken, "rest")
+                Accounts(broken, "rest", counts)
 
     watched = (phase, ledger, time, broken, name, None, metrics["tokens"], Account, Accounts)
     tick()
@@ -209,7 +214,7 @@ def test_no_references_are_lost_or_kept() -> None:
 
 def test_it_is_not_copied() -> None:
     ledger = Ledger(VirtualTime())
-    for value in (ledger, ledger.phases["a"], Accounts(VirtualTime(), "rest")):
+    for value in (ledger, ledger.phases["a"], Accounts(VirtualTime(), "rest", counts)):
         for attempt in (copy.copy, copy.deepcopy, pickle.dumps):
             with pytest.raises((TypeError, pickle.PicklingError)):
                 attempt(value)
@@ -220,15 +225,16 @@ def test_what_was_not_made_properly_says_so() -> None:
     for call in (unmade.begin, unmade.pause, unmade.close, lambda: Account(unmade, "a")):
         with pytest.raises(RuntimeError, match="__init__ was not called"):
             call()
-    for arguments in ((), (VirtualTime(),), (VirtualTime(), 1), (VirtualTime(), "a", "b")):
+    arguments: Any
+    for arguments in ((), (VirtualTime(), "a"), (VirtualTime(), 1, counts), (1, "a", counts, 1)):
         with pytest.raises(TypeError):
-            Accounts(*arguments)  # type: ignore[arg-type]
+            Accounts(*arguments)
     for arguments in ((), (unmade,), (VirtualTime(), "a"), (unmade, 1)):
         with pytest.raises(TypeError):
-            Account(*arguments)  # type: ignore[arg-type]
-    made = Accounts(VirtualTime(), "rest")
+            Account(*arguments)
+    made = Accounts(VirtualTime(), "rest", counts)
     with pytest.raises(RuntimeError, match="is called once"):
-        made.__init__(VirtualTime(), "rest")  # type: ignore[misc]
+        made.__init__(VirtualTime(), "rest", counts)  # type: ignore[misc]
     with pytest.raises(TypeError):
         type("Derived", (Account,), {})
     with pytest.raises(AttributeError):

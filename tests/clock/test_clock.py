@@ -1,8 +1,15 @@
+import copy
 import logging
 import math
-from collections.abc import Iterator
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -149,7 +156,41 @@ def test_non_finite_numbers_survive_the_round_trip(tmp_path: Path) -> None:
     assert math.copysign(1, read[4]) == -1
 
 
-@pytest.mark.parametrize("value", ["text", None, [1.0], np.zeros(2), object()])
+@pytest.mark.parametrize(
+    ("value", "number"),
+    [
+        (Decimal("0.125"), 0.125),
+        (Decimal("1e400"), math.inf),
+        (Decimal("NaN"), math.nan),
+        (Fraction(1, 8), 0.125),
+        (np.longdouble("0.125"), 0.125),
+        (np.float16(0.125), 0.125),
+        (np.ma.masked, math.nan),
+        (np.ma.array(5.0, mask=True), math.nan),
+        (np.ma.array([5.0], mask=[False]), 5.0),
+        (10**400, math.inf),
+    ],
+    ids=repr,
+)
+def test_numbers_are_what_float_takes(tmp_path: Path, value: Any, number: float) -> None:
+    with Clock(tmp_path / "run", progress=False) as clock:
+        for _ in clock.ticks(range(1)):
+            clock.log(loss=value)
+    (found,) = records.ticks(tmp_path / "run")
+    assert found["metrics"] == {"loss": pytest.approx(number, rel=0, abs=0, nan_ok=True)}
+
+
+@pytest.mark.parametrize("name", ["self", "name", "metrics", "clock", "args"])
+def test_a_metric_may_be_called_like_an_argument(tmp_path: Path, name: str) -> None:
+    with Clock(tmp_path / "run", progress=False) as clock:
+        for _ in clock.ticks(range(1)):
+            clock.log(**{name: 1.0})
+            clock.event("told", **{name: 1.0})
+    assert records.ticks(tmp_path / "run")[0]["metrics"] == {name: 1.0}
+    assert {name: 1.0} in [event["fields"] for event in records.events(tmp_path / "run")]
+
+
+@pytest.mark.parametrize("value", ["text", None, [1.0], np.zeros(2), object(), 1j])
 def test_what_is_no_number_is_refused(tmp_path: Path, value: object) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         for _ in clock.ticks(range(1)):
@@ -221,8 +262,21 @@ def test_the_bar_tells_tick_loss_speed_and_time_left(
     # not a terminal: a line at once, then every ten seconds, and the end
     assert len(drawn) == 5
     assert "40/40" in drawn[-1]
-    assert "loss 2.0000" in drawn[-1]
+    assert "loss 2.0000," in drawn[-1]
     assert "500 tokens/s" in drawn[-1]
+
+
+@pytest.mark.parametrize(
+    ("loss", "shown"),
+    [(3e-6, "3.0000e-06"), (1e22, "1.0000e+22"), (12345.6, "12346"), (math.nan, "nan")],
+)
+def test_the_bar_shows_a_loss_of_any_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], loss: float, shown: str
+) -> None:
+    with Clock(tmp_path / "run") as clock:
+        for _ in clock.ticks(range(1)):
+            clock.log(loss=loss)
+    assert f"loss {shown}]" in capsys.readouterr().err
 
 
 def test_nothing_is_said_of_a_run_that_lost_nothing(
@@ -232,3 +286,96 @@ def test_nothing_is_said_of_a_run_that_lost_nothing(
         list(clock.ticks(range(3)))
     assert clock.dropped == 0
     assert caplog.text == ""
+
+
+def test_a_closed_clock_warns_once_that_it_records_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Clock(tmp_path / "run", progress=False) as clock:
+        list(clock.ticks(range(3)))
+    assert caplog.text == ""
+    assert list(clock.ticks(range(2))) == [0, 1], "training goes on"
+    clock.log(loss=1.0)
+    clock.event("late")
+    clock.begin_tick()
+    clock.end_tick()
+    clock.pause()
+    assert [each.getMessage() for each in caplog.records] == [
+        "a clock is closed: what is given to it now is not recorded"
+    ]
+    assert len(records.ticks(tmp_path / "run")) == 3
+    with pytest.raises(ConfigError, match="a clock is opened once"):
+        clock.open()
+
+
+@pytest.mark.parametrize("way", ["log", "event", "ticks"])
+def test_whatever_a_closed_clock_is_given_it_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
+) -> None:
+    with Clock(tmp_path / "run", progress=False) as clock:
+        pass
+    if way == "log":
+        clock.log(loss=1.0)
+    elif way == "event":
+        clock.event("late")
+    else:
+        list(clock.ticks(range(1)))
+    assert "is not recorded" in caplog.text
+
+
+def use(clock: Clock) -> None:
+    """All that a training does with a clock."""
+    with clock:
+        for number in clock.ticks(range(3)):
+            with clock.phase("forward"):
+                clock.log(loss=number)
+        clock.log(val_loss=1.0)
+        clock.event("told")
+        clock.begin_tick()
+        clock.end_tick()
+        clock.pause()
+        assert clock.flush()
+
+
+@pytest.mark.parametrize(
+    "sent", [copy.copy, copy.deepcopy, lambda clock: pickle.loads(pickle.dumps(clock))]
+)
+def test_a_copy_of_a_clock_does_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, sent: Callable[[Clock], Clock]
+) -> None:
+    with Clock(tmp_path / "run", progress=True, now=VirtualTime()) as clock:
+        list(clock.ticks(range(2)))
+        there = sent(clock)
+        assert (there.directory, there.tick) == (clock.directory, 2)
+        use(there)
+        there.close()
+        clock.log(val_loss=0.5)
+    assert len(records.ticks(tmp_path / "run")) == 2
+    assert [event["event"] for event in records.events(tmp_path / "run")] == [
+        "start",
+        "between",
+        "end",
+    ]
+    assert caplog.text == ""
+
+
+def test_a_worker_that_is_spawned_gets_a_clock_that_does_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(f"""
+import multiprocessing
+from metronorm.clock import Clock
+
+def work(clock):
+    for number in clock.ticks(range(3)):
+        clock.log(loss=-1.0)
+
+if __name__ == "__main__":
+    with Clock({str(tmp_path / "run")!r}, progress=False) as clock:
+        for _ in clock.ticks(range(2)):
+            worker = multiprocessing.get_context("spawn").Process(target=work, args=(clock,))
+            worker.start()
+            worker.join()
+            assert worker.exitcode == 0
+""")
+    subprocess.run([sys.executable, "-W", "error", str(script)], check=True, timeout=120)
+    assert [tick["metrics"] for tick in records.ticks(tmp_path / "run")] == [{}, {}]

@@ -11,6 +11,7 @@ from torch import nn
 from metronorm.clock.hooks import Watch
 from metronorm.errors import ConfigError
 
+from . import records
 from .training import BACKWARD, DATA, FORWARD, TICK, UPDATE, Training
 
 
@@ -103,12 +104,21 @@ def test_evaluation_is_in_the_tick_behind_whose_step_it_stands(training: Trainin
             training.turn(x)
             if training.clock.tick == 2:
                 evaluate()
-        evaluate()  # between two loops: counts to the next tick, as in clock.ticks
+        for _ in range(2):  # between two loops: of the tick before, as in clock.ticks
+            evaluate()
+            training.clock.log(val_loss=1.0)
         for x in training.loader:
             training.turn(x)
+        evaluate()
+        training.clock.log(val_loss=2.0)
     found = training.phases()
-    assert [tick.get("evaluate", 0) for tick in found] == [0, FORWARD, 0, 0, FORWARD, 0, 0, 0]
+    assert [tick.get("evaluate", 0) for tick in found] == [0, FORWARD, 0, 0, 0, 0, 0, 0]
     assert all(tick | TICK == tick for tick in found)
+    between = [event for event in records.events(training.run) if event["event"] == "between"]
+    assert [(event["tick"], event["fields"]) for event in between] == [
+        (tick, {"metrics": {"val_loss": loss}, "phases": {"evaluate": FORWARD}})
+        for tick, loss in [(4, 1.0), (4, 1.0), (8, 2.0)]
+    ]
 
 
 def test_without_a_loader_a_tick_ends_where_the_next_forward_pass_begins(

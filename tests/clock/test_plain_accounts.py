@@ -23,7 +23,7 @@ ACT = st.one_of(
 
 def replayed(accounts_type: Any, account_type: Any, acts: list[tuple[str, Any]]) -> list[Any]:
     time = VirtualTime()
-    made = accounts_type(time, "rest")
+    made = accounts_type(time, "rest", bool)
     named = {name: account_type(made, name) for name in "abc"}
     found: list[Any] = []
     for act, argument in acts:

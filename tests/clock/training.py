@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DATA, FORWARD, BACKWARD, UPDATE = 3, 10, 20, 5
 TICK = {"data": DATA, "forward": FORWARD, "backward": BACKWARD, "update": UPDATE}
-_NO_PHASES = {"time_ns", "wall_ns", "clock_ns", "arrival_ns"}
+_NO_PHASES = {"time_ns", "wall_ns", "clock_ns", "arrival_ns", "gc_ns"}
 
 
 class Pass(torch.autograd.Function):

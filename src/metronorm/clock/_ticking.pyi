@@ -11,9 +11,13 @@ class Accounts:
     Args:
         now: a monotonic clock in integer nanoseconds.
         rest: what time that no account covers is called.
+        counts: asked in other threads than the one that called `begin`: whether the phase of this
+            name, which is opened or closed there, counts.
     """
 
-    def __init__(self, now: Callable[[], int], rest: str, /) -> None: ...
+    def __init__(
+        self, now: Callable[[], int], rest: str, counts: Callable[[str], bool], /
+    ) -> None: ...
     @property
     def last(self) -> int:
         """When it was begun, paused or closed last."""
@@ -32,11 +36,32 @@ class Accounts:
 
 @final
 class Account:
-    """Is charged while it is open; one may be opened inside another, or inside itself."""
+    """Is charged while it is open; one may be opened inside another, or inside itself.
+
+    `with` asks whether it counts in this thread; `enter` and `leave` do not.
+    """
 
     def __new__(cls, accounts: Accounts, name: str, /) -> Account: ...
+    def enter(self) -> None: ...
+    def leave(self) -> None: ...
     def __enter__(self) -> None: ...
     def __exit__(self, kind: object, error: object, trace: object, /) -> None: ...
+
+class Pauses:
+    """The time that Python's garbage collector takes, in whatever thread.
+
+    Args:
+        now: a monotonic clock in integer nanoseconds.
+        long_ns: collections that take so long are kept one by one.
+    """
+
+    def __init__(self, now: Callable[[], int], long_ns: int, /) -> None: ...
+    def notice(self, phase: str, info: dict[str, int], /) -> None:
+        """To be one of `gc.callbacks`."""
+    def take(self) -> int:
+        """Nanoseconds of all collections since this was called last."""
+    def take_longest(self) -> list[tuple[int, int, int]]:
+        """The long ones since then: generation, when each began by `now`, nanoseconds."""
 
 def all_plain(metrics: dict[str, Any], known: set[str], /) -> bool:
     """Whether all names are known, and all values floats, or integers of at most `LARGEST`."""

@@ -1,11 +1,12 @@
 """The accounts of a ledger without a compiler: what `csrc/ticking.cpp` does, in Python.
 
-`Accounts`, `Account` and `all_plain` are those of `_ticking`, where the package was built with it,
-and behave alike; these take twice as long.
+`Accounts`, `Account`, `Pauses` and `all_plain` are those of `_ticking`, where the package was built
+with it, and behave alike; these take twice as long.
 """
 
 from __future__ import annotations
 
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.record import LARGEST
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 class PlainAccounts:
     """See `_ticking.Accounts`."""
 
-    def __init__(self, now: Callable[[], int], rest: str) -> None:
-        self._now, self._rest = now, rest
+    def __init__(self, now: Callable[[], int], rest: str, counts: Callable[[str], bool]) -> None:
+        self._now, self._rest, self._counts = now, rest, counts
+        self._thread: int | None = None  # that began
         self._since = self.last = now()  # until here all time is charged
         self.entered = self._rest_ns = 0
         self.counting = False
@@ -38,6 +40,7 @@ class PlainAccounts:
     def begin(self) -> None:
         """From now on what no account covers is the rest."""
         self.charge()
+        self._thread = get_ident()
         self.counting, self.last = True, self._since
 
     def pause(self) -> None:
@@ -55,6 +58,10 @@ class PlainAccounts:
         spent[self._rest], self._rest_ns = self._rest_ns, 0
         return sum(spent.values()), spent
 
+    def count_here(self, name: str) -> bool:
+        """Whether what this thread does with the phase counts."""
+        return self._thread in (None, get_ident()) or self._counts(name)
+
 
 class PlainAccount:
     """See `_ticking.Account`."""
@@ -66,18 +73,54 @@ class PlainAccount:
         accounts.all.append(self)
 
     def __enter__(self) -> None:
+        if self._accounts.count_here(self.name):
+            self.enter()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._accounts.count_here(self.name):
+            self.leave()
+
+    def enter(self) -> None:
         accounts = self._accounts
         accounts.charge()
         accounts.open.append(self)
         accounts.entered += 1
 
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
+    def leave(self) -> None:
         accounts = self._accounts
         accounts.charge()
         if self in accounts.open:
             # those inside are left too: a generator was left in one, for example
             while accounts.open.pop() is not self:
                 pass
+
+
+class PlainPauses:
+    """See `_ticking.Pauses`."""
+
+    def __init__(self, now: Callable[[], int], long_ns: int) -> None:
+        self._now, self._long_ns = now, long_ns
+        self._since: int | None = None  # the collection that runs began
+        self._spent_ns = 0
+        self._longest: list[tuple[int, int, int]] = []
+
+    def notice(self, phase: str, info: dict[str, int]) -> None:
+        moment = self._now()
+        if phase == "start":
+            self._since = moment
+        elif self._since is not None:
+            since, self._since = self._since, None
+            self._spent_ns += moment - since
+            if moment - since >= self._long_ns:
+                self._longest.append((info["generation"], since, moment - since))
+
+    def take(self) -> int:
+        spent_ns, self._spent_ns = self._spent_ns, 0
+        return spent_ns
+
+    def take_longest(self) -> list[tuple[int, int, int]]:
+        longest, self._longest = self._longest, []
+        return longest
 
 
 def plain_all_plain(metrics: dict[str, Any], known: set[str]) -> bool:
@@ -89,9 +132,9 @@ def plain_all_plain(metrics: dict[str, Any], known: set[str]) -> bool:
 
 
 try:
-    from metronorm.clock._ticking import Account, Accounts, all_plain
+    from metronorm.clock._ticking import Account, Accounts, Pauses, all_plain
 except ImportError:
     Account, Accounts = PlainAccount, PlainAccounts  # type: ignore[assignment,misc]
-    all_plain = plain_all_plain
+    Pauses, all_plain = PlainPauses, plain_all_plain  # type: ignore[assignment,misc]
 
-__all__ = ["Account", "Accounts", "all_plain"]
+__all__ = ["Account", "Accounts", "Pauses", "all_plain"]

@@ -30,6 +30,11 @@ class Late:
     phases: DevicePhases | None
     values: dict[str, Pending]
 
+    @property
+    def tick(self) -> int:
+        """Of the record."""
+        return self.record.tick
+
     def ready(self) -> bool:
         """Whether nothing is missing that will come; never waits."""
         if self.phases is not None and not _ready(self.phases):
@@ -89,10 +94,12 @@ def _ready(part: Pending | DevicePhases) -> bool:
 def _get(part: Pending | DevicePhases, what: str, wait: bool) -> Any:
     """None if it is not there; what an accelerator can raise must not reach training."""
     try:
-        return part.get() if wait or part.ready() else None
+        if wait or part.ready():
+            return part.get()
+        _tell(what, "it took too long")
     except Exception as error:
         _tell(what, f"{type(error).__name__}: {error}")
-        return None
+    return None
 
 
 @functools.lru_cache(maxsize=256)  # once each

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import functools
 import itertools
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 from metronorm.clock.ledger import UNATTRIBUTED, Phases
+from metronorm.clock.other_threads import works_for_the_loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,10 +28,17 @@ class DeviceLedger:
     Args:
         now: a monotonic clock of the host, in integer nanoseconds.
         device: whose time it is.
+        counts: whether a phase of this name counts that another thread than the loop's opens.
     """
 
-    def __init__(self, now: Callable[[], int], device: Device) -> None:
-        self._now = now
+    def __init__(
+        self,
+        now: Callable[[], int],
+        device: Device,
+        counts: Callable[[str], bool] = works_for_the_loop,
+    ) -> None:
+        self._now, self._counts = now, counts
+        self._thread: int | None = None  # that began
         self.last = now()
         self.phases = Phases(functools.partial(_DeviceAccount, self))
         self.entered = 0  # how often phases were, in all
@@ -41,6 +50,7 @@ class DeviceLedger:
     def begin(self) -> None:
         """From now on what no phase covers is `unattributed`."""
         self.last = self._now()
+        self._thread = get_ident()
         self.counting = True
         self.mark()
 
@@ -57,6 +67,10 @@ class DeviceLedger:
         self.mark()
         marks, self._marks = self._marks, self._marks[-1:]
         return wall_ns, DevicePhases(self._device, marks)
+
+    def count_here(self, name: str) -> bool:
+        """Whether what this thread does with the phase counts."""
+        return self._thread in (None, get_ident()) or self._counts(name)
 
     def enter(self, name: str) -> None:
         """What follows is charged to `name`."""
@@ -88,9 +102,17 @@ class _DeviceAccount:
         self._ledger, self._name = ledger, name
 
     def __enter__(self) -> None:
-        self._ledger.enter(self._name)
+        if self._ledger.count_here(self._name):
+            self.enter()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if self._ledger.count_here(self._name):
+            self.leave()
+
+    def enter(self) -> None:
+        self._ledger.enter(self._name)
+
+    def leave(self) -> None:
         self._ledger.leave(self._name)
 
 
@@ -99,6 +121,10 @@ class DevicePhases:
 
     def __init__(self, device: Device, marks: list[tuple[Moment, str]]) -> None:
         self._device, self._marks = device, marks
+
+    def __bool__(self) -> bool:
+        """Whether any of the time is a phase's."""
+        return any(name not in ("", UNATTRIBUTED) for _, name in self._marks[:-1])
 
     def ready(self) -> bool:
         """Whether the device has come to the end of the tick; never waits."""

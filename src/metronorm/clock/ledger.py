@@ -2,23 +2,36 @@
 
 The present moment is always charged to exactly one account: the innermost open phase, else
 `unattributed`, else (between two loops) nobody's. Of nested phases each is charged its own time.
+
+A tick's time is that of the thread that loops, so only its phases count; see `other_threads`.
 """
 
 from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from metronorm.clock.accounts import Account, Accounts
 from metronorm.clock.names import check_case, check_text
+from metronorm.clock.other_threads import works_for_the_loop
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 UNATTRIBUTED = "unattributed"
-RESERVED = frozenset({"", UNATTRIBUTED, "time", "wall", "clock", "arrival"})
+RESERVED = frozenset({"", UNATTRIBUTED, "time", "wall", "clock", "arrival", "gc"})
+
+
+class Phase(AbstractContextManager[None], Protocol):
+    """`with` asks in other threads whether it counts; hooks that the loop waits for do not ask."""
+
+    def enter(self) -> None:
+        """From now on it is charged."""
+
+    def leave(self) -> None:
+        """From now on it is not."""
 
 
 class Ledger(Accounts):
@@ -28,22 +41,27 @@ class Ledger(Accounts):
 
     Args:
         now: a monotonic clock in integer nanoseconds.
+        counts: whether a phase of this name counts that another thread than the loop's opens.
     """
 
-    def __init__(self, now: Callable[[], int]) -> None:
-        super().__init__(now, UNATTRIBUTED)
+    def __init__(
+        self,
+        now: Callable[[], int],
+        counts: Callable[[str], bool] = works_for_the_loop,
+    ) -> None:
+        super().__init__(now, UNATTRIBUTED, counts)
         self.phases = Phases(functools.partial(Account, self))
 
 
-class Phases(dict[str, AbstractContextManager[None]]):
+class Phases(dict[str, Phase]):
     """The phases of a ledger, by name; `account` makes one."""
 
-    def __init__(self, account: Callable[[str], AbstractContextManager[None]]) -> None:
+    def __init__(self, account: Callable[[str], Phase]) -> None:
         super().__init__()
         self._account = account
         self._by_lower_case: dict[str, str] = {}
 
-    def __missing__(self, name: str) -> AbstractContextManager[None]:
+    def __missing__(self, name: str) -> Phase:
         if not isinstance(name, str) or name.lower() in RESERVED:
             raise ConfigError(
                 f"a phase needs a name other than {', '.join(sorted(RESERVED - {''}))}",

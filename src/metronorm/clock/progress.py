@@ -64,7 +64,8 @@ class Progress:
         tick, metrics = self._last
         parts = []
         if "loss" in metrics:
-            parts.append(f"loss {float(metrics['loss']):.4f}")
+            loss = f"{float(metrics['loss']):#.5g}".rstrip(".")  # 2.0000, 12346, 3.0000e-06
+            parts.append(f"loss {loss}")
         if self._tokens and self._spent:
             parts.append(f"{self._tokens / self._spent * 1e9:,.0f} tokens/s")
         self._tokens, self._spent = 0.0, 0

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
+import sys
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import msgspec
@@ -15,7 +19,9 @@ LARGEST = 2**63 - 1  # of the integers that JSON's readers agree on
 class TickRecord(msgspec.Struct, gc=False, omit_defaults=True):
     """One line of the tape; floats that are not finite travel as text: "nan", "inf", "-inf".
 
-    `clock_ns` is what the clock itself cost in the tick. Without `phases` they were not measured.
+    `clock_ns` is what the clock itself cost in the tick, `gc_ns` what Python's garbage collector
+    did. Without `phases` they were not measured. Without `beats` it is no tick: what was logged
+    between this one and the next.
     """
 
     tick: int
@@ -26,6 +32,7 @@ class TickRecord(msgspec.Struct, gc=False, omit_defaults=True):
     metrics: dict[str, float | str]
     clock_ns: int = 0
     arrival_ns: int | None = None
+    gc_ns: int | None = None
 
 
 def spell_out(record: TickRecord) -> list[str]:
@@ -38,10 +45,28 @@ def spell_out(record: TickRecord) -> list[str]:
     return found
 
 
+def check_beats(value: Any) -> int:
+    """How many beats a tick has; ConfigError if that is no positive integer of 64 bits."""
+    try:
+        beats = operator.index(value)
+    except TypeError:
+        beats = 0
+    if not 0 < beats <= LARGEST:
+        raise ConfigError("beats must be a positive integer", got=repr(value))
+    return beats
+
+
 def plain_number(name: str, value: Any) -> float | int:
-    """A metric's value as a Python number; ConfigError if it is not one."""
+    """A metric's value as a Python number; ConfigError if it is not one.
+
+    A value that NumPy has masked is NaN: there is none.
+    """
+    if _is_masked(value):
+        return math.nan
     number = value
     item = getattr(value, "item", None) or getattr(value, "numpy", None)
+    if getattr(getattr(value, "dtype", None), "kind", None) in ("m", "M"):  # NumPy's times
+        number = item = None
     if item is not None:
         try:
             number = item()
@@ -50,8 +75,8 @@ def plain_number(name: str, value: Any) -> float | int:
             number = None
     if isinstance(number, int):
         return int(number) if -LARGEST <= number <= LARGEST else _as_float(number)
-    if isinstance(number, float):
-        return float(number)
+    if isinstance(number, Real | Decimal):  # also a Fraction, and floats longer than Python's
+        return _as_float(number)
     raise _no_number(name, value)
 
 
@@ -69,8 +94,15 @@ def _no_number(name: str, value: Any) -> ConfigError:
     )
 
 
-def _as_float(value: int) -> float:
+def _is_masked(value: Any) -> bool:
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", ())
+    return isinstance(value, masked) and value.size == 1 and bool(value.mask)
+
+
+def _as_float(value: Any) -> float:
     try:
         return float(value)
+    except ValueError:  # a Decimal's signalling NaN
+        return math.nan
     except OverflowError:
         return math.inf if value > 0 else -math.inf

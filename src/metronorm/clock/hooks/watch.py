@@ -103,6 +103,12 @@ class Watch:
         """`for batch in watch.data(loader)`, for what cannot be watched: lists, generators."""
         return Batches(self, lambda: iter(loader))
 
+    def end_tick(self) -> None:
+        """Other ticks begin; one whose step is done ends here."""
+        if not self.removed:
+            self._is_stepping()
+            self._rest(for_good=True)
+
     def remove(self) -> None:
         """Take all hooks away. A tick whose step is done ends here."""
         if self.removed:
@@ -171,10 +177,11 @@ class Watch:
         """The loop over the batches is left."""
         self._end()
         if self._ticks():
+            is_over = for_good or not self._beats
             if self._begun:  # and has no step
-                self._clock.tick -= 1
                 self._begun = False
-            if for_good or not self._beats:
+                self._clock._abandon_tick(keep_time=not is_over)
+            elif is_over:
                 self._clock.pause()
 
     # --- data -----------------------------------------------------------------------------------

@@ -11,7 +11,9 @@ import msgspec
 from metronorm.clock.run import number
 from metronorm.clock.store.parts import looks_whole
 from metronorm.clock.store.ring import read_ring, ring_path
-from metronorm.clock.store.tape import LIVE, encode, next_part
+from metronorm.clock.store.tape import LIVE, encode, is_written, next_part
+from metronorm.errors import RunError
+from metronorm.files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +34,7 @@ class _Tick(msgspec.Struct, gc=False, omit_defaults=True):
     metrics: dict[_Name, _Number]
     clock_ns: _Integer = 0
     arrival_ns: _Integer | None = None
+    gc_ns: _Integer | None = None
 
 
 class _Event(msgspec.Struct):
@@ -69,12 +72,13 @@ class Lines:
 
     `whole` are records, as the clock would write them, each with its newline; `damaged` are no
     records, without it; a `torn` one at the end of the last file was cut short, as a kill in the
-    middle of writing leaves it.
+    middle of writing leaves it. `notices` say what could not be read at all.
     """
 
     whole: list[bytes] = field(default_factory=list)
     damaged: list[bytes] = field(default_factory=list)
     torn: bytes = b""
+    notices: list[str] = field(default_factory=list)
 
     def add(self, data: bytes, kind: str) -> None:
         """Take the content of a file."""
@@ -95,8 +99,17 @@ class Lines:
 def unsealed_files(folder: Path) -> list[Path]:
     """The files of a tape, oldest first, whose lines are in no Parquet part."""
     parts = [path for path in sorted(folder.glob("_part-*.jsonl")) if not is_sealed(path)]
-    live = folder / LIVE
-    return [*parts, live] if live.exists() else parts
+    # (no pipe, which would be waited for)
+    return [path for path in (*parts, folder / LIVE) if path.is_file()]
+
+
+def _readable(path: Path) -> int:
+    try:
+        return open_regular(path)
+    except PermissionError as error:
+        raise RunError(
+            "a run's files must be readable", got=f"{path}: {error.strerror}"
+        ) from None
 
 
 def sealed_as(path: Path) -> Path:
@@ -113,18 +126,30 @@ def read_tape(folder: Path, kind: str, identity: str) -> tuple[list[Path], Lines
     """The Parquet parts of a tape, and every line that is in none of them, each once.
 
     Those in its ring too. All are of one instant, whatever is written and sealed meanwhile.
+
+    Raises:
+        RunError: a file may not be read.
     """
     found = Lines()
+    path = tape_ring(folder, kind, identity)
     while True:
         state = next_part(folder), sealed_parts(folder)
         # first: what leaves it goes onto the tape
-        ring = read_ring(tape_ring(folder, kind, identity), folder)
+        ring = read_ring(path, folder)
         with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
-            files = [stack.enter_context(open(path, "rb")) for path in unsealed_files(folder)]
+            files = [
+                stack.enter_context(open(_readable(path), "rb"))
+                for path in unsealed_files(folder)
+            ]
             if state == (next_part(folder), sealed_parts(folder)):
                 for file in files:
                     found.add(file.read(), kind)
                 break
+    if ring is None and not is_written(folder):
+        found.notices.append(
+            f"{folder}: what another user's process had not written when it was killed may be in "
+            f"{path}, which may not be read; metronorm seal, run by that user, writes it"
+        )
     if ring:
         late = Lines()
         late.add(ring, kind)
