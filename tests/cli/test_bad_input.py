@@ -87,8 +87,8 @@ CASES = {
     "sample nothing": (["sample"], "sample needs RUN; got none"),
     "compare one": (["compare", "runs/old"], "compare needs B; got none"),
     "no such preset": (["train", "--preset", "huge"], "preset must be one of quick, small, gpt2"),
-    "no such file": (["train", "--data", "missing.txt"], "'missing.txt', where there is nothing"),
-    "no file matches": (["train", "--data", "*.none"], "'*.none'"),
+    "no such file": (["train", "--data", "missing.txt"], "missing.txt', where there is nothing"),
+    "no file matches": (["train", "--data", "*.none"], "*.none'"),
     "no source": (["train", "--data", "--ticks", "3"], "--data needs a file, a folder or a glob"),
     "no source at the end": (["prepare", "--data", "text", "--data"], "--data needs a file"),
     "not UTF-8": (["train", "--data", "latin.txt"], "latin.txt"),
@@ -107,6 +107,35 @@ CASES = {
     "learning rate": (
         ["train", "--optimizer.learning-rate", "-1"],
         "learning_rate must be above 0",
+    ),
+    "an infinite learning rate": (
+        ["train", "--optimizer.learning-rate", "inf"],
+        "learning_rate must be above 0 and finite; got inf",
+    ),
+    "an infinite clip": (
+        ["train", "--optimizer.clip", "inf"],
+        "clip must be at least 0 and finite; got inf",
+    ),
+    "a weight decay that is no number": (
+        ["train", "--optimizer.weight-decay", "nan"],
+        "weight_decay must be at least 0 and finite; got nan",
+    ),
+    "more ticks than are counted": (
+        ["train", "--ticks", "9223372036854775808"],
+        "ticks must be below 2**63; got 9223372036854775808",
+    ),
+    "a training's seed of more than 64 bits": (
+        ["train", "--seed", "99999999999999999999"],
+        "seed must be a whole number of 64 bits; got 99999999999999999999",
+    ),
+    "an absurd size": (["train", "--model.width", "4294967296"], "width must be below 2**31"),
+    "a model that does not fit": (
+        ["train", *TINY, "--run", "runs/new", "--model.width", "2000000"],
+        "GiB free; try: a smaller --model.width, --model.layers or --model.context",
+    ),
+    "a device that computes nothing": (
+        ["train", *TINY, "--run", "runs/new", "--device", "meta"],
+        "device must be one of this machine's; got 'meta'",
     ),
     "too little memory": (
         ["train", *TINY, "--run", "runs/new", "--batch-size", "100000000"],

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from metronorm import __version__
 from metronorm.cli import COMMANDS, main
 from metronorm.clock import open_run
 
+from ..full_disk import fill, small_disk
+from ..train.test_loop import at_every_tick
 from ..train.tiny import write_text
 from .test_bad_input import TINY
 
@@ -74,6 +77,43 @@ def test_train_show_sample_resume(
 
     assert main(["train", "--resume", "runs/old"]) == 0, "a finished run has nothing left to do"
     assert len(open_run("runs/old").ticks().rows()) == 4
+
+
+def test_a_command_to_go_on_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "text")
+    run = "runs/it's a run; $HOME"
+    with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 2 else None):
+        assert main(["train", *TINY, "--run", run, "--cache", "my cache"]) == 143
+    err = capsys.readouterr().err
+    metronorm, train, *options = shlex.split(err.partition("go on with: ")[2])
+    assert (metronorm, train) == ("metronorm", "train")
+    assert options == ["--resume", run, "--cache", str(tmp_path / "my cache")]
+    assert main(["train", *options]) == 0
+    out = capsys.readouterr().out
+    command = re.findall("again this table: (.*)", out)[0]
+    assert shlex.split(command) == ["metronorm", "show", run]
+    assert len(open_run(run).ticks().rows()) == 4
+
+
+def test_an_end_that_is_not_saved_has_an_exit_code_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "text")
+    with small_disk(tmp_path / "disk", "2m") as disk:
+        with at_every_tick(lambda tick: fill(disk) if tick == 3 else None):
+            options = ["--run", "disk/run", "--keep", "1", "--evaluate-every", "9"]
+            assert main(["train", *TINY, *options]) == 3
+        out, err = capsys.readouterr()
+        assert out == "", "it does not write as if all were well"
+        said = err.splitlines()[-1]
+        assert said.startswith("metronorm train: the checkpoint of the last tick, 4, could not be")
+        assert "the newest there is of tick 2; make room, then go on with: " in said
+        (disk / "ballast").unlink()
+        assert main(["train", *shlex.split(said.partition("go on with: ")[2])[2:]]) == 0
 
 
 def test_runs_side_by_side(

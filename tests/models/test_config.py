@@ -23,6 +23,7 @@ TINY = GPTConfig(vocab_size=13, context=10, layers=2, heads=4, width=24)
         ({"width": 20}, "even head size .* head size 5; try: width=24, or positions='learned'"),
         ({"vocab_size": 0}, "vocab_size must be a whole number of at least 1; got 0"),
         ({"context": -1}, "context must be a whole number of at least 1; got -1"),
+        ({"width": 2**31}, r"width must be below 2\*\*31; got 2147483648"),
         ({"layers": 2.0}, "layers must be a whole number of at least 1; got 2.0"),
         ({"heads": True}, "heads must be a whole number of at least 1; got True"),
         ({"norm": "batch"}, "norm must be one of 'layer', 'rms'; got 'batch'"),

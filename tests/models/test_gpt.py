@@ -286,3 +286,9 @@ def test_the_package_offers_the_model_lazily() -> None:
     assert callable(package.sample)
     with pytest.raises(AttributeError, match="no attribute 'missing'"):
         _ = package.missing
+
+
+@pytest.mark.parametrize("config", VARIANTS, ids=name_of)
+def test_the_config_knows_the_number_of_parameters(config: GPTConfig) -> None:
+    with torch.device("meta"):
+        assert config.parameters == sum(each.numel() for each in GPT(config).parameters())

@@ -2,14 +2,15 @@ import logging
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,10 +18,19 @@ from metronorm.clock import open_run
 from metronorm.clock.store.lines import read_tape
 from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
 from metronorm.train import checkpoint, train
-from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
+from metronorm.train.checkpoint_folder import (
+    best_checkpoint,
+    checkpoint_paths,
+    lowest_loss,
+    newest_checkpoint,
+)
+from metronorm.train.trainer import Trainer
 
 from ..full_disk import fill, small_disk
 from .tiny import losses, tiny_config
+
+if TYPE_CHECKING:
+    from metronorm.train.trainer import Beat
 
 KILLS = 100
 
@@ -95,10 +105,8 @@ def test_a_checkpoint_comes_after_the_record_of_its_tick(
 
 
 @contextmanager
-def at_every_tick(action: Callable[[int], None]) -> Iterator[None]:
+def at_every_tick(action: Callable[[int], object]) -> Iterator[None]:
     """Do something inside every tick of trainings in this process."""
-    from metronorm.train.trainer import Trainer
-
     tick = Trainer.tick
 
     def acting(self: Trainer, clock: object, window: object) -> None:
@@ -256,6 +264,7 @@ def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     for difference in ("seed: 0 in", "model.layers: 1 in", "model.width: 16 in"):
         assert difference in str(caught.value)
     (tmp_path / "text" / "0.txt").write_text("abc abc\n" * 100)
+    shutil.rmtree(tmp_path / "cache")
     with pytest.raises(DataError, match="must read the text it was begun with"):
         train(config, tmp_path / "run", resume=True)
     assert open_run(tmp_path / "run").attempts == [0]
@@ -296,6 +305,81 @@ def test_a_full_disk_does_not_stop_training(
         assert [tick for tick, *_ in losses(disk / "run")] == [*range(1, 31)], "kept in memory"
         assert newest_checkpoint(disk / "run" / "checkpoints").tick == 30
         assert not list((disk / "run" / "checkpoints").glob(".*"))
+
+
+def test_the_best_is_saved_when_it_is_found(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, evaluate_every=7, checkpoint_every=30, keep=1)
+    train(config, tmp_path / "run")
+    evaluated = {tick: loss for tick, _, loss in losses(tmp_path / "run") if loss is not None}
+    assert [*evaluated] == [7, 14, 21, 28, 30]
+    best = min(evaluated, key=evaluated.__getitem__)
+    folder = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in checkpoint_paths(folder)] == [
+        f"tick-{tick:08d}" for tick in sorted({best, 30})
+    ]
+    assert events(tmp_path / "run").count("checkpoint") > 1, "it falls"
+    found = best_checkpoint(folder)
+    assert found is not None
+    assert found.state["validation_loss"] == evaluated[best]
+
+
+def test_a_resumed_run_saves_only_what_is_better_than_before(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, evaluate_every=1, checkpoint_every=100)
+    with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 9 else None):
+        train(config, tmp_path / "run")
+    before = lowest_loss(tmp_path / "run" / "checkpoints")
+    train(config, tmp_path / "run", resume=True)
+    run = open_run(tmp_path / "run")
+    saved = [
+        row["tick"]
+        for row in run.events().rows()
+        if row["event"] == "checkpoint" and row["attempt"] == 1
+    ]
+    lowest, expected = before, []
+    for tick, _, loss in losses(tmp_path / "run")[9:]:
+        assert loss is not None
+        if loss < lowest or tick == 30:
+            lowest = min(loss, lowest)
+            expected.append(tick)
+    # written when the next tick has begun
+    assert saved == [min(tick + 1, 30) for tick in expected]
+
+
+def test_a_signal_does_not_wait_for_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(tmp_path)
+    train(config, tmp_path / "whole")
+    evaluate, seen = Trainer.evaluate, 0
+
+    def interrupted(self: Trainer, beats: "Iterable[Beat]") -> float:
+        def watched() -> "Iterator[Beat]":
+            nonlocal seen
+            for beat in beats:
+                seen += 1
+                os.kill(os.getpid(), signal.SIGTERM)
+                yield beat
+
+        return evaluate(self, watched())
+
+    monkeypatch.setattr(Trainer, "evaluate", interrupted)
+    outcome = train(config, tmp_path / "run")
+    monkeypatch.undo()
+    assert seen == 1
+    assert (outcome.tick, outcome.saved, outcome.validation_loss) == (10, 10, None)
+    assert outcome.signal is signal.SIGTERM
+    assert losses(tmp_path / "run")[-1][2] is None, "half an evaluation is none"
+    train(config, tmp_path / "run", resume=True)
+    whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "run")
+    assert [row[:2] for row in resumed] == [row[:2] for row in whole]
+
+
+def test_a_signal_does_not_wait_for_a_sample(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, sample_every=1, sample_tokens=10_000_000)
+    with at_every_tick(lambda _: os.kill(os.getpid(), signal.SIGTERM)):
+        outcome = train(config, tmp_path / "run")
+    assert (outcome.tick, outcome.saved) == (1, 1)
+    assert "sample" not in events(tmp_path / "run")
 
 
 def test_a_full_disk_at_the_end_is_no_success(tmp_path: Path) -> None:

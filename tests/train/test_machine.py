@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,6 +10,7 @@ from metronorm.errors import OutOfMemoryError
 from metronorm.models.config import GPTConfig
 from metronorm.train.machine import (
     check_memory,
+    check_model_memory,
     choose_allocator,
     choose_precision,
     is_out_of_memory,
@@ -71,6 +73,19 @@ def test_a_micro_batch_that_cannot_fit_is_refused() -> None:
         check_memory(config, 10, available=least - 1)
     with pytest.raises(MemoryError, match="smaller --batch-size"):
         check_memory(config, 10**9)
+
+
+def test_a_model_that_cannot_fit_is_refused_before_it_is_made() -> None:
+    config = GPTConfig(vocab_size=1000, context=100, layers=2, heads=2, width=48)
+    tables, cache = 100 * 24, 2 * 2 * 2 * 100 * 24
+    least = 4 * (3 * config.parameters + 8 * tables + cache)
+    check_model_memory(config, copies=3, available=least)
+    with pytest.raises(OutOfMemoryError, match=rf"a model of {config.parameters:,} parameters"):
+        check_model_memory(config, copies=3, available=least - 1)
+    with pytest.raises(MemoryError, match=r"smaller --model\.width"):
+        check_model_memory(replace(config, layers=2**31 - 1))
+    with pytest.raises(MemoryError, match=r"smaller --model\.width"):
+        check_memory(replace(config, context=2**31 - 1), 1)
 
 
 def test_running_out_of_memory_is_recognised() -> None:

@@ -69,7 +69,7 @@ def checkpoint_to_resume(directory: Path) -> Checkpoint | None:
     ]
     if changed:
         _log.warning(
-            "this goes on, but not bit for bit as it would have where it was begun: %s",
+            "the run goes on, but not bit for bit as it would have: %s",
             "; ".join(changed),
         )
     return found
