@@ -5,7 +5,7 @@ from typing import Any
 
 from metronorm.clock import Run
 
-NO_PHASES = ("time_ns", "wall_ns", "clock_ns", "arrival_ns")
+NO_PHASES = ("time_ns", "wall_ns", "clock_ns", "arrival_ns", "gc_ns")
 
 
 def phases(row: dict[str, Any]) -> dict[str, int]:

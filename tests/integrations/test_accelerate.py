@@ -69,6 +69,28 @@ def test_an_earlier_step_is_an_event(tmp_path: Path) -> None:
     assert events(run, "logged") == [(0, 10, {"values": {"step": 1, "epoch_loss": 3.0}})]
 
 
+def test_numbers_in_a_dict_are_metrics(tmp_path: Path) -> None:
+    tracker = TickTracker(tmp_path / "run")
+    tracker.log({"loss": 2.0, "m": {"a": 1.0, "b": torch.tensor(3)}}, step=1)
+    tracker.finish()
+    (row,) = open_run(tmp_path / "run").ticks().rows()
+    assert [row[name] for name in ("loss", "m/a", "m/b")] == [2.0, 1.0, 3.0]
+
+
+def test_a_relative_directory_stays_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    tracker = TickTracker("run")
+    monkeypatch.chdir(tmp_path / "two")
+    tracker.log({"loss": 2.0}, step=1)
+    tracker.finish()
+    assert len(open_run(tmp_path / "one" / "run").ticks().rows()) == 1
+    assert list((tmp_path / "two").iterdir()) == []
+
+
 def test_resumed_it_is_a_new_attempt(tmp_path: Path) -> None:
     train(TickTracker(tmp_path / "run"))
     with pytest.raises(RunError, match="needs a directory of its own"):

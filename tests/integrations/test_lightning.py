@@ -208,6 +208,65 @@ def test_resumed_from_a_checkpoint_it_is_a_new_attempt(tmp_path: Path) -> None:
         fit(1, None)
 
 
+class Adversarial(Module):
+    """Two optimizers, each of which steps in every batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.other = torch.nn.Linear(4, 1)
+
+    def training_step(self, batch: torch.Tensor, number: int) -> None:
+        for layer, optimizer in zip((self.layer, self.other), self.optimizers(), strict=True):
+            optimizer.zero_grad()
+            self.manual_backward(layer(batch).square().mean())
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        layers = (self.layer, self.other)
+        return [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in layers]
+
+
+class SaveFifth(Callback):
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if batch_idx == 4:
+            trainer.save_checkpoint(Path(trainer.default_root_dir, "fifth.ckpt"))
+
+
+@pytest.mark.parametrize("has_logger", [False, True])
+@pytest.mark.parametrize("is_first", [False, True])  # of the callbacks, the one that saves
+@pytest.mark.parametrize("is_old", [False, True])
+def test_a_batch_is_a_tick_whatever_steps_it_has_also_after_a_resume(
+    tmp_path: Path, has_logger: bool, is_first: bool, is_old: bool
+) -> None:
+    def fit(checkpoint: Path | None) -> Trainer:
+        callback = TickCallback(None if has_logger else tmp_path / "run")
+        made = trainer(
+            tmp_path,
+            logger=TickLogger(tmp_path / "run") if has_logger else False,
+            callbacks=[callback, SaveFifth()][:: -1 if is_first else 1],
+            accumulate_grad_batches=1,
+            max_epochs=1,
+        )
+        made.fit(Adversarial(), loader(20), ckpt_path=checkpoint, weights_only=True)
+        return made
+
+    assert fit(None).global_step == 20
+    path = tmp_path / "fifth.ckpt"
+    saved = torch.load(path)
+    assert saved["metronorm"] == {"tick": 5}
+    if is_old:  # as before there was a number in it
+        del saved["metronorm"]
+        torch.save(saved, path)
+    made = fit(path)
+    made.save_checkpoint(tmp_path / "last.ckpt")
+    run = open_run(tmp_path / "run")
+    assert numbers(run) == [(int(tick > 5), tick) for tick in range(1, 11)]
+    assert torch.load(tmp_path / "last.ckpt")["metronorm"] == {"tick": 10}
+
+
 class Fail(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: Any, loss: Any) -> None:
         if trainer.global_step == 4:

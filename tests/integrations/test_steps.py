@@ -1,5 +1,7 @@
 import gc
 import threading
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import open_run
-from metronorm.errors import RunError
+from metronorm.errors import ConfigError, RunError
 from metronorm.integrations.steps import Steps
 
 from ..clock.virtual import VirtualTime
@@ -108,9 +110,51 @@ def test_what_is_no_metric_becomes_an_event(tmp_path: Path) -> None:
     steps.close()
     run = open_run(tmp_path / "run")
     (row,) = run.ticks().rows()
-    assert (row["loss"], row["rank_"], row["Loss_"]) == (1.0, 3.0, 4.0)
-    others = {"name": "first", "self": 5, "list": [1, 2]}
+    assert (row["loss"], row["rank_"], row["Loss_"], row["self"]) == (1.0, 3.0, 4.0, 5.0)
+    others = {"name": "first", "list": [1, 2]}
     assert events(run, "logged") == [(0, 1, {"values": others})]
+
+
+def test_numbers_of_every_kind_and_in_mappings_are_metrics(tmp_path: Path) -> None:
+    owner = Owner()
+    steps = Steps(owner, tmp_path / "run")
+    steps.begin()
+    steps.done()
+    values = {"top": {"1": 0.5, "deep": {"x": Decimal("0.25")}, "note": "good"}, "e": {}}
+    steps.log(values | {"fraction": Fraction(1, 8)})
+    steps.close()
+    run = open_run(tmp_path / "run")
+    (row,) = run.ticks().rows()
+    assert [row[name] for name in ("top/1", "top/deep/x", "fraction")] == [0.5, 0.25, 0.125]
+    assert events(run, "logged") == [(0, 1, {"values": {"top/note": "good", "e": {}}})]
+
+
+def test_the_first_value_of_an_earlier_step_warns(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    owner = Owner()
+    steps = Steps(owner, tmp_path / "run")
+    for name in ("a", "b"):
+        for step in (1, 2):
+            steps.log_step(step, {name: {"x": 1.0}})
+    steps.close()
+    run = open_run(tmp_path / "run")
+    assert [row["b/x"] for row in run.ticks().rows()] == [None, 1.0]
+    assert events(run, "logged") == [(0, 2, {"values": {"step": 1, "b/x": 1.0}})]
+    assert caplog.text.count("'b' of step 1 came after step 2") == 1
+
+
+@pytest.mark.parametrize("step", [2**63, float("nan"), "last"])
+def test_a_step_that_is_none_is_refused_and_nothing_is_lost(tmp_path: Path, step: Any) -> None:
+    owner = Owner()
+    steps = Steps(owner, tmp_path / "run")
+    steps.log_step(1, {"a": 1.0})
+    with pytest.raises(ConfigError, match="an integer of 64 bits"):
+        steps.log_step(step, {"a": 2.0})
+    steps.log_step(2, {"a": 3.0})
+    steps.close()
+    rows = open_run(tmp_path / "run").ticks().rows()
+    assert [(row["tick"], row["a"]) for row in rows] == [(1, 1.0), (2, 3.0)]
 
 
 def test_steps_that_are_only_logged(tmp_path: Path) -> None:
@@ -163,6 +207,40 @@ def test_an_owner_that_goes_leaves_the_run_closed(tmp_path: Path) -> None:
     assert errors(run) == ["RunError"]
     steps.close()  # does nothing more
     assert errors(run) == ["RunError"]
+
+
+def test_a_training_that_was_left_makes_room_for_one_that_goes_on(tmp_path: Path) -> None:
+    """As in a notebook, where an exception ended one and its callback is still there."""
+    owners = [Owner(), Owner()]
+    left = Steps(owners[0], tmp_path / "run")
+    left.begin()
+    left.done()
+    with pytest.raises(RunError, match="needs a directory of its own"):
+        Steps(Owner(), tmp_path / "run")
+    left.begin()
+    left.done()
+    after = Steps(owners[1], tmp_path / "run", start=1)
+    after.begin()
+    after.done()
+    after.close()
+    run = open_run(tmp_path / "run")
+    assert numbers(run) == [(0, 1), (1, 2)]
+    assert len(run.ticks("full").rows()) == 3
+    assert errors(run) == ["RunError", None]
+
+
+def test_a_training_that_begins_again_counts_from_its_start(tmp_path: Path) -> None:
+    for start in (0, 2):
+        for again in (False, True):
+            owner = Owner()
+            options = {"resume": True, "again": True, "start": start} if again else {}
+            steps = Steps(owner, tmp_path / f"{start}", **options)
+            for _ in range(3):
+                steps.begin()
+                steps.done()
+            steps.close()
+    assert numbers(open_run(tmp_path / "0")) == [(1, 1), (1, 2), (1, 3)]
+    assert numbers(open_run(tmp_path / "2")) == [(0, 1), (0, 2), (1, 3), (1, 4), (1, 5)]
 
 
 def test_a_count_goes_on_where_the_framework_or_the_run_says(tmp_path: Path) -> None:

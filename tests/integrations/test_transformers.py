@@ -199,6 +199,36 @@ def test_resumed_from_a_checkpoint_it_is_a_new_attempt(tmp_path: Path) -> None:
     assert len(run.ticks("full").rows()) == 12
 
 
+def test_a_smaller_batch_size_that_is_found_begins_again(tmp_path: Path) -> None:
+    """Memory is too small twice, the second time in the midst of the training."""
+
+    class TooSmall(TrainerCallback):
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if (state.train_batch_size, state.global_step) in ((8, 0), (7, 1)):
+                raise RuntimeError("CUDA out of memory.")
+
+    callback = TickCallback(tmp_path / "run")
+    options = {"auto_find_batch_size": True, "gradient_accumulation_steps": 1, "logging_steps": 1}
+    trained = trainer(
+        tmp_path,
+        callback,
+        TooSmall(),
+        per_device_train_batch_size=8,
+        num_train_epochs=1,
+        **options,
+    )
+    trained.train()
+    run = open_run(tmp_path / "run")
+    steps = trained.state.global_step
+    assert numbers(run) == [(len(run.attempts) - 1, tick) for tick in range(1, steps + 1)]
+    reported = by_tick(trained.state.log_history)
+    assert [row["loss"] for row in run.ticks().rows()] == [
+        reported[tick]["loss"] for tick in range(1, steps + 1)
+    ]
+    trained.train()  # a second training counts on
+    assert run.ticks().rows()[-1]["tick"] == 2 * steps
+
+
 def test_a_new_training_needs_a_directory_of_its_own(tmp_path: Path) -> None:
     callback = TickCallback(tmp_path / "run")
     with pytest.raises(ConfigError, match="while it trains"):

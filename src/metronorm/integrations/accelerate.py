@@ -35,7 +35,8 @@ class TickTracker(GeneralTracker):  # type: ignore[misc]
     the number that it was logged under, and its time is that since the tick before: log every step
     for a record of every update, with its loss. Several `accelerator.log` of one step are one tick,
     on record once a later step is logged. Without a step every call is a tick of its own. What is
-    logged of an earlier step becomes an event `logged`, and so does what is no number.
+    logged of an earlier step becomes an event `logged`, of which the first warns, and so does what
+    is no number. Numbers in a dict, `{"accuracy": {"top1": 0.9}}`, are metrics `accuracy/top1`.
 
     Phases and beats cannot be seen from here. The loop is yours, though, and `clock.ticks(loader)`
     of a `Clock` sees both. Accelerate logs on the main process: other ranks leave no tape.
@@ -51,7 +52,7 @@ class TickTracker(GeneralTracker):  # type: ignore[misc]
         self, directory: str | os.PathLike[str], *, resume: bool = False, name: str | None = None
     ) -> None:
         super().__init__()
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()
         self._resume = resume
         self._name = name
         self._config: dict[str, Any] = {}
@@ -63,7 +64,11 @@ class TickTracker(GeneralTracker):  # type: ignore[misc]
         self._open()
 
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
-        """Record the values of a step."""
+        """Record the values of a step.
+
+        Raises:
+            ConfigError: a step that is no integer of 64 bits.
+        """
         self._open().log_step(step, values)
 
     @property

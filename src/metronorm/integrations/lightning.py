@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import ConfigError, MissingDependencyError
+from metronorm.integrations.axes import step_of
 from metronorm.integrations.steps import DATA, Recording
 
 try:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TickCallback", "TickLogger"]
 
+_KEY = "metronorm"  # in a checkpoint
+
 
 class TickCallback(Recording, Callback):
     """Records every optimizer step of `Trainer.fit` as a tick.
@@ -42,8 +45,10 @@ class TickCallback(Recording, Callback):
     Phases: `data`, `forward` (`zero_grad` included), `backward`, `update` (clipping included),
     `evaluate`, `checkpoint`. `beats` are the batches that were accumulated. `loss` is the mean of
     what `training_step` returned for them, and waits for no device. All other metrics take a
-    `TickLogger`. Ticks are numbered as `trainer.global_step`; with manual optimization a tick is a
-    batch in which an optimizer stepped, and what follows that step in it counts to `update`.
+    `TickLogger`. Ticks are numbered as `trainer.global_step`. With manual optimization, where that
+    counts the steps of all optimizers, a tick is a batch in which one stepped, and what follows
+    that step in it counts to `update`. A checkpoint holds the number of its tick, and a training
+    that resumes from it goes on from there.
 
     A tick is written when the next one begins, or `fit` ends, by an exception too. Only `fit` is
     recorded; a second one goes on with the run, as a new attempt.
@@ -63,6 +68,8 @@ class TickCallback(Recording, Callback):
     ) -> None:
         super().__init__(directory, resume=resume, name=name, config=config)
         self._updates = 0
+        self._done = 0  # ticks, when training has ended
+        self._restored: int | None = None  # ticks, in the checkpoint that was loaded
         self._beats = 0
         self._losses: list[Any] = []
 
@@ -76,11 +83,14 @@ class TickCallback(Recording, Callback):
                 fix="Trainer(logger=TickLogger('runs/mine'), callbacks=[TickCallback()])",
             )
         config = _trainer_config(trainer) | dict(self._config)
+        # (of a checkpoint without the number, a batch with steps of several optimizers is a tick)
+        start = min(trainer.global_step, trainer.fit_loop.total_batch_idx + 1)
+        start, self._restored = self._restored or start, None
         if loggers:
-            self._steps = loggers[0].open(start=trainer.global_step, config=config)
+            self._steps = loggers[0].open(start=start, config=config)
         else:
             config |= dict(pl_module.hparams)
-            self._record(start=trainer.global_step, config=config)
+            self._record(start=start, config=config)
         self._updates = trainer.global_step
         self._beats, self._losses = 0, []
 
@@ -154,10 +164,17 @@ class TickCallback(Recording, Callback):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """A checkpoint is going to be written, and was prepared."""
+        checkpoint[_KEY] = {"tick": self._ticks_done(trainer)}
         if self._steps is not None:
             self._steps.spent("checkpoint")
             self._steps.clock.event("checkpoint")
             self._steps.phase("checkpoint")
+
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Training goes on from a checkpoint: the ticks that are done."""
+        self._restored = step_of(checkpoint.get(_KEY, {}).get("tick"))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What came after the last batch was no wait."""
@@ -174,11 +191,19 @@ class TickCallback(Recording, Callback):
         """Close the run, unless it is a logger's."""
         self._close(None)
 
+    def _ticks_done(self, trainer: Trainer) -> int:
+        if self._steps is None:
+            return self._done
+        has_stepped = trainer.global_step != self._updates
+        return self._steps.clock.tick - (self._steps.running and not has_stepped)
+
     def _phase(self, name: str | None) -> None:
         if self._steps is not None:
             self._steps.phase(name)
 
     def _close(self, error: BaseException | None) -> None:
+        if self._steps is not None:
+            self._done = self._steps.clock.tick
         if self._steps is not None and (error is not None or self.directory is not None):
             self._steps.close(error)
         self._steps = None

@@ -50,7 +50,7 @@ class TickLogger(Logger):
         self, directory: str | os.PathLike[str], *, resume: bool = False, name: str | None = None
     ) -> None:
         super().__init__()
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()
         self.steps: Steps | None = None
         self._resume = resume
         self._name = name

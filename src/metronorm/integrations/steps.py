@@ -8,6 +8,8 @@ batch, is the next tick's `data`.
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import threading
 import time
@@ -20,14 +22,16 @@ from typing import TYPE_CHECKING, Any
 from metronorm.clock import Clock, open_run
 from metronorm.clock.run import RUN_FILE
 from metronorm.errors import ConfigError, RunError
+from metronorm.integrations.axes import require_step
 from metronorm.integrations.names import MetricNames
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
 DATA = "data"
+
+_log = logging.getLogger("metronorm")
 
 
 class HeldTime:
@@ -75,6 +79,7 @@ class Steps:
         start: updates that the training has behind it, as its framework counts them. If there are
             any, a run that is there is continued.
         resume: continue the run that is there, and its count if the framework's is 0.
+        again: the training begins again at `start`, even if that is 0: a new attempt of the run.
         config: what is to stand in `run.json`; what is not plain JSON stands there as text.
         name: of the run; the directory's by default.
         now: a monotonic clock in integer nanoseconds.
@@ -93,18 +98,22 @@ class Steps:
         *,
         start: int = 0,
         resume: bool = False,
+        again: bool = False,
         config: Mapping[str, Any] | None = None,
         name: str | None = None,
         now: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         there = (Path(directory) / RUN_FILE).exists()
-        if resume and there and not start:
+        if resume and there and not start and not again:
             start = _last_tick(directory)
+        resume = resume or (start > 0 and there)
+        if resume:
+            _abandon_left(directory)
         self.time = HeldTime(now)
         self.clock = Clock(
             directory,
             config=plain(config or {}),
-            resume=resume or (start > 0 and there),
+            resume=resume,
             name=name,
             progress=False,
             now=self.time,
@@ -112,12 +121,13 @@ class Steps:
         self.clock.open()
         self.clock.tick = start
         self.running = False
-        self._begun = self._open = self._closed = self._is_logged = False
+        self._begun = self._open = self._closed = self._is_logged = self._warned = False
         self._beats = 1
         self._names = MetricNames()
         self._phase: str | None = None
         self._entered: AbstractContextManager[None] | None = None
         self._finalizer = weakref.finalize(owner, self.abandon)
+        _open[os.path.realpath(directory)] = self
 
     # --- ticks ----------------------------------------------------------------------------------
 
@@ -182,8 +192,10 @@ class Steps:
     def log(self, values: Mapping[str, Any]) -> None:
         """Numbers become metrics of the open tick; all else, and all between ticks, an event.
 
-        A name that a metric cannot have gets an underscore at its end.
+        Those in a mapping are named `OUTER/INNER`. A name that a metric cannot have gets an
+        underscore at its end.
         """
+        values = flat(values)
         waiting = self._phase == DATA
         if waiting:
             with self.time.held():
@@ -207,18 +219,35 @@ class Steps:
     def log_step(self, step: int | None, values: Mapping[str, Any]) -> None:
         """For loggers, which hear of nothing but a step's values: a new step is a new tick.
 
-        Values of the same step are of the same tick; those of an earlier one become an event.
-        Without a step they are of the next one.
+        Values of the same step are of the same tick; those of an earlier one become an event, of
+        which the first warns. Without a step they are of the next one.
+
+        Raises:
+            ConfigError: a step that is no integer of 64 bits.
         """
-        step = self.clock.tick + 1 if step is None else step
+        step = self.clock.tick + 1 if step is None else require_step(step)
         self._is_logged = True
         if step > self.clock.tick or not self._begun:
             self._begin(step, None)
         elif not (self._open and step == self.clock.tick):
-            self.clock.event("logged", values={"step": step} | dict(values))
+            self.clock.event("logged", values={"step": step} | flat(values))
+            self._warn_of_late(step, values)
             return
         self.log(values)
         self.phase(None)
+
+    def _warn_of_late(self, step: int, values: Mapping[str, Any]) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "%s: %s of step %d came after step %d and is an event 'logged', no metric, as are "
+                "all such; log the values of a step together, or those of another count (epochs) "
+                "without a step of their own",
+                self.clock.directory,
+                ", ".join(map(repr, values)),
+                step,
+                self.clock.tick,
+            )
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -242,6 +271,19 @@ class Steps:
         self.close(error)
 
 
+_open: weakref.WeakValueDictionary[str, Steps] = weakref.WeakValueDictionary()
+
+
+def _abandon_left(directory: str | os.PathLike[str]) -> None:
+    """An exception that nobody told of has ended the training whose run this process goes on with.
+
+    As in a notebook, where the callback of that training is still in a variable.
+    """
+    left = _open.get(os.path.realpath(directory))
+    if left is not None:
+        left.abandon()
+
+
 class Recording:
     """What the callbacks of all frameworks have in common: a run, and one training at a time.
 
@@ -260,7 +302,7 @@ class Recording:
         name: str | None,
         config: Mapping[str, Any] | None,
     ) -> None:
-        self.directory = None if directory is None else Path(directory)
+        self.directory = None if directory is None else Path(directory).absolute()
         self._resume = resume
         self._name = name
         self._config = config or {}
@@ -277,19 +319,31 @@ class Recording:
             raise ConfigError("a callback has a clock while it trains", got="no training")
         return self._steps.clock
 
-    def _record(self, *, start: int, config: Mapping[str, Any]) -> Steps:
-        """Open the run for a training that has `start` updates behind it."""
+    def _record(self, *, start: int, config: Mapping[str, Any], again: bool = False) -> Steps:
+        """Open the run for a training that has `start` updates behind it; see `Steps`."""
         assert self.directory is not None
         self._steps = Steps(
             self,
             self.directory,
             start=start,
             resume=self._resume,
+            again=again,
             config=config,
             name=self._name,
         )
         self._resume = True  # from now on it is this callback's own run
         return self._steps
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values without mappings among them: `{"m": {"a": 1}}` is `{"m/a": 1}`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found |= {f"{name}/{inner}": each for inner, each in flat(value).items()}
+        else:
+            found[name] = value
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -44,6 +44,9 @@ class TickCallback(Recording, TrainerCallback):
     it logs of the whole training becomes the event `trained`; what it logs before the first tick,
     and what is no number, the event `logged`.
 
+    Where `auto_find_batch_size` begins again with smaller batches, as memory was too small, so does
+    the count: a new attempt, whose ticks are the Trainer's steps.
+
     A tick is on record when all is said that the Trainer announces for it; with strategies that act
     on epochs, when the next one begins. The Trainer tells no callback of an exception: the end of
     the run is written when the callback trains again, goes, or the process ends.
@@ -62,6 +65,7 @@ class TickCallback(Recording, TrainerCallback):
     ) -> None:
         super().__init__(directory, resume=resume, name=name, config=config)
         self._offset = 0
+        self._batch_size = 0
         self._beats = 0
         self._tokens = 0
         self._evaluated = False
@@ -70,10 +74,15 @@ class TickCallback(Recording, TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the run."""
+        # `auto_find_batch_size` has found no memory, and begins again with fewer
+        again = False
         if self._steps is not None:  # an exception left it
             self._steps.abandon()
+            again = (state.train_batch_size or 0) < self._batch_size
+        start = state.global_step + (self._offset if again else 0)
         config = _arguments(args) | dict(self._config)
-        steps = self._record(start=state.global_step, config=config)
+        steps = self._record(start=start, config=config, again=again)
+        self._batch_size = state.train_batch_size or 0
         self._offset = steps.clock.tick - state.global_step
         self._tokens = state.num_input_tokens_seen
         self._beats = 0
@@ -155,7 +164,7 @@ class TickCallback(Recording, TrainerCallback):
         """A checkpoint is written."""
         if self._steps is not None:
             self._steps.spent("checkpoint")
-            path = Path(args.output_dir or "") / f"checkpoint-{state.global_step}"
+            path = Path(args.output_dir or "").absolute() / f"checkpoint-{state.global_step}"
             self._steps.clock.event("checkpoint", path=str(path))
             self._evaluated = False  # a checkpoint comes last
             self._expect(args, control)
