@@ -60,13 +60,9 @@ def test_however_a_loop_ends_what_follows_is_of_its_last_tick(tmp_path: Path, wa
             elif number == 2 and way != "total":
                 break
         clock.log(val_loss=0.5)
-    expected = [{"loss": 0}, {"loss": 1}, {"loss": 2}]
-    if way == "break with a kept iterator":  # its third body is not over
-        assert metrics(tmp_path / "run") == [*expected[:2], expected[2] | {"val_loss": 0.5}]
-        assert told(tmp_path / "run") == []
-        return
-    assert metrics(tmp_path / "run") == expected
-    assert told(tmp_path / "run") == [(3, {"metrics": {"val_loss": 0.5}})]
+    assert metrics(tmp_path / "run") == [{"loss": 0}, {"loss": 1}, {"loss": 2, "val_loss": 0.5}]
+    is_over = way != "break with a kept iterator"
+    assert told(tmp_path / "run") == [(3, {"metrics": {"val_loss": 0.5}})] * is_over
 
 
 def test_a_tick_left_by_break_is_on_the_tape_before_what_is_logged_after_it(
@@ -85,8 +81,7 @@ with Clock({str(tmp_path / "run")!r}, progress=False) as clock:
 """
     done = subprocess.run([sys.executable, "-c", script], timeout=120)
     assert done.returncode == -signal.SIGKILL
-    assert metrics(tmp_path / "run") == [{"loss": 0}, {"loss": 1}, {"loss": 2}]
-    assert told(tmp_path / "run") == [(3, {"metrics": {"val_loss": 0.5}})]
+    assert metrics(tmp_path / "run") == [{"loss": 0}, {"loss": 1}, {"loss": 2, "val_loss": 0.5}]
 
 
 def test_after_end_tick_the_time_is_the_next_ticks_and_what_is_logged_is_the_last_ones(
@@ -104,7 +99,8 @@ def test_after_end_tick_the_time_is_the_next_ticks_and_what_is_logged_is_the_las
     clock.close()
     first, second = records.ticks(tmp_path / "run")
     assert first["phases"] == {"unattributed": 10}
-    assert second["phases"] == {"evaluate": 5, "unattributed": 10}
+    assert second["phases"] == {"evaluate": 10, "unattributed": 10}
+    assert [tick["metrics"] for tick in (first, second)] == [{"val_loss": 0}, {"val_loss": 1}]
     assert told(tmp_path / "run") == [
         (1, {"metrics": {"val_loss": 0}}),
         (2, {"metrics": {"val_loss": 1}}),
@@ -126,9 +122,9 @@ def test_phases_of_a_pause_are_of_the_tick_before(tmp_path: Path) -> None:
             time.pass_(5)
         time.pass_(1_000)
     clock.close()
-    assert [tick["phases"] for tick in records.ticks(tmp_path / "run")] == [
-        {"unattributed": 10}
-    ] * 2
+    spent = {"checkpoint": 3, "evaluate": 5, "unattributed": 10}
+    ticks = records.ticks(tmp_path / "run")
+    assert [(tick["phases"], tick["wall_ns"]) for tick in ticks] == [(spent, 18)] * 2
     assert told(tmp_path / "run") == [
         (1, {"phases": {"checkpoint": 3}}),
         (1, {"phases": {"evaluate": 5}}),
@@ -232,7 +228,7 @@ def test_values_of_a_device_keep_their_order(tmp_path: Path) -> None:
         clock.log(val_loss=0.25)
         assert told(tmp_path / "run") == [], "nothing may wait for the device"
         fake.may_wait = True
-    assert metrics(tmp_path / "run") == [{"loss": 0}, {"loss": 1}]
+    assert metrics(tmp_path / "run") == [{"loss": 0}, {"loss": 1, "val_loss": 0.25}]
     assert told(tmp_path / "run") == [
         (2, {"metrics": {"val_loss": 0.5}, "phases": {"evaluate": 50}}),
         (2, {"metrics": {"val_loss": 0.25}}),

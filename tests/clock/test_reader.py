@@ -49,7 +49,7 @@ def test_columns_and_forms(tmp_path: Path) -> None:
     ticks = open_run(tmp_path / "run").ticks()
     assert ticks.columns == [
         "attempt", "rank", "tick", "time_ns", "wall_ns", "beats",
-        "clock_ns", "data_ns", "forward_ns", "unattributed_ns", "loss",
+        "clock_ns", "gc_ns", "data_ns", "forward_ns", "unattributed_ns", "loss",
     ]  # fmt: skip
     assert ticks.phases == ["data", "forward", "unattributed"]
     assert ticks.metrics == ["loss"]

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from metronorm.clock.amendments import Amendments, lines_between
 from metronorm.clock.ledger import UNATTRIBUTED
 from metronorm.clock.run import RunInfo, number, numbered, read_run_info, tape_folders
 from metronorm.clock.store.columns import FIXED, OPTIONAL, identifier, load_lines
@@ -49,7 +50,7 @@ class Run:
         import duckdb
 
         self.directory = directory.absolute()
-        self.info: RunInfo = read_run_info(self.directory)
+        self.info: RunInfo = read_run_info(directory)  # (an error names it as it was given)
         self._connection = duckdb.connect()
         self._connection.execute("set parquet_metadata_cache = true")
         self._numbers = itertools.count()
@@ -69,13 +70,22 @@ class Run:
 
         The *effective* history is the run as its final parameters lived it: after a resume each
         tick stands once, the newest attempt wins, and what an older attempt did beyond the point
-        of resumption is left out. The *full* history has every tick of every attempt.
+        of resumption is left out. The *full* history has every tick of every attempt. What was
+        logged after a tick, before the next one, stands in its row.
         """
         sources = self._load("ticks")
         where = "true"
         if history == "effective" and len(self.attempts) > 1:
             where = self._effective(sources)
-        return self._table(sources, "ticks", where)
+        return self._table(sources, "ticks", where, self._amendments(sources))
+
+    def _amendments(self, ticks: list[Source]) -> Amendments | None:
+        tapes = lines_between(self.events())
+        if not tapes:
+            return None
+        table = f"between_{next(self._numbers)}"
+        source = Source(load_lines(self._connection, "ticks", tapes, table), table)
+        return Amendments(_same_spelling([*ticks, source])[-1].columns, table)
 
     def ticks_with_resources(self, history: History = "effective") -> Table:
         """As `ticks`, each with the newest sample of its process at that time.
@@ -112,12 +122,13 @@ class Run:
         for kind in ("ticks", "events", "resources"):
             for folder in tape_folders(self.directory, kind):
                 parts, lines = read_tape(folder, kind, self.info.id)
+                found += lines.notices
                 if lines.torn:
                     found.append(f"{folder}: the last line is torn and was left out")
                 damaged = len(lines.damaged) + sum(
                     len(path.read_bytes().strip(b"\n").split(b"\n"))
                     for path in folder.glob("_part-*.damaged")
-                    if is_sealed(path)
+                    if path.is_file() and is_sealed(path)
                 )
                 if damaged:
                     found.append(f"{folder}: {damaged} damaged lines were left out")
@@ -127,10 +138,24 @@ class Run:
                 found += [f"{path}: a damaged part was left out" for path in broken]
         return found
 
-    def _table(self, sources: list[Source], kind: str, where: str = "true") -> Table:
-        columns = dict.fromkeys(name for source in sources for name in source.columns)
-        ordered = _in_order(columns, kind)
-        return Table(self._connection, sources, ordered, name=kind, order=ORDERS[kind], where=where)
+    def _table(
+        self,
+        sources: list[Source],
+        kind: str,
+        where: str = "true",
+        amendments: Amendments | None = None,
+    ) -> Table:
+        columns = [name for source in sources for name in source.columns]
+        columns += amendments.columns if amendments else ()
+        return Table(
+            self._connection,
+            sources,
+            _in_order(dict.fromkeys(columns), kind),
+            name=kind,
+            order=ORDERS[kind],
+            where=where,
+            amendments=amendments,
+        )
 
     def _effective(self, sources: list[Source]) -> str:
         """SQL: whether no later attempt has done a tick again, or gone back behind it."""

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     import duckdb
 
+    from metronorm.clock.amendments import Amendments
+
 # up to so many groups of parts with the same columns each is read by itself
 MOST_GROUPS = 50
 # the column that says where a part lies: its place is in the names of its folders
@@ -59,10 +61,12 @@ class Table:
         name: str,
         order: str,
         where: str = "true",
+        amendments: Amendments | None = None,
     ) -> None:
         self.columns = columns
         self._connection, self._sources = connection, sources
         self._name, self._order, self._where = name, order, where
+        self._amendments = amendments
 
     @property
     def phases(self) -> list[str]:
@@ -100,6 +104,7 @@ class Table:
             name=self._name,
             order=self._order,
             where=self._where,
+            amendments=self._amendments,
         )
 
     @property
@@ -144,6 +149,8 @@ class Table:
     def _select(self) -> str:
         """SQL of the rows. Parts in which what is wanted is the same are read together."""
         wanted = dict.fromkeys((*self.columns, *self._order.split(", ")))
+        amended = self._amendments.wanted(self.columns) if self._amendments else []
+        wanted |= dict.fromkeys(amended)
         alike: dict[tuple[object, ...], list[Source]] = {}
         for source in self._sources:
             have = [
@@ -160,6 +167,10 @@ class Table:
         everything = " union all by name ".join(
             f"({_rows_of(group, wanted, options)})" for group in groups
         )
+        if self._amendments and amended:
+            known = {name for source in self._sources for name in source.columns}
+            rows = f"select * from ({everything}) where {self._where}"
+            return self._amendments.amend(rows, self.columns, known)
         listed = ", ".join(map(identifier, self.columns))
         return f"select {listed} from ({everything}) where {self._where}"
 

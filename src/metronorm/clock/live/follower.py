@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.clock.amendments import amendment
 from metronorm.clock.live.curves import TICK_TIME, Curves
 from metronorm.clock.live.recent import EVENTS, RESOURCE_WINDOW_NS, TELLING, WINDOW, Recent
 from metronorm.clock.live.snapshot import Event, Snapshot
@@ -102,6 +103,15 @@ class Follower:
             self._recent.add_event(event)
             if event.name in TELLING:
                 self._recent.add_telling(event)
+            elif event.name == "between":
+                self._amend(event)
+
+    def _amend(self, event: Event) -> None:
+        """What is logged after a tick is of that tick."""
+        found = amendment(event.tick, event.time_ns, event.fields)
+        if found is not None:
+            self._curves.add(found.tick, found.metrics)
+            self._recent.amend_tick(event.rank, found)
 
     def _begin(self, attempt: int) -> None:
         """Read all there is."""

@@ -42,6 +42,16 @@ class Recent:
         """A tick of the attempt."""
         self.ticks.setdefault(rank, deque(maxlen=WINDOW)).append(record)
 
+    def amend_tick(self, rank: int, found: TickRecord) -> None:
+        """What was logged after a tick: its phases and metrics."""
+        for tick in reversed(self.ticks.get(rank, ())):
+            if tick.tick == found.tick:
+                tick.metrics |= found.metrics
+                for name, ns in found.phases.items():
+                    tick.phases[name] = tick.phases.get(name, 0) + ns
+                    tick.wall_ns += ns
+                break
+
     def add_sample(self, rank: int, time_ns: int, values: dict[str, float]) -> None:
         """A sample of the machine."""
         samples = self._samples.setdefault(rank, deque())
