@@ -1,8 +1,12 @@
 """Whatever has become of a tape: what is intact is read, the rest is counted, nothing crashes."""
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +20,7 @@ from metronorm.clock import Run, open_run
 from metronorm.clock.run import tape_folder
 from metronorm.clock.store import ring as rings
 from metronorm.clock.store.seal import recover_all, seal_run
-from metronorm.clock.store.tape import LIVE, encode
+from metronorm.clock.store.tape import LIVE, Tape, encode
 from metronorm.errors import RunError
 
 from .stores import line, new_run, numbers, write_ring, write_tape
@@ -247,3 +251,76 @@ def test_a_tape_that_is_an_empty_folder(tmp_path: Path) -> None:
     assert numbers(run) == []
     assert open_run(run).notices() == []
     assert seal_run(run) == 0
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="gives files to another user")
+def test_what_another_user_has_to_write_yet_is_told_of(tmp_path: Path, shared: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [])
+    ring = write_ring(run, folder, line(1), line(2))
+    assert numbers(run) == [1, 2]
+    os.chown(ring, 12345, -1)
+    assert numbers(run) == []
+    (notice,) = open_run(run).notices()
+    assert f"may be in {ring}" in notice
+    assert "metronorm seal, run by that user, writes it" in notice
+    tape = Tape(folder)
+    assert open_run(run).notices() == [], "while it is written that is only a moment"
+    tape.close()
+
+
+UNREADABLE = """
+import os, sys
+from pathlib import Path
+from metronorm.clock import open_run
+from metronorm.errors import RunError
+
+run, *hidden = map(Path, sys.argv[1:])
+assert len(open_run(run).ticks().rows()) == 2
+os.setuid(12345)
+for path in hidden:
+    try:
+        os.listdir(path) if path.is_dir() else path.read_bytes()
+    except PermissionError:
+        pass
+    else:
+        raise AssertionError(path)
+try:
+    open_run(run).ticks().rows()
+except RunError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize("hidden", ["ticks", "ticks/attempt=0", "ticks/attempt=0/rank=0/" + LIVE])
+def test_what_may_not_be_read_is_an_error(hidden: str) -> None:
+    """Not a run with fewer ticks, or none."""
+    with tempfile.TemporaryDirectory() as base:
+        Path(base).chmod(0o755)
+        run = new_run(Path(base, "run"))
+        write_tape(run, [line(1), line(2)])
+        (run / hidden).chmod(0)
+        done = subprocess.run(
+            [sys.executable, "-c", UNREADABLE, run, run / hidden],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert "must be readable; got" in done.stdout
+        assert f"{run / hidden}: Permission denied" in done.stdout
+
+
+def test_pipes_in_the_place_of_files_hold_nobody_up(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1)], [])
+    seal_run(run)
+    for name in ("_part-00007.jsonl", LIVE, "part-x.parquet", "part-00009.parquet"):
+        os.mkfifo(folder / name)
+    os.mkfifo(folder / "_part-00000.damaged")
+    read = open_run(run)
+    assert numbers(run) == [1]
+    assert read.notices() == [
+        f"{folder / name}: a damaged part was left out"
+        for name in ("part-00009.parquet", "part-x.parquet")
+    ]

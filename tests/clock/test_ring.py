@@ -156,13 +156,25 @@ def test_what_is_taken_over_stays_until_that_is_done(shared: Path, folder: Path)
 def test_somebody_elses_is_refused(shared: Path, folder: Path) -> None:
     path = left_behind(folder, b"line\n")
     os.chown(path, 12345, -1)
-    assert read_ring(path, folder) == b""
+    assert read_ring(path, folder) is None
     assert abandoned_rings() == []
     with abandoned_ring(path, folder) as lines:
         assert lines is None
     assert path.exists()
     os.chown(folder, 12345, -1)
     assert read_ring(path, folder) == b"line\n", "the owner of the run is no stranger"
+
+
+def test_pipes_hold_nobody_up(shared: Path, folder: Path) -> None:
+    """The folder is everybody's."""
+    path = ring_path("0123", "ticks", 0, 0)
+    os.mkfifo(path)
+    assert read_ring(path, folder) == b""
+    assert abandoned_rings() == []
+    with abandoned_ring(path, folder) as lines:
+        assert lines is None
+    assert not Ring(path, folder, CAPACITY).shared
+    recover_all()
 
 
 def test_links_are_refused(shared: Path, folder: Path, tmp_path: Path) -> None:

@@ -88,6 +88,29 @@ def test_closing_seals(tmp_path: Path) -> None:
     assert seal_run(tmp_path / "run") == 0
 
 
+def test_a_process_of_its_own_seals_what_takes_long(tmp_path: Path) -> None:
+    """Closing does not; each tick can be read meanwhile."""
+    run = tmp_path / "run"
+    names = [f"metric {number}" for number in range(1000)]
+    with Clock(run, progress=False, stall=None) as clock:
+        for tick in clock.ticks(range(100)):
+            clock.log(**dict.fromkeys(names, tick / 3))
+    assert numbers(run) == list(range(1, 101))
+    folders = [tape_folder(run, kind, 0, 0) for kind in ("ticks", "events", "resources")]
+    until(lambda: all(files(folder) == ["part-00000.parquet"] for folder in folders))
+    rows = open_run(run).ticks().rows()
+    assert [row["metric 999"] for row in rows] == [tick / 3 for tick in range(100)]
+    assert open_run(run).notices() == []
+
+
+def test_processes_that_have_sealed_are_laid_to_rest(tmp_path: Path) -> None:
+    begun = [Path("/proc", str(spawn(sys.executable, "-c", ""))) for _ in range(3)]
+    until(lambda: all((each / "stat").read_text().split()[2] == "Z" for each in begun))
+    last = spawn(sys.executable, "-c", "")
+    assert not any(each.exists() for each in begun)
+    until(lambda: not is_running(last))
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(metrics, max_size=4), min_size=1, max_size=3))
 def test_what_is_sealed_is_what_was_recorded(

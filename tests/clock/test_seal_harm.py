@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -203,9 +204,13 @@ def test_a_part_with_another_count_is_not_believed(
 ) -> None:
     run = new_run(tmp_path / "run")
     folder = write_tape(run, [line(1), line(2)])
-    columns_of = sealing.columns_of
+    load_lines = sealing.load_lines
+
+    def load_one(connection: Any, kind: str, tapes: Any, table: str) -> dict[str, str]:
+        return load_lines(connection, kind, [(place, lines[:1]) for place, lines in tapes], table)
+
     with monkeypatch.context() as patch:
-        patch.setattr(sealing, "columns_of", lambda *given: columns_of(*given) + " limit 1")
+        patch.setattr(sealing, "load_lines", load_one)
         with pytest.raises(OSError, match="has 2 records"):
             seal_run(run)
     assert files(folder) == ["_part-00000.jsonl"]
@@ -224,3 +229,39 @@ def test_leftovers_of_a_sealing_that_was_killed_are_removed(tmp_path: Path) -> N
     seal_run(run)
     assert len(files(folder)) == 2
     assert str(os.getpid()) in files(folder)[0]
+
+
+def test_what_looks_like_a_part_of_a_tape_is_left_alone(tmp_path: Path) -> None:
+    """A named pipe would be waited for, a device never ends."""
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, [line(1)], [line(2)])
+    for name in ("_part-00007.jsonl", "part-00008.parquet", "part-x.parquet"):
+        os.mkfifo(folder / name)
+    (folder / "_part-00009.jsonl").symlink_to("/dev/zero")
+    (folder / "part-00010.parquet").mkdir()
+    assert numbers(run) == [1, 2]
+    assert seal_run(run) == 2
+    assert numbers(run) == [1, 2]
+    assert (folder / "_part-00007.jsonl").exists()
+    assert len([path for path in folder.glob("part-*.parquet") if path.is_file()]) == 2
+    os.mkfifo(folder / LIVE)
+    assert numbers(run) == [1, 2]
+    with pytest.raises(OSError, match=r"regular file|No such device"):
+        seal_run(run)
+
+
+@pytest.mark.parametrize("name", ["run[1]", "run?", "run*", "r{1,2}n", "run **", "a'b"])
+def test_signs_of_patterns_in_a_path_mean_themselves(tmp_path: Path, name: str) -> None:
+    """Beside runs that they would mean, whose parts are damaged."""
+    for other in ("run1", "runx", "r1n", "ab"):
+        folder = write_tape(new_run(tmp_path / other), [line(8)], [])
+        seal_run(tmp_path / other)
+        (folder / "part-00000.parquet").write_bytes(b"PAR1" + bytes(200) + b"PAR1")
+    run = new_run(tmp_path / name)
+    folder = write_tape(run, [line(1)], [line(2)])
+    for _ in range(2):
+        assert seal_run(run) in (0, 2)
+        assert files(folder) == ["part-00000.parquet", "part-00001.parquet"]
+        assert numbers(run) == [1, 2]
+        assert open_run(run).notices() == []
+    assert (tmp_path / "run1" / "ticks").is_dir()

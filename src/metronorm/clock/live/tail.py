@@ -40,7 +40,8 @@ class Tail:
         That is when a stretch was finished and sealed in between. The first look may give records
         that were there before: those still on their way to the tape.
         """
-        late = read_ring(self._ring, self._folder)  # first: what leaves it goes onto the tape
+        # first: what leaves it goes onto the tape
+        late = read_ring(self._ring, self._folder) or b""
         data = self._rest()
         if data is None:
             return None

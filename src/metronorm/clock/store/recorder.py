@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import platform
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.config import to_json
+from metronorm.clock.record import LARGEST
 from metronorm.clock.run import tape_folder, versions
 from metronorm.clock.store.ring import ring_path
-from metronorm.clock.store.seal import recover_all, seal_tape
+from metronorm.clock.store.seal import begin_sealing, finish_tape, recover_all, seal_parts
 from metronorm.clock.store.tape import encode
 from metronorm.clock.store.writer import CAPACITIES, Channel, Writer
 from metronorm.clock.watcher import Watcher
@@ -20,11 +22,14 @@ from metronorm.errors import MetronormError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from metronorm.clock.owner import Ownership
     from metronorm.clock.stall import StallWatch
     from metronorm.clock.store.writer import Loss
+
+_SEALED_HERE_BYTES = 1 << 20  # what takes a tenth of a second
 
 _log = logging.getLogger("metronorm")
 
@@ -98,13 +103,19 @@ class Recorder:
     def _event(
         self, tick: int, time_ns: int, name: str, fields: dict[str, Any], *, put: bool
     ) -> dict[str, Any]:
-        record = {"event": name, "tick": tick, "time_ns": time_ns, "fields": fields}
+        record = {
+            "event": name,
+            "tick": _as_column(tick),
+            "time_ns": _as_column(time_ns),
+            "fields": fields,
+        }
         try:
             record["fields"], _ = to_json(fields, other=str)  # JSON has no NaN
             line = encode(record)
-        # text that is no Unicode, a key that is no text, what holds itself
-        except (TypeError, ValueError, OverflowError, RecursionError):
-            record["fields"] = {"text": repr(fields).encode(errors="replace").decode()}
+        # text that is no Unicode, a key that is no text, what holds itself, what makes no text
+        except Exception:
+            record["fields"] = {"text": _unicode(_text(fields))}
+            record["event"] = _unicode(name)
             line = encode(record)
         if put:
             self._put("events", line)
@@ -112,7 +123,11 @@ class Recorder:
 
     def _sample(self, values: dict[str, float]) -> None:
         self.latest_resources = values
-        record = {"tick": self._tick(), "time_ns": self._time_ns(), "values": values}
+        record = {
+            "tick": _as_column(self._tick()),
+            "time_ns": _as_column(self._time_ns()),
+            "values": {name: value for name, value in values.items() if math.isfinite(value)},
+        }
         if not self._forgotten:
             self._put("resources", encode(record))
 
@@ -168,6 +183,39 @@ class Recorder:
             )
         if left or self._writer.is_writing():
             return
-        for channel in self._channels.values():
-            with contextlib.suppress(OSError, MetronormError):  # sealing can be done at any time
-                seal_tape(channel.tape.folder)
+        self._seal()
+
+    def _seal(self) -> None:
+        """Here if that is soon done, else in a process that may outlive this one."""
+        size = 0
+        folders = {kind: channel.tape.folder for kind, channel in self._channels.items()}
+        for folder in folders.values():
+            with _trying():
+                size += finish_tape(folder)
+        if size > _SEALED_HERE_BYTES:
+            with _trying():
+                begin_sealing(*folders.values())
+                return
+        for kind, folder in folders.items():
+            with _trying():
+                seal_parts(folder, kind)
+
+
+def _trying() -> AbstractContextManager[None]:
+    return contextlib.suppress(OSError, MetronormError)  # sealing can be done at any time
+
+
+def _text(fields: dict[str, Any]) -> str:
+    try:
+        return repr(fields)
+    except Exception:  # by code of others
+        return ", ".join(fields)
+
+
+def _unicode(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _as_column(number: int) -> int:
+    """A number as the column of an integer can hold it: one beyond becomes the last."""
+    return max(-LARGEST, min(number, LARGEST))

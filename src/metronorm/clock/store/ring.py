@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metronorm.files import open_regular
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -170,14 +172,17 @@ def _lock_abandoned(file: int) -> None:
         raise FileNotFoundError("the ring is removed")
 
 
-def read_ring(path: Path, folder: Path) -> bytes:
+def read_ring(path: Path, folder: Path) -> bytes | None:
     """What lies in the ring of a tape and may not be on it yet; empty where there is no ring.
 
     Consistent while its process writes: what that process overwrites meanwhile is on the tape.
+    None if the ring is another user's, and may not be read.
     """
     try:
         with _owned(path, os.O_RDONLY, folder) as file, _mapped(file) as memory:
             return _content(memory, folder)
+    except PermissionError:
+        return None
     except (OSError, ValueError):
         return b""
 
@@ -235,7 +240,7 @@ def _look(file: int) -> tuple[Path | None, bool]:
 
 @contextlib.contextmanager
 def _owned(path: Path, flags: int, folder: Path | None = None) -> Iterator[int]:
-    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC)
+    file = open_regular(path, flags | os.O_NOFOLLOW)
     try:
         owners = {os.getuid()} | ({folder.stat().st_uid} if folder else set())
         if os.fstat(file).st_uid not in owners:

@@ -6,7 +6,7 @@ Each arrow is one rename, and the lines are removed after the Parquet file is th
 instant each tick is there once: a part that has a Parquet file is read from it, any other from its
 lines. Damaged lines are kept in `_part-00000.damaged`.
 
-    python -m metronorm.clock.store.seal FOLDER
+    python -m metronorm.clock.store.seal FOLDER [FOLDER ...]
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from pathlib import Path
 
 from metronorm.clock.run import read_run_info, tape_folders
 from metronorm.clock.store.columns import literal, load_lines, select
-from metronorm.clock.store.lines import Lines, sealed_as, tape_ring
+from metronorm.clock.store.lines import Lines, sealed_as, tape_ring, unsealed_files
 from metronorm.clock.store.parts import BROKEN, is_readable, looks_whole, scan
 from metronorm.clock.store.ring import abandoned_ring, abandoned_rings
+from metronorm.clock.store.spawn import spawn
 from metronorm.clock.store.tape import LIVE, NEXT, Tape
 from metronorm.errors import MetronormError, RunError
 from metronorm.files import file_aside, remove_leftovers, write_atomic
@@ -90,9 +91,14 @@ def recover(folder: Path, tape: Tape, kind: str, identity: str) -> None:
 
 def seal_tape(folder: Path) -> int:
     """Seal all of a tape that nobody writes any more; how many parts were made."""
-    kind = folder.parent.parent.name
+    finish_tape(folder)
+    return seal_parts(folder, folder.parent.parent.name)
+
+
+def finish_tape(folder: Path) -> int:
+    """Let all of a tape that nobody writes any more be sealed; how many bytes of lines that is."""
     live = folder / LIVE
-    if live.exists():
+    if live.is_file():
         tape = Tape(folder)
         try:
             if tape.size:
@@ -101,13 +107,15 @@ def seal_tape(folder: Path) -> int:
         finally:
             tape.close()
         (folder / NEXT).unlink(missing_ok=True)
-    return seal_parts(folder, kind)
+    return sum(path.stat().st_size for path in unsealed_files(folder))
 
 
 def seal_parts(folder: Path, kind: str) -> int:
     """Seal the finished stretches of a tape; how many parts were made."""
     made = 0
     for path in sorted(folder.glob("_part-*.jsonl")):
+        if not path.is_file():  # a pipe would be waited for
+            continue
         if not _holds(sealed_as(path)):
             try:
                 _seal(path, kind)
@@ -154,11 +162,28 @@ def _seal(path: Path, kind: str) -> None:
             raise OSError(f"{path} has {len(lines.whole)} records, its Parquet part {counted}")
 
 
+def begin_sealing(*folders: Path) -> int:
+    """Seal the finished stretches of tapes in a process of its own; its number.
+
+    Sealing takes time and memory, of which the training thread spends none.
+
+    Raises:
+        OSError: it cannot be begun.
+    """
+    return spawn(
+        sys.executable,
+        "-P",  # a module in the working folder is not the one that is meant
+        "-m",
+        "metronorm.clock.store.seal",
+        *map(str, folders),
+    )
+
+
 def main(argv: list[str]) -> int:
-    """Seal the finished stretches in one folder."""
+    """Seal the finished stretches in some folders."""
     os.nice(10)
-    folder = Path(argv[0])
-    seal_parts(folder, folder.parent.parent.name)
+    for folder in map(Path, argv):
+        seal_parts(folder, folder.parent.parent.name)
     return 0
 
 

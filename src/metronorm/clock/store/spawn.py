@@ -12,13 +12,19 @@ import os
 # the C libraries' structures are smaller
 _ACTIONS_BYTES = 1024
 
+_begun: set[int] = set()
+
 
 def spawn(*arguments: str) -> int:
     """Run a program, by its path, with nothing on its standard streams; its process number.
 
+    One that has ended is laid to rest by `is_running`, or when the next is begun.
+
     Raises:
         OSError: it cannot be run.
     """
+    for earlier in list(_begun):
+        is_running(earlier)
     library = ctypes.CDLL(None)
     actions = ctypes.create_string_buffer(_ACTIONS_BYTES)
     library.posix_spawn_file_actions_init(actions)
@@ -33,15 +39,19 @@ def spawn(*arguments: str) -> int:
     library.posix_spawn_file_actions_destroy(actions)
     if error:
         raise OSError(error, os.strerror(error))
+    _begun.add(process.value)
     return process.value
 
 
 def is_running(process: int) -> bool:
     """Whether a child has not ended; one that has is laid to rest."""
     try:
-        return os.waitpid(process, os.WNOHANG) == (0, 0)
+        runs = os.waitpid(process, os.WNOHANG) == (0, 0)
     except ChildProcessError:  # somebody else has waited for it
-        return False
+        runs = False
+    if not runs:
+        _begun.discard(process)  # its number may be another's from now on
+    return runs
 
 
 def _texts(texts: list[bytes]) -> ctypes.Array[ctypes.c_char_p]:

@@ -7,14 +7,14 @@ dropped and counted; when the disk takes lines again, an event says how many and
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metronorm.clock.store.ring import Ring
-from metronorm.clock.store.spawn import is_running, spawn
+from metronorm.clock.store.seal import begin_sealing
+from metronorm.clock.store.spawn import is_running
 from metronorm.clock.store.tape import Tape
 from metronorm.errors import RunError
 
@@ -223,15 +223,8 @@ class Writer:
         )
 
     def _seal(self, channel: Channel) -> None:
-        # in a process of its own: what seals takes time and memory
         with contextlib.suppress(OSError):  # then it is sealed when the clock closes
-            self._sealing = spawn(
-                sys.executable,
-                "-P",  # a module in the working folder is not the one that is meant
-                "-m",
-                "metronorm.clock.store.seal",
-                str(channel.tape.folder),
-            )
+            self._sealing = begin_sealing(channel.tape.folder)
 
     def _seals(self) -> bool:
         if self._sealing is not None and not is_running(self._sealing):
@@ -247,7 +240,6 @@ class Writer:
 
         Those stay in the rings, for whoever reads the run next on this machine.
         """
-        patience = time.monotonic() + PATIENCE_SECONDS
         self._closing = True
         self._wake.set()
         self._thread.join(PATIENCE_SECONDS)
@@ -256,6 +248,4 @@ class Writer:
             left += channel.waiting()
             if not self.is_writing():  # else that may yet return
                 channel.close()
-        while self._seals() and time.monotonic() < patience:
-            time.sleep(0.01)
         return left
