@@ -208,6 +208,37 @@ def test_a_half_precision_layer_that_may_meet_float32_is_left() -> None:
     assert_close([run(made, given)[0]], [want], 0.0)
 
 
+MAMBA_SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+
+
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_half_precision_model_with_a_float32_residual_is_left(wide: bool) -> None:
+    """Mamba hands its last norm float32, which torch's formulas take and ours does not."""
+    made = build("MambaForCausalLM", "MambaConfig", MAMBA_SIZES | {"residual_in_fp32": wide})
+    made.to(torch.bfloat16)
+    given = inputs(made)
+    want, slopes = run(made, given)
+    replaced = replace_norms(made)
+    if wide:
+        assert set(replaced.left.values()) == {
+            "takes a float32 input beside bfloat16 weights, which ours does not"
+        }
+    assert len(replaced.swapped) == (0 if wide else 3)
+    got, new_slopes = run(made, given)
+    assert_close([got], [want], 0.0 if wide else 4e-2)
+    assert_close(new_slopes, slopes, 0.0 if wide else 8e-2)
+
+
+def test_mamba_in_float32_is_swapped() -> None:
+    made = build("MambaForCausalLM", "MambaConfig", MAMBA_SIZES)
+    given = inputs(made)
+    want, slopes = run(made, given)
+    assert str(replace_norms(made)) == "3 norms swapped, 0 left"
+    got, new_slopes = run(made, given)
+    assert_close([got], [want], 1e-5)
+    assert_close(new_slopes, slopes, 1e-5)
+
+
 def test_a_few_parameters_of_another_dtype_leave_nothing() -> None:
     """Adapters are float32 beside a model in half precision, and hand on what they got."""
     made = build(*EQUAL[0][:3]).to(torch.bfloat16)

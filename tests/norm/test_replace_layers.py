@@ -7,6 +7,7 @@ import re
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -272,3 +273,124 @@ def test_other_arguments_are_refused() -> None:
         replace_norms("llama")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="save must be"):
         replace_norms(nn.Sequential(), save="both")  # type: ignore[arg-type]
+
+
+# What a single run in a single mode does not show -------------------------------------------------
+
+
+def rms_in_evaluation(self: Any, x: Tensor) -> Tensor:
+    return 2 * rms(self, x) if self.training else rms(self, x)
+
+
+def rms_in_training(self: Any, x: Tensor) -> Tensor:
+    return rms(self, x) if self.training else 2 * rms(self, x)
+
+
+def noisy_in_training(self: Any, x: Tensor) -> Tensor:
+    return rms(self, x) + 0.1 * torch.randn_like(x) * self.training
+
+
+def noisy_now_and_then(self: Any, x: Tensor) -> Tensor:
+    return rms(self, x) * (1 + (torch.rand(()) < 0.25))
+
+
+def fails_in_training(self: Any, x: Tensor) -> Tensor:
+    if self.training:
+        raise RuntimeError("for inference only")
+    return rms(self, x)
+
+
+def without_the_slope_of_the_root(self: Any, x: Tensor) -> Tensor:
+    return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt().detach() * self.weight
+
+
+def with_a_frozen_weight(self: Any, x: Tensor) -> Tensor:
+    return x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt() * self.weight.detach()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("run", "why"),
+    [
+        (rms_in_evaluation, "something else"),
+        (rms_in_training, "something else"),
+        (noisy_in_training, "something else"),
+        (noisy_now_and_then, "gives other numbers when it is called again"),
+        (fails_in_training, "fails in training: for inference only|something else"),
+        (without_the_slope_of_the_root, "^has other gradients than a layer or RMS norm$"),
+        (with_a_frozen_weight, "^has other gradients"),
+        (lambda self, x: rms(self, x).detach(), "^has other gradients"),
+    ],
+)
+def test_both_modes_many_runs_and_gradients_are_tried(
+    run: Callable[..., Tensor], why: str, training: bool
+) -> None:
+    model = nn.Sequential(OddRMSNorm(run)).train(training)
+    state = torch.get_rng_state()
+    (left,) = replace_norms(model).left.values()
+    assert re.search(f"{why}|{OTHER}", left), left
+    assert type(model[0]) is OddRMSNorm
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class NoBackward(torch.autograd.Function):
+    """As of a kernel for inference."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight
+
+
+def test_what_cannot_be_differentiated_has_no_other_gradients() -> None:
+    model = nn.Sequential(OddRMSNorm(lambda self, x: NoBackward.apply(x, self.weight)))
+    assert replace_norms(model).swapped == ("0",)
+
+
+class TokensAndImages(nn.LayerNorm):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 4:
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return super().forward(x)
+
+
+class SecondAxis(nn.LayerNorm):
+    """Of images, series and videos."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class OfConvNeXt(nn.LayerNorm):
+    """As first published: what it makes of tokens is nonsense, and no obstacle."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        d = x - x.mean(1, keepdim=True)
+        d = d / (d.square().mean(1, keepdim=True) + self.eps).sqrt()
+        return self.weight[:, None, None] * d + self.bias[:, None, None]
+
+
+@pytest.mark.parametrize("kind", [TokensAndImages, SecondAxis])
+def test_a_norm_of_more_than_images_is_left(kind: Any) -> None:
+    model = nn.Sequential(kind(5))
+    wants = [model(x) for x in (torch.ones(2, 5, 3, 3), torch.ones(2, 5, 5))]
+    assert replace_norms(model).left == {
+        "0": "takes tokens besides images, which no layer of ours does"
+    }
+    assert torch.equal(model(torch.ones(2, 5, 3, 3)), wants[0])
+    assert torch.equal(model(torch.ones(2, 5, 5)), wants[1])
+
+
+def test_the_norm_of_convnext_is_swapped() -> None:
+    model, x = nn.Sequential(OfConvNeXt(5, eps=1e-6)), torch.randn(2, 5, 3, 3)
+    want = model(x)
+    assert replace_norms(model).swapped == ("0",)
+    assert type(model[0]) is LayerNorm2d
+    torch.testing.assert_close(model(x), want, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [np.float32(1e-5), torch.tensor(1e-3)])
+def test_an_eps_of_another_library_is_a_number(eps: Any) -> None:
+    model = nn.Sequential(OddRMSNorm(rms))
+    vars(model[0])["eps"] = eps
+    replace_norms(model)
+    assert model[0].eps == float(eps)

@@ -1,12 +1,15 @@
 """Which layer of ours computes what a norm layer computes, found by trying: names lie.
 
 Old and new run on the same small input, with the same drawn weight and bias in the place of their
-own, so that a layer that multiplies by 1 + weight, or by nothing, gives itself away.
+own, so that a layer that multiplies by 1 + weight, or by nothing, gives itself away. So does one
+that does something else in training or in evaluation, that draws noise now and then, that has other
+gradients, or that takes tokens besides images.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,6 +35,7 @@ TOLERANCES = {  # relative, and absolute beside numbers of about 1
     torch.bfloat16: 3e-2,
 }
 _OTHER = "computes something else than a layer or RMS norm"
+_REPEATS = 32  # in each mode: of noise that comes one time in ten, 3 % stay unseen
 
 
 class Norm(NamedTuple):
@@ -53,12 +57,15 @@ def equal_layer(norm: Norm, dtypes: tuple[torch.dtype, ...], save: Save) -> nn.M
         save: what the new layer's backward pass keeps.
     """
     why = _OTHER
-    for new in _forms(norm, save):
-        found = _difference(norm, new, dtypes)
-        if found is None:
-            return new
-        if found != _OTHER:
-            why = found
+    cuda = [norm.device] if norm.device.type == "cuda" else []
+    # what draws must leave no trace; and gradients are tried inside of inference mode, too
+    with torch.random.fork_rng(cuda), torch.inference_mode(False):
+        for new in _forms(norm, save):
+            found = _difference(norm, new, dtypes) or _difference_in_use(norm, new)
+            if found is None:
+                return new
+            if found != _OTHER:
+                why = found
     return why
 
 
@@ -120,16 +127,99 @@ def _difference(norm: Norm, new: nn.Module, dtypes: tuple[torch.dtype, ...]) -> 
     return None
 
 
-def _run(norm: Norm, module: nn.Module, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """The output for x with drawn parameters of `dtype`; `module` itself is not touched."""
+def _difference_in_use(norm: Norm, new: nn.Module) -> str | None:
+    """How `new` differs in what a single output does not show: modes, noise, gradients, shapes."""
+    wide = wide_dtype(norm.dtype)
+    images = isinstance(new, LayerNorm2d)
+    x = next(_inputs(norm, images, wide))[:2]
+    want = _run(norm, new, x, wide)
+    for training in (norm.module.training, not norm.module.training):
+        for _ in range(_REPEATS):
+            try:
+                got = _run(norm, norm.module, x, wide, training)
+            except Exception as error:
+                return f"fails in {'training' if training else 'evaluation'}: {_line(error)}"
+            if not _close(got, want):
+                if training == norm.module.training:
+                    return "gives other numbers when it is called again"
+                return f"computes something else in {'training' if training else 'evaluation'}"
+    slopes = _slopes(norm, norm.module, x)
+    if slopes is not None and not all(map(_close, slopes, _slopes(norm, new, x) or ())):
+        return "has other gradients than a layer or RMS norm"
+    if images and _takes_tokens(norm):
+        return "takes tokens besides images, which no layer of ours does"
+    return None
+
+
+def _takes_tokens(norm: Norm) -> bool:
+    """Whether the old layer, a norm over the channels of images, is a norm elsewhere too.
+
+    Of (batch, time, channels) over the last dimension, or of (batch, channels, time) over the
+    second. What merely broadcasts to something is nothing that a model would do.
+    """
+    wide = wide_dtype(norm.dtype)
+    assert norm.eps is not None
+    like = LayerNorm(norm.shape, norm.eps, device="meta")
+    take_parameters(like, norm.module)
+    for x in _inputs(norm, False, wide):
+        if x.dim() > 3:
+            break  # an image, to this layer
+        want = _run(norm, like, x, wide)
+        for there, back in ((x, want), (x.transpose(1, -1), want.transpose(1, -1))):
+            try:
+                got = _run(norm, norm.module, there, wide)
+            except Exception:
+                continue
+            if isinstance(got, torch.Tensor) and got.shape == back.shape and _close(got, back):
+                return True
+    return False
+
+
+def _slopes(norm: Norm, module: nn.Module, x: Tensor) -> list[Tensor] | None:
+    """The gradients of x, weight and bias; None where there are none to be had."""
+    leaves = [x.clone().requires_grad_()]
+    try:
+        y = _run(norm, module, leaves[0], x.dtype, leaves=leaves)
+        if not y.requires_grad:
+            return [torch.zeros_like(each) for each in leaves]
+        dy = _drawn(tuple(y.shape), seed=3).to(y)
+        with torch.autocast(norm.device.type, enabled=False):
+            return list(torch.autograd.grad(y, leaves, dy, materialize_grads=True))
+    except Exception:  # whatever a stranger's code raises
+        return None
+
+
+def _run(
+    norm: Norm,
+    module: nn.Module,
+    x: Tensor,
+    dtype: torch.dtype,
+    training: bool | None = None,
+    leaves: list[Tensor] | None = None,
+) -> Tensor:
+    """The output for x with drawn parameters of `dtype`; `module` itself is not touched.
+
+    Args:
+        norm: the old layer.
+        module: it, or one to be compared with it.
+        x: the input.
+        dtype: of the parameters.
+        training: the mode; its own by default.
+        leaves: where to add the parameters, for their gradients to be asked for.
+    """
     double = copy.copy(module)  # shares all but what is set here
+    double.training = module.training if training is None else training
     drawn = {"weight": _drawn(norm.shape, 1) + 1.5, "bias": _drawn(norm.shape, 2)}
     double._parameters = {
-        name: None if own is None else drawn[name].to(norm.device, dtype)  # type: ignore[misc]
+        name: None if own is None else drawn[name].to(norm.device, dtype, copy=True)  # type: ignore[misc]
         for name, own in module._parameters.items()
     }
+    if leaves is not None:
+        given = [value for _, value in sorted(double._parameters.items()) if value is not None]
+        leaves += [value.requires_grad_() for value in given]
     quiet = warnings.catch_warnings(action="ignore")  # about what nobody asked for
-    with quiet, torch.no_grad(), torch.autocast(norm.device.type, enabled=False):
+    recorded = torch.set_grad_enabled(leaves is not None)
+    with quiet, recorded, torch.autocast(norm.device.type, enabled=False):
         return double.forward(x.clone())  # type: ignore[no-any-return]  # hooks are not for this
 
 
@@ -146,8 +236,9 @@ def _inputs(norm: Norm, images: bool, dtype: torch.dtype) -> Iterator[Tensor]:
         yield x.to(norm.device, dtype)
 
 
+@functools.lru_cache(maxsize=8)
 def _drawn(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Standard normal numbers that leave torch's own generator alone."""
+    """Standard normal numbers that leave torch's own generator alone; not to be changed."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 

@@ -118,11 +118,14 @@ def replace_norms(model: nn.Module, *, save: Save = "input") -> Replacement:
     others like them, and norms over the channels of images. Ours get the very same Parameter
     objects, eps and mode, so that optimizers, tied weights and state dicts stay as they are; a
     layer in several places is one layer in several places afterwards. Every layer is first tried on
-    a small input, and swapped only where ours gives the same numbers and the same dtype, for inputs
-    of its weight's dtype and of every dtype that a twentieth of the model's parameters has.
+    small inputs, and swapped only where ours gives the same numbers and gradients and the same
+    dtype, in training and in evaluation, again and again, for inputs of its weight's dtype and of
+    every dtype that a twentieth of the model's parameters has. A norm that takes tokens besides
+    images is left, and so are half-precision norms of a model that says `residual_in_fp32`, as
+    Mamba does: they may be handed float32.
 
     What stays different: under autocast our layers keep the input's dtype, and ours in half
-    precision refuse a float32 input (Mamba hands one to its last norm: keep that layer in float32).
+    precision refuse a float32 input: `undo()`, or keep a layer that gets one in float32.
     Call this once the weights are loaded, and before the model is compiled or sharded.
 
     Args:
@@ -145,6 +148,8 @@ def replace_norms(model: nn.Module, *, save: Save = "input") -> Replacement:
             fix="the model around it, or build a metronorm.norm layer and load its state dict",
         )
     dtypes = _main_dtypes(model)
+    if torch.float32 not in dtypes and _keeps_residual_wide(model):
+        dtypes = *dtypes, torch.float32
     answers: dict[nn.Module, nn.Module | str] = {}
     swaps, left = [], {}
     for name, module in model.named_modules(remove_duplicate=False):
@@ -229,6 +234,15 @@ def _wrong_parameters(parameters: list[nn.Parameter], *, any_shape: bool) -> str
     if len({value.dtype for value in parameters}) > 1:
         return "its weight and bias are of two dtypes"
     return None
+
+
+def _keeps_residual_wide(model: nn.Module) -> bool:
+    """Whether a model says that its residual stream is float32, whatever its weights are."""
+    return any(
+        getattr(holder, "residual_in_fp32", False)
+        for module in model.modules()
+        for holder in (module, getattr(module, "config", None))
+    )
 
 
 def _main_dtypes(model: nn.Module) -> tuple[torch.dtype, ...]:
