@@ -217,6 +217,35 @@ def test_arguments_that_cannot_work() -> None:
         windows(Empty(), 2)[0]
 
 
+class Once:
+    """What iter() does not begin anew."""
+
+    def __init__(self) -> None:
+        self.beats = iter(BEATS)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.beats
+
+    def __len__(self) -> int:
+        return len(BEATS)
+
+
+def test_batches_that_cannot_begin_again_are_an_error_in_the_second_pass() -> None:
+    said = "can begin again only where their batches can; got a Once that has ended; try: a list"
+    beats = windows(Once(), 4)
+    assert len([beats[index] for index in range(4)]) == 4
+    with pytest.raises(DataError, match=said):
+        beats[4]
+    beats = windows(Once(), 3)
+    beats[0]
+    with pytest.raises(DataError, match=said):  # in the middle of a window
+        beats[3]
+    model = net(Ticks(RATE, gradient_accumulation_steps=4))
+    beats = windows(Once(), 4, model=model)
+    with pytest.raises(Exception, match=said):  # TensorFlow makes an error of its own of it
+        model.fit(beats, steps_per_epoch=4, epochs=2, shuffle=False, verbose=0)
+
+
 @pytest.mark.parametrize(
     ("batch", "says"),
     [

@@ -37,6 +37,7 @@ class _Windows(keras.utils.PyDataset):  # type: ignore[misc]
         self._lock = threading.Lock()
         self._first = 0  # index of what is kept first
         self._kept: list[Batch] = []
+        self._again = False  # whether there was a pass before
         self._source = self._endless()
 
     @property
@@ -79,7 +80,8 @@ class _Windows(keras.utils.PyDataset):  # type: ignore[misc]
             if told is not None:
                 told.on_epoch_end()  # many shuffle here
             if empty:
-                raise no_batches()
+                raise ended(batches) if self._again else no_batches()
+            self._again = True
 
     def _next_window(self) -> list[Batch]:
         beats = [as_tuple(next(self._source)) for _ in range(self.micro_batches)]
@@ -139,6 +141,15 @@ def as_tuple(batch: Any) -> Batch:
 def no_batches() -> DataError:
     """What to say of batches that end before the first."""
     return DataError("there must be batches to make windows of", got="none")
+
+
+def ended(batches: object) -> DataError:
+    """What to say of batches that have ended and cannot begin again."""
+    return DataError(
+        "windows can begin again only where their batches can",
+        got=f"a {type(batches).__name__} that has ended",
+        fix="a list, a DataLoader or anything else that iter() begins anew",
+    )
 
 
 def length(batches: Any) -> int | None:
@@ -242,7 +253,8 @@ def windows(
 
     Raises:
         ConfigError: arguments that cannot work, or a model that would not make it exact.
-        DataError: from reading: no batches, a window with nothing in it, batches without targets.
+        DataError: from reading: no batches, a second pass of batches that cannot begin again, a
+            window with nothing in it, batches without targets.
     """
     micro_batches = checked_count("micro_batches", micro_batches)
     if count is not None and not callable(count):
