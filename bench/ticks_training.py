@@ -30,7 +30,7 @@ from metronorm.train.optimizers import make_optimizer
 from metronorm.train.trainer import Trainer, tokens_of
 
 if TYPE_CHECKING:
-    from metronorm.data.text import TextDataset
+    from metronorm.data.dataset import TextDataset
 
 NAME = "ticks_training"
 EVALUATIONS = 4

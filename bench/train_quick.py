@@ -33,7 +33,7 @@ from metronorm.train.sampling import load_model
 from metronorm.train.schedule import share
 
 if TYPE_CHECKING:
-    from metronorm.data.text import TextDataset
+    from metronorm.data.dataset import TextDataset
 
 NAME = "train_quick"
 UNIT = "nats per character"

@@ -1,10 +1,21 @@
 import importlib.metadata
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from metronorm.data.corpus import HELD_OUT_PLAYS, Corpus, Document, find_documents, hold_out
+from metronorm.data.corpus import (
+    HELD_OUT_PLAYS,
+    Corpus,
+    Document,
+    digests_of,
+    find_documents,
+    without_copies,
+)
+from metronorm.data.reading import digest_of
+from metronorm.data.sources import EMPTY, NO_TEXT
+from metronorm.data.split import hold_out
 from metronorm.errors import DataError, MissingDependencyError
 
 
@@ -20,17 +31,6 @@ def names(corpus: Corpus) -> list[str]:
     return [document.name for document in corpus.documents]
 
 
-def held(corpus: Corpus, share: float = 0.1, seed: int = 0) -> set[str]:
-    train, validation = hold_out(corpus, share, seed)
-    assert train
-    assert validation
-    kept = {span.document.name for span in train}
-    out = {span.document.name for span in validation}
-    assert kept.isdisjoint(out)
-    assert kept | out == set(names(corpus))
-    return out
-
-
 def test_a_folder_is_searched_to_the_bottom_without_what_is_hidden(tmp_path: Path) -> None:
     write(
         tmp_path,
@@ -40,7 +40,7 @@ def test_a_folder_is_searched_to_the_bottom_without_what_is_hidden(tmp_path: Pat
     )
     corpus = find_documents([str(tmp_path)])
     assert names(corpus) == ["a.md", "b.txt", "deep/er/c.RST"]
-    assert corpus.left_aside == 1
+    assert corpus.left_out == {NO_TEXT: 1}
     assert corpus.suffixes == {".md": 1, ".txt": 1, ".RST": 1}
 
 
@@ -52,6 +52,7 @@ def test_sources_are_files_folders_and_globs_each_file_once(
     monkeypatch.chdir(tmp_path)
     corpus = find_documents(["a/2.log", "a", "./a/../a/1.txt", "**/*.txt", tmp_path, "[x].txt"])
     assert names(corpus) == ["[x].txt", "a/1.txt", "a/2.log", "b/3.txt"]
+    assert corpus.left_out[EMPTY] == 1
 
 
 @pytest.mark.parametrize("source", ["missing.txt", "*.txt", "~nobody-here/x", "a" * 5000])
@@ -86,59 +87,46 @@ def test_a_folder_that_cannot_be_listed_is_refused(
         find_documents([tmp_path])
 
 
-def test_whole_documents_are_held_out_near_the_share(tmp_path: Path) -> None:
-    corpus = find_documents([write(tmp_path, {f"{i}.txt": 100 + i for i in range(40)})])
-    out = held(corpus)
-    assert 3 <= len(out) <= 5
-    assert held(corpus) == out
-    assert any(held(corpus, seed=seed) != out for seed in range(1, 4))
-    assert 18 <= len(held(corpus, share=0.5)) <= 22
+def test_a_copy_is_left_out_however_its_lines_end(tmp_path: Path) -> None:
+    text = "één\ntwee\n" * 20
+    for name, copy in {
+        "a.txt": text,
+        "crlf.txt": text.replace("\n", "\r\n"),
+        "bom.txt": "\ufeff" + text,
+        "both.txt": "\ufeff" + text.replace("\n", "\r\n"),
+        "same.txt": text,
+        "other.txt": text.replace("\n", "\r"),
+        "longer.txt": text + "\n",
+    }.items():
+        (tmp_path / name).write_bytes(copy.encode())
+    documents = find_documents([tmp_path]).documents
+    kept = without_copies(documents, digests_of(documents))
+    assert [document.name for document in kept] == ["a.txt", "longer.txt", "other.txt"]
 
 
-def test_what_is_held_out_does_not_depend_on_where_the_corpus_lies(tmp_path: Path) -> None:
-    sizes = {f"{i}.txt": 100 + i for i in range(20)}
-    here = find_documents([write(tmp_path / "here", sizes)])
-    there = find_documents([write(tmp_path / "there", sizes)])
-    assert held(here) == held(there)
+def test_each_document_is_opened_once_to_find_copies_however_many_are_of_one_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, {f"{i}.txt": 100 for i in range(50)})
+    documents = find_documents([tmp_path]).documents
+    opened: Counter[str] = Counter()
 
+    def count(path: Path) -> bytes:
+        opened[path.name] += 1
+        return digest_of(path)
 
-@pytest.mark.parametrize("sizes", [(1000, 10), (10, 1000), (500, 500), (900, 800, 700)])
-def test_of_few_documents_the_smallest_is_held_out(tmp_path: Path, sizes: tuple[int, ...]) -> None:
-    files = {f"{i}.txt": size for i, size in enumerate(sizes)}
-    corpus = find_documents([write(tmp_path, files)])
-    for seed in range(5):
-        (out,) = held(corpus, seed=seed)
-        assert files[out] == min(sizes)
-
-
-def test_a_copy_is_dropped_so_that_it_is_not_on_both_sides(tmp_path: Path) -> None:
-    write(tmp_path, {f"{i}.txt": 100 for i in range(10)})
-    (tmp_path / "copy.txt").write_bytes((tmp_path / "3.txt").read_bytes())
-    train, validation = hold_out(find_documents([tmp_path]), 0.1, 0)
-    taken = [span.document.name for span in (*train, *validation)]
-    assert sorted(taken) == [f"{i}.txt" for i in range(10)]
-
-
-def test_of_one_document_the_tail_is_held_out(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("line\n" * 100)
-    (train,), (validation,) = hold_out(find_documents([path]), 0.1, 0)
-    assert (train.start, train.stop, validation.stop) == (0, validation.start, 500)
-    assert validation.start in (450, 455)
-
-
-def test_one_byte_cannot_be_parted(tmp_path: Path) -> None:
-    path = tmp_path / "a.txt"
-    path.write_text("a")
-    with pytest.raises(DataError, match="for training and for validation"):
-        hold_out(find_documents([path]), 0.1, 0)
+    monkeypatch.setattr("metronorm.data.corpus.digest_of", count)
+    assert len(without_copies(documents, digests_of(documents))) == 50
+    assert opened == {f"{i}.txt": 1 for i in range(50)}
 
 
 def test_the_plays_held_out_share_no_passage_with_the_others() -> None:
     corpus = find_documents(())
     assert len(corpus.documents) == 42
-    out = held(corpus)
-    assert out == set(HELD_OUT_PLAYS) == held(corpus, seed=7)
+    for seed in (0, 7):
+        _, validation = hold_out(corpus.documents, 0.1, seed, first=HELD_OUT_PLAYS)
+        assert {span.document.name for span in validation} == set(HELD_OUT_PLAYS)
+    out = set(HELD_OUT_PLAYS)
     total = sum(document.bytes for document in corpus.documents)
     assert 0.09 < sum(d.bytes for d in corpus.documents if d.name in out) / total < 0.11
 

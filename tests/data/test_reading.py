@@ -1,3 +1,4 @@
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -5,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from metronorm.data import reading
-from metronorm.data.reading import after_line_break, character_start, read_text, same_content
+from metronorm.data.reading import character_start, cut_near, digest_of, read_text
 from metronorm.errors import DataError
 
 in_one_folder = settings(
@@ -77,23 +78,33 @@ def test_a_file_that_went_away_is_one_clear_error(tmp_path: Path) -> None:
 
 
 @in_one_folder
-@given(text=texts, where=st.floats(0, 1))
-def test_a_cut_comes_after_a_line_break_or_before_a_character(
-    tmp_path: Path, text: str, where: float
+@given(text=texts, where=st.floats(0, 1), slack=st.integers(0, 30), block=st.integers(1, 9))
+def test_a_cut_comes_near_the_goal_after_a_line_break_or_a_space_or_before_a_character(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    where: float,
+    slack: int,
+    block: int,
 ) -> None:
+    monkeypatch.setattr(reading, "BLOCK_BYTES", block)
     content = text.encode()
     path = tmp_path / "a.txt"
     path.write_bytes(content)
     goal = int(where * (len(content) - 1))
-    cut = after_line_break(path, goal, len(content))
+    cut = cut_near(path, goal, len(content), slack=slack)
     content[:cut].decode()
     content[cut:].decode()
-    breaks = [i + 1 for i in range(len(content) - 1) if content[i : i + 1] == b"\n"]
-    if breaks:
-        later = [at for at in breaks if at > goal]
-        assert cut == (later[0] if later else breaks[-1])
-    elif len(text) > 1 and goal > 0:
+    for sign in b"\n ":
+        places = [i + 1 for i, byte in enumerate(content[:-1]) if byte == sign]
+        later = [at for at in places if goal < at <= goal + slack]
+        earlier = [at for at in places if goal - slack < at <= goal]
+        if later or earlier:
+            assert cut == (later[0] if later else earlier[-1])
+            return
+    if len(text) > 1 and goal > 0:
         assert 0 < cut < len(content)
+        assert abs(cut - goal) < 4
 
 
 def test_character_starts(tmp_path: Path) -> None:
@@ -102,10 +113,14 @@ def test_character_starts(tmp_path: Path) -> None:
     assert [character_start(path, i, 9) for i in range(10)] == [0, 1, 4, 4, 4, 5, 5, 5, 5, 9]
 
 
-def test_same_content(tmp_path: Path) -> None:
-    a, b, c = tmp_path / "a", tmp_path / "b", tmp_path / "c"
-    a.write_bytes(b"x" * 200_000)
-    b.write_bytes(b"x" * 200_000)
-    c.write_bytes(b"x" * 199_999 + b"y")
-    assert same_content(a, b)
-    assert not same_content(a, c)
+@in_one_folder
+@given(text=texts, block=st.integers(1, 9))
+def test_a_digest_names_the_text_that_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, block: int
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(text.encode())
+    monkeypatch.setattr(reading, "BLOCK_BYTES", 1 << 16)
+    read = whole(path)
+    monkeypatch.setattr(reading, "BLOCK_BYTES", block)
+    assert digest_of(path) == hashlib.sha256(read.encode()).digest()

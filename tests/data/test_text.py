@@ -1,6 +1,9 @@
 import errno
 import hashlib
+import json
+import logging
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -10,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metronorm.cli.prepare import main
 from metronorm.data import build
 from metronorm.data.bpe_tokenizer import BPETokenizer
 from metronorm.data.config import TextConfig
-from metronorm.data.corpus import Span, find_documents
-from metronorm.data.text import TextDataset, open_dataset, prepare
+from metronorm.data.dataset import TextDataset, open_dataset
+from metronorm.data.text import prepare, remove_unused
 from metronorm.errors import DataError
 
 WORDS = "the clock ticks once for every update — and the norm keeps the scale\n"
@@ -123,8 +125,9 @@ def test_what_does_not_shape_the_tokens_does_not_build_anew(config: TextConfig) 
     assert prepare(replace(config, vocab_size=999)).reused  # of characters it means nothing
 
 
-def test_a_changed_document_builds_anew(config: TextConfig) -> None:
+def test_a_changed_document_builds_anew_in_the_same_place(config: TextConfig) -> None:
     first = prepare(config)
+    tokens = first.train[:50].copy()
     path = Path(config.data[0], "03.txt")
     status = path.stat()
     path.write_bytes(path.read_bytes().replace(b"clock", b"block"))  # as long as it was
@@ -134,6 +137,189 @@ def test_a_changed_document_builds_anew(config: TextConfig) -> None:
     assert second.sha256 != first.sha256
     path.unlink()
     assert not prepare(config).reused
+    assert [one.name for one in first.directory.parent.iterdir()] == [first.directory.name]
+    assert first.train[:50].tolist() == tokens.tolist()  # whoever reads it goes on
+    assert first.tokenizer.decode(first.validation)
+
+
+def test_documents_that_are_only_touched_are_not_tokenized_again(
+    config: TextConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = prepare(config)
+    for path in Path(config.data[0]).iterdir():
+        os.utime(path, ns=(1, 1))
+    monkeypatch.setattr("metronorm.data.text.build", None)  # calling it would fail
+    again = prepare(config)
+    assert again.reused
+    assert (again.directory, again.sha256) == (first.directory, first.sha256)
+    assert open_dataset(first.directory).meta.fingerprint != first.meta.fingerprint
+    monkeypatch.setattr("metronorm.data.text.digests_of", None)
+    assert prepare(config).reused  # nor read again
+
+
+def test_a_renamed_document_is_another_text(config: TextConfig) -> None:
+    prepare(config)
+    Path(config.data[0], "03.txt").rename(Path(config.data[0], "x.txt"))
+    assert not prepare(config).reused  # the split goes by names
+
+
+def test_a_build_that_fails_leaves_what_was_there(config: TextConfig) -> None:
+    first = prepare(config)
+    bad = Path(config.data[0], "99.txt")
+    bad.write_bytes(b"\xff")
+    with pytest.raises(DataError, match="UTF-8"):
+        prepare(config)
+    bad.unlink()
+    assert prepare(config).sha256 == first.sha256
+
+
+def test_what_was_not_asked_for_in_thirty_days_is_removed(config: TextConfig) -> None:
+    first, second = prepare(config), prepare(replace(config, split_seed=1))
+    folder = first.directory.parent
+    (folder / "mine").mkdir()
+    (folder / "mine" / "meta.json").write_text("{}")
+    built = (first.directory / "meta.json").stat().st_mtime
+    for one in (folder / "mine", second.directory):
+        os.utime(one / "meta.json", (0, 0))
+    remove_unused(folder, now=built + 29 * 86_400)
+    assert sorted(folder.iterdir()) == sorted([first.directory, folder / "mine"])
+    os.utime(first.directory / "meta.json", (0, 0))
+    assert prepare(config).reused  # asking for it is use
+    remove_unused(folder, now=built + 29 * 86_400)
+    assert first.directory.exists()
+
+
+def test_a_resumed_run_finds_its_tokens_whatever_became_of_the_text(config: TextConfig) -> None:
+    first = prepare(config)
+    moved = replace(config, data=("nowhere",))
+    found = prepare(moved, sha256=first.sha256)
+    assert (found.reused, found.sha256) == (True, first.sha256)
+    assert np.array_equal(found.train, first.train)
+    with pytest.raises(DataError, match="nothing"):
+        prepare(moved, sha256="0" * 64)
+    other = prepare(replace(config, validation=0.3), sha256="0" * 64)  # for the caller to compare
+    assert other.sha256 != first.sha256
+
+
+def test_tokens_of_an_older_version_are_found_by_a_resumed_run_only(config: TextConfig) -> None:
+    first = prepare(config)
+    old = first.directory.with_name("corpus-char-07290eaa69d49cd9")
+    first.directory.rename(old)
+    meta = json.loads((old / "meta.json").read_text())
+    del meta["content"], meta["copies"]
+    meta["format"] = 1
+    (old / "meta.json").write_text(json.dumps(meta))
+    assert prepare(config, sha256=first.sha256).directory == old
+    assert not prepare(config).reused
+
+
+def test_the_cache_is_one_wherever_the_process_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text(WORDS * 50)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = TextConfig(data=("a.txt",), cache=Path("cache"))
+    first = prepare(config)
+    assert first.directory.parent == tmp_path / "cache" / "text"
+    relative = open_dataset(Path(os.path.relpath(first.directory)))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = prepare(config)
+    assert (again.reused, again.directory) == (True, first.directory)
+    assert np.array_equal(relative.train, first.train)
+    assert relative.directory.is_absolute()
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_what_is_unusual_about_a_text_is_said(
+    config: TextConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(config.data[0])
+    (folder / "picture.png").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "metronorm"):
+        prepare(config)
+        assert caplog.messages == []
+        (folder / "copy.txt").write_bytes((folder / "03.txt").read_bytes().replace(b"\n", b"\r\n"))
+        (folder / "broken.txt").symlink_to(folder / "nothing")
+        (folder / "up").symlink_to(folder)
+        for _ in range(2):
+            prepare(config)
+        left_out = (
+            "left out of the text: folders behind links: 1, broken links: 1, "
+            "copies of other documents: 1"
+        )
+        assert caplog.messages == [left_out] * 2
+        caplog.clear()
+        records = folder / "a.jsonl"
+        records.write_text('{"text": "what is meant"}\n' * 50)
+        dataset = prepare(replace(config, data=(str(records),)))
+    assert dataset.tokenizer.decode(dataset.train).startswith('{"text": "what is meant"}\n')
+    (said,) = caplog.messages
+    assert "read as plain text" in said
+    assert ".jsonl: 1" in said
+
+
+def test_a_copy_that_only_ends_its_lines_otherwise_is_on_no_side(config: TextConfig) -> None:
+    plain = prepare(config)
+    folder = Path(config.data[0])
+    for path in sorted(folder.iterdir()):
+        text = path.read_bytes()
+        path.with_name(f"x-{path.name}").write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
+    doubled = prepare(config)
+    assert doubled.meta.copies == 12
+    assert doubled.sha256 == plain.sha256
+
+
+def test_names_that_are_no_unicode_are_no_obstacle(config: TextConfig) -> None:
+    for number in range(20):
+        name = os.fsencode(config.data[0]) + b"/caf\xe9 %d.txt" % number
+        with open(name, "wb") as file:
+            file.write(b"Text %d\n" % number + WORDS.encode() * 40)
+    held = prepare(config).meta.held_out
+    assert any("caf\\xe9" in name for name in held)
+
+
+def documents_of_old(folder: Path) -> TextConfig:
+    """Texts of many kinds, in several documents."""
+    texts = {
+        "prose.txt": "It was the best of times, it was the worst of times: we're told they'll say "
+        "it's 1789.\n\n" * 400,
+        "zh.md": "清晨的阳光照进窗户，孩子们在院子里玩耍。他说：“今天是2024年的第一天！”\n"  # noqa: RUF001
+        * 300,
+        "code.txt": "for i in range(10):\r\n"
+        "\tprint(f'{i:>3}', end=\"\\n\")  # naïve 🎵🎶 e\u0301\r\n" * 300,
+        "lines.txt": "=" * 72 + "\r" + "-" * 500 + "\n" + "漢" * 300 + "\0" + "a" * 900 + "\n",
+    }
+    folder.mkdir()
+    for name, text in texts.items():
+        for i in range(5):
+            whole = f"{name} {i}\n" + "word " * 2000 + text + text[: 97 * i]
+            (folder / f"{i}-{name}").write_bytes(whole.encode())
+    return TextConfig(data=(str(folder),), vocab_size=500, cache=folder.parent / "cache")
+
+
+@pytest.mark.parametrize(
+    ("kind", "many", "one"),
+    [
+        (
+            "char",
+            "00081d6c100a0f226ceed2babc661b3b82073ae25cb79f7e3be558ce7e99b1ee",
+            "838251fcc38b80ada8bd53e5ec2e648b0dff92a3301d606242d1d826a0414668",
+        ),
+        (
+            "bpe",
+            "b73b742792bcadc2b264f9d834c9463d2f69f0d1fcba43ce5f975b374a0c4bfb",
+            "bb0cf3d8bfc74b74b3bc5a6de7207e4be8007766ac2f5cabac4039e8a9ea0b18",
+        ),
+    ],
+)
+def test_old_runs_find_the_tokens_they_had(tmp_path: Path, kind: str, many: str, one: str) -> None:
+    """SHA-256 of tokens that the first version of the format gave (and tokenizers 0.23)."""
+    config = replace(documents_of_old(tmp_path / "c"), tokenizer=kind)  # type: ignore[arg-type]
+    assert prepare(config).sha256 == many
+    single = tmp_path / "one.txt"
+    single.write_text("".join(f"Line {i} of the only document.\n" for i in range(3000)))
+    assert prepare(replace(config, data=(str(single),))).sha256 == one
 
 
 @pytest.mark.parametrize("damage", ["train.bin", "meta.json", "tokenizer.json"])
@@ -158,7 +344,6 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from metronorm.data.config import TextConfig
-from metronorm.data.corpus import Span, find_documents
 from metronorm.data.text import prepare
 
 config = TextConfig(data=(sys.argv[1],), cache=Path(sys.argv[2]))
@@ -296,7 +481,7 @@ def test_a_mark_without_text_is_not_text(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + b"x" * 50 * (name == "a.txt"))
     dataset = prepare(TextConfig(data=(str(tmp_path / "a.txt"),), cache=tmp_path))
     assert "\ufeff" not in "".join(texts(dataset))
-    with pytest.raises(DataError, match="must hold text"):
+    with pytest.raises(DataError, match="must hold enough text"):
         prepare(TextConfig(data=(str(tmp_path / "b.txt"),), cache=tmp_path))
 
 
@@ -308,32 +493,23 @@ def test_a_text_shorter_than_a_context_is_refused(config: TextConfig) -> None:
         dataset.check_context(shortest)
 
 
-def test_a_large_corpus_is_sampled_evenly_for_bpe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(build, "_SAMPLE_BLOCK_BYTES", 1000)
-    for i in range(4):
-        (tmp_path / f"{i}.txt").write_text(f"é{i}" * 3000, "utf-8")
-    corpus = find_documents([tmp_path])
-    spans = [Span(document, 0, document.bytes) for document in corpus.documents]
-    sample = list(build._sample(spans, 9000))
-    assert sum(span.stop - span.start for span in sample) == pytest.approx(9000, rel=0.01)
-    assert {span.document.name for span in sample} == {f"{i}.txt" for i in range(4)}
-    pieces = [piece for piece in build._pieces(sample, "reading") if piece]  # no broken character
-    assert set("".join(pieces)) == set("é0123")
-    assert list(build._sample(spans, 10**6)) == spans
-
-
 PEAK = """
 import sys
 from pathlib import Path
+from metronorm.data import bpe_sample
 from metronorm.data.config import TextConfig
-from metronorm.data.corpus import Span, find_documents
 from metronorm.data.text import prepare
 
-prepare(TextConfig(data=(sys.argv[1],), cache=Path(sys.argv[2])))
+bpe_sample._LEAST_DISTINCT_BYTES = 1 << 19
+path, kind = sys.argv[1:]
+cache = Path(path).with_suffix("")
+prepare(TextConfig(data=(path,), cache=cache, tokenizer=kind, vocab_size=300))
 print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 """
+
+
+def peak_kib(path: Path, kind: str) -> int:
+    return int(subprocess.check_output([sys.executable, "-c", PEAK, str(path), kind]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -345,32 +521,16 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
         with open(path, "wb") as file:
             for _ in range(mebibytes):
                 file.write(block)
-        command = [sys.executable, "-c", PEAK, str(path), str(tmp_path / "cache")]
-        peaks_kib.append(int(subprocess.check_output(command)))
+        peaks_kib.append(peak_kib(path, "char"))
         path.unlink()
     assert peaks_kib[1] - peaks_kib[0] < 16 << 10
 
 
-def test_the_command_reports_what_it_did(
-    config: TextConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = Path(config.data[0])
-    (folder / "picture.png").write_bytes(b"")
-    others = sorted(str(path) for path in folder.glob("0*.txt"))
-    assert main(["--data", *others, "--cache", str(tmp_path / "other")]) == 0
-    assert "10 documents (10 .txt)" in capsys.readouterr().out
-    arguments = ["--data", str(folder), "--cache", str(config.cache)]
-    assert main(arguments) == 0
-    first = capsys.readouterr().out
-    assert main(arguments) == 0
-    second = capsys.readouterr().out
-    dataset = prepare(config)
-    for said in (
-        "12 documents (12 .txt); 1 file in the folders",
-        f"{dataset.meta.train.tokens:,} tokens",
-        dataset.meta.held_out[0],
-        f"char, {dataset.tokenizer.vocab_size} tokens, 1.00 characters per token",
-        f"built       {dataset.directory}",
-    ):
-        assert said in first
-    assert second == first.replace("built ", "reused")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_text_that_nothing_parts(tmp_path: Path) -> None:
+    peaks_kib = []
+    for megabytes in (1, 4):
+        path = tmp_path / f"{megabytes}.txt"
+        path.write_text("".join(random.Random(0).choices("ACGT", k=megabytes * 10**6)))
+        peaks_kib.append(peak_kib(path, "bpe"))
+    assert peaks_kib[1] - peaks_kib[0] < 16 << 10

@@ -68,7 +68,7 @@ def _one_line(sections: list[list[str]], argv: list[str], command: str) -> Confi
     help_lines = sections[1] if len(sections) > 1 else []
     if found := re.match(r"Error parsing (\S+): (.*)", text):
         name, reason = found.groups()
-        value = _value_of(name, argv) or reason
+        value = value_of(name, argv) or reason
         metavar = help_lines[1].rpartition(" ")[2] if len(help_lines) > 1 else ""
         kinds = [_KINDS.get(one, one.strip("{}")) for one in reversed(metavar.split("|"))]
         return ConfigError(
@@ -97,8 +97,8 @@ def _one_line(sections: list[list[str]], argv: list[str], command: str) -> Confi
     return ConfigError(" ".join(text.split()).rstrip("."), fix=usage)
 
 
-def _value_of(name: str, argv: list[str]) -> str | None:
-    """What the command line gives the option, "--ticks" or "--ticks/-t"."""
+def value_of(name: str, argv: list[str]) -> str | None:
+    """What the command line gives the option, "--ticks" or "--ticks/-t"; None: nothing."""
     for option in reversed(name.split("/")):
         for argument, following in pairwise([*argv, ""]):
             if argument.replace("_", "-") == option:

@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
 
-from metronorm.cli.arguments import parse
+import tyro
+
+from metronorm.cli.arguments import parse, value_of
 from metronorm.data.config import TextConfig
+from metronorm.data.sources import COPIES
+from metronorm.text import printable
+from metronorm.train.presets import training_preset
 
 if TYPE_CHECKING:
     from metronorm.data.corpus import Corpus
-    from metronorm.data.text import TextDataset
+    from metronorm.data.dataset import TextDataset
+
+DESCRIPTION = """Turn text into token files, once; training then finds them in the cache.
+
+Its options are those of metronorm train, with the same defaults."""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Options of `metronorm prepare`."""
+
+    text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
+    preset: str = "quick"
+    """Defaults of all other options, as of metronorm train: quick, small or gpt2."""
 
 
 def main(argv: list[str]) -> int:
@@ -18,12 +37,11 @@ def main(argv: list[str]) -> int:
     Raises:
         MetronormError: what cannot be prepared.
     """
+    preset = value_of("--preset", argv) or "quick"
+    default = Arguments(training_preset(preset).text, preset)
     config = parse(
-        TextConfig,
-        argv,
-        command="prepare",
-        description="Turn text into token files, once; training then finds them in the cache.",
-    )
+        Arguments, argv, command="prepare", description=DESCRIPTION, default=default
+    ).text
     from metronorm.data.corpus import find_documents
     from metronorm.data.text import prepare  # numpy is loaded only now
 
@@ -36,12 +54,14 @@ def report(corpus: Corpus, dataset: TextDataset) -> str:
     meta = dataset.meta
     whole = meta.train.bytes + meta.validation.bytes
     lines = [f"{'taken':<12}{_taken(corpus)}"]
+    if left_out := _left_out(corpus, meta.copies):
+        lines.append(f"{'left out':<12}{left_out}")
     for name, split in (("training", meta.train), ("held out", meta.validation)):
         lines.append(
             f"{name:<12}{_counted(split.documents, 'document')}, {split.characters:,} characters, "
             f"{split.tokens:,} tokens ({split.bytes / whole:.1%})"
         )
-    shown = [f"{'':<12}{name}" for name in meta.held_out[:8]]
+    shown = [f"{'':<12}{printable(name)}" for name in meta.held_out[:8]]
     if len(meta.held_out) > len(shown):
         shown.append(f"{'':<12}and {len(meta.held_out) - len(shown):,} more")
     lines += shown
@@ -56,11 +76,16 @@ def report(corpus: Corpus, dataset: TextDataset) -> str:
 def _taken(corpus: Corpus) -> str:
     if corpus.is_default:
         return f"the works of Shakespeare, {_counted(len(corpus.documents), 'document')}"
-    parts = [f"{count:,} {suffix or 'without ending'}" for suffix, count in corpus.suffixes.items()]
-    taken = f"{_counted(len(corpus.documents), 'document')} ({', '.join(parts)})"
-    if corpus.left_aside:
-        taken += f"; {_counted(corpus.left_aside, 'file')} in the folders not: no text by the name"
-    return taken
+    parts = [
+        f"{count:,} {printable(suffix) or 'without ending'}"
+        for suffix, count in corpus.suffixes.items()
+    ]
+    return f"{_counted(len(corpus.documents), 'document')} ({', '.join(parts)})"
+
+
+def _left_out(corpus: Corpus, copies: int) -> str:
+    kinds = {**corpus.left_out, COPIES: copies}
+    return ", ".join(f"{kind}: {number:,}" for kind, number in kinds.items() if number)
 
 
 def _counted(number: int, what: str) -> str:

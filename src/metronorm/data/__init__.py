@@ -6,8 +6,8 @@
     batches = WindowSampler(dataset.train, context=256, batch_size=32, seed=0)
     inputs, targets = next(batches)  # (batch, context) int64
 
-Read `text` first (from documents to token files), then `corpus` (which documents), `tokenizer`,
-and `sampler` (from token files to batches).
+Read `text` first (from documents to token files), then `sources` and `corpus` (which documents),
+`split`, `tokenizer`, and `sampler` (from token files to batches).
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from metronorm.data.config import TextConfig
 
 if TYPE_CHECKING:
+    from metronorm.data.dataset import TextDataset, open_dataset
     from metronorm.data.sampler import WindowSampler, validation_windows
-    from metronorm.data.text import TextDataset, open_dataset, prepare
+    from metronorm.data.text import prepare
     from metronorm.data.tokenizer import Tokenizer, stream_decode
     from metronorm.data.tokenizer_file import load_tokenizer
 
@@ -36,11 +37,11 @@ __all__ = [
 ]
 
 _MODULES = {
-    "TextDataset": "text",
+    "TextDataset": "dataset",
     "Tokenizer": "tokenizer",
     "WindowSampler": "sampler",
     "load_tokenizer": "tokenizer_file",
-    "open_dataset": "text",
+    "open_dataset": "dataset",
     "prepare": "text",
     "stream_decode": "tokenizer",
     "validation_windows": "sampler",

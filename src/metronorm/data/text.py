@@ -5,165 +5,168 @@
     dataset.tokenizer.decode(dataset.validation[:100])
 
 A folder in the cache holds `train.bin`, `validation.bin` (raw ids, little-endian), `tokenizer.json`
-and `meta.json`. It appears in one rename when all is written, under a name that depends on every
-file (path, size, modification time) and every option that shaped it, so what is there is complete
-and current. Every folder may be deleted at any time; it is built again.
+and `meta.json`. It appears in one rename when all is written, under a name that depends on the
+sources and on every option that shaped it; `meta.json` names the documents (path, size,
+modification time, and what is in them), so that what is taken is complete and current. Documents
+that were only touched are read once and taken as they are; where they have changed, the new tokens
+replace the old ones. What no `prepare` has asked for in 30 days is removed when another text is
+built. Every folder may be deleted at any time; it is built again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from dataclasses import dataclass
-from functools import cached_property
+import logging
+import os
+import re
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 
-from metronorm.data.build import FORMAT, Meta, build, fingerprint_of
+from metronorm.data.build import build, content_of, fingerprint_of, options_of, to_json
 from metronorm.data.config import default_cache
-from metronorm.data.corpus import find_documents
-from metronorm.data.tokenizer_file import load_tokenizer
+from metronorm.data.corpus import RECORD_SUFFIXES, digests_of, find_documents
+from metronorm.data.dataset import open_dataset, read_dataset, read_meta
+from metronorm.data.sources import COPIES, EMPTY, NO_TEXT
 from metronorm.errors import DataError
-from metronorm.files import directory_aside, remove_directory, remove_leftovers
+from metronorm.files import directory_aside, remove_directory, remove_leftovers, write_atomic
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from numpy.typing import NDArray
-
+    from metronorm.data.build import Meta
     from metronorm.data.config import TextConfig
-    from metronorm.data.tokenizer import Tokenizer
+    from metronorm.data.corpus import Corpus
+    from metronorm.data.dataset import TextDataset
+
+_log = logging.getLogger("metronorm")
+
+_DAY_SECONDS = 86_400
+_UNUSED_DAYS = 30
 
 
-@dataclass(frozen=True)
-class TextDataset:
-    """A prepared text; its files are opened when they are first used."""
-
-    directory: Path
-    meta: Meta
-    reused: bool = True
-    """False if `prepare` has just built it."""
-
-    @cached_property
-    def train(self) -> NDArray[Any]:
-        """Token ids of the training text (tokens,), read-only, memory-mapped."""
-        return self._map("train")
-
-    @cached_property
-    def validation(self) -> NDArray[Any]:
-        """Token ids of the held-out text (tokens,), read-only, memory-mapped."""
-        return self._map("validation")
-
-    @cached_property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of both."""
-        return load_tokenizer(self.directory / "tokenizer.json")
-
-    @property
-    def characters_per_token(self) -> float:
-        """Of the held-out text: the loss per token divided by this is the loss per character."""
-        return self.meta.validation.characters / self.meta.validation.tokens
-
-    @property
-    def sha256(self) -> str:
-        """Names the content of both token files: equal where a resumed run meets the same data."""
-        both = self.meta.train.sha256 + self.meta.validation.sha256
-        return hashlib.sha256(both.encode()).hexdigest()
-
-    def check_context(self, context: int) -> None:
-        """Check that both splits hold at least one window of `context` tokens and its target.
-
-        Raises:
-            DataError: one is shorter than `context` + 1 tokens.
-        """
-        for name, split in (("training", self.meta.train), ("validation", self.meta.validation)):
-            if split.tokens < context + 1:
-                raise DataError(
-                    f"the {name} text must hold at least one context and its target "
-                    f"({context} + 1 tokens)",
-                    got=f"{split.tokens} tokens of {split.documents} documents",
-                    fix="more text, a larger share for it, or a shorter context",
-                )
-
-    def _map(self, name: str) -> NDArray[Any]:
-        path = self.directory / f"{name}.bin"
-        try:
-            return np.memmap(path, dtype=self.meta.dtype, mode="r")
-        except (OSError, ValueError) as error:
-            raise DataError(
-                "the token files must be readable", got=f"{path}: {error}", fix="prepare anew"
-            ) from error
-
-
-def prepare(config: TextConfig) -> TextDataset:
+def prepare(config: TextConfig, *, sha256: str | None = None) -> TextDataset:
     """Turn text into token files, or find them as they were built before.
 
-    A bar is shown on a terminal's stderr when building takes more than a second. The tokenizer
-    of characters knows every character of the corpus, held-out text included, and puts a line feed
-    after every document; BPE is trained on the training text and puts its separator token there.
+    On a terminal's stderr bars show how far it is, elsewhere a line every ten seconds. The
+    tokenizer of characters knows every character of the corpus, held-out text included, and puts a
+    line feed after every document; BPE is trained on the training text and puts its separator
+    token there. What is unusual about the text is logged as a warning: documents, links and special
+    files that are left out, and files of records (`.jsonl`, `.csv`, ...), which are read as they
+    are.
+
+    Args:
+        config: which text, and how it becomes tokens.
+        sha256: of the tokens a resumed run needs (`TextDataset.sha256`). Tokens of this name are
+            taken from the cache, wherever the text is by now. Without them the text is prepared as
+            usual, and the caller must compare.
 
     Raises:
         DataError: text that is missing, unreadable, not UTF-8 or too short, or a cache folder that
             cannot be written (a full disk); nothing half-built is left.
         MissingDependencyError: a package that the choice needs is not installed.
     """
-    corpus = find_documents(config.data)
-    fingerprint = fingerprint_of(corpus, config)
     folder = (config.cache or default_cache()) / "text"
-    name = "shakespeare" if corpus.is_default else corpus.documents[0].path.stem[:20]
-    target = folder / f"{name}-{config.tokenizer}-{fingerprint[:16]}"
-    try:
-        there = target.exists()
-        ready = _read(target, fingerprint)
-        if ready is not None:
-            return ready
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        if there:  # yet not read: damaged
-            remove_directory(target)
-        with directory_aside(target) as aside:
-            meta = build(aside, corpus, config)
-    except OSError as error:
-        ready = _read(target, fingerprint)  # another process was faster
-        if ready is not None:
-            return ready
-        raise DataError(
-            "the cache must be writable and have room for the tokens",
-            got=f"{error.strerror or error} in {folder}",
-            fix="free some space, or choose another folder with --cache",
-        ) from error
-    return TextDataset(target, meta, reused=False)
-
-
-def open_dataset(directory: Path) -> TextDataset:
-    """Open what `prepare` built.
-
-    Raises:
-        DataError: no complete dataset in `directory`.
-    """
-    dataset = _read(directory, None)
-    if dataset is None:
-        raise DataError(
-            "a dataset must be a folder that metronorm prepare built, and complete",
-            got=str(directory),
-            fix="metronorm prepare",
-        )
+    if sha256 is not None and (wanted := _find(folder, sha256)):
+        return _used(wanted)
+    corpus = find_documents(config.data)
+    dataset = _prepared(folder / _name(config), corpus, config)
+    _warn(corpus, dataset.meta)
     return dataset
 
 
-def _read(directory: Path, fingerprint: str | None) -> TextDataset | None:
-    """The dataset in `directory` if it is complete and has this fingerprint (None: any)."""
+def remove_unused(folder: Path, *, now: float) -> None:
+    """Remove the datasets in `folder` that no `prepare` asked for in the 30 days before `now`.
+
+    What is mapped by a process of this machine stays readable to it.
+
+    Args:
+        folder: of datasets; what is none is left alone.
+        now: seconds since the epoch.
+    """
+    for directory in folder.iterdir():
+        with contextlib.suppress(OSError):
+            last = (directory / "meta.json").stat().st_mtime
+            if now - last > _UNUSED_DAYS * _DAY_SECONDS and read_meta(directory):
+                remove_directory(directory)
+                _log.info("removed %s, unused for %d days", directory, _UNUSED_DAYS)
+
+
+def _prepared(target: Path, corpus: Corpus, config: TextConfig) -> TextDataset:
+    """The dataset in `target`, built if it is not there or not current."""
+    fingerprint = fingerprint_of(corpus, config)
+    if (ready := read_dataset(target)) and ready.meta.fingerprint == fingerprint:
+        return _used(ready)
+    digests = digests_of(corpus.documents)
+    if ready and ready.meta.content == content_of(corpus, digests):  # touched, not changed
+        meta = msgspec.structs.replace(ready.meta, fingerprint=fingerprint)
+        with contextlib.suppress(OSError):  # in a cache that may only be read: compared again
+            write_atomic(target / "meta.json", to_json(meta))
+        return _used(ready)
+    folder = target.parent
     try:
-        meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=Meta)
-        width = np.dtype(meta.dtype).itemsize
-        whole = (directory / "tokenizer.json").is_file() and all(
-            (directory / f"{name}.bin").stat().st_size == split.tokens * width
-            for name, split in (("train", meta.train), ("validation", meta.validation))
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        remove_unused(folder, now=time.time())
+        with directory_aside(target) as aside:
+            build(aside, corpus, config, digests)
+            if not _is_current(target, fingerprint):  # it may be by now, by another process
+                remove_directory(target)
+    except OSError as error:
+        if not _is_current(target, fingerprint):
+            raise DataError(
+                "the cache must be writable and have room for the tokens",
+                got=f"{error.strerror or error} in {folder}",
+                fix="free some space, or choose another folder with --cache",
+            ) from error
+        return open_dataset(target)
+    return read_dataset(target, reused=False) or open_dataset(target)
+
+
+def _name(config: TextConfig) -> str:
+    """Of a dataset's folder: for people to recognize, and for its sources and options alone."""
+    first = Path(config.data[0]).stem if config.data else "shakespeare"
+    name = re.sub(r"[^\w.-]+", "-", first)[:20].strip("-.") or "text"
+    options = repr((config.data, *options_of(config)))
+    return f"{name}-{config.tokenizer}-{hashlib.sha256(options.encode()).hexdigest()[:16]}"
+
+
+def _used(dataset: TextDataset) -> TextDataset:
+    """The dataset, remembered as in use."""
+    with contextlib.suppress(OSError):
+        os.utime(dataset.directory / "meta.json")
+    return dataset
+
+
+def _find(folder: Path, sha256: str) -> TextDataset | None:
+    """The dataset of these tokens, if `folder` holds it."""
+    with contextlib.suppress(OSError):
+        for directory in sorted(folder.iterdir()):
+            meta = read_meta(directory)
+            if meta and meta.sha256 == sha256 and (dataset := read_dataset(directory)):
+                return dataset
+    return None
+
+
+def _is_current(directory: Path, fingerprint: str) -> bool:
+    meta = read_meta(directory)
+    return meta is not None and meta.fingerprint == fingerprint and bool(read_dataset(directory))
+
+
+def _warn(corpus: Corpus, meta: Meta) -> None:
+    """Log what a user would not expect of the text."""
+    records = [suffix for suffix in corpus.suffixes if suffix.lower() in RECORD_SUFFIXES]
+    if records:
+        _log.warning(
+            "files of records are read as plain text, with all braces, quotes and keys (%s); if "
+            "only a field of them is meant, write it out first: jq -r .text a.jsonl > a.txt",
+            ", ".join(f"{suffix}: {corpus.suffixes[suffix]:,}" for suffix in records),
         )
-    except (OSError, msgspec.DecodeError, TypeError):
-        return None
-    if not whole or meta.format != FORMAT or fingerprint not in (None, meta.fingerprint):
-        return None
-    return TextDataset(directory, meta)
+    unusual = {kind: n for kind, n in corpus.left_out.items() if kind not in (NO_TEXT, EMPTY)}
+    if meta.copies:
+        unusual[COPIES] = meta.copies
+    if unusual:
+        _log.warning(
+            "left out of the text: %s", ", ".join(f"{kind}: {n:,}" for kind, n in unusual.items())
+        )

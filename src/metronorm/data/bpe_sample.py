@@ -1,0 +1,67 @@
+"""Which part of a text BPE learns from: so much that its memory and time are bounded.
+
+Both grow with the words that differ. English or code of 64 MiB has about 2 MiB of them. Where
+hardly a word comes twice (base64, DNA, Chinese clauses), a part of the text is enough.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from metronorm.data.reading import character_start
+from metronorm.data.split import Span
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+SAMPLE_BYTES = 64 << 20
+"""BPE is trained on at most so much of the training text."""
+
+_LEAST_DISTINCT_BYTES = 4 << 20  # of words that differ: the library needs 100 bytes for each
+_DISTINCT_BYTES_PER_TOKEN = 512
+_BLOCK_BYTES = 1 << 20
+_WORD = re.compile(r" ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+")  # nearly GPT-2's
+
+
+def evenly(spans: Sequence[Span], limit: int) -> Iterator[Span]:
+    """Blocks spread evenly over the spans, about `limit` bytes together; all, if that is less."""
+    total = sum(span.stop - span.start for span in spans)
+    if total <= limit:
+        yield from spans
+        return
+    blocks = -(-total // _BLOCK_BYTES)
+    wanted = max(1, limit // _BLOCK_BYTES)
+    position = 0  # in the text of all spans together
+    for span in spans:
+        path, size = span.document.path, span.document.bytes
+        at = span.start
+        while at < span.stop:
+            block, inside = divmod(position, _BLOCK_BYTES)
+            stop = min(at + _BLOCK_BYTES - inside, span.stop)
+            if block * wanted // blocks != (block + 1) * wanted // blocks:
+                first, last = (character_start(path, edge, size) for edge in (at, stop))
+                yield Span(span.document, first, last)
+            position += stop - at
+            at = stop
+
+
+def learnable_bytes(pieces: Iterable[str | None], vocab_size: int) -> int | None:
+    """How many bytes of this text hold as many distinct words as BPE can learn from.
+
+    Returns:
+        None where all of it can be learned from.
+    """
+    limit = max(_LEAST_DISTINCT_BYTES, _DISTINCT_BYTES_PER_TOKEN * vocab_size)
+    words: set[str] = set()
+    distinct = read = 0
+    for piece in pieces:
+        if piece is None:
+            continue
+        new = set(_WORD.findall(piece)) - words
+        words |= new
+        distinct += len("".join(new).encode())
+        read += len(piece.encode())
+        if distinct > limit:
+            return read
+    return None
