@@ -70,7 +70,7 @@ def test_tensorboard_reads_it(run: Path, tmp_path: Path) -> None:
     assert same([event.value for event in events], np.float32(VALUES).astype(float).tolist())
     assert [event.wall_time for event in events] == [row["time_ns"] / 1e9 for row in rows(run)]
     read = scalars(tmp_path / "log")
-    tags = {"loss/train", "Ünï '\"", "seldom", "tick/wall_seconds"}
+    tags = {"loss/train", "Ünï '\"", "seldom", "tick/wall_seconds", "tick/gc_seconds"}
     phases = {f"phase/{phase}_seconds" for phase in open_run(run).ticks().phases}
     assert {tag for tag, _ in read} == tags | phases
     assert read["phase/forward_seconds", 1] == pytest.approx(0.003000001)

@@ -12,6 +12,7 @@ from metronorm.cli.arguments import parse
 from metronorm.cli.words import tell
 from metronorm.clock import open_run
 from metronorm.integrations.exporting import export_run
+from metronorm.text import printable
 
 
 @dataclass(frozen=True)
@@ -39,5 +40,5 @@ def main(argv: list[str]) -> int:
     run = open_run(arguments.run)
     export_run(run, arguments.target, kind=arguments.format, overwrite=arguments.overwrite)
     tell(run.notices())
-    print(f"the run is in {arguments.target}")
+    print(printable(f"the run is in {arguments.target}"))
     return 0

@@ -10,6 +10,7 @@ import tyro
 
 from metronorm.cli.arguments import parse
 from metronorm.integrations.importing import import_run
+from metronorm.text import printable
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Import, and say where the runs are."""
+    """Import, and say where the runs are; what could not come over the importers log."""
     arguments = parse(
         Arguments,
         argv,
@@ -33,5 +34,5 @@ def main(argv: list[str]) -> int:
         description="Make runs of what TensorBoard, Weights & Biases or trackio recorded.",
     )
     for directory in import_run(arguments.source, arguments.run, kind=arguments.format):
-        print(f"the run is in {directory}")
+        print(printable(f"the run is in {directory}"))
     return 0

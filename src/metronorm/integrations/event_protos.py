@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import platform
+import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import MissingDependencyError
+from metronorm.integrations.importing.event_file import record_of
 from metronorm.integrations.names import (
     BEATS_TAG,
     EXACT_TAG,
+    GC_TAG,
     PLUGIN,
     RUN_TAG,
     WALL_TAG,
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
 _DOUBLE, _STRING = 2, 7  # of the enumeration DataType
 _MOMENTS = ("min", "max", "sum", "sum_squares")
+_serial = itertools.count()  # tells files of one second apart
 
 
 def write_events(run: Run, rank: int, directory: Path) -> None:
@@ -34,22 +41,23 @@ def write_events(run: Run, rank: int, directory: Path) -> None:
         OSError: the directory cannot be written.
     """
     try:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+        protos = _Protos()
     except ImportError:
         raise MissingDependencyError(
             "event files are written with the package tensorboard",
             fix="pip install 'metronorm[tensorboard]'",
         ) from None
-    writer = EventFileWriter(str(directory), max_queue_size=1000)
-    try:
-        for event in _events(run, rank):
-            writer.add_event(event)
-    finally:
-        writer.close()
+    directory.mkdir(parents=True, exist_ok=True)
+    # as TensorBoard's own writer names them: what reads a log looks for `tfevents`
+    parts = (f"{int(time.time()):010}", platform.node(), os.getpid(), next(_serial))
+    name = ".".join(map(str, ("events.out.tfevents", *parts)))
+    with open(directory / name, "wb", buffering=1 << 20) as file:
+        file.write(record_of(protos.beginning().SerializeToString()))
+        for event in _events(protos, run, rank):
+            file.write(record_of(event.SerializeToString()))
 
 
-def _events(run: Run, rank: int) -> Iterator[Any]:
-    protos = _Protos()
+def _events(protos: _Protos, run: Run, rank: int) -> Iterator[Any]:
     told = json.dumps({"name": run.info.name, "config": run.info.config})
     yield protos.text(RUN_TAG, told, 0, run.info.created_ns)
     rows = run.events().sql(
@@ -79,7 +87,7 @@ def _ticks(run: Run, rank: int) -> Iterator[tuple[int, int, dict[str, float]]]:
     """Number, time and scalars of each tick."""
     table = run.ticks()
     tags = {name: tag_of(name) for name in table.metrics}
-    seconds = {"wall_ns": WALL_TAG}
+    seconds = {"wall_ns": WALL_TAG, "gc_ns": GC_TAG}
     seconds |= {f"{phase}_ns": f"phase/{phase}_seconds" for phase in table.phases}
     names = table.columns
     rows = table.sql(f"select * from ticks where rank = {rank} order by tick")
@@ -87,7 +95,7 @@ def _ticks(run: Run, rank: int) -> Iterator[tuple[int, int, dict[str, float]]]:
         row = dict(zip(names, cells, strict=True))
         scalars = {tag: row[name] for name, tag in tags.items() if row[name] is not None}
         for name, tag in seconds.items():
-            if row[name] is not None:
+            if row.get(name) is not None:
                 scalars[tag] = row[name] / 1e9
         if row["beats"] != 1:
             scalars[BEATS_TAG] = row["beats"]
@@ -104,6 +112,10 @@ class _Protos:
         self._summary, self._metadata = summary_pb2.Summary, summary_pb2.SummaryMetadata
         self._histogram = summary_pb2.HistogramProto
         self._told: set[str] = set()
+
+    def beginning(self) -> Any:
+        """What every event file begins with."""
+        return self._event(wall_time=time.time(), file_version="brain.Event:2")
 
     def scalars(self, scalars: Iterable[tuple[str, float]], step: int, time_ns: int) -> Any:
         """In single precision, the only one that TensorBoard shows; if need be in double too."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import duckdb
 
 from metronorm.clock import Run, open_run
-from metronorm.errors import RunError
+from metronorm.errors import ConfigError, RunError
 from metronorm.files import directory_aside, file_aside, remove_directory
 from metronorm.integrations.event_protos import write_events
 
@@ -29,15 +29,30 @@ def export_run(
     kind: Kind = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Write a run in the form that the ending of `target` tells: `.csv`, `.parquet`, else events.
+    """Write a run in the form that the ending of `target` tells: `.csv`, `.parquet`, none: events.
 
     Raises:
+        ConfigError: another ending, which is one of a file, and no `kind`.
         RunError: no such run, or `target` is there already or cannot be written.
         MissingDependencyError: tensorboard is needed and not installed.
     """
-    endings = {".csv": "csv", ".parquet": "parquet"}
-    chosen = endings.get(Path(target).suffix.lower(), "tensorboard") if kind == "auto" else kind
+    chosen = _kind(Path(target)) if kind == "auto" else kind
     _EXPORTS[chosen](run, target, overwrite=overwrite)
+
+
+def _kind(target: Path) -> Literal["tensorboard", "csv", "parquet"]:
+    ending = target.suffix.lower()
+    if ending == ".csv":
+        return "csv"
+    if ending == ".parquet":
+        return "parquet"
+    if ending[1:2].isalpha() and not target.is_dir():  # (not that of `lr=0.1`)
+        raise ConfigError(
+            "an export ends in .csv or .parquet, or is a directory for TensorBoard's event files",
+            got=str(target),
+            fix="one of these endings or none, or --format",
+        )
+    return "tensorboard"
 
 
 def export_csv(
@@ -82,10 +97,10 @@ def export_tensorboard(
             `rank=0` and so on.
         overwrite: replace a directory that holds nothing but event files.
 
-    Each metric is a tag, and so are `phase/NAME_seconds` and `tick/wall_seconds`; histograms and
-    texts on record come along, and name and config of the run as the text `metronorm/run`. Scalars
-    are in single precision, as TensorBoard shows no other; where that rounds, all digits are beside
-    them, and `import_tensorboard` makes the run of it again.
+    Each metric is a tag, and so are `phase/NAME_seconds`, `tick/wall_seconds` and
+    `tick/gc_seconds`; histograms and texts on record come along, and name and config of the run as
+    the text `metronorm/run`. Scalars are in single precision, as TensorBoard shows no other; where
+    that rounds, all digits are beside them, and `import_tensorboard` makes the run of it again.
 
     Raises:
         RunError: no such run, or `directory` is there already or cannot be written.

@@ -15,7 +15,7 @@ from metronorm.clock.names import RESERVED
 # what `export_tensorboard` writes beside metrics, and `import_tensorboard` takes back
 PLUGIN = "metronorm"
 RUN_TAG, EXACT_TAG = "metronorm/run", "metronorm/exact"
-WALL_TAG, BEATS_TAG = "tick/wall_seconds", "tick/beats"
+WALL_TAG, GC_TAG, BEATS_TAG = "tick/wall_seconds", "tick/gc_seconds", "tick/beats"
 PHASE_TAG = re.compile("phase/(.+)_seconds")
 
 

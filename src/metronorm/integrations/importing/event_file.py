@@ -3,7 +3,7 @@
 A record is its length (8 bytes, little-endian) and a checksum of that, its bytes and a checksum of
 those (CRC-32C, masked as in TFRecord). TensorBoard's own reader yields the same records; of
 checksums in plain Python it computes two a record, of which one is enough, and takes four times
-as long.
+as long. Its writer loads TensorFlow, where that is installed, which takes seconds and logs them.
 """
 
 from __future__ import annotations
@@ -45,6 +45,16 @@ class EventFile:
                 end += 16 + length
                 yield record
             self.unread = size - end
+
+
+def record_of(data: bytes) -> bytes:
+    """A record with these bytes, as it stands in a file."""
+    length = len(data).to_bytes(8, "little")
+    return b"".join((length, _checksum(length), data, _checksum(data)))
+
+
+def _checksum(data: bytes) -> bytes:
+    return masked_crc32c(data).to_bytes(4, "little")
 
 
 def masked_crc32c(data: bytes) -> int:

@@ -10,7 +10,7 @@ from metronorm.integrations.axes import LAST, step_of
 from metronorm.integrations.importing.event_log import Log, read_log
 from metronorm.integrations.importing.sources import find_files
 from metronorm.integrations.importing.writing import Imported, new_runs, write_run
-from metronorm.integrations.names import BEATS_TAG, PHASE_TAG, WALL_TAG
+from metronorm.integrations.names import BEATS_TAG, GC_TAG, PHASE_TAG, WALL_TAG
 
 if TYPE_CHECKING:
     import os
@@ -168,6 +168,10 @@ def _restore(record: TickRecord) -> None:
     if wall_ns is not None:
         del metrics[WALL_TAG]
         record.wall_ns = wall_ns
+    gc_ns = _nanoseconds(metrics.get(GC_TAG))
+    if gc_ns is not None:
+        del metrics[GC_TAG]
+        record.gc_ns = gc_ns
     beats = step_of(metrics.get(BEATS_TAG))
     if beats is not None and beats > 0:
         del metrics[BEATS_TAG]
