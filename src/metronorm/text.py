@@ -1,4 +1,4 @@
-"""Foreign text, as a run's names and values are, made safe to show to a person."""
+"""Foreign text made safe to show, and numbers as people read them."""
 
 from __future__ import annotations
 
@@ -35,3 +35,29 @@ def _is_harmless(sign: str) -> bool:
 
 def _visible(sign: str) -> str:
     return sign.encode("unicode_escape").decode("ascii")
+
+
+def shortened(text: str, length: int) -> str:
+    """Text of at most `length` characters; of a longer one beginning and end, which differ."""
+    if len(text) <= length:
+        return text
+    end = (length - 1) // 2
+    return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
+
+
+def short_time(ns: float) -> str:
+    """Nanoseconds in the unit that suits, three digits of it: "4.16 µs", "31 ms", "4.5 min"."""
+    for unit, size in (("h", 3600e9), ("min", 60e9), ("s", 1e9), ("ms", 1e6)):
+        if abs(ns) >= size:
+            return f"{three_digits(ns / size)} {unit}"
+    return f"{three_digits(ns / 1e3)} µs"
+
+
+def three_digits(value: float) -> str:
+    """Three digits, and never an exponent: "0.0416", "31", "12,000"."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def short_number(value: float) -> str:
+    """A loss or the like, in at most ten characters: "2.3026", "3e-06", "nan"."""
+    return f"{value:.4f}" if 0.01 <= abs(value) < 10_000 or value == 0 else f"{value:.4g}"

@@ -35,7 +35,7 @@ def test_what_is_printed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
         "well: nothing found",
         "failed",
         "critical  failed",
-        "The run was ended by ValueError at tick 101: [red]\N{REPLACEMENT CHARACTER}[2J shape.",
+        r"The run was ended by ValueError at tick 101: [red]\x1b[2J shape.",
     ]
     assert lines[6] == "warning  data-bound"
     assert re.match(r"23\.\d% of the time is spent waiting for data: 31 ms a tick", lines[7])
@@ -74,10 +74,12 @@ def test_a_pipeline_can_be_failed_by_it(
     assert main([*named, "--json", "--fail-on", severity]) == code
 
 
-def test_what_cannot_be_diagnosed(runs: Path) -> None:
+def test_what_cannot_be_diagnosed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=r"diagnose needs a run; try: metronorm diagnose"):
         main([])
     with pytest.raises(RunError, match="missing, which has none"):
-        main(["well", "missing"])
+        main(["missing"])
+    assert main(["well", "missing"]) == 2
+    assert "well: nothing found" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="fail-on"):
         main(["well", "--fail-on", "everything"])

@@ -88,10 +88,10 @@ def test_the_page_shows_what_a_run_does(tmp_path: Path) -> None:
         seen = screen(app)
         for part in (
             "first", "finished", "30 / 40", "250", "25,000",  # name, state, tick, ticks/s, tokens/s
-            "loss 0.033333", "tick time 4 ms", "┤",
+            "loss 0.033333", "tick time in ms, 4 ms now", "┤",
             "forward", "75.0%", "backward", "25.0%", "█████",
             "peak memory", "MiB",
-            "tick 30 sample", "All the world's", "a stage\N{REPLACEMENT CHARACTER}[2J", "start",
+            "tick 30 sample", "All the world's", r"a stage\x1b[2J", "start",
         ):  # fmt: skip
             assert part in seen, part
         assert "arrives after" not in seen
@@ -360,3 +360,40 @@ def test_mistakes(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MetronormError, match=says):
         watch.main(argv)
+
+
+def test_a_terminal_without_a_cursor_gets_no_page(tmp_path: Path) -> None:
+    record(tmp_path / "run")
+    ours, theirs = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", WATCH, str(tmp_path / "run")],
+        stdout=theirs,
+        stderr=theirs,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | {"TERM": "dumb", "COLUMNS": "80"},
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    assert done.returncode == 0
+    os.close(theirs)
+    drawn = b""
+    with contextlib.suppress(OSError):  # its end of the terminal is closed
+        while piece := os.read(ours, 65_536):
+            drawn += piece
+    os.close(ours)
+    assert b"finished" in drawn
+    assert b"\x1b[?1049h" not in drawn, "the other screen"
+
+
+def test_events_have_room_in_a_usual_terminal(tmp_path: Path) -> None:
+    record(tmp_path / "run")
+
+    async def steps(app: WatchApp, pilot: Pilot[None]) -> None:
+        for columns in (80, 100, 140):
+            await pilot.resize_terminal(columns, 24)
+            await pilot.pause()
+            await pilot.pause()
+            assert app.query_one("#events").content_size.width >= 20
+            assert "All the world's" in screen(app)
+
+    drive([tmp_path / "run"], steps)

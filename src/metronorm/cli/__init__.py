@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from metronorm import __version__
 from metronorm.errors import MetronormError
+from metronorm.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
             code = _run(name, arguments[1:])
             sys.stdout.flush()  # a reader that has gone is met here, and not at the exit
     except MetronormError as error:
-        print(f"metronorm {name}: {error}", file=sys.stderr)
+        print(f"metronorm {name}: {printable(str(error))}", file=sys.stderr)
         return 2
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _OPTIONAL:
@@ -64,12 +65,12 @@ def main(argv: list[str] | None = None) -> int:
     except Exception as error:
         if not _is_of_files(error):
             raise
-        reason = str(error).partition("\n")[0]
-        print(
-            f"metronorm {name}: a run's files must be readable; got {reason}; try: metronorm seal "
-            "RUN, which puts parts aside that are damaged",
-            file=sys.stderr,
-        )
+        reason = printable(str(error).partition("\n")[0])
+        says = f"a run's files must be readable; got {reason}; try: metronorm seal RUN, which puts "
+        says += "parts aside that are damaged"
+        if type(error).__name__ == "OutOfMemoryException":  # DuckDB's
+            says = f"this takes more memory than there is; got {reason}; try: end other programs"
+        print(f"metronorm {name}: {says}", file=sys.stderr)
         return 2
     return code
 

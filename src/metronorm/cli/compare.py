@@ -13,20 +13,22 @@ from rich.text import Text
 
 from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
-from metronorm.cli.words import mebibytes, milliseconds, printable
+from metronorm.cli.runs import damage_said
+from metronorm.cli.words import mebibytes, time
 from metronorm.clock import open_run
 from metronorm.clock.compare import Comparison, Measure, compare, parse_percent
+from metronorm.text import printable, short_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "tick_median_ns": ("tick, median", milliseconds),
-    "tick_mean_ns": ("tick, mean", milliseconds),
+    "tick_median_ns": ("tick, median", time),
+    "tick_mean_ns": ("tick, mean", time),
     "tokens_per_second": ("tokens/s", "{:,.0f}".format),
     "peak_memory_bytes": ("peak memory", mebibytes),
     "gpu_memory_bytes": ("peak memory of a GPU", mebibytes),
-    "tick_processor_ns": ("processor time per tick", milliseconds),
+    "tick_processor_ns": ("processor time per tick", time),
 }
 
 
@@ -58,13 +60,14 @@ def main(argv: list[str]) -> int:
         "with 95 % intervals.",
     )
     limit = arguments.fail_if_slower
-    comparison = compare(
-        open_run(arguments.a),
-        open_run(arguments.b),
-        metric=arguments.metric,
-        skip=arguments.skip,
-        limit=None if limit is None else parse_percent(limit),
-    )
+    with damage_said(arguments.a), damage_said(arguments.b):
+        comparison = compare(
+            open_run(arguments.a),
+            open_run(arguments.b),
+            metric=arguments.metric,
+            skip=arguments.skip,
+            limit=None if limit is None else parse_percent(limit),
+        )
     if arguments.json:
         print(msgspec.json.format(msgspec.json.encode(comparison)).decode())
     else:
@@ -99,12 +102,12 @@ def table(comparison: Comparison) -> Table:
             row(title, measures[name], shown)
         if name == "tick_mean_ns":
             for phase, measure in comparison.phases.items():
-                row(f"  {phase}", measure, milliseconds)
+                row(f"  {phase}", measure, time)
     made.add_section()
     for losses in comparison.losses:
         at = f"{losses.at:,.3g}" if losses.at < 100 else f"{losses.at:,.0f}"
         after = Text(printable(f"{comparison.metric} after {at} {losses.axis}"))
-        cells = ["-" if loss is None else f"{loss:.4f}" for loss in (losses.a, losses.b)]
+        cells = ["-" if loss is None else short_number(loss) for loss in (losses.a, losses.b)]
         made.add_row(after, *cells, "", "")
     return made
 

@@ -13,10 +13,12 @@ from rich.text import Text
 
 from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
-from metronorm.cli.words import printable, tell
+from metronorm.cli.runs import read_runs
+from metronorm.cli.words import tell
 from metronorm.clock import open_run
 from metronorm.clock.diagnosis import Finding, at_least, diagnose, spelled
 from metronorm.errors import ConfigError
+from metronorm.text import printable
 
 STYLES = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}
 
@@ -34,7 +36,7 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Print the findings of every run."""
+    """Print the findings of every run; 2 if one could not be read."""
     arguments = parse(
         Arguments,
         argv,
@@ -43,11 +45,9 @@ def main(argv: list[str]) -> int:
     )
     if not arguments.runs:
         raise ConfigError("diagnose needs a run", fix="metronorm diagnose runs/*")
-    found = {}
-    for path in arguments.runs:
-        run = open_run(path)
-        found[path] = diagnose(run)
-        tell(run.notices())
+    runs = read_runs(arguments.runs, _diagnose)
+    found = runs.found
+    tell(runs.left_out)
     if arguments.json:
         for path, findings in found.items():
             for finding in findings:
@@ -57,9 +57,18 @@ def main(argv: list[str]) -> int:
         console = Console()
         for path, findings in found.items():
             show(console, path, findings)
+    if runs.failed:
+        return 2
     if arguments.fail_on == "never":
         return 0
     return int(any(at_least(findings, arguments.fail_on) for findings in found.values()))
+
+
+def _diagnose(path: Path) -> list[Finding]:
+    run = open_run(path)
+    found = diagnose(run)
+    tell(run.notices())
+    return found
 
 
 def show(console: Console, path: Path, findings: list[Finding]) -> None:
@@ -77,7 +86,7 @@ def show(console: Console, path: Path, findings: list[Finding]) -> None:
             evidence.append(f"see tick{'s' * (len(finding.ticks) > 1)} {_listed(finding.ticks)}")
         for line, style in (
             (printable(finding.what), ""),
-            (finding.advice, "green"),
+            (printable(finding.advice), "green"),
             (printable(" · ".join(evidence)), "dim"),
         ):
             if line:

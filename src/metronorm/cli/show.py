@@ -9,21 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.table import Table
+from rich.text import Text
 
 from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
-from metronorm.cli.words import duration, mebibytes, milliseconds
+from metronorm.cli.runs import read_runs
+from metronorm.cli.show_lines import differing, directory, lines
+from metronorm.cli.words import duration, mebibytes, tell, time
 from metronorm.clock import open_run
 from metronorm.clock.summary import Summary, summarize
 from metronorm.errors import ConfigError
+from metronorm.text import printable, short_number, short_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-
-    from rich.text import Text
-
+    from collections.abc import Callable, Iterable, Sequence
 
 CHART_WIDTH, CHART_HEIGHT = 100, 13
+# so many runs stand side by side and in one chart; of more each has a line
+SIDE_BY_SIDE = 3
+# so many losses of a run are told
+MOST_LOSSES = 20
 
 
 @dataclass(frozen=True)
@@ -33,74 +38,80 @@ class Arguments:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Directories of the runs."""
     charts: bool = True
-    """Draw loss and tick time."""
+    """Draw loss and tick time, of up to three runs."""
 
 
 def main(argv: list[str]) -> int:
-    """Print the table and the charts."""
+    """Print the table and the charts; 2 if a run could not be read."""
     arguments = parse(
         Arguments,
         argv,
         command="show",
-        description="What runs did and cost, side by side; also while they run.",
+        description="What runs did and cost, side by side; of more than three runs a line each. "
+        "Also while they run.",
     )
     if not arguments.runs:
         raise ConfigError("show needs a run", fix="metronorm show runs/*")
     console = Console()
-    summaries = [summarize(open_run(path)) for path in arguments.runs]
-    console.print(table(summaries))
-    if arguments.charts:
-        console.print(*charts(summaries, console.width), sep="\n")
+    runs = read_runs(arguments.runs, lambda path: summarize(open_run(path)))
+    summaries = list(runs.found.values())
+    if len(summaries) > SIDE_BY_SIDE:
+        console.print(lines(summaries, console.width))
+    else:
+        console.print(table(summaries))
+        if arguments.charts:
+            console.print(*charts(summaries, console.width), sep="\n")
     for summary in summaries:
         for notice in summary.notices:
-            console.print(f"[yellow]{notice}[/yellow]")
-    return 0
+            console.print(Text(printable(notice), "yellow"))
+    tell(runs.left_out)
+    return 2 if runs.failed else 0
 
 
-def table(summaries: list[Summary]) -> Table:
+def table(summaries: Sequence[Summary]) -> Table:
     """One column per run."""
     made = Table(show_edge=False, pad_edge=False, header_style="bold")
     made.add_column("")
     for summary in summaries:
-        made.add_column(summary.name, justify="right")
+        made.add_column(_text(summary.name), justify="right", overflow="fold")
 
     def row(name: str, cell: Callable[[Summary], str]) -> None:
         cells = [cell(summary) for summary in summaries]
         if any(cells):
-            made.add_row(name, *(value or "-" for value in cells))
+            made.add_row(_text(name), *(_text(value or "-") for value in cells))
 
-    row("directory", lambda s: s.directory)
+    row("directory", directory)
     row("state", lambda s: s.state)
     row("host", lambda s: s.host)
     row("machine", lambda s: s.machine)
-    row("ticks", lambda s: f"{s.ticks:,}" + (f" in {s.attempts} attempts" * (s.attempts > 1)))
+    row("ticks", _ticks)
     row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
     row("time in ticks", lambda s: duration(s.seconds))
     row("goodput", lambda s: "" if s.goodput is None else f"{s.goodput:.1%}")
     made.add_section()
-    for name in _union(summary.losses for summary in summaries):
+    losses = _union(summary.losses for summary in summaries)
+    for name in losses[:MOST_LOSSES]:
         row(name, partial(_loss, name=name))
+    if len(losses) > MOST_LOSSES:
+        row("other losses", lambda s: f"{len({*s.losses}.difference(losses[:MOST_LOSSES])):,}")
     made.add_section()
-    row("tick, median", lambda s: milliseconds(s.tick_median_ns))
-    row("tick, p95", lambda s: milliseconds(s.tick_p95_ns))
+    row("tick, median", lambda s: time(s.tick_median_ns))
+    row("tick, p95", lambda s: time(s.tick_p95_ns))
     for name in _union(summary.phases for summary in summaries):
         row(f"  {name}", partial(_share, name=name))
-    row("recording", lambda s: "" if s.clock_share is None else f"{s.clock_share:.3%}")
+    row("recording", _recording)
     made.add_section()
     row("tokens", lambda s: f"{s.tokens:,.0f}" if s.tokens else "")
     row("tokens/s", lambda s: f"{s.tokens_per_second:,.0f}" if s.tokens_per_second else "")
     row("peak memory", lambda s: mebibytes(s.peak_memory_bytes))
     if len(summaries) > 1:
         made.add_section()
-        configs = [_flat(summary.config) for summary in summaries]
-        for name in _union(configs):
-            values = [_plain(config.get(name)) for config in configs]
-            if len(set(values)) > 1:
-                made.add_row(name, *values)
+        for name, values in differing(summaries).items():
+            made.add_row(_text(name), *map(_text, values))
     return made
 
 
-def charts(summaries: list[Summary], width: int) -> list[Text]:
+def charts(summaries: Sequence[Summary], width: int) -> list[Text]:
     """Losses over the ticks, all runs in one chart; then the tick times."""
     from metronorm.cli.charts import chart  # plotext takes a quarter of a second
 
@@ -123,12 +134,17 @@ def _union(lists: Iterable[Iterable[str]]) -> list[str]:
     return list(dict.fromkeys(name for names in lists for name in names))
 
 
+def _ticks(summary: Summary) -> str:
+    attempts = f" in {summary.attempts} attempts" if summary.attempts > 1 else ""
+    return f"{summary.ticks:,}{attempts}"
+
+
 def _loss(summary: Summary, name: str) -> str:
     loss = summary.losses.get(name)
     if loss is None:
         return ""
-    best = "" if loss.best is None else f" (best {loss.best:.4f} at {loss.tick:,})"
-    return f"{loss.last:.4f}{best}"
+    best = "" if loss.best is None else f" (best {short_number(loss.best)} at {loss.tick:,})"
+    return f"{short_number(loss.last)}{best}"
 
 
 def _share(summary: Summary, name: str) -> str:
@@ -136,15 +152,13 @@ def _share(summary: Summary, name: str) -> str:
     return "" if share is None else f"{share:.1%}"
 
 
-def _flat(config: dict[str, object], prefix: str = "") -> dict[str, object]:
-    found: dict[str, object] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
+def _recording(summary: Summary) -> str:
+    """What a tick pays for its record; of a tick of microseconds that may be a large share."""
+    if summary.clock_share is None:
+        return ""
+    each = summary.clock_share * summary.seconds * 1e9 / summary.ticks
+    return f"{short_time(each)} a tick, {summary.clock_share:.3%}"
 
 
-def _plain(value: object) -> str:
-    return "-" if value is None else str(value)
+def _text(value: str) -> Text:
+    return Text(printable(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import tyro
 from metronorm.cli import watch_page as page
 from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
+from metronorm.cli.runs import read_runs
+from metronorm.cli.words import tell
 from metronorm.clock.live import Follower
 from metronorm.clock.run import RUN_FILE
 from metronorm.errors import ConfigError
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 WAIT_SECONDS = 0.5
+# terminals without a cursor that can be moved
+_NO_PAGES = ("", "dumb", "unknown")
 
 
 @dataclass(frozen=True)
@@ -34,29 +39,38 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Follow the runs; without a terminal, show them once as they are now."""
+    """Follow the runs; without a terminal, show them once; 2 if one could not be read."""
     arguments = parse(
         Arguments,
         argv,
         command="watch",
         description="Follow runs while they are written: curves, phases, machine, events, ranks. "
         "Keys: q quits, space pauses, left and right change the metric, up and down the run, r "
-        "shows the ranks. Without a terminal it shows the runs once, as they are now.",
+        "shows the ranks. Without a terminal, or in one that is `dumb`, it shows the runs once, as "
+        "they are now.",
     )
     if not arguments.runs:
         raise ConfigError("watch needs a run", fix="metronorm watch runs/*")
     runs = list(dict.fromkeys(arguments.runs))
     if arguments.wait:
-        wait_for(runs)
-    followers = [Follower(run) for run in runs]
-    if sys.stdout.isatty():
+        wait_for([run for run in runs if not run.is_file()])
+    read = read_runs(runs, _follow)
+    tell(read.left_out)
+    followers = list(read.found.values())
+    if sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in _NO_PAGES:
         from metronorm.cli.watch_app import WatchApp  # Textual is loaded only now
 
         WatchApp(followers).run()
     else:
         console = Console()
         console.print(page.whole([follower.read() for follower in followers], console.width))
-    return 0
+    return 2 if read.failed else 0
+
+
+def _follow(path: Path) -> Follower:
+    follower = Follower(path)
+    follower.read()
+    return follower
 
 
 def wait_for(runs: Sequence[Path], sleep: Callable[[float], None] = time.sleep) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PERIOD_SECONDS = 1.0
 EVENTS = 20
+WIDE = 110  # of fewer columns the events need those of the bars
 
 
 class WatchApp(App[None]):
@@ -47,7 +48,8 @@ class WatchApp(App[None]):
     #charts Static { width: 1fr; height: 100%; }
     #details { height: 2fr; margin: 0 1; }
     #phases, #machine { width: auto; margin-right: 3; }
-    #events { height: auto; }
+    #details VerticalScroll { min-width: 22; scrollbar-size-vertical: 1; }
+    #events { height: auto; padding-right: 1; }
     #below { height: auto; max-height: 30%; margin: 0 1; }
     #ranks { height: auto; }
     """
@@ -125,7 +127,7 @@ class WatchApp(App[None]):
             overview=page.overview(snapshots, self.problems, self.chosen, paused=self.paused),
             metric=page.metric_chart(snapshots, self.metric, *self._room("metric")),
             tick_time=page.tick_chart(snapshots, *self._room("tick_time")),
-            phases=page.phases(snapshot),
+            phases=page.phases(snapshot, bars=self.size.width >= WIDE),
             machine=page.machine(snapshot),
             events=page.events(snapshot, EVENTS),
             ranks=page.ranks(snapshot),

@@ -11,8 +11,10 @@ from rich.table import Table
 from rich.text import Text
 
 from metronorm.cli.charts import chart
-from metronorm.cli.words import duration, mebibytes, milliseconds, printable
+from metronorm.cli.words import duration, mebibytes
+from metronorm.cli.words import time as time_of
 from metronorm.clock.summary import Curve
+from metronorm.text import printable, short_time, three_digits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +104,7 @@ def _ago(snapshot: Snapshot) -> str:
 
 
 def _rate(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return "" if value is None else three_digits(value)
 
 
 def metric_chart(snapshots: Sequence[Snapshot], name: str, width: int, height: int) -> Text:
@@ -113,7 +115,7 @@ def metric_chart(snapshots: Sequence[Snapshot], name: str, width: int, height: i
     if left_out:
         title += f" ({left_out:,} not finite)"
     curves = [snapshot.curves.get(name) for snapshot in snapshots]
-    return _curves(snapshots, curves, printable(title), width, height)
+    return _curves(snapshots, curves, title, width, height)
 
 
 def tick_chart(snapshots: Sequence[Snapshot], width: int, height: int) -> Text:
@@ -125,8 +127,8 @@ def tick_chart(snapshots: Sequence[Snapshot], width: int, height: int) -> Text:
         for snapshot in snapshots
     ]
     medians = [snapshot.median_tick_ns for snapshot in snapshots]
-    now = f" {milliseconds(medians[0])}" if len(medians) == 1 and medians[0] else ", ms"
-    return _curves(snapshots, curves, f"tick time{now}", width, height)
+    now = f", {short_time(medians[0])} now" if len(medians) == 1 and medians[0] else ""
+    return _curves(snapshots, curves, f"tick time in ms{now}", width, height)
 
 
 def _curves(
@@ -142,16 +144,16 @@ def _curves(
         if curve and curve.ticks
     }
     if not drawn:
-        return Text(f"{title}\n\nnothing to draw yet", "dim", justify="center")
+        return Text(f"{printable(title)}\n\nnothing to draw yet", "dim", justify="center")
     return chart(title, drawn, width, height)
 
 
-def phases(snapshot: Snapshot) -> Table:
-    """Shares of the phases, as bars."""
-    made = _pairs("phase", "share")
-    made.add_column("")
+def phases(snapshot: Snapshot, *, bars: bool = True) -> Table:
+    """Shares of the phases, also as bars."""
+    made = _pairs("phase", "share", *([""] if bars else []))
     for name, share in snapshot.phases.items():
-        made.add_row(Text(printable(name)), f"{share:.1%}", "█" * round(share * BAR_WIDTH))
+        bar = [Text("█" * round(share * BAR_WIDTH))] if bars else []
+        made.add_row(Text(printable(name)), f"{share:.1%}", *bar)
     return made
 
 
@@ -189,7 +191,7 @@ def machine(snapshot: Snapshot) -> Table:
     made = _pairs("resource", "now")
     for name, text in rows.items():
         if text:
-            made.add_row(name, text)
+            made.add_row(Text(printable(name)), text)
     return made
 
 
@@ -201,8 +203,8 @@ def ranks(snapshot: Snapshot) -> Table:
         made.add_row(
             str(rank.rank),
             f"{rank.tick:,}",
-            milliseconds(rank.tick_ns),
-            milliseconds(rank.arrival_ns),
+            time_of(rank.tick_ns),
+            time_of(rank.arrival_ns),
             _rate(rank.tokens_per_second),
             mebibytes(rank.memory_bytes),
             f"{behind} ago",
@@ -222,9 +224,9 @@ def _event(event: Event, several: bool) -> Text:
     color = "red" if event.name in ALARMS or "error" in event.fields else "bold"
     line.append(f" {printable(event.name)}", f"not dim {color}")
     for name, value in event.fields.items():
-        text = printable(str(value)).strip()
+        text = printable(str(value), multiline=True).strip()
         text = text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]} ..."
-        line.append(f" {name} " if name != "text" else "\n", "dim")
+        line.append(f" {printable(name)} " if name != "text" else "\n", "dim")
         line.append(text, "not dim")
     return line
 

@@ -1,14 +1,14 @@
-"""Numbers and foreign text as people read them."""
+"""Numbers as tables have them, and what is said beside a result."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
 
+from metronorm.text import printable, short_time
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def duration(seconds: float) -> str:
@@ -18,19 +18,14 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def milliseconds(ns: float | None) -> str:
-    """`50.1 ms`; nothing for None."""
-    return "" if ns is None else f"{ns / 1e6:,.3g} ms" if ns < 1e8 else f"{ns / 1e6:,.0f} ms"
+def time(ns: float | None) -> str:
+    """`50.1 ms`, in the unit that suits; nothing for None."""
+    return "" if ns is None else short_time(ns)
 
 
 def mebibytes(size: float | None) -> str:
     """`530 MiB`; nothing for None."""
     return "" if size is None else f"{size / 2**20:,.0f} MiB"
-
-
-def printable(text: str) -> str:
-    """What a run holds may be any text: line breaks are kept, what steers a terminal is not."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else REPLACEMENT for sign in text)
 
 
 def tell(notices: Iterable[str]) -> None:

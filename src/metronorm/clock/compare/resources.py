@@ -49,9 +49,9 @@ def _processor(columns: list[str], skip: int) -> str:
     return f"""
         with counted as (
                 select * from resources where processor_ns is not null
-                qualify tick - min(tick) over (partition by attempt, rank) >= {skip}),
+                qualify tick::HUGEINT - min(tick) over (partition by attempt, rank) >= {skip}),
              steps as (
-                select rank, tick - lag(tick) over samples as ticks, {spent} as spent
+                select rank, tick::HUGEINT - lag(tick) over samples as ticks, {spent} as spent
                 from counted window samples as (partition by attempt, rank order by time_ns, tick)),
              ranks as (select sum(spent) / sum(ticks) as each from steps group by rank
                        having sum(ticks) > 0)

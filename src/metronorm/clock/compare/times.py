@@ -205,7 +205,7 @@ def _columns(ticks: Table) -> list[str]:
 def _kept(ticks: Table, phases: Sequence[str], skip: int) -> str:
     return f"""per_tick as ({per_tick(ticks, phases)}),
                kept as (select * from per_tick
-                        qualify tick - min(tick) over (partition by attempt) >= {skip})"""
+                        qualify tick::HUGEINT - min(tick) over (partition by attempt) >= {skip})"""
 
 
 def _quantile(quantiles: Sequence[float], level: float) -> float:

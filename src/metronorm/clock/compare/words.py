@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metronorm.errors import ConfigError
+from metronorm.text import short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -93,17 +94,6 @@ def percent(share: float) -> str:
     return f"{value:.1f} %" if abs(value) >= 0.1 else f"{value:.1g} %"
 
 
-def milliseconds(ns: float) -> str:
-    """A time in milliseconds, three figures of it."""
-    value = ns / 1e6
-    return f"{value:,.0f} ms" if value >= 100 else f"{value:.3g} ms"
-
-
-def seconds(value: float) -> str:
-    """A time in seconds, three figures of it."""
-    return f"{value:,.0f} s" if value >= 100 else f"{value:.3g} s"
-
-
 def _direction(time: Measure) -> int:
     return 0 if not time.differs else 1 if time.ratio > 1 else -1
 
@@ -125,8 +115,8 @@ def _range(time: Measure) -> str:
 
 
 def _when(after: float | None) -> str:
-    return "never" if after is None else f"after {seconds(after)}"
+    return "never" if after is None else f"after {short_time(1e9 * after)}"
 
 
 def _pair(time: Measure) -> str:
-    return f"{milliseconds(time.a)} in A, {milliseconds(time.b)} in B"
+    return f"{short_time(time.a)} in A, {short_time(time.b)} in B"

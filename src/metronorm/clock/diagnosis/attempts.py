@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.clock.diagnosis.finding import TICKS_NAMED, Finding, counted, duration
+from metronorm.clock.diagnosis.finding import TICKS_NAMED, Finding, counted
+from metronorm.text import short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,7 +65,7 @@ def replay(reading: Reading) -> Iterator[Finding]:
         rule="replay",
         severity="warning",
         what=f"{share:.1%} of the time of all {attempts} attempts was lost: {done - kept:,} ticks, "
-        f"{duration(done_ns - kept_ns)}, were done after the checkpoint that the next one "
+        f"{short_time(done_ns - kept_ns)}, were done after the checkpoint that the next one "
         "began from.",
         advice="Checkpoint more often: on average half the ticks between two checkpoints are lost "
         "to every restart.",
@@ -111,7 +112,7 @@ def stalls(reading: Reading) -> Iterator[Finding]:
         rule="stall",
         severity="warning",
         what=f"The loop stood still {times}, longest at tick {longest.tick:,}"
-        f"{reading.of_rank(longest.rank)} for {duration(seconds * 1e9)} and more.",
+        f"{reading.of_rank(longest.rank)} for {short_time(seconds * 1e9)} and more.",
         advice="The event `stall` holds where every thread was: read its stacks in run.events().",
         evidence={"stalls": len(events), "seconds": seconds, "rank": longest.rank},
         ticks=sorted({event.tick for event in events})[:TICKS_NAMED],

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from metronorm.text import short_time, three_digits
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -57,7 +59,7 @@ def spelled(evidence: Evidence) -> list[tuple[str, str]]:
 def _spelled(name: str, value: float | int | list[int]) -> tuple[str, str]:
     if isinstance(value, list):
         return name, ", ".join(map(str, value))
-    for end, spell in (("_ns", duration), ("_bytes", size)):
+    for end, spell in (("_ns", short_time), ("_bytes", size)):
         if name.endswith(end):
             return name.removesuffix(end).replace("_", " "), spell(value)
     words = name.replace("_", " ")
@@ -68,27 +70,14 @@ def _spelled(name: str, value: float | int | list[int]) -> tuple[str, str]:
     return words, f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
-def duration(ns: float) -> str:
-    """Nanoseconds in the unit that suits: "31 ms", "4.5 min"."""
-    for unit, size in (("h", 3600e9), ("min", 60e9), ("s", 1e9), ("ms", 1e6)):
-        if abs(ns) >= size:
-            return f"{_three(ns / size)} {unit}"
-    return f"{_three(ns / 1e3)} µs"
-
-
 def size(count: float) -> str:
     """Bytes in the unit that suits: "512 MiB"."""
     for unit, one in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
         if abs(count) >= one:
-            return f"{_three(count / one)} {unit}"
-    return f"{_three(count)} bytes"
+            return f"{three_digits(count / one)} {unit}"
+    return f"{three_digits(count)} bytes"
 
 
 def counted(number: int, name: str) -> str:
     """A number of things: "1 tick", "12,000 ticks"."""
     return f"{number:,} {name}{'' if number == 1 else 's'}"
-
-
-def _three(value: float) -> str:
-    """Three digits, and never an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"

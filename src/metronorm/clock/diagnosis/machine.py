@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.diagnosis.finding import Evidence, Finding, counted, duration, size
+from metronorm.clock.diagnosis.finding import Evidence, Finding, counted, size
 from metronorm.clock.diagnosis.reading import GPU_IN_USE
 from metronorm.clock.diagnosis.trend import mann_kendall, theil_sen
+from metronorm.text import short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -187,7 +188,7 @@ def _leak_finding(reading: Reading, name: str, leaks: list[Leak], gpu: bool) -> 
         evidence |= {"available_bytes": worst.available_bytes, "hours_left": hours}
         end = (
             f"; the {size(worst.available_bytes)} that the machine had left are used up in "
-            f"{duration(hours * 3600e9)}"
+            f"{short_time(hours * 3600e9)}"
         )
         if worst.ticks_per_ns > 0:
             evidence["ticks_left"] = int(hours * 3600e9 * worst.ticks_per_ns)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.clock.diagnosis.finding import TICKS_NAMED, Finding, duration
+from metronorm.clock.diagnosis.finding import TICKS_NAMED, Finding
 from metronorm.clock.diagnosis.reading import MINIMUM_TICKS
 from metronorm.clock.store.columns import identifier
+from metronorm.text import short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,7 @@ def _late(reading: Reading, moment: str, does: str) -> Iterator[Finding]:
     yield Finding(
         rule="straggler",
         severity="warning",
-        what=f"Rank {rank} {does} {duration(late_ns)} after the median of the other ranks, in "
+        what=f"Rank {rank} {does} {short_time(late_ns)} after the median of the other ranks, in "
         f"{part:.0%} of the ticks: {late_ns / wall_ns:.1%} of a tick that all wait for it{others}.",
         advice="Compare its host with the others': temperatures, clock rates, other processes, "
         "its disk and network; or its share of the data is larger.",

@@ -198,7 +198,7 @@ class Reading:
         columns = ", ".join(f"coalesce({phase}, 0) as {phase}" for phase in phases)
         self._ticks.sql(
             f"""create or replace temp table timeline as
-                select tick, attempt, tick - min(tick) over (partition by attempt) as age,
+                select tick, attempt, tick::HUGEINT - min(tick) over (partition by attempt) as age,
                        wall_ns as wall, {own} as own, beats, {work}::DOUBLE as work,
                        {self._sampled} as sampled {"," if columns else ""} {columns}
                 from ticks where rank = {self.rank} and wall_ns is not null"""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.clock.diagnosis.finding import TICKS_NAMED, Finding, counted, duration
+from metronorm.clock.diagnosis.finding import TICKS_NAMED, Finding, counted
 from metronorm.clock.diagnosis.reading import MINIMUM_TICKS
+from metronorm.text import short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,7 @@ def clock_cost(reading: Reading) -> Iterator[Finding]:
         rule="clock-cost",
         severity="warning" if share > CLOCK_SHARE_WARNING else "notice",
         what=f"The clock itself took {share:.2%} of the time{reading.of_rank(row['rank'])}: "
-        f"{duration(each)} a tick.",
+        f"{short_time(each)} a tick.",
         advice="Ticks are very short, or each has very many phases and metrics: open fewer phases, "
         "log fewer metrics, or let a tick hold more.",
         evidence={"share": share, "rank": row["rank"], "mean_ns": each},
@@ -90,7 +91,7 @@ def lost_records(reading: Reading) -> Iterator[Finding]:
         f"""select tick from (
                 select tick, lead(tick) over (order by tick) as following
                 from ticks where rank = {rank})
-            where following > tick + 1 order by tick limit {TICKS_NAMED}"""
+            where following > tick::HUGEINT + 1 order by tick limit {TICKS_NAMED}"""
     )
     begins = [tick + 1 for (tick,) in ticks]
     yield Finding(

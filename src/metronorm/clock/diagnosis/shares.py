@@ -9,10 +9,10 @@ from metronorm.clock.diagnosis.finding import (
     Evidence,
     Finding,
     counted,
-    duration,
     size,
 )
 from metronorm.clock.diagnosis.reading import GPU_IN_USE, MINIMUM_TICKS, PLANNED, STEADY
+from metronorm.text import short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,12 +71,12 @@ def data_bound(reading: Reading) -> Iterator[Finding]:
             "Nearly every tick waits: more loader workers, a longer prefetch, or decode and "
             "tokenize ahead of training."
         )
-        spread = f"the median tick waits {duration(median)}"
+        spread = f"the median tick waits {short_time(median)}"
     yield Finding(
         rule="data-bound",
         severity="warning",
         what=f"{share:.1%} of the time is spent waiting for data{reading.of_rank(rank)}: "
-        f"{duration(mean)} a tick on average, {spread}.",
+        f"{short_time(mean)} a tick on average, {spread}.",
         advice=advice,
         evidence={
             "share": share,
@@ -106,7 +106,7 @@ def planned(reading: Reading) -> Iterator[Finding]:
             rule=phase,
             severity="warning",
             what=f"{least}{share:.1%} of the time is in the phase {phase}: "
-            f"{counted(count, 'tick')} have it, one of {every:,.0f}, for {duration(mean)} each.",
+            f"{counted(count, 'tick')} have it, one of {every:,.0f}, for {short_time(mean)} each.",
             advice=f"About every {_round(longer):,} ticks it would be {advised:.0%} of the time"
             f"{_OR.get(phase, '')}.",
             evidence={
@@ -134,7 +134,7 @@ def unattributed(reading: Reading) -> Iterator[Finding]:
         rule="unattributed",
         severity="notice",
         what=f"{row['share']:.1%} of the time is in no phase{reading.of_rank(row['rank'])}: "
-        f"{duration(mean)} a tick.",
+        f"{short_time(mean)} a tick.",
         advice='Put `with clock.phase("NAME"):` around what the loop does there; until then the '
         "other rules cannot see into it.",
         evidence={"share": row["share"], "rank": row["rank"], "mean_ns": mean},
@@ -169,7 +169,7 @@ def small_beats(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="small-beats",
         severity="notice",
-        what=f"{beats:,.0f} beats a tick take only {duration(beat_ns)} each, all of the tick "
+        what=f"{beats:,.0f} beats a tick take only {short_time(beat_ns)} each, all of the tick "
         "included: what a beat costs whatever its size is likely a large part of that.",
         advice=f"If memory allows{room}, try half as many beats of twice the size in another run "
         "and compare the tokens per second.",

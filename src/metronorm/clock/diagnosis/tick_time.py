@@ -7,10 +7,11 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.diagnosis.finding import TICKS_NAMED, Evidence, Finding, counted, duration
+from metronorm.clock.diagnosis.finding import TICKS_NAMED, Evidence, Finding, counted
 from metronorm.clock.diagnosis.reading import MINIMUM_TICKS, STEADY, WARM_UP_TICKS
 from metronorm.clock.diagnosis.trend import SIGMAS_PER_MAD, mann_kendall, step
 from metronorm.clock.store.columns import identifier
+from metronorm.text import short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -109,8 +110,8 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="slow-ticks",
         severity="warning",
-        what=f"{counted(count, 'tick')} took up to {duration(longest)} instead of the usual "
-        f"{duration(level)}: {share:.1%} of the time{words}.",
+        what=f"{counted(count, 'tick')} took up to {short_time(longest)} instead of the usual "
+        f"{short_time(level)}: {share:.1%} of the time{words}.",
         advice=_LOOK.get(cause or "unattributed", _LOOK_ELSE),
         evidence=evidence,
         ticks=sorted(worst),
@@ -165,8 +166,8 @@ def drift(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="drift",
         severity="warning",
-        what=f"Ticks have become {last / first - 1:.0%} slower, {since}: {duration(last)} instead "
-        f"of {duration(first)}{where}.",
+        what=f"Ticks have become {last / first - 1:.0%} slower, {since}: {short_time(last)} "
+        f"instead of {short_time(first)}{where}.",
         advice="See what ran on the machine besides, its temperatures and clock rates (resources), "
         "and whether something grows with the run: lists of results, graphs kept alive."
         if not jumps
@@ -196,7 +197,7 @@ def warm_up(reading: Reading) -> Iterator[Finding]:
         rule="warm-up",
         severity="notice",
         what=f"{share:.1%} of the time went into the first {WARM_UP_TICKS} ticks of "
-        f"{counted(attempts, 'attempt')}: {duration(excess)} more than as many later ones.",
+        f"{counted(attempts, 'attempt')}: {short_time(excess)} more than as many later ones.",
         advice="It matters less in a longer run; what is compiled can be cached between runs, and "
         "inputs of one shape are compiled once.",
         evidence={"share": share, "excess_ns": float(excess), "usual_ns": usual},

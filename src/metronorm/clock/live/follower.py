@@ -156,7 +156,7 @@ class Follower:
                 select t.attempt, t.rank, t.tick, t.time_ns, t.wall_ns, t.beats,
                        {arrival}, {tokens} {spent}
                 from ticks t join newest n on t.attempt = n.attempt and t.rank = n.rank
-                where t.tick > n.tick - {WINDOW} order by t.time_ns"""
+                where t.tick > n.tick::HUGEINT - {WINDOW} order by t.time_ns"""
         ).fetchall()
         until: dict[Place, int] = {}
         for of, rank, tick, time_ns, wall_ns, beats, arrival_ns, counted, *accounts in rows:

@@ -1,0 +1,119 @@
+"""Many runs in a table that can be read: a line for each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from metronorm.cli.words import duration, time
+from metronorm.text import printable, short_number, shortened
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metronorm.clock.summary import Summary
+
+LONGEST = 16  # characters of a state, and of an option of the config
+LABEL = 24  # of the run's name at least, before options take room from it
+GAP = 2
+
+
+def lines(summaries: Sequence[Summary], width: int) -> Table:
+    """One line per run: name, state, progress, loss, tick time; what differs in the config.
+
+    Of the options that differ there are as many as the width has room for; a last line tells how
+    many there are besides.
+    """
+    loss = _loss_of(summaries)
+    columns = {
+        "state": [summary.state for summary in summaries],
+        "ticks": [f"{summary.ticks:,}" for summary in summaries],
+        "time": [duration(summary.seconds) for summary in summaries],
+        loss: [_last(summary, loss) for summary in summaries],
+        "tick": [time(summary.tick_median_ns) for summary in summaries],
+    }
+    labels = _labels(summaries)
+    columns = {name: _cells(cells) for name, cells in columns.items() if any(cells)}
+    longest = max(map(cell_len, labels))
+    room = width - sum(_width(name, cells) for name, cells in columns.items())
+    left_out = 0
+    for name, values in differing(summaries).items():
+        title = shortened(printable(name), LONGEST)
+        cells = _cells(values)
+        if title not in columns and room - _width(title, cells) >= min(longest, LABEL):
+            columns[title] = cells
+            room -= _width(title, cells)
+        else:
+            left_out += 1
+    made = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    made.add_column("run", no_wrap=True)
+    for name in columns:
+        made.add_column(Text(name), justify="left" if name == "state" else "right", no_wrap=True)
+    for label, *cells in zip(labels, *columns.values(), strict=True):
+        made.add_row(Text(shortened(label, max(room, 8)), "bold"), *map(Text, cells))
+    if left_out:
+        others = "option of the config differs" if left_out == 1 else "options of the config differ"
+        made.caption = Text(
+            f"{left_out:,} more {others}: show two or three runs to see all of them", "dim"
+        )
+        made.caption_justify = "left"
+    return made
+
+
+def differing(summaries: Sequence[Summary]) -> dict[str, list[str]]:
+    """The options of the config that differ, each with the value that every run has."""
+    configs = [_flat(summary.config) for summary in summaries]
+    names = dict.fromkeys(name for config in configs for name in config)
+    values = {name: [_plain(config.get(name)) for config in configs] for name in names}
+    return {name: texts for name, texts in values.items() if len(set(texts)) > 1}
+
+
+def directory(summary: Summary) -> str:
+    """Where a run lies, as short as it can be said from here."""
+    path, here = Path(summary.directory), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _labels(summaries: Sequence[Summary]) -> list[str]:
+    names = [summary.name for summary in summaries]
+    if len(set(names)) < len(names):
+        names = [directory(summary) for summary in summaries]
+    return [printable(name) for name in names]
+
+
+def _loss_of(summaries: Sequence[Summary]) -> str:
+    """The loss that most runs have, `loss` before others."""
+    counts = Counter(name for summary in summaries for name in summary.losses)
+    return max(counts, key=lambda name: (counts[name], name == "loss"), default="loss")
+
+
+def _last(summary: Summary, name: str) -> str:
+    loss = summary.losses.get(name)
+    return "" if loss is None else short_number(loss.last)
+
+
+def _cells(values: Sequence[str]) -> list[str]:
+    return [shortened(printable(value), LONGEST) or "-" for value in values]
+
+
+def _width(title: str, cells: Sequence[str]) -> int:
+    return GAP + max(map(cell_len, (title, *cells)))
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            found |= _flat(value, f"{prefix}{name}.")
+        else:
+            found[prefix + name] = value
+    return found
+
+
+def _plain(value: object) -> str:
+    return "-" if value is None else str(value)

@@ -1,0 +1,166 @@
+"""`metronorm show`, as a user types it."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from metronorm.cli import diagnose, show, watch
+from metronorm.cli.charts import round_ticks
+from metronorm.clock import Clock
+from metronorm.errors import RunError
+
+from ..clock.stores import line, new_run, write_tape
+from ..clock.virtual import VirtualTime
+
+
+def record(run: Path, ticks: int = 5, tick_ns: int = 4_160, **options: Any) -> None:
+    moment = VirtualTime()
+    with Clock(run, progress=False, now=moment, **options) as clock:
+        for _ in clock.ticks(range(ticks)):
+            moment.pass_(tick_ns)
+            clock.log(loss=3e-6 * (ticks + 1 - clock.tick))
+
+
+def fail(run: Path) -> None:
+    with Clock(run, progress=False) as clock:
+        for _ in clock.ticks(range(2)):
+            clock.log(**{"[bold]\x1b[2Jloss": 1.0})
+            with clock.phase("[dim]phase"):
+                if clock.tick > 1:
+                    raise ValueError("shape [/INST] \x1b]0;title\x07")
+
+
+def test_what_a_run_says_is_no_markup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+    options = {"target": ".*(q|v)[a-z_]+", "format": "[INST] q [/INST]", "[/b]": ":smile:"}
+    record(Path("a"), config=options, name="[/red]a")
+    with pytest.raises(ValueError, match="shape"):
+        fail(Path("b"))
+    (tape,) = Path("b").glob("ticks/*/rank=0")
+    (tape / "_live.jsonl").write_bytes(b"half of a line")
+    assert show.main(["a", "b"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "[/red]a", ".*(q|v)[a-z_]+", "[INST] q [/INST]", "[/b]", ":smile:", "failed: ValueError",
+        r"[bold]\x1b[2Jloss", "  [dim]phase", "the last line is torn",
+    ):  # fmt: skip
+        assert part in out
+    assert "\x1b" not in out
+    assert show.main(["a", "b", "a", *(f"b/../{name}" for name in "ab")]) == 0
+    lines = capsys.readouterr().out
+    assert "[/b]" in lines
+    assert ":smile:" in lines
+    assert diagnose.main(["a", "b"]) == 0
+    assert watch.main(["a", "b"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_small_times_and_losses_have_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(tmp_path / "run")
+    assert show.main([str(tmp_path / "run"), "--no-charts"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"loss +│ +3e-06 \(best 3e-06 at 5\)", out)
+    assert re.search(r"tick, median +│ +4.16 µs", out)
+    assert re.search(r"recording +│ +[\d.]+ [µm]s a tick, [\d.]+%", out)
+
+
+@pytest.mark.parametrize("count", [4, 25])
+def test_many_runs_have_a_line_each_that_fits(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for number in range(count):
+        config = {"lr": 10 * number, "deep": {"text": f"{number}" * 99, "same": 1}, "seed": number}
+        name = f"run-{number:02}-with-a-name-that-is-much-longer-than-a-line-has-room-{number:02}"
+        record(tmp_path / name, config=config)
+    assert show.main([str(path) for path in sorted(tmp_path.iterdir())]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["run", "state", "ticks", "time", "loss", "tick", "lr", "seed"]
+    assert [text.split("-")[1] for text in lines[1 : count + 1]] == [
+        f"{n:02}" for n in range(count)
+    ]
+    for number, text in enumerate(lines[1 : count + 1]):
+        assert f"room-{number:02} " in text, "what differs is seen"
+        assert text.split()[1:6] == ["finished", "5", "0:00", "3e-06", "4.16"]
+    assert lines[count + 1].startswith("1 more option of the config differs")
+    assert max(map(cell_len, lines)) <= 80
+
+
+def test_what_is_no_run_keeps_no_run_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "folder").mkdir()
+    record(tmp_path / "run")
+    paths = sorted(str(path.name) for path in tmp_path.iterdir())
+    for command in (show, diagnose, watch):
+        assert command.main(paths) == 0
+        out, err = capsys.readouterr()
+        assert "run" in out
+        assert err.splitlines() == [
+            "folder is no run and left out",
+            "notes.txt is no run and left out",
+        ]
+        # but what cannot be meant by runs/* is a failure
+        (tmp_path / "damaged").mkdir(exist_ok=True)
+        (tmp_path / "damaged" / "run.json").write_bytes(b"{")
+        assert command.main([*paths, "nothing", "damaged"]) == 2
+        out, err = capsys.readouterr()
+        assert "run" in out
+        assert "left out: a run is a directory with a run.json; got nothing, which has none" in err
+        assert "left out: damaged/run.json must be a run description" in err
+        with pytest.raises(RunError, match="folder, which has none"):
+            command.main(["folder", "nothing"])
+
+
+def test_a_damaged_part_of_one_run_keeps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("it's damaged", "whole"):
+        record(tmp_path / name, 100)
+    (part,) = Path("it's damaged").glob("ticks/*/*/part-*.parquet")
+    data = bytearray(part.read_bytes())
+    data[4:400] = bytes(396)
+    part.write_bytes(data)
+    assert show.main(["it's damaged", "whole", "--no-charts"]) == 2
+    out, err = capsys.readouterr()
+    assert "whole" in out
+    assert err.startswith("left out: a run's files must be readable; got it's damaged: ")
+    assert """metronorm seal 'it'"'"'s damaged'""" in err
+
+
+@pytest.mark.parametrize("first", [0, -(2**62)])
+def test_ticks_that_lie_far_apart(
+    first: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ticks = [first, 5 * 10**16, 2**62, 2**63 - 1]
+    write_tape(
+        new_run(tmp_path / "run"),
+        [line(t, {"loss": 1.0}, time_ns=at) for at, t in enumerate(ticks)],
+    )
+    for command in (show, diagnose, watch):
+        assert command.main([str(tmp_path / "run")]) == 0
+    assert "┤" in capsys.readouterr().out
+
+
+@given(st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**64), st.integers(10, 200))
+def test_ticks_below_a_chart_are_round_and_whole(first: int, span: int, width: int) -> None:
+    shown = round_ticks(first, first + span, width)
+    assert 1 <= len(shown) <= width // 4 + 1
+    assert all(first <= mark <= first + span for mark in shown)
+    steps = {later - earlier for earlier, later in pairwise(shown)}
+    assert all(re.fullmatch(r"[125]0*", str(step)) for step in steps)
+    assert len(steps) <= 1
