@@ -230,6 +230,13 @@ def test_a_histogram_that_is_none_is_counted(tmp_path: Path, histogram: dict[str
     assert "1 of them of 'h'" in notice["message"]
 
 
+@pytest.mark.parametrize("name", ["h.csv", "h.jsonl", "h.parquet", "h.wandb"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(DataError):
+        import_run(tmp_path / name, tmp_path / "run", kind="wandb")
+
+
 def test_a_histogram_as_the_service_packs_it(tmp_path: Path) -> None:
     packed = {"min": -1.0, "size": 0.5, "count": 2}
     row = {

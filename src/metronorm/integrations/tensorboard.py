@@ -36,7 +36,7 @@ class SummaryWriter:
             of this process writes it, both write the same attempt.
         comment: end of the name that the directory gets without `log_dir`.
         purge_step: not needed: what older attempts did beyond the step at which this one begins is
-            in the full history only.
+            in the full history only. Where it begins behind `purge_step`, what lies between stays.
         max_queue, flush_secs, filename_suffix: not needed.
         config: what the run was configured with: plain JSON values.
         now: a monotonic clock in integer nanoseconds.

@@ -55,6 +55,7 @@ def _kind(source: Path) -> str:
         histories = any(map(source.match, _HISTORIES))
     else:
         files = {kind: find_files(source, mark) for kind, mark in _MARKS.items()}
+        files["trackio"] = [path for path in files["trackio"] if path.parent == source]
         # W&B keeps event files that it synced in the folder of the run
         folders = {path.parent for path in files["wandb"]}
         files["tensorboard"] = [

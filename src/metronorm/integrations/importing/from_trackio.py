@@ -199,8 +199,8 @@ def _parquet_rows(path: Path, table: str) -> Iterator[_Entry]:
     if table != "metrics":
         beside = path.with_name(f"{path.stem}_{table.removesuffix('_metrics')}.parquet")
         below = path.parent / "aux" / f"{table}.parquet"
-        path = beside if beside.exists() else below
-        if not path.exists():
+        path = beside if beside.is_file() else below
+        if not path.is_file():
             return
     found = duckdb.connect().execute("from read_parquet(?) order by id", [literal_glob(path)])
     names = [column[0] for column in found.description or ()]

@@ -45,7 +45,8 @@ def import_wandb(source: str | os.PathLike[str], directory: str | os.PathLike[st
     source, directory = Path(source), Path(directory)
     if not source.exists():
         raise DataError("a W&B run to import must exist", got=f"no {source}")
-    logs = [source] if source.suffix == ".wandb" else find_files(source, "*.wandb")
+    is_log = source.suffix == ".wandb" and source.is_file()
+    logs = [source] if is_log else find_files(source, "*.wandb")
     with readable(source):
         runs, notices = _read_logs(logs, source) if logs else ([read_history(source)], [])
     beside = [] if source.is_file() else find_files(source, "*tfevents*")

@@ -23,6 +23,7 @@ from metronorm.integrations.importing.machine import split_sample
 from metronorm.text import printable
 
 _log = logging.getLogger("metronorm")
+_DEEPEST = 100
 
 
 @dataclass
@@ -157,21 +158,27 @@ def _event_line(event: Event, tick: int) -> bytes:
     return encode({"event": event.name, "tick": tick, "time_ns": event.time_ns, "fields": fields})
 
 
-def as_json(value: Any, *, finite: bool = True) -> Any:
+def as_json(value: Any, *, finite: bool = True, depth: int = 0) -> Any:
     """What JSON holds of a value as it is, and text for the rest, such as half a surrogate pair.
 
     Args:
         value: of any kind.
         finite: NaN and infinities become text too.
+        depth: of the value in another; what lies deeper than 100 is text.
     """
     if isinstance(value, str):
         return value.encode(errors="replace").decode()
     if isinstance(value, float):
         return str(value) if finite and not isfinite(value) else value
+    if isinstance(value, dict | list | tuple) and depth == _DEEPEST:
+        return "(nested too deeply)"
     if isinstance(value, dict):
-        return {as_json(str(key)): as_json(each, finite=finite) for key, each in value.items()}
+        return {
+            as_json(str(key)): as_json(each, finite=finite, depth=depth + 1)
+            for key, each in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [as_json(each, finite=finite) for each in value]
+        return [as_json(each, finite=finite, depth=depth + 1) for each in value]
     return value if value is None or isinstance(value, int) else str(value)
 
 
