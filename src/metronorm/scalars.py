@@ -17,10 +17,8 @@ def as_integer(value: Any) -> int | None:
     >>> as_integer(np.int64(3)), as_integer(3.0), as_integer(True)
     (3, None, None)
     """
-    if type(value) is int:
-        return value
     number = _plain(value)
-    return int(number) if isinstance(number, Integral) else None
+    return int(number) if isinstance(number, int | Integral) else None
 
 
 def as_real(value: Any) -> float | None:
@@ -30,10 +28,8 @@ def as_real(value: Any) -> float | None:
     >>> as_real(np.float32(0.5)), as_real(2), as_real("0.5")
     (0.5, 2.0, None)
     """
-    if type(value) is float:
-        return value
     number = _plain(value)
-    if not isinstance(number, Real | Decimal):
+    if not isinstance(number, int | float | Real | Decimal):
         return None
     try:
         return float(number)
@@ -43,7 +39,8 @@ def as_real(value: Any) -> float | None:
 
 def _plain(value: Any) -> Any:
     """What an array of a single number holds, None for a bool, anything else as it is."""
-    if hasattr(value, "item"):
+    # what follows for Python's own numbers must be so plain that torch.compile can trace it
+    if not isinstance(value, int | float) and hasattr(value, "item"):
         try:
             value = value.item()
         except (TypeError, ValueError, RuntimeError):  # of several numbers, or not to be had yet

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacrev, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
-from metronorm.norm import AddLayerNorm, LayerNorm, layer_norm_2d
+from metronorm.norm import AddLayerNorm, LayerNorm, layer_norm, layer_norm_2d, rms_norm
 from tests.norm.everything import WIDTH, Everything
 from tests.norm.inputs import (
     BF16,
@@ -279,6 +280,19 @@ def test_one_graph_for_every_batch() -> None:
         assert torch.equal(run(draw_x((batch, 5))), layer(draw_x((batch, 5))))
     assert len(graphs) == 1
     assert OPS.norm.default in graphs[0]
+
+
+@pytest.mark.usefixtures("compiler")
+def test_functions_are_compiled_with_sizes_and_eps_as_arguments() -> None:
+    def both(x: Tensor, size: int, eps: float) -> Tensor:
+        return layer_norm(x, size, eps=eps) + rms_norm(x, x.shape[-1:], eps=eps)
+
+    run = torch.compile(both, fullgraph=True, backend="aot_eager")
+    for size, eps in ((5, 1e-5), (7, 1e-3), (9, 1)):  # from the second on they are symbols
+        x = draw_x((3, size))
+        torch.testing.assert_close(run(x, size, eps), both(x, size, eps))
+    graph = make_fx(both, tracing_mode="symbolic")(draw_x((3, 5)), 5, 1e-5)
+    assert graph(draw_x((4, 5)), 5, 1e-5).shape == (4, 5)
 
 
 @pytest.mark.parametrize("training", [False, True])
