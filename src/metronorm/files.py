@@ -148,7 +148,7 @@ def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
 
 def sync(path: Path) -> None:
     """Make durable what was written to a file, or renamed in a directory."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # (a pipe would be waited for)
     try:
         os.fsync(descriptor)
     finally:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +17,12 @@ from metronorm.clock import open_run
 from metronorm.clock.run import tape_folder
 from metronorm.clock.store import ring as rings
 from metronorm.clock.store import seal as sealing
-from metronorm.clock.store.seal import recover_all, seal_parts, seal_run
+from metronorm.clock.store.seal import begin_sealing, recover_all, seal_parts, seal_run
+from metronorm.clock.store.spawn import is_running
 from metronorm.clock.store.tape import LIVE, Tape
-from metronorm.errors import RunError
+from metronorm.errors import OutOfMemoryError, RunError
 
-from .stores import files, line, new_run, numbers, write_tape
+from .stores import files, line, new_run, numbers, until, write_tape
 
 CRASHING = Path(__file__).with_name("crashing.py")
 
@@ -265,3 +267,49 @@ def test_signs_of_patterns_in_a_path_mean_themselves(tmp_path: Path, name: str) 
         assert numbers(run) == [1, 2]
         assert open_run(run).notices() == []
     assert (tmp_path / "run1" / "ticks").is_dir()
+
+
+@pytest.mark.parametrize("room", ["1MB", "100MB"])
+def test_too_little_memory_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
+) -> None:
+    """Nothing is put aside; what finds no room goes to the temporary files, and away again."""
+    run = new_run(tmp_path / "run")
+    metrics: dict[str, float | str] = {f"m{number}": number / 3 for number in range(300)}
+    folder = write_tape(run, [line(tick, metrics) for tick in range(1, 1001)], [line(1001)])
+    for name in ("work", "temporary"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    connect = sealing.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sealing, "connect", lambda **config: connect(**config, memory_limit=room))
+        if room == "1MB":
+            with pytest.raises(OutOfMemoryError, match="more memory than there is"):
+                seal_run(run)
+            assert files(folder) == ["_part-00000.jsonl", "_part-00001.jsonl"]
+        else:
+            assert seal_run(run) == 2
+    assert numbers(run) == list(range(1, 1002))
+    assert open_run(run).notices() == []
+    assert list((tmp_path / "work").iterdir()) == []
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert seal_run(run) == (2 if room == "1MB" else 0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads what Linux says of processes")
+def test_one_process_after_the_other_seals_a_folder(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    folder = write_tape(run, *([line(tick)] for tick in range(1, 9)))
+
+    def is_there(process: int) -> bool:
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            return any(file.samefile(folder) for file in Path(f"/proc/{process}/fd").iterdir())
+        return False
+
+    with sealing._in_turn(folder):
+        processes = [begin_sealing(folder) for _ in range(2)]
+        until(lambda: all(map(is_there, processes)))
+        assert not list(folder.glob("part-*"))
+    until(lambda: not any(map(is_running, processes)))
+    assert files(folder) == [LIVE, *(f"part-0000{number}.parquet" for number in range(7))]

@@ -10,6 +10,7 @@ from metronorm.clock.amendments import Amendments, lines_between
 from metronorm.clock.ledger import UNATTRIBUTED
 from metronorm.clock.run import RunInfo, number, numbered, read_run_info, tape_folders
 from metronorm.clock.store.columns import FIXED, OPTIONAL, identifier, load_lines
+from metronorm.clock.store.engine import connect
 from metronorm.clock.store.lines import is_sealed, read_tape
 from metronorm.clock.store.parts import BROKEN, is_readable, looks_whole, out_of_memory, schemas
 from metronorm.clock.table import PLACE, Source, Table
@@ -47,11 +48,10 @@ class Run:
     """A run on disk. Every reading looks at the files anew, so a live run can be followed."""
 
     def __init__(self, directory: Path, *, verify: bool = False) -> None:
-        import duckdb
 
         self.directory = directory.absolute()
         self.info: RunInfo = read_run_info(directory)  # (an error names it as it was given)
-        self._connection = duckdb.connect()
+        self._connection = connect()
         self._connection.execute("set parquet_metadata_cache = true")
         self._numbers = itertools.count()
         self._verify = verify

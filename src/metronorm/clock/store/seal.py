@@ -12,19 +12,25 @@ lines. Damaged lines are kept in `_part-00000.damaged`.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metronorm.clock.run import read_run_info, tape_folders
 from metronorm.clock.store.columns import literal, load_lines, select
+from metronorm.clock.store.engine import connect
 from metronorm.clock.store.lines import Lines, sealed_as, tape_ring, unsealed_files
-from metronorm.clock.store.parts import BROKEN, is_readable, looks_whole, scan
+from metronorm.clock.store.parts import BROKEN, is_readable, looks_whole, out_of_memory, scan
 from metronorm.clock.store.ring import abandoned_ring, abandoned_rings
 from metronorm.clock.store.spawn import spawn
 from metronorm.clock.store.tape import LIVE, NEXT, Tape
 from metronorm.errors import MetronormError, RunError
 from metronorm.files import file_aside, remove_leftovers, write_atomic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # the second version of the encodings: half the size, and twice as fast to read
 FORMAT = "format parquet, parquet_version v2, compression zstd"
@@ -131,11 +137,9 @@ def seal_parts(folder: Path, kind: str) -> int:
 
 def _holds(part: Path) -> bool:
     """Whether a part is there, as after sealing that was cut short, and can be read."""
-    import duckdb
-
     if not looks_whole(part):
         return False
-    with duckdb.connect(config={"threads": 1}) as connection:
+    with connect(threads=1) as connection:
         return is_readable(connection, part)
 
 
@@ -147,7 +151,7 @@ def _seal(path: Path, kind: str) -> None:
     if lines.damaged or lines.torn:
         write_atomic(path.with_suffix(".damaged"), b"\n".join([*lines.damaged, lines.torn]))
     with (
-        duckdb.connect(config={"threads": 1}) as connection,
+        connect(threads=1) as connection,
         file_aside(sealed_as(path)) as aside,
     ):
         try:
@@ -156,6 +160,8 @@ def _seal(path: Path, kind: str) -> None:
             query = f"select {select(columns)} from (from lines order by tick, time_ns)"
             connection.execute(f"copy ({query}) to {literal(str(aside))} ({FORMAT})")
             counted = connection.sql(f"select count(*) from {scan([aside])}").fetchall()
+        except duckdb.OutOfMemoryException as error:
+            raise out_of_memory(error) from None
         except duckdb.Error as error:
             raise OSError(f"{path} cannot be sealed: {error}") from None
         if counted != [(len(lines.whole),)]:
@@ -183,8 +189,21 @@ def main(argv: list[str]) -> int:
     """Seal the finished stretches in some folders."""
     os.nice(10)
     for folder in map(Path, argv):
-        seal_parts(folder, folder.parent.parent.name)
+        with _in_turn(folder):
+            seal_parts(folder, folder.parent.parent.name)
     return 0
+
+
+@contextlib.contextmanager
+def _in_turn(folder: Path) -> Iterator[None]:
+    """Wait for the process that seals a folder already: two would do the same work."""
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 if __name__ == "__main__":
