@@ -1,5 +1,6 @@
 """Who may go on with a run, from where, and with what."""
 
+import json
 import logging
 import os
 import shutil
@@ -178,6 +179,18 @@ def test_paths_kept_as_they_were_typed_are_of_the_working_folder(
     with pytest.raises(ConfigError, match=r"text\.data"):
         check_resumable(here, old)
     check_resumable(here, old, proven=True)
+
+
+def test_what_a_resume_changes_is_on_record(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, ticks=2)
+    train(config, tmp_path / "run")
+    train(replace(config, evaluate_every=1), tmp_path / "run", resume=True)
+    rows = open_run(tmp_path / "run").events().rows()
+    (fields,) = [row["fields"] for row in rows if row["event"] == "resume"]
+    assert json.loads(fields) == {
+        "checkpoint": "tick-00000002",
+        "changed": ["evaluate_every: 10 in the run, 1 asked for"],
+    }
 
 
 def test_another_number_of_threads_is_warned_of(

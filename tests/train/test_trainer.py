@@ -106,7 +106,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
     with torch.no_grad():
         next(one.model.parameters())[3, 0] = float("nan")
     before = [parameter.detach().clone() for parameter in one.model.parameters()]
-    with pytest.raises(DivergenceError, match="loss nan"):
+    with pytest.raises(DivergenceError, match="loss nan; try: a new run with"):
         ticks(one, tmp_path / "run", [[beat(8, 8, 0)]])
     for old, new in zip(before, one.model.parameters(), strict=True):
         assert torch.equal(old.nan_to_num(7.0), new.detach().nan_to_num(7.0))

@@ -21,14 +21,14 @@ from metronorm.clock import Clock, check_free, read_run_info
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.data.tokenizer import stream_decode
-from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
+from metronorm.errors import DataError, MetronormError, OutOfMemoryError, RunError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
 from metronorm.optim import windows
 from metronorm.train import checkpoint_folder, machine
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_checks import file_sha256
-from metronorm.train.plain import check_resumable, to_plain, with_absolute_paths
+from metronorm.train.plain import check_resumable, differences, to_plain
 from metronorm.train.resuming import (
     check_same_text,
     check_text_is_there,
@@ -39,7 +39,7 @@ from metronorm.train.stop import Stop
 from metronorm.train.trainer import Trainer, tokens_of
 
 if TYPE_CHECKING:
-    from metronorm.data.text import TextDataset
+    from metronorm.data.dataset import TextDataset
     from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
     from metronorm.train.trainer import Beat
@@ -84,7 +84,6 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
             return _train(config, directory)
         plain = read_run_info(directory).config
         check_resumable(config, plain, proven=True)
-        check_text_is_there(config.text.data)
         # the run is this process's before anything of it is read: else another one may go on with
         # it meanwhile, and this one then from where that had been
         with contextlib.closing(Clock(directory, resume=True).claim()) as clock:
@@ -96,7 +95,7 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
             isinstance(error, MetronormError) or not machine.is_out_of_memory(error)
         ):
             raise
-        raise _out_of_memory(error, resume=resume) from None
+        raise machine.out_of_memory(error, resume=resume) from None
 
 
 def _train(
@@ -105,8 +104,13 @@ def _train(
     clock: Clock | None = None,
     found: Checkpoint | None = None,
 ) -> Outcome:
-    text = prepare(config.text)  # as it was typed, so that an error names what was typed
-    config = with_absolute_paths(config)
+    try:
+        # a resumed run reads the tokens it was begun with, if they are still in the cache
+        text = prepare(config.text, sha256=found.state["text"] if found else None)
+    except DataError:
+        if clock:
+            check_text_is_there(config.text.data)
+        raise
     text.check_context(config.model.context)
     if found:
         check_same_text(found, text)
@@ -126,7 +130,7 @@ class _Training:
         found: Checkpoint | None,
     ) -> None:
         self.config, self.directory, self.text, self.found = config, directory, text, found
-        device = choose_device(config.device)
+        device = machine.choose_device(config.device)
         if device.type == "cpu":
             machine.check_memory(config.model, config.batch_size)
         else:
@@ -146,7 +150,7 @@ class _Training:
         if found:
             found.load_model(model)
             found.load_optimizer(self.trainer.optimizer)
-        self.stop = Stop()
+        self.stop, self.resumed = Stop(), clock is not None
         self.clock = clock or Clock(directory, config=to_plain(config))
         self.checkpoints = directory / FOLDER
         self.saved = found.tick if found else None
@@ -165,8 +169,13 @@ class _Training:
         with self.stop as stop, self.clock as clock:
             self.tokenizer = self._keep_tokenizer()
             clock.event("machine", precision=self.trainer.precision, allocator=self.allocator)
-            if self.found:
-                clock.event("resume", checkpoint=self.found.path.name)
+            if self.resumed:
+                before = read_run_info(self.directory).config
+                clock.event(
+                    "resume",
+                    checkpoint=self.found.path.name if self.found else None,
+                    changed=differences(before, to_plain(config), free=frozenset()),
+                )
             lowest = checkpoint_folder.lowest_loss(self.checkpoints)
             due = None
             beats = windows(self.sampler, config.micro_batches, count=tokens_of)
@@ -278,39 +287,8 @@ class _Training:
         tqdm.write(f"--- tick {clock.tick} ---\n{said.strip()}\n---", file=sys.stderr)
 
 
-def choose_device(name: str) -> torch.device:
-    """The device of this name; auto is the accelerator, where there is one, else the processor.
-
-    Raises:
-        ConfigError: no such device here.
-    """
-    if name == "auto":
-        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    try:
-        device = torch.empty(0, device=name).device
-        if device.type == "meta":
-            raise RuntimeError("which computes nothing")
-        return device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ConfigError(
-            "device must be one of this machine's", got=f"{name!r} ({reason})"
-        ) from None
-
-
 def choose_precision(config: TrainConfig, found: Checkpoint | None) -> machine.Precision | None:
     """What was asked for, or what the run has had so far; None: measure."""
     if config.precision != "auto":
         return config.precision
     return found.state["precision"] if found else None
-
-
-def _out_of_memory(error: BaseException, *, resume: bool) -> OutOfMemoryError:
-    known = error if isinstance(error, OutOfMemoryError) and error.got else None
-    smaller = "a smaller --batch-size with more --micro-batches, which gives the same update"
-    fix = known.fix if known and known.fix else smaller
-    return OutOfMemoryError(
-        known.must if known else "a training must fit into memory",
-        got=known.got if known else str(error).partition("\n")[0],
-        fix=f"free memory on this machine, or start a new run with {fix}" if resume else fix,
-    )

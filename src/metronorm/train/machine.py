@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from metronorm.errors import OutOfMemoryError
+from metronorm.errors import ConfigError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +32,26 @@ _ENOUGH_SECONDS, _LONG_SECONDS = 1.0, 10.0
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """The context a forward pass runs in; a context to enter as often as wanted."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of this name; auto is the accelerator, where there is one, else the processor.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    try:
+        device = torch.empty(0, device=name).device
+        if device.type == "meta":
+            raise RuntimeError("which computes nothing")
+        return device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ConfigError(
+            "device must be one of this machine's", got=f"{name!r} ({reason})"
+        ) from None
 
 
 def choose_precision(
@@ -144,6 +164,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of torch, NumPy or Python says that memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def out_of_memory(error: BaseException, *, resume: bool) -> OutOfMemoryError:
+    """What to tell of an error that says that memory ran out; a resume refuses smaller batches."""
+    known = error if isinstance(error, OutOfMemoryError) and error.got else None
+    smaller = "a smaller --batch-size with more --micro-batches, which gives the same update"
+    fix = known.fix if known and known.fix else smaller
+    return OutOfMemoryError(
+        known.must if known else "a training must fit into memory",
+        got=known.got if known else str(error).partition("\n")[0],
+        fix=f"free memory on this machine, or start a new run with {fix}" if resume else fix,
     )
 
 

@@ -12,10 +12,7 @@ What a resumed run may not change, and what it may:
 
 from __future__ import annotations
 
-import glob
-import os
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -62,24 +59,6 @@ def from_plain(plain: Any) -> TrainConfig:
     return replace(config, text=replace(config.text, cache=None))
 
 
-def with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """The same config, of the same files wherever the process goes, or another one reads it."""
-    cache = config.text.cache
-    text = replace(
-        config.text,
-        data=tuple(map(_absolute, config.text.data)),
-        cache=None if cache is None else cache.absolute(),
-    )
-    return replace(config, text=text)
-
-
-def _absolute(source: str | os.PathLike[str]) -> str:
-    path = Path(os.path.expanduser(source))  # noqa: PTH111 - leaves an unknown ~user as it is
-    if path.exists() or not glob.has_magic(str(path)):
-        return str(path.absolute())
-    return str(Path(glob.escape(os.getcwd()), path))  # noqa: PTH109 - the rest is a pattern
-
-
 def differences(
     old: dict[str, Any],
     new: dict[str, Any],
@@ -110,10 +89,10 @@ def check_resumable(config: TrainConfig, plain: dict[str, Any], *, proven: bool 
         ConfigError: with every difference.
     """
     free = FREE_ON_RESUME | {"text.data"} if proven else FREE_ON_RESUME
-    # paths were kept as they were typed once: relative to the folder that the process was in
-    data = list(with_absolute_paths(from_plain(plain)).text.data)
+    # older runs keep relative paths, of a folder that is hoped to be this one
+    data = list(from_plain(plain).text.data)
     plain = {**plain, "text": {**plain["text"], "data": data}}
-    found = differences(plain, to_plain(with_absolute_paths(config)), free=free)
+    found = differences(plain, to_plain(config), free=free)
     if found:
         raise ConfigError(
             "a resumed run keeps its config",

@@ -26,7 +26,7 @@ from metronorm.train.machine import Precision  # noqa: TC001 - msgspec reads it
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from metronorm.data.text import TextDataset
+    from metronorm.data.dataset import TextDataset
     from metronorm.train.checkpoint import Checkpoint
 
 _log = logging.getLogger("metronorm")
