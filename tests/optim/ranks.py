@@ -1,4 +1,4 @@
-"""One of several processes that train a model on beats of their own: ddp|fsdp RANK WORLD STORE.
+"""One of several processes that train on beats of their own: ddp|fsdp|fsdp1 RANK WORLD STORE.
 
 Every case must end with the parameters that one process gets from the one big batch of all of them,
 in float64, to rounding. The process says how large each difference is, and fails if one is larger.
@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FullyShardedDataParallel, ShardingStrategy, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -66,7 +66,7 @@ def fsdp(*, deep: bool = False, mesh: Any = None) -> Any:
 
 def reducing(model: Any, now: bool) -> Any:
     """Whether gradients go between the ranks in the next backward()."""
-    if isinstance(model, DistributedDataParallel):
+    if isinstance(model, DistributedDataParallel | FullyShardedDataParallel):
         return nullcontext() if now else model.no_sync()
     model.set_requires_gradient_sync(now)
     return nullcontext()
@@ -326,6 +326,61 @@ def cases_of_fsdp() -> Iterator[tuple[str, Case]]:
     yield from of_both(fsdp)
 
 
+def cases_of_fsdp1() -> Iterator[tuple[str, Case]]:
+    """It hands `.grad` on as another tensor over the same memory, or as views of a flat one."""
+    strategies = (ShardingStrategy.FULL_SHARD, ShardingStrategy.SHARD_GRAD_OP)
+    for strategy, views, deep, no_sync, take in itertools.product(strategies, *[(False, True)] * 4):
+        wrap = partial(fsdp1, strategy, views, deep=deep)
+        name = f"{strategy.name} {views=} {deep=} {no_sync=} {take=}"
+        yield name, partial(sgd_in_fsdp1, wrap, no_sync=no_sync, take=take)
+    wrap = partial(fsdp1, strategies[0], True)
+    yield "skip", partial(sgd_in_fsdp1, wrap, Plan(WORLD, spike=7), options=SKIP)
+    yield "TicksSign", partial(sgd_in_fsdp1, wrap, kind=TicksSign, options={"lr": 0.01})
+    for views in (False, True):
+        given = fsdp1(strategies[0], views)
+        for kind, name, options in (
+            (Ticks, "max_grad_norm", {"max_grad_norm": CLIP}),
+            (Ticks, "max_update_norm", {"max_update_norm": CLIP}),
+            (TicksAdam, "sharded by FSDP", {"process_group": distributed.group.WORLD}),
+            (TicksMuon, "muon takes matrices", {}),
+        ):
+            make = partial(kind, given.parameters(), 0.1, **options)
+            yield f"{views=} {name}", partial(refused, ConfigError, make, name)
+
+
+def fsdp1(strategy: ShardingStrategy, views: bool, *, deep: bool = False) -> Any:
+    """With `views` the optimizer gets the model's own parameters, else flat ones."""
+    wrap = partial(
+        FullyShardedDataParallel,
+        sharding_strategy=strategy,
+        use_orig_params=views,
+        device_id=torch.device("cpu"),
+    )
+    model = make_model()
+    if deep:
+        model.inner = wrap(model.inner)
+    return wrap(model)
+
+
+def sgd_in_fsdp1(
+    wrap: Callable[[], Any],
+    plan: Plan = PLAN,
+    *,
+    kind: Any = Ticks,
+    options: Mapping[str, Any] = {},
+    **loop: Any,
+) -> float:
+    model = wrap()
+    train(model, make_optimizer(kind, model, **options), beats_of(plan), **loop)
+    with FullyShardedDataParallel.summon_full_params(model):
+        found = torch.cat([p.detach().flatten() for p in model.parameters()])
+    reference = torch.optim.SGD if kind is Ticks else kind
+    more = {} if kind is Ticks else options
+    wanted = torch.cat([p.flatten() for p in alone(plan, reference, **more)])
+    # deep, the inner layer's come last or first
+    return float((found.sort().values - wanted.sort().values).abs().max())
+
+
 def summed_between_shards() -> float:
     model = fsdp()
     model.set_gradient_divide_factor(1.0)
@@ -354,9 +409,12 @@ def half_precision() -> None:
 # --- one after the other --------------------------------------------------------------------------
 
 
+FAMILIES = {"ddp": cases_of_ddp, "fsdp": cases_of_fsdp, "fsdp1": cases_of_fsdp1}
+
+
 def main() -> None:
     failed = []
-    for name, case in {"ddp": cases_of_ddp, "fsdp": cases_of_fsdp}[FAMILY]():
+    for name, case in FAMILIES[FAMILY]():
         try:
             found = case()
             print(f"{found} {name}")

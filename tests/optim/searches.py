@@ -205,7 +205,7 @@ def bits(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return (id(value), [bits(each) for each in value])
     if isinstance(value, torch.optim.Optimizer):
-        return bits({k: v for k, v in vars(value).items() if k != "_versions"})[1:]
+        return bits({k: v for k, v in vars(value).items() if k != "_beats"})[1:]
     return value
 
 
@@ -216,7 +216,7 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     grown = {}
     if isinstance(inner, Ticks | TicksAdam | TicksMuon | TicksSign):
         sums = {p: inner._sum(p) for p in parameters}
-        grown = {id(p): inner._grown(p, c) for p, c in sums.items() if c is not None}
+        grown = {id(p): inner._open(p) for p, c in sums.items() if c is not None}
     return {
         "parameters": bits(parameters)[1],
         "gradients": [bits(p.grad) for p in parameters],

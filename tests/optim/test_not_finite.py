@@ -108,3 +108,35 @@ def test_squares_that_were_spoilt_stay_refused(wrong: float) -> None:
             assert torch.equal(parameter, before)
         parameter.grad = None
     assert optimizer.state[parameter]["step"] == 1
+
+
+@WRONG
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"carry": "separate"}], ids=str)
+@pytest.mark.parametrize("kind", [Ticks, TicksSign, TicksMuon])
+def test_without_momentum_nothing_is_carried_of_what_was_not_finite(
+    kind: Any, options: dict[str, Any], wrong: float
+) -> None:
+    """Zero times infinity is NaN, for ever; as in SGD, a parameter that is mended trains on."""
+    if kind is not Ticks and "foreach" in options:
+        return
+    parameter = nn.Parameter(torch.ones(2, 2))
+    more = {"method": "ticks"} if kind is TicksMuon else {}
+    optimizer = kind([parameter], 0.1, 0.0, on_nonfinite=None, **options, **more)
+    (wrong * parameter).sum().backward()
+    optimizer.step()
+    parameter.data.fill_(1.0)
+    parameter.sum().backward()
+    optimizer.step()
+    assert parameter.flatten().tolist() == pytest.approx([0.9] * 4)
+
+
+def test_a_momentum_that_falls_to_zero_carries_nothing() -> None:
+    parameter = nn.Parameter(torch.ones(2))
+    optimizer = Ticks([parameter], 0.1, 0.9, on_nonfinite=None, carry="separate")
+    (math.inf * parameter).sum().backward()
+    optimizer.step()
+    optimizer.param_groups[0]["momentum"] = 0.0
+    parameter.data.fill_(1.0)
+    parameter.sum().backward()
+    optimizer.step()
+    assert parameter.tolist() == pytest.approx([0.9] * 2)

@@ -1,4 +1,4 @@
-"""Any number of ranks, any number of beats: the one big batch. DDP and FSDP2."""
+"""Any number of ranks, any number of beats: the one big batch. DDP, FSDP2 and FSDP1."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ SCRIPT = Path(__file__).parent / "ranks.py"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [2, 3])
-@pytest.mark.parametrize("how", ["ddp", "fsdp"])
+@pytest.mark.parametrize("how", ["ddp", "fsdp", "fsdp1"])
 def test_ranks_equal_one_process(how: str, ranks: int, tmp_path: Path) -> None:
     said = run_together(
         [

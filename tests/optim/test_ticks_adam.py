@@ -2,15 +2,29 @@
 
 import gc
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from metronorm.errors import ConfigError
 from metronorm.optim import TicksAdam, reference
 from tests.optim import replay
-from tests.optim.replay import FP32, FP64, ROUNDING, TICKS, Net, far, history, one_beat, tensors_of
+from tests.optim.replay import (
+    FP32,
+    FP64,
+    ROUNDING,
+    TICKS,
+    Net,
+    far,
+    history,
+    one_beat,
+    refused,
+    tensors_of,
+)
 
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -126,6 +140,136 @@ def test_gradients_that_hooks_change_are_squared_as_they_are_added() -> None:
             model.zero_grad()
     got, want = dict(given.named_parameters()), dict(other.named_parameters())
     assert far(got, want) < 50 * ROUNDING[FP64]
+
+
+MOVES: dict[str, Callable[[nn.Module], Any]] = {
+    "float and back": lambda model: (model.float(), model.double()),
+    "twice": lambda model: (model.float(), model.double(), model.float(), model.double()),
+    "data": lambda model: [p.data.copy_(p.data) for p in model.parameters()],
+    "other data": lambda model: [setattr(p, "data", p.data.clone()) for p in model.parameters()],
+    "through half": lambda model: (model.bfloat16(), model.double()),
+}
+
+
+@pytest.mark.parametrize("when", ["before the first", "later"])
+@pytest.mark.parametrize("how", MOVES)
+def test_the_second_moment_goes_on_after_a_model_has_moved(how: str, when: str) -> None:
+    given, other = Net(), Net()
+    ours = TicksAdam(given.parameters(), 0.01)
+    adamw = torch.optim.AdamW(other.parameters(), 0.01)
+    for seed in range(30):
+        for model, optimizer in ((given, ours), (other, adamw)):
+            if seed == (0 if when == "before the first" else 10):
+                MOVES[how](model)
+            replay.summed_loss(model, replay.draw_batch(5, seed)).backward()
+            optimizer.step()
+            model.zero_grad()
+    got, want = dict(given.named_parameters()), dict(other.named_parameters())
+    # what moves in .grad, in the course of a window, is rounded with the model; here nothing is
+    assert far(got, want) < (1e-2 if "half" in how else 1e-6)
+    squares = ours.state[given.dense.weight]["squares"] / 0.999
+    assert squares.dtype == FP64
+    wanted = adamw.state[other.dense.weight]["exp_avg_sq"]
+    assert float((squares - wanted).norm() / wanted.norm()) < (1e-1 if "half" in how else 1e-6)
+
+
+def test_a_model_that_is_another_dtype_from_now_on_has_squares_in_it() -> None:
+    model = Net(FP32)
+    optimizer = TicksAdam(model.parameters(), 0.01)
+    for dtype in (FP32, FP64, torch.bfloat16):
+        model.to(dtype)
+        replay.summed_loss(model, replay.draw_batch(5, 0)).backward()
+        optimizer.step()
+        expected = FP32 if dtype == torch.bfloat16 else dtype
+        for name in ("squares", "accumulated"):
+            assert optimizer.state[model.dense.weight][name].dtype == expected
+
+
+def deep(shared: bool, reentrant: bool) -> Callable[[nn.Module, Tensor], Tensor]:
+    def forward(layers: Any, x: Tensor) -> Tensor:
+        for layer in layers:
+            for _ in range(2 if shared else 1):
+                x = checkpoint(lambda x, f=layer: f(x).tanh(), x, use_reentrant=reentrant)
+        return x.square().sum()
+
+    return forward
+
+
+@pytest.mark.parametrize(("shared", "reentrant"), [(False, True), (False, False), (True, False)])
+@pytest.mark.parametrize("beats", [1, 3])
+def test_checkpoints_hand_beats_over_whole(beats: int, shared: bool, reentrant: bool) -> None:
+    """Also where every parameter is inside of one, and several beats make a window."""
+    torch.manual_seed(0)
+    layers = nn.ModuleList([nn.Linear(3, 3).double() for _ in range(2)])
+    start = nn.utils.parameters_to_vector(layers.parameters()).tolist()
+    optimizer, forward = TicksAdam(layers.parameters(), 0.01), deep(shared, reentrant)
+    recorded = []
+    for tick in range(4):
+        recorded.append([])
+        for beat in range(beats):
+            generator = torch.Generator().manual_seed(10 * tick + beat)
+            x = torch.randn(5, 3, dtype=FP64, generator=generator).requires_grad_()
+            found = torch.autograd.grad(deep(shared, False)(layers, x), list(layers.parameters()))
+            recorded[-1].append(nn.utils.parameters_to_vector(found).tolist())
+            forward(layers, x).backward()
+        optimizer.step()
+    want = reference.ticks_adam(start, recorded, lr=0.01, weight_decay=0.01)
+    got = nn.utils.parameters_to_vector(layers.parameters()).detach()
+    torch.testing.assert_close(got, torch.tensor(want, dtype=FP64), rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("outside", [False, True])
+def test_a_layer_shared_under_reentrant_checkpoints_is_refused(outside: bool) -> None:
+    """Its gradient comes in parts, and the square of a sum is not the sum of squares."""
+    layers = nn.ModuleList([nn.Linear(3, 3)])
+    optimizer = TicksAdam(layers.parameters(), 0.01)
+    x = torch.ones(1, 3, requires_grad=True)
+
+    def backward() -> None:
+        y = layers[0](x) if outside else x
+        deep(True, True)(layers, y).backward()
+
+    refused(ConfigError, backward, "must come whole", "use_reentrant=False")
+    assert not optimizer.state[layers[0].weight].get("accumulated")
+
+
+@pytest.mark.parametrize("through", ["optimizer", "model"])
+def test_gradients_dropped_before_the_first_tick_leave_no_squares(through: str) -> None:
+    given, other = Net(), Net()
+    for model, kind in ((given, TicksAdam), (other, torch.optim.AdamW)):
+        optimizer = kind(model.parameters(), 0.01)
+        (1e6 * replay.summed_loss(model, replay.draw_batch(5, 0))).backward()
+        (optimizer if through == "optimizer" else model).zero_grad()
+        for seed in range(5):
+            replay.summed_loss(model, replay.draw_batch(5, seed)).backward()
+            optimizer.step()
+            model.zero_grad()
+    got, want = dict(given.named_parameters()), dict(other.named_parameters())
+    assert far(got, want) < 50 * ROUNDING[FP64]
+
+
+@pytest.mark.parametrize("dropped", [True, False])
+@pytest.mark.parametrize("through", ["optimizer", "model"])
+def test_squares_cannot_be_taken_back(through: str, dropped: bool) -> None:
+    """Whether gradients are in the sum or were kept apart, by model.zero_grad()."""
+    model = Net()
+    optimizer = TicksAdam(model.parameters(), 0.01)
+
+    def train(seed: int) -> None:
+        replay.summed_loss(model, replay.draw_batch(5, seed)).backward()
+
+    train(0)
+    optimizer.step()
+    if dropped:
+        model.zero_grad()
+
+    def drop() -> None:
+        train(1)
+        (optimizer if through == "optimizer" else model).zero_grad()
+        train(2)
+        optimizer.step()
+
+    refused(ConfigError, drop, "AdamW")
 
 
 def test_an_optimizer_that_is_dropped_watches_no_longer() -> None:

@@ -5,25 +5,27 @@ multiplied by the momentum instead of zeroed: `c = momentum * c + (sum of the wi
 with no buffer beside it. What this file does is find out where the gradients of a window are:
 
 - *in place*: `.grad` is still the tensor that was carried over, and beats were added into it;
-- *apart*: somebody took it away (`model.zero_grad()`), or a limit needs the window's own gradient.
-  Then `.grad` is a new tensor, which is added to the carried one at the tick.
+- *apart*: somebody took it away (`model.zero_grad()`), a limit needs the window's own gradient, or
+  `carry="separate"` keeps it so. Then `.grad` is a new tensor, which is added to the carried one at
+  the tick.
 
-Whether beats were added in place is told by the version that torch counts for every tensor.
+Whether beats were added in place is what `beats.py` tells.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from torch._compile import _disable_dynamo
 
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.optim import checks
-from metronorm.optim.blocks import alone, local, sum_dtype
+from metronorm.optim._torch_private import is_flattened
+from metronorm.optim.blocks import alone, fade, local, sum_dtype
 from metronorm.optim.limits import Limits, clip_factor, finite, total_norm
-from metronorm.optim.state import SUM, Sums, accumulate_in_float32
+from metronorm.optim.state import SUM, Sums
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metronorm.optim.checks import Group
+
+Carry = Literal["auto", "separate"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -81,12 +85,11 @@ class Accumulator(Sums):
 
     def __init__(self, params: Any, defaults: Group, limits: Limits) -> None:
         self._limits = limits
-        self._apart = limits.apart
-        self._versions = {}
         self._told = False
         self.gradient_norm: float | None = None
         self.skipped = 0
-        super().__init__(checks.as_groups(params), {"kind": type(self).__name__, **defaults})
+        defaults = {"kind": type(self).__name__, "carry": "auto", **defaults}
+        super().__init__(checks.as_groups(params), defaults)
 
     # --- what a kind of optimizer defines -------------------------------------------------------
 
@@ -95,6 +98,9 @@ class Accumulator(Sums):
         checks.check_number(group, "lr")
         checks.check_number(group, "momentum", below=1)
         checks.check_number(group, "weight_decay")
+        checks.check_choice(group, "carry", ("auto", "separate"))
+        for name in ("max_grad_norm", "max_beat_norm"):
+            checks.check_whole(group, name, getattr(self._limits, name))
 
     def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
         """Update the parameters of a group along its sums, and multiply those by the momentum."""
@@ -109,8 +115,6 @@ class Accumulator(Sums):
         checks.check_new(param_group, self.param_groups)
         self._check({**self.defaults, **param_group})
         super().add_param_group(param_group)
-        for parameter in param_group["params"]:
-            accumulate_in_float32(parameter)
 
     # --- a tick ---------------------------------------------------------------------------------
 
@@ -149,17 +153,61 @@ class Accumulator(Sums):
 
     @_untraced
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop gradients that are not part of a sum yet. Begins no new sum: a tick does.
+        """Drop gradients that are not part of a sum. What is carried stays: that is the momentum.
 
-        What has been accumulated stays, and so does what is carried: that is the momentum.
+        Before the first backward() of a window that is nothing, and costs nothing. A loop that
+        drops gradients before its first tick (of another loss, say) will do so again: from then on
+        windows are kept apart, as by `carry="separate"`, for one more buffer.
 
         Args:
             set_to_none: of no consequence.
+
+        Raises:
+            ConfigError: beats of an unfinished window are in a sum already, and cannot be taken
+                back.
         """
+        dropped, begun = [], False
+        for parameter in self._parameters():
+            fresh, carried = parameter.grad, self._sum(parameter)
+            if carried is not None:
+                begun = True
+                if self._moved(parameter, carried):
+                    carried = self._followed(parameter, carried)
+                    fresh = parameter.grad
+                if self._open(parameter) and self._limits.max_beat_norm is None:
+                    raise ConfigError(
+                        "zero_grad() cannot take back gradients that were added to what is carried",
+                        got="some since the last step()",
+                        fix=self._WAYS_OUT,
+                    )
+            if fresh is not None and fresh is not carried:
+                dropped.append(parameter)
+        for parameter in dropped:
+            parameter.grad = None
+        if dropped and not begun:
+            self._separate()
+
+    # how to drop a window, or the gradients of another loss
+    _WAYS_OUT = (
+        'carry="separate", with which zero_grad() and model.zero_grad() drop them as in torch.optim'
+        " (one more buffer); or torch.autograd.grad() for a loss that is not to be learned from"
+    )
+
+    def _open(self, parameter: Tensor) -> bool:
+        """Whether beats of an unfinished window are in the sum of a parameter."""
+        return self._beats.open(parameter, self.state[parameter])
+
+    def _is_apart(self, group: Group) -> bool:
+        return self._limits.apart or group["carry"] == "separate"
+
+    def _separate(self) -> None:
+        """Keep windows apart from what is carried, from the next on."""
+        if all(map(self._is_apart, self.param_groups)):
+            return
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None and parameter.grad is not self._sum(parameter):
-                    parameter.grad = None
+            group["carry"] = "separate"
+        size = sum(each.numel() * sum_dtype(each).itemsize for each in self._parameters())
+        self._tell("a loop that drops gradients before its first step()", size)
 
     def _move_all(self, window: list[Entry]) -> None:
         for group, parameters, sums in self._groups(window):
@@ -190,16 +238,21 @@ class Accumulator(Sums):
         if carried is None:
             return None if fresh is None else Entry(parameter, group, None, fresh, False)
         state = self.state[parameter]
-        grown = self._grown(parameter, carried)
+        if self._moved(parameter, carried) or (fresh is not None and fresh is not carried):
+            carried = self._followed(parameter, carried)  # after model.to()
+            fresh = parameter.grad
+        begun = self._open(parameter)
         if fresh is carried:
             fresh = None
-        elif grown:
+            if self._beats.watched and self._beats.changed(parameter):
+                self._beats.warn()
+                self._beats.look(parameter, carried)
+        elif begun and not (state["apart"] or self._is_apart(group)):
             raise ConfigError(
                 "gradients must not be taken away in the middle of a window: they are in the sum",
                 got="a .grad set to None, or replaced, after a beat had been added to it",
-                fix="model.zero_grad() right after step(), or not at all",
+                fix=f"model.zero_grad() right after step(), or not at all; {self._WAYS_OUT}",
             )
-        begun = grown or state["open"]
         if fresh is None and not begun:
             return None
         if group["momentum"] != state["momentum"]:
@@ -208,8 +261,8 @@ class Accumulator(Sums):
                     "momentum can change only while no beat is added to what is carried, which was "
                     "multiplied by the old one",
                     got=f"{group['momentum']} after {state['momentum']}",
-                    fix="model.zero_grad() after every step(): gradients are then apart "
-                    "(one buffer)",
+                    fix='carry="separate", or model.zero_grad() after every step(): gradients are '
+                    "then apart (one buffer)",
                 )
             checks.rescaling(state["momentum"], group["momentum"])
         return Entry(parameter, group, carried, fresh, begun)
@@ -227,7 +280,9 @@ class Accumulator(Sums):
             )
         if not self._unscale(window):
             return self._skip(window)
-        if limits.on_nonfinite and not finite([entry.newest for entry in window]):
+        everywhere = is_flattened(window[0].parameter) if window else False
+        newest = [entry.newest for entry in window]
+        if limits.on_nonfinite and not finite(newest, everywhere=everywhere):
             if limits.on_nonfinite == "skip":
                 return self._skip(window)
             raise DivergenceError(
@@ -253,16 +308,18 @@ class Accumulator(Sums):
             raise ConfigError(
                 "a GradScaler needs the window's gradient apart from what is carried",
                 got="scaled beats that were added to a sum",
-                fix="step with the scaler from the first tick on, and clip by max_grad_norm",
+                fix='step with the scaler from the first tick on, or carry="separate"; and clip by '
+                "max_grad_norm",
             )
-        self._apart = True
-        self._tell("a GradScaler", window)
+        self._tell("a GradScaler", sizes(window))
+        self._separate()
         if scale is not None:
             torch._foreach_mul_([entry.newest for entry in window], 1 / scale.item())
         return overflow is None or not overflow.item()
 
     def _skip(self, window: list[Entry]) -> bool:
         self.skipped += 1
+        self._beats.tick()
         for entry in window:
             entry.parameter.grad = None
         return False
@@ -293,35 +350,45 @@ class Accumulator(Sums):
             entry.parameter.grad = None
 
     def _fold(self, window: list[Entry]) -> None:
-        if not self._apart and any(e.carried is not None and e.fresh is not None for e in window):
-            shared = any(self.state[e.parameter].get("apart") for e in window)
-            self._tell("DDP's bucket view" if shared else "a loop that takes .grad away", window)
+        taken = [e for e in window if e.carried is not None and e.fresh is not None]
+        if any(not self._is_apart(entry.group) for entry in taken):
+            shared = any(self.state[entry.parameter].get("apart") for entry in taken)
+            who = (
+                "a wrapper (DDP's bucket view, FSDP1)" if shared else "a loop that takes .grad away"
+            )
+            self._tell(who, sizes(taken))
         for parameter, group, carried, fresh, _ in window:
             if fresh is None:
                 continue
             state = self.state[parameter]
             if carried is None:
-                carried = state[SUM] = alone(fresh).to(sum_dtype(parameter))
-                state["apart"] = carried is not fresh and local(fresh) is fresh  # as DDP's buckets
+                own = alone(fresh)
+                carried = state[SUM] = own.to(sum_dtype(parameter))
+                shared = own is not fresh and local(fresh) is fresh  # as DDP's buckets
+                state["apart"] = shared or is_flattened(parameter)
             else:
                 if group["momentum"] != state["momentum"]:
-                    carried.mul_(checks.rescaling(state["momentum"], group["momentum"]))
+                    fade(carried, checks.rescaling(state["momentum"], group["momentum"]))
                 carried.add_(fresh)
             state["momentum"] = group["momentum"]
             state["open"] = True
-            self._versions[parameter] = local(carried)._version
+            self._beats.look(parameter, carried)
 
     def _carry(self, window: list[Entry]) -> None:
+        self._beats.tick()
         for parameter, group, *_ in window:
             state = self.state[parameter]
             state["open"] = False
-            self._versions[parameter] = local(state[SUM])._version
+            self._beats.look(parameter, state[SUM])
             apart = state["apart"] or self._is_apart(group)
             parameter.grad = None if apart else state[SUM]
 
-    def _tell(self, who: str, window: list[Entry]) -> None:
-        if self._told:
-            return
-        self._told = True
-        size = sum(local(e.newest).nbytes for e in window if e.fresh is not None)
-        _log.warning("%s keeps .grad apart from the sum: %.1f MiB more", who, size / 2**20)
+    def _tell(self, who: str, size: int) -> None:
+        if not self._told:
+            self._told = True
+            _log.warning("%s keeps .grad apart from the sum: %.1f MiB more", who, size / 2**20)
+
+
+def sizes(window: list[Entry]) -> int:
+    """Bytes of the gradients that are not in a sum."""
+    return sum(local(entry.newest).nbytes for entry in window if entry.fresh is not None)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from metronorm.errors import ConfigError
+from metronorm.optim._torch_private import is_flattened
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -29,6 +32,19 @@ def sum_dtype(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
+def accumulate_in_float32(parameter: Tensor) -> None:
+    """Let autograd keep the gradient of a half-precision parameter in float32."""
+    # FSDP sets .grad itself, at first in the dtype that it reduces in
+    free = local(parameter) is not parameter or is_flattened(parameter)
+    dtype = None if free and parameter.dtype.itemsize < 4 else sum_dtype(parameter)
+    if parameter.grad_dtype == dtype:
+        return
+    given, parameter.grad = parameter.grad, None
+    parameter.grad_dtype = dtype
+    if given is not None:
+        parameter.grad = given.to(sum_dtype(parameter))
+
+
 def expanded(tensor: Tensor) -> bool:
     """Whether elements share their memory: then nothing can change the tensor in place."""
     if tensor.layout is not torch.strided:
@@ -44,6 +60,40 @@ def alone(tensor: Tensor) -> Tensor:
     """
     part = local(tensor)
     return tensor.clone() if part.untyped_storage().nbytes() > part.nbytes else tensor
+
+
+def same_memory(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same elements of the same memory, as a view of all of it is.
+
+    Raises:
+        ConfigError: they share only some of it.
+    """
+    one, other = local(one), local(other)
+    if one is other:
+        return True
+    if one.layout is not torch.strided or other.layout is not torch.strided or not one.numel():
+        return False
+    if one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
+        return False
+    if _place(one) == _place(other):
+        return True
+    raise ConfigError(
+        "a .grad must be the memory of what it carries, or none of it",
+        got=f"strides {one.stride()} over a part of it",
+        fix=".clone() what is assigned to .grad",
+    )
+
+
+def _place(tensor: Tensor) -> tuple[object, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+
+
+def fade(tensor: Tensor, momentum: float) -> None:
+    """Multiply by the momentum; by 0, nothing stays, not even of what is infinite or NaN."""
+    if momentum:
+        tensor.mul_(momentum)
+    else:
+        tensor.zero_()
 
 
 def spread(tensor: Tensor, like: Tensor) -> Tensor:

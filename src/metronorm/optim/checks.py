@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from metronorm.errors import CheckpointError, ConfigError
+from metronorm.optim._torch_private import is_flattened
 from metronorm.optim.blocks import expanded, local, spread, sum_dtype
 
 if TYPE_CHECKING:
@@ -133,6 +134,20 @@ def check_real(group: Group, kind: str) -> None:
                 got=f"one of {parameter.dtype}",
                 fix="torch.view_as_real, or Ticks",
             )
+
+
+def check_whole(group: Group, name: str, largest: float | None) -> None:
+    """Refuse a largest norm of what is spread over ranks without saying how.
+
+    Raises:
+        ConfigError: the parameters are those of FullyShardedDataParallel (FSDP1).
+    """
+    if largest is not None and any(is_flattened(each) for each in tensors(group)):
+        raise ConfigError(
+            f"{name} must be of the norm over all ranks",
+            got="parameters of FullyShardedDataParallel, of which each rank knows its own part",
+            fix="fully_shard() (FSDP2), or FullyShardedDataParallel's own clip_grad_norm_()",
+        )
 
 
 def check_gradient(parameter: Tensor, gradient: Tensor) -> None:

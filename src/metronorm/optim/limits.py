@@ -82,9 +82,18 @@ def clip_factor(norm: float, largest: float) -> float:
     return largest / norm if math.isfinite(norm) and norm > largest else 1.0
 
 
-def finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether every element is, on every rank that the tensors are spread over."""
+def finite(tensors: Sequence[Tensor], *, everywhere: bool = False) -> bool:
+    """Whether every element is, on every rank that the tensors are spread over.
+
+    Args:
+        tensors: this rank's.
+        everywhere: whether all ranks have parts, which do not say so (of FSDP1).
+    """
     here = all_finite(tensors)
+    if everywhere:
+        flag = torch.tensor(float(here), device=tensors[0].device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+        return bool(flag.item())
     spread = next((tensor for tensor in tensors if local(tensor) is not tensor), None)
     if spread is None:
         return here

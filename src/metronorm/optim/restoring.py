@@ -33,10 +33,13 @@ def restoring(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     _find([parameters, [each for _, each in gradients]], found)
     _find([module._buffers for module in model.modules()], found)
     _find([optimizer, optimizer.state, optimizer.param_groups], found)
-    held = [each.hold_versions() for each in found.values() if isinstance(each, Accumulator)]
+    ours = [each for each in found.values() if isinstance(each, Accumulator)]
+    held = [each.hold_versions() for each in ours]
     copies = [(each, _copy(each)) for each in found.values() if not isinstance(each, Optimizer)]
     with _random_state({each.device for each in found.values() if isinstance(each, torch.Tensor)}):
         try:
+            for each in ours:  # trials begin new windows, wherever this one is
+                each._close()
             yield
         finally:
             for each, copy in copies:

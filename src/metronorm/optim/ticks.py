@@ -10,13 +10,13 @@ import torch
 from metronorm.errors import ConfigError
 from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import add, blocks, local
+from metronorm.optim.blocks import add, blocks, fade, local
 from metronorm.optim.limits import Limits, check_norm, clip_factor, total_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from metronorm.optim.accumulator import Entry
+    from metronorm.optim.accumulator import Carry, Entry
     from metronorm.optim.checks import Group
     from metronorm.optim.limits import OnNonfinite
 
@@ -46,6 +46,10 @@ class Ticks(Accumulator):
         maximize: go up instead of down.
         foreach: True takes torch's multi-tensor operations, False goes tensor by tensor, and both
             round as SGD does; None is what is fastest.
+        carry: where the sum is. "auto": in `.grad`, unless a limit, a GradScaler or gradients that
+            are dropped before the first tick show that windows must be kept apart from it.
+            "separate": apart from the beginning, as in torch.optim (one more buffer): for loops
+            that drop gradients of another loss, and for clipping by others.
         max_grad_norm: clip the gradient of every window, exactly, to this 2-norm (one more buffer).
         max_beat_norm: clip what every beat adds to the sum; needs `fold()` after each (one more
             buffer).
@@ -74,6 +78,7 @@ class Ticks(Accumulator):
         decoupled: bool = False,
         maximize: bool = False,
         foreach: bool | None = None,
+        carry: Carry = "auto",
         max_grad_norm: float | None = None,
         max_beat_norm: float | None = None,
         max_update_norm: float | None = None,
@@ -89,6 +94,7 @@ class Ticks(Accumulator):
             "decoupled": decoupled,
             "maximize": maximize,
             "foreach": foreach,
+            "carry": carry,
             "stochastic_rounding": stochastic_rounding,
         }
         self._max_update_norm = max_update_norm
@@ -98,6 +104,7 @@ class Ticks(Accumulator):
         super()._check(group)
         if group["foreach"] and group["stochastic_rounding"]:
             raise ConfigError("stochastic_rounding is done tensor by tensor", got="foreach=True")
+        checks.check_whole(group, "max_update_norm", self._max_update_norm)
         checks.check_choice(group, "scaling", ("sum", "mean", "amplified"))
 
     def _move_all(self, window: list[Entry]) -> None:
@@ -125,14 +132,17 @@ class Ticks(Accumulator):
             if kept != 1:
                 torch._foreach_mul_(parameters, kept)
             torch._foreach_add_(parameters, sums, alpha=alpha)
-            torch._foreach_mul_(sums, momentum)
+            if momentum:
+                torch._foreach_mul_(sums, momentum)
+            else:
+                torch._foreach_zero_(sums)
         else:
             for parameter, carried in zip(parameters, sums, strict=True):
                 for p, c in blocks(parameter, carried):
                     if decay:
                         c.add_(p, alpha=decay)
                     add(p, c, alpha, kept=kept, stochastic=group["stochastic_rounding"])
-                    c.mul_(momentum)
+                    fade(c, momentum)
 
 
 def fused_move(

@@ -11,6 +11,7 @@ from torch.autograd.graph import get_gradient_edge
 
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.optim import checks
+from metronorm.optim._torch_private import is_flattened, running_node
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import add, blocks, local, sum_dtype
 from metronorm.optim.limits import Limits, finite
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.autograd.graph import Node
     from torch.distributed import ProcessGroup
+    from torch.utils.hooks import RemovableHandle
 
     from metronorm.optim.accumulator import Entry
     from metronorm.optim.checks import Group
@@ -64,7 +66,7 @@ class TicksAdam(Accumulator):
     ) -> None:
         checks.check_betas({"betas": betas})
         self._process_group = process_group
-        self._nodes: list[Node] = []  # held: torch itself would drop them, and what watches
+        self._begin()
         defaults = {
             "lr": lr,
             "momentum": betas[0],
@@ -73,6 +75,13 @@ class TicksAdam(Accumulator):
             "weight_decay": weight_decay,
         }
         super().__init__(params, defaults, Limits(None, None, "raise"))
+
+    def _begin(self) -> None:
+        # nodes are held: torch itself would drop them, and what watches
+        self._nodes: dict[Tensor, tuple[Node, RemovableHandle]] = {}
+        self._squared: dict[Tensor, None] = {}  # parameters with squares of an unfinished window
+        self._taken_away = False  # whether some of those have lost their gradient
+        weakref.finalize(self, _unhook, self._nodes)
 
     def _check(self, group: Group) -> None:
         checks.check_betas(group)
@@ -91,11 +100,11 @@ class TicksAdam(Accumulator):
                 fix="process_group=torch.distributed.group.WORLD",
             )
         for parameter in checks.tensors(group):
-            if local(parameter) is not parameter:
+            if local(parameter) is not parameter or is_flattened(parameter):
                 raise ConfigError(
                     "TicksAdam takes parameters that every rank has whole: it must see the beats' "
                     "gradients before they are reduced",
-                    got=f"a {type(parameter).__name__}",
+                    got=f"a {type(parameter).__name__}, sharded by FSDP",
                     fix='TicksMuon with method="adamw", or torch.optim.AdamW',
                 )
 
@@ -109,6 +118,8 @@ class TicksAdam(Accumulator):
 
         That is before the node that accumulates: hooks of the tensor are also called by
         `torch.autograd.grad`, which accumulates nothing, and before those that change the gradient.
+        But the node is another one after `model.double()`, say, and the tensor is not: its hook,
+        which is called first, watches the node that there is now.
         """
         this = weakref.ref(self)
         for parameter in self.param_groups[number]["params"]:
@@ -118,22 +129,90 @@ class TicksAdam(Accumulator):
 
             def see(gradients: Sequence[Tensor], place: weakref.ref[Tensor] = place) -> None:
                 optimizer, parameter = this(), place()
-                if optimizer is not None and parameter is not None:
+                if optimizer is not None and parameter is not None and gradients[0] is not None:
                     optimizer._square(parameter, gradients[0], optimizer.param_groups[number])
 
+            def follow(_: Tensor, see: Any = see, place: weakref.ref[Tensor] = place) -> None:
+                optimizer, parameter, node = this(), place(), running_node()
+                if optimizer is None or parameter is None or node is None:
+                    return
+                known, hook = optimizer._nodes[parameter]
+                accumulates = getattr(node, "variable", None) is parameter
+                if accumulates and node is not known:  # torch.autograd.grad() runs others
+                    hook.remove()
+                    optimizer._nodes[parameter] = node, node.register_prehook(see)
+
             node = get_gradient_edge(parameter).node
-            self._nodes.append(node)
-            weakref.finalize(self, node.register_prehook(see).remove)
+            self._nodes[parameter] = node, node.register_prehook(see)
+            weakref.finalize(self, parameter.register_hook(follow).remove)
 
     @torch.no_grad()
     def _square(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
         """Add the square of a beat's gradient to the second moment, before autograd folds it."""
         checks.check_gradient(parameter, gradient)
+        if parameter in self._beats.reached:
+            raise ConfigError(
+                "a beat's gradient must come whole to be squared",
+                got=f"a second part of one for a parameter of shape {tuple(parameter.shape)}, "
+                "within one backward()",
+                fix="use_reentrant=False in torch.utils.checkpoint, where a layer is shared",
+            )
+        self._beats.reached.add(parameter)
         state = self.state[parameter]
         exact = gradient.to(sum_dtype(gradient))
         if "squares" not in state:
             state.update(squares=torch.zeros_like(parameter, dtype=exact.dtype), step=0)
-        state["squares"].addcmul_(exact, exact, value=(1 - group["betas"][1]) / self._ranks())
+        elif parameter.grad is None and parameter in self._squared:
+            if state["step"] == 0:  # all of them are of the gradient that was taken away
+                state["squares"].zero_()
+            else:
+                self._taken_away = True
+        self._squared[parameter] = None
+        squares = state["squares"]
+        if squares.dtype != exact.dtype or squares.device != exact.device:  # model.to()
+            squares = state["squares"] = squares.to(exact.device, exact.dtype)
+        squares.addcmul_(exact, exact, value=(1 - group["betas"][1]) / self._ranks())
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As `Accumulator.zero_grad`; before the first tick squares are dropped as well.
+
+        Raises:
+            ConfigError: beats were squared since the last tick, which cannot be taken back.
+        """
+        super().zero_grad(set_to_none)
+        for parameter in self._squared:
+            if self.state[parameter]["step"]:
+                raise self._cannot_take_back()
+            self.state[parameter]["squares"].zero_()
+        self._squared.clear()
+
+    def _close(self) -> None:
+        super()._close()
+        self._squared.clear()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As `Sums.load_state_dict`."""
+        super().load_state_dict(state_dict)
+        self._squared.clear()
+        self._taken_away = False
+
+    def _cannot_take_back(self) -> ConfigError:
+        return ConfigError(
+            "TicksAdam cannot take back gradients whose squares are in the second moment already",
+            got="some that were dropped after backward()",
+            fix=self._WAYS_OUT,
+        )
+
+    _WAYS_OUT = (
+        "torch.optim.AdamW; or torch.autograd.grad() for a loss that is not to be learned from"
+    )
+
+    def _separate(self) -> None:
+        """Of no use to the squares."""
+
+    def _carry(self, window: list[Entry]) -> None:
+        super()._carry(window)
+        self._squared.clear()
 
     def _entry(self, parameter: Tensor, group: Group) -> Entry | None:
         entry = super()._entry(parameter, group)
@@ -173,6 +252,8 @@ class TicksAdam(Accumulator):
                 got="infinite or NaN elements",
                 fix="a lower lr, from the last checkpoint on",
             )
+        if self._taken_away:
+            raise self._cannot_take_back()
         return super()._limit(window)
 
     def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
@@ -192,6 +273,11 @@ class TicksAdam(Accumulator):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_limits" in state:  # not where the base class loads a state
-            self._nodes = []
+            self._begin()
             for number in range(len(self.param_groups)):
                 self._watch(number)
+
+
+def _unhook(nodes: dict[Tensor, tuple[Node, RemovableHandle]]) -> None:
+    for _, hook in nodes.values():
+        hook.remove()

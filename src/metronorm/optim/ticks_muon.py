@@ -11,7 +11,7 @@ from torch.optim.adam import adam
 from metronorm.errors import ConfigError
 from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import add, blocks, local, spread
+from metronorm.optim.blocks import add, blocks, fade, local, spread
 from metronorm.optim.limits import Limits
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from metronorm.optim.accumulator import Entry
+    from metronorm.optim.accumulator import Carry, Entry
     from metronorm.optim.checks import Group
     from metronorm.optim.limits import OnNonfinite
 
@@ -59,6 +59,7 @@ class TicksMuon(Accumulator):
         betas: of "adamw".
         nesterov: must be False. Nesterov's step needs the window's gradient as well as the sum, and
             once added to the sum it cannot be told apart from it.
+        carry: as in `Ticks`.
         max_grad_norm: as in `Ticks`.
         on_nonfinite: as in `Ticks`.
 
@@ -81,6 +82,7 @@ class TicksMuon(Accumulator):
         adjust_lr_fn: AdjustLr = "original",
         betas: tuple[float, float] = (0.9, 0.95),
         nesterov: bool = False,
+        carry: Carry = "auto",
         max_grad_norm: float | None = None,
         on_nonfinite: OnNonfinite | None = "raise",
     ) -> None:
@@ -94,6 +96,7 @@ class TicksMuon(Accumulator):
         defaults = {
             "lr": lr,
             "momentum": momentum,
+            "carry": carry,
             "weight_decay": weight_decay,
             "method": method,
             "ns_steps": ns_steps,
@@ -150,7 +153,7 @@ class TicksMuon(Accumulator):
             for index, carried, update in zip(indices, some, updates, strict=True):
                 for p, c, u in blocks(parameters[index], carried, update):
                     add(p, u, -rate, kept=kept)
-                    c.mul_(momentum)
+                    fade(c, momentum)
 
     def _adamw(self, group: Group, entries: list[Entry]) -> None:
         parameters = [local(entry.parameter).detach() for entry in entries]

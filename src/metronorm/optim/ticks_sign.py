@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import add, blocks
+from metronorm.optim.blocks import add, blocks, fade
 from metronorm.optim.limits import Limits
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from metronorm.optim.accumulator import Carry
     from metronorm.optim.checks import Group
     from metronorm.optim.limits import OnNonfinite
 
@@ -27,6 +28,7 @@ class TicksSign(Accumulator):
         momentum: share of `c` that stays after a tick, in [0, 1).
         weight_decay: decoupled: shrinks the parameters by `lr * weight_decay`.
         maximize: go up instead of down.
+        carry: as in `Ticks`.
         max_grad_norm: as in `Ticks`; so are all further arguments.
         max_beat_norm: as in `Ticks`.
         on_nonfinite: as in `Ticks`.
@@ -44,6 +46,7 @@ class TicksSign(Accumulator):
         weight_decay: float = 0.0,
         *,
         maximize: bool = False,
+        carry: Carry = "auto",
         max_grad_norm: float | None = None,
         max_beat_norm: float | None = None,
         on_nonfinite: OnNonfinite | None = "raise",
@@ -52,6 +55,7 @@ class TicksSign(Accumulator):
         defaults = {
             "lr": lr,
             "momentum": momentum,
+            "carry": carry,
             "weight_decay": weight_decay,
             "maximize": maximize,
             "stochastic_rounding": stochastic_rounding,
@@ -69,4 +73,4 @@ class TicksSign(Accumulator):
         for parameter, carried in zip(parameters, sums, strict=True):
             for p, c in blocks(parameter, carried):
                 add(p, c.sign(), alpha, kept=kept, stochastic=stochastic)
-                c.mul_(momentum)
+                fade(c, momentum)
