@@ -293,13 +293,24 @@ except RunError as error:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="becomes another user")
-@pytest.mark.parametrize("hidden", ["ticks", "ticks/attempt=0", "ticks/attempt=0/rank=0/" + LIVE])
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "ticks",
+        "ticks/attempt=0",
+        "ticks/attempt=0/rank=0",
+        "ticks/attempt=0/rank=0/" + LIVE,
+        "ticks/attempt=0/rank=0/part-00000.parquet",
+    ],
+)
 def test_what_may_not_be_read_is_an_error(hidden: str) -> None:
     """Not a run with fewer ticks, or none."""
     with tempfile.TemporaryDirectory() as base:
         Path(base).chmod(0o755)
         run = new_run(Path(base, "run"))
         write_tape(run, [line(1), line(2)])
+        if hidden.endswith(".parquet"):
+            seal_run(run)
         (run / hidden).chmod(0)
         done = subprocess.run(
             [sys.executable, "-c", UNREADABLE, run, run / hidden],

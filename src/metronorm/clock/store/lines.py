@@ -107,9 +107,7 @@ def _readable(path: Path) -> int:
     try:
         return open_regular(path)
     except PermissionError as error:
-        raise RunError(
-            "a run's files must be readable", got=f"{path}: {error.strerror}"
-        ) from None
+        raise RunError("a run's files must be readable", got=f"{path}: {error.strerror}") from None
 
 
 def sealed_as(path: Path) -> Path:
@@ -138,8 +136,7 @@ def read_tape(folder: Path, kind: str, identity: str) -> tuple[list[Path], Lines
         ring = read_ring(path, folder)
         with contextlib.ExitStack() as stack, contextlib.suppress(FileNotFoundError):
             files = [
-                stack.enter_context(open(_readable(path), "rb"))
-                for path in unsealed_files(folder)
+                stack.enter_context(open(_readable(path), "rb")) for path in unsealed_files(folder)
             ]
             if state == (next_part(folder), sealed_parts(folder)):
                 for file in files:
@@ -162,8 +159,22 @@ def read_tape(folder: Path, kind: str, identity: str) -> tuple[list[Path], Lines
 
 
 def sealed_parts(folder: Path) -> list[Path]:
-    """The Parquet parts of a tape, oldest first."""
-    return sorted(folder.glob("part-*.parquet"))
+    """The Parquet parts of a tape, oldest first.
+
+    Raises:
+        RunError: the folder may not be read.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except PermissionError as error:
+        raise RunError(
+            "a run's folders must be readable", got=f"{folder}: {error.strerror}"
+        ) from None
+    return sorted(
+        path for path in paths if path.name.startswith("part-") and path.suffix == ".parquet"
+    )
 
 
 def tape_ring(folder: Path, kind: str, identity: str) -> Path:

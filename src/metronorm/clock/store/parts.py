@@ -6,7 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from metronorm.clock.store.columns import identifier, literal, literal_glob
-from metronorm.errors import OutOfMemoryError
+from metronorm.errors import OutOfMemoryError, RunError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -63,7 +63,11 @@ def _top_level(rows: Sequence[tuple[str, str, str, int | None]]) -> Schema:
 
 
 def looks_whole(part: Path) -> bool:
-    """Whether there is a file that begins and ends as Parquet does."""
+    """Whether there is a file that begins and ends as Parquet does.
+
+    Raises:
+        RunError: it may not be read.
+    """
     if not part.is_file():  # a pipe would be waited for
         return False
     try:
@@ -74,6 +78,8 @@ def looks_whole(part: Path) -> bool:
             return begin == file.read(4) == b"PAR1"
     except FileNotFoundError:
         return False
+    except PermissionError as error:
+        raise RunError("a run's files must be readable", got=f"{part}: {error.strerror}") from None
 
 
 def is_readable(connection: duckdb.DuckDBPyConnection, part: Path) -> bool:
