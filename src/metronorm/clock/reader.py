@@ -80,7 +80,8 @@ class Run:
         return self._table(sources, "ticks", where, self._amendments(sources))
 
     def _amendments(self, ticks: list[Source]) -> Amendments | None:
-        tapes = lines_between(self.events())
+        events = self._load("events", b'"between"')  # not all: others may be large, and many
+        tapes = lines_between(self._table(events, "events"))
         if not tapes:
             return None
         table = f"between_{next(self._numbers)}"
@@ -174,15 +175,15 @@ class Run:
 
     # --- from files to sources ------------------------------------------------------------------
 
-    def _load(self, kind: str) -> list[Source]:
-        """All parts and lines of a kind."""
+    def _load(self, kind: str, having: bytes = b"") -> list[Source]:
+        """All parts of a kind, and its lines; those in which there is `having`."""
         parts: list[Path] = []
         tapes = []
         for folder in tape_folders(self.directory, kind):
             sealed, lines = read_tape(folder, kind, self.info.id)
             parts += sealed
             place = {"attempt": number(folder.parent), "rank": number(folder)}
-            tapes.append((place, lines.whole))
+            tapes.append((place, [line for line in lines.whole if having in line]))
         sources = self._sealed(parts)
         if any(lines for _, lines in tapes):
             table = f"live_{kind}_{next(self._numbers)}"
