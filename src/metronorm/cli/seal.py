@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         except OSError as error:
             raise RunError(
                 "a run's directory must be writable and have room",
-                got=f"{run}: {error.strerror or error}",
+                got=f"{error.filename or run}: {error.strerror or error}",
             ) from None
         print(f"{run}: {made} part{'' if made == 1 else 's'} sealed")
     return 0

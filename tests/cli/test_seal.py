@@ -1,0 +1,44 @@
+"""`metronorm seal` on runs as they lie about."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from metronorm.cli import main
+from metronorm.clock.store.tape import LIVE
+
+from ..clock.stores import files, line, new_run, numbers, write_tape
+
+
+def test_a_name_with_signs_of_patterns_means_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not the damaged run beside it, whatever a pattern of that name would mean."""
+    monkeypatch.chdir(tmp_path)
+    damaged = write_tape(new_run(tmp_path / "run1"), [line(7)], [])
+    assert main(["seal", "run1"]) == 0
+    (damaged / "part-00000.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    folder = write_tape(new_run(tmp_path / "run[1]"), [line(1)], [line(2)])
+    assert main(["seal", "run[1]"]) == 0
+    assert main(["seal", "run[1]"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "run1: 1 part sealed",
+        "run[1]: 2 parts sealed",
+        "run[1]: 0 parts sealed",
+    ]
+    assert files(folder) == ["part-00000.parquet", "part-00001.parquet"]
+    assert numbers(tmp_path / "run[1]") == [1, 2]
+    assert files(damaged) == ["part-00000.parquet"], "nobody has looked there"
+
+
+def test_a_pipe_in_the_place_of_a_tape_is_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_tape(new_run(tmp_path / "run"), [line(1)])
+    (folder / LIVE).unlink()
+    os.mkfifo(folder / LIVE)
+    assert main(["seal", str(tmp_path / "run")]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert str(folder / LIVE) in said
