@@ -26,6 +26,11 @@ def ticks(run: Path, attempt: int = 0) -> list[dict[str, Any]]:
 
 
 def events(run: Path, attempt: int = 0) -> list[dict[str, Any]]:
+    """The events of an attempt, but for pauses of the collector, which depend on the machine."""
+    return [event for event in all_events(run, attempt) if event["event"] != "gc"]
+
+
+def all_events(run: Path, attempt: int = 0) -> list[dict[str, Any]]:
     """The events of an attempt."""
     return [
         row | {"fields": json.loads(row["fields"])}

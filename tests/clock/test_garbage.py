@@ -110,7 +110,7 @@ def test_a_tick_says_how_long_it_ran_and_a_long_pause_is_an_event(tmp_path: Path
             (first, second, third, fourth), records.ticks(tmp_path / "run"), strict=True
         )
     )
-    long = [event for event in records.events(tmp_path / "run") if event["event"] == "gc"]
+    long = [event for event in records.all_events(tmp_path / "run") if event["event"] == "gc"]
     long = [event for event in long if event["tick"]]  # the first one may be long, too
     assert [event["tick"] for event in long] == [3, 4]
     for event in long:

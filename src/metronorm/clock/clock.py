@@ -233,6 +233,8 @@ class Clock(Ticking):
 
     def _write_rest(self, patience: float | None) -> None:
         """Put on record what was logged and is of no tick that is over."""
+        gc.callbacks.remove(self._pauses.notice)
+        self._tell_pauses()
         if self._in_tick:
             self._unwritten = self._end()
         self._write_unfinished(patience)
@@ -253,8 +255,6 @@ class Clock(Ticking):
             self._tell("unfinished", record)
 
     def _end_recording(self) -> None:
-        gc.callbacks.remove(self._pauses.notice)
-        self._tell_pauses()
         self._closed = self._between = True
         self._put = self._refuse
         self._bar.close()
