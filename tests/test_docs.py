@@ -22,6 +22,7 @@ PAGES = [
     for name in (
         "clock",
         "compare",
+        "data",
         "diagnosis",
         "import-export",
         "integrations",

@@ -1,4 +1,5 @@
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -130,5 +131,13 @@ def test_sizes_that_no_array_has(tmp_path: Path, packed: bool, sizes: tuple[int,
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone.*No such file"):
         read_idx(tmp_path / "gone")
-    with pytest.raises(DataError, match=r"Is a directory"):
+    with pytest.raises(DataError, match=r"not a regular file"):
         read_idx(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pipe", "device"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="not a regular file"):
+        read_idx(tmp_path / name)

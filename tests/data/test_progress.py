@@ -1,8 +1,10 @@
+import queue
 import sys
+import threading
 
 import pytest
 
-from metronorm.data.progress import progress
+from metronorm.data.progress import progress, waiting
 
 
 class Clock:
@@ -42,3 +44,17 @@ def test_on_a_terminal_there_is_a_bar(
     with progress("writing train.bin", 4000) as advance:
         advance(4000)
     assert "writing train.bin: " in capsys.readouterr().err
+
+
+def test_while_something_lasts_lines_come_and_then_no_more(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lines: queue.Queue[str] = queue.Queue()
+    before = threading.active_count()
+    with waiting("learning 300 tokens", every_seconds=0.001, say=lines.put):
+        for _ in range(3):
+            assert lines.get(timeout=60).startswith("learning 300 tokens: ")
+    assert threading.active_count() == before
+    with waiting("learning 300 tokens"):
+        pass
+    assert capsys.readouterr().err == ""

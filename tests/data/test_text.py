@@ -209,8 +209,13 @@ def test_tokens_of_an_older_version_are_found_by_a_resumed_run_only(config: Text
     del meta["content"], meta["copies"]
     meta["format"] = 1
     (old / "meta.json").write_text(json.dumps(meta))
+    os.utime(old / "meta.json", (0, 0))
+    remove_unused(old.parent, now=300 * 86_400)
     assert prepare(config, sha256=first.sha256).directory == old
     assert not prepare(config).reused
+    os.utime(old / "meta.json", (0, 0))
+    remove_unused(old.parent, now=400 * 86_400)
+    assert not old.exists()
 
 
 def test_the_cache_is_one_wherever_the_process_goes(

@@ -19,6 +19,7 @@ SAMPLE_BYTES = 64 << 20
 """BPE is trained on at most so much of the training text."""
 
 _LEAST_DISTINCT_BYTES = 4 << 20  # of words that differ: the library needs 100 bytes for each
+_MOST_DISTINCT_BYTES = 16 << 20
 _DISTINCT_BYTES_PER_TOKEN = 512
 _BLOCK_BYTES = 1 << 20
 _WORD = re.compile(r" ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+")  # nearly GPT-2's
@@ -53,6 +54,7 @@ def learnable_bytes(pieces: Iterable[str | None], vocab_size: int) -> int | None
         None where all of it can be learned from.
     """
     limit = max(_LEAST_DISTINCT_BYTES, _DISTINCT_BYTES_PER_TOKEN * vocab_size)
+    limit = min(limit, _MOST_DISTINCT_BYTES)
     words: set[str] = set()
     distinct = read = 0
     for piece in pieces:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,7 +18,7 @@ from metronorm.data.bpe_sample import SAMPLE_BYTES, evenly, learnable_bytes
 from metronorm.data.bpe_tokenizer import train_bpe
 from metronorm.data.char_tokenizer import CharTokenizer, code_points
 from metronorm.data.corpus import HELD_OUT_PLAYS, find_documents, without_copies
-from metronorm.data.progress import progress
+from metronorm.data.progress import progress, waiting
 from metronorm.data.reading import BLOCK_BYTES, read_text
 from metronorm.data.split import hold_out
 from metronorm.errors import DataError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
+    from metronorm.data.bpe_tokenizer import BPETokenizer
     from metronorm.data.config import TextConfig
     from metronorm.data.corpus import Corpus
     from metronorm.data.split import Span
@@ -121,11 +123,7 @@ def build(aside: Path, corpus: Corpus, config: TextConfig, digests: Sequence[byt
     if config.tokenizer == "char":
         tokenizer = CharTokenizer(_characters([*train, *validation]))
     else:
-        sample = list(evenly(train, SAMPLE_BYTES))
-        limit = learnable_bytes(_pieces(sample, "counting words"), config.vocab_size)
-        if limit is not None:
-            sample = list(evenly(sample, limit))
-        tokenizer = train_bpe(_pieces(sample, "training the tokenizer"), config.vocab_size)
+        tokenizer = _trained_bpe(train, config.vocab_size)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     tokenizer.save(aside / "tokenizer.json")
     meta = Meta(
@@ -160,6 +158,20 @@ def build(aside: Path, corpus: Corpus, config: TextConfig, digests: Sequence[byt
 def to_json(meta: Meta) -> bytes:
     """The content of `meta.json`."""
     return msgspec.json.format(msgspec.json.encode(meta))
+
+
+def _trained_bpe(spans: Sequence[Span], vocab_size: int) -> BPETokenizer:
+    sample = list(evenly(spans, SAMPLE_BYTES))
+    limit = learnable_bytes(_pieces(sample, "counting words"), vocab_size)
+    if limit is not None:
+        sample = list(evenly(sample, limit))
+    with ExitStack() as until_trained:
+
+        def pieces() -> Iterator[str | None]:
+            yield from _pieces(sample, "reading what the tokenizer learns from")
+            until_trained.enter_context(waiting(f"learning {vocab_size:,} tokens"))
+
+        return train_bpe(pieces(), vocab_size)
 
 
 def _described(span: Span) -> str:

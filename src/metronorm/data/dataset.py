@@ -13,6 +13,7 @@ import numpy as np
 from metronorm.data.build import FORMAT, Meta
 from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import DataError
+from metronorm.files import read_regular
 
 if TYPE_CHECKING:
     from typing import Any
@@ -122,7 +123,7 @@ def read_dataset(directory: Path, *, reused: bool = True) -> TextDataset | None:
 def read_meta(directory: Path) -> Meta | None:
     """What `meta.json` in `directory` says; None if there is none that this version reads."""
     try:
-        meta = msgspec.json.decode((directory / "meta.json").read_bytes(), type=Meta)
+        meta = msgspec.json.decode(read_regular(directory / "meta.json"), type=Meta)
     except (OSError, msgspec.DecodeError):
         return None
     return meta if meta.format <= FORMAT else None

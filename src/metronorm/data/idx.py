@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metronorm.errors import DataError
+from metronorm.files import open_regular
 
 if TYPE_CHECKING:
     import os
@@ -59,7 +60,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
     """
     path = Path(path)
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path), "rb") as file:
             size = path.stat().st_size
             packed = file.read(len(_GZIP)) == _GZIP
             file.seek(0)

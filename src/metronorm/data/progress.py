@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -48,10 +49,40 @@ def progress(
         done += more
         if now() - last >= _EVERY_SECONDS:
             last = now()
-            print(
-                f"{what}: {done / max(total_bytes, 1):.0%} of {total_bytes / 1e6:,.1f} MB",
-                file=sys.stderr,
-                flush=True,
-            )
+            _say(f"{what}: {done / max(total_bytes, 1):.0%} of {total_bytes / 1e6:,.1f} MB")
 
     yield advance
+
+
+@contextmanager
+def waiting(
+    what: str,
+    *,
+    every_seconds: float = _EVERY_SECONDS,
+    say: Callable[[str], object] | None = None,
+) -> Iterator[None]:
+    """A line every ten seconds while something lasts of which nobody knows how far it is.
+
+    Args:
+        what: is done ("learning 4,096 tokens").
+        every_seconds: between two lines.
+        say: takes a line; None: stderr.
+    """
+    begun = time.monotonic()
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(every_seconds):
+            (say or _say)(f"{what}: {time.monotonic() - begun:.0f} s")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stderr)

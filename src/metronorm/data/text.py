@@ -44,6 +44,7 @@ _log = logging.getLogger("metronorm")
 
 _DAY_SECONDS = 86_400
 _UNUSED_DAYS = 30
+_UNUSED_DAYS_OF_OLD = 365  # the first format did not remember its use; a run may go on with it
 
 
 def prepare(config: TextConfig, *, sha256: str | None = None) -> TextDataset:
@@ -79,6 +80,8 @@ def prepare(config: TextConfig, *, sha256: str | None = None) -> TextDataset:
 def remove_unused(folder: Path, *, now: float) -> None:
     """Remove the datasets in `folder` that no `prepare` asked for in the 30 days before `now`.
 
+    Those of the first format, which did not remember its use, are kept for a year.
+
     What is mapped by a process of this machine stays readable to it.
 
     Args:
@@ -87,10 +90,13 @@ def remove_unused(folder: Path, *, now: float) -> None:
     """
     for directory in folder.iterdir():
         with contextlib.suppress(OSError):
-            last = (directory / "meta.json").stat().st_mtime
-            if now - last > _UNUSED_DAYS * _DAY_SECONDS and read_meta(directory):
+            meta = read_meta(directory)
+            if meta is None:
+                continue
+            days = _UNUSED_DAYS if meta.content else _UNUSED_DAYS_OF_OLD
+            if now - (directory / "meta.json").stat().st_mtime > days * _DAY_SECONDS:
                 remove_directory(directory)
-                _log.info("removed %s, unused for %d days", directory, _UNUSED_DAYS)
+                _log.info("removed %s, unused for %d days", directory, days)
 
 
 def _prepared(target: Path, corpus: Corpus, config: TextConfig) -> TextDataset:

@@ -108,6 +108,6 @@ def check_same_text(found: Checkpoint, text: TextDataset) -> None:
     if found.state["text"] != text.sha256:
         raise DataError(
             "a resumed run must read the text it was begun with",
-            got="tokens with another SHA-256",
+            got="tokens with another SHA-256: it has changed, or was tokenized by an older version",
             fix="put the original files back or name them with --data, or start a new run",
         )
