@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,11 @@ from metronorm.errors import ConfigError
     [
         {"data": "a.txt"},
         {"data": Path("a.txt")},
+        {"data": None},
+        {"data": (1,)},
+        {"data": ("a.txt", "")},
+        {"cache": 1},
+        {"cache": ""},
         {"tokenizer": "words"},
         {"vocab_size": 256},
         {"vocab_size": 1000.0},
@@ -29,6 +35,17 @@ def test_a_value_that_cannot_work_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="got") as caught:
         TextConfig(**wrong)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_paths_are_absolute_from_the_beginning(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TextConfig(data=("a.txt", "b/*.txt", "/c"), cache=Path("cache"))
+    assert config.data == (str(tmp_path / "a.txt"), str(tmp_path / "b/*.txt"), "/c")
+    assert config.cache == tmp_path / "cache"
+    monkeypatch.chdir("/")
+    assert replace(config) == config
 
 
 def test_the_cache_honours_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

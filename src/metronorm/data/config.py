@@ -46,9 +46,15 @@ class TextConfig:
             raise ConfigError(
                 "data must be a tuple of sources", got=repr(self.data), fix=f"({str(self.data)!r},)"
             )
-        object.__setattr__(self, "data", tuple(absolute(source) for source in self.data))
-        if self.cache is not None:
-            object.__setattr__(self, "cache", Path(absolute(self.cache)))
+        try:
+            object.__setattr__(self, "data", tuple(absolute(source) for source in self.data))
+            if self.cache is not None:
+                object.__setattr__(self, "cache", Path(absolute(self.cache)))
+        except TypeError:
+            raise ConfigError(
+                "data must be a tuple of paths, and cache a path",
+                got=f"data={self.data!r}, cache={self.cache!r}",
+            ) from None
         if self.tokenizer not in get_args(TokenizerKind):
             raise ConfigError(
                 "tokenizer must be 'char' or 'bpe'", got=repr(self.tokenizer), fix="'bpe'"
