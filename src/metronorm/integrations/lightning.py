@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import ConfigError, MissingDependencyError
 from metronorm.integrations.axes import step_of
-from metronorm.integrations.steps import DATA, Recording
+from metronorm.integrations.recording import Recording
+from metronorm.integrations.steps import DATA
 
 try:
     from lightning.pytorch.callbacks import Callback

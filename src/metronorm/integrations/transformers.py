@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import MissingDependencyError
-from metronorm.integrations.steps import DATA, Recording
+from metronorm.integrations.recording import Recording
+from metronorm.integrations.steps import DATA
 
 try:
     from transformers import TrainerCallback

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from metronorm.integrations.steps import DATA, Recording
+from metronorm.integrations.recording import Recording
+from metronorm.integrations.steps import DATA
 
 if TYPE_CHECKING:
     import os
