@@ -102,6 +102,25 @@ def test_a_gradient_over_some_of_the_memory_is_refused() -> None:
     refused(ConfigError, optimizer.step, "or none of it", ".clone()")
 
 
+def test_a_copy_of_what_is_carried_is_no_gradient() -> None:
+    """It would be counted twice; as gradients that are clones, of a wrapper, would be."""
+    parameters = [one(), one()]
+    optimizer = Ticks(parameters, **HYPER)
+    sum(parameters).sum().backward()
+    optimizer.step()
+    for parameter in parameters:
+        parameter.grad = parameter.grad.clone()
+    refused(ConfigError, sum(parameters).sum().backward, "a copy", 'carry="separate"')
+    other = [one(), one()]
+    optimizer = Ticks(other, **HYPER, carry="separate")
+    for _ in range(3):
+        sum(other).sum().backward()
+        for parameter in other:
+            parameter.grad = parameter.grad.clone()
+        optimizer.step()
+    assert other[0].item() == pytest.approx(1 - 0.1 * (1 + 1.9 + 2.71))
+
+
 # Changes that are no beats -----------------------------------------------------------------------
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch.autograd.graph import increment_version
 
-from metronorm.optim import _torch_private
+from metronorm.optim import _torch_private, checks
 from metronorm.optim.blocks import accumulate_in_float32, local, same_memory
 
 if TYPE_CHECKING:
@@ -144,9 +144,18 @@ class Beats:
         self._backward = _torch_private.current_backward()
         if self._backward == _torch_private.OUTSIDE:  # somebody calls hooks by himself
             return
+        if not self.watched:
+            self._check_copies(first)
         self.watched = True
         self._sweep(but=first)
         self._look_at_end()
+
+    def _check_copies(self, first: Tensor) -> None:
+        """Refuse what is carried a second time in `.grad`; seen before a window's own gradients."""
+        for parameter, (carried, *_) in self._last.items():
+            grad = parameter.grad
+            if grad is not None and grad is not carried and parameter is not first:
+                checks.check_no_copy(grad, carried)
 
     def _look_at_end(self, more: int = LAST) -> None:
         """At the end of the running backward(), after what others do there."""

@@ -184,6 +184,23 @@ def check_own_memory(gradient: Tensor) -> None:
         )
 
 
+def check_no_copy(gradient: Tensor, carried: Tensor) -> None:
+    """Refuse a `.grad` that is a copy of what is carried: added to that, it would count twice.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    gradient, carried = local(gradient), local(carried)
+    if gradient.layout is not torch.strided or gradient.data_ptr() == carried.data_ptr():
+        return
+    if gradient.dtype == carried.dtype and torch.equal(gradient, carried) and carried.any():
+        raise ConfigError(
+            "a .grad must be the memory of what it carries, or none of it",
+            got=f"a copy, for a parameter of shape {tuple(carried.shape)}",
+            fix='carry="separate", with which .grad is None after step()',
+        )
+
+
 def rescaling(old: float, new: float) -> float:
     """What turns a sum that was multiplied by one momentum into one multiplied by another.
 
