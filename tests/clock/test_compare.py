@@ -1,4 +1,5 @@
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from metronorm.clock.table import Source
 from metronorm.errors import ConfigError
 
 from .noisy import TICK_NS, record, record_ranks, walls
+from .tapes import write_resources
 
 
 def table_of(rows: duckdb.DuckDBPyRelation, name: str) -> Table:
@@ -201,6 +203,23 @@ def test_memory_and_processor_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert measures["tick_processor_ns"].b == pytest.approx(2 * (3000 + 1000 * 120 / 270))
     assert "gpu_memory_bytes" not in measures, "B has none"
     assert compare(a, a).measures["gpu_memory_bytes"].a == 900
+
+
+def test_a_machine_that_others_used_is_told_of(tmp_path: Path) -> None:
+    """Of 8 processors this run uses 2, and the machine 90 % in B: 5.2 are others'."""
+    runs = {name: record(tmp_path / name, walls(at)) for at, name in enumerate("abc")}
+    for run, busy in zip(runs.values(), (0.27, 0.9, None), strict=True):
+        shutil.rmtree(run.directory / "resources")
+        run.info.host["cores"] = 8
+        values = {} if busy is None else {"machine_processor_share": busy}
+        samples = [{"processor_ns": 2e9 * second, **values} for second in range(60)]
+        write_resources(run.directory, samples)
+    a, b, c = runs.values()
+    notes = compare(a, b).notes
+    assert notes[0].startswith("other programs used 2.0 % of A's machine, 65.0 % of B's machine: ")
+    assert compare(a, a).notes == []
+    assert compare(c, a).notes == []
+    assert "an unknown part of A's machine, 65.0 % of B's machine" in compare(c, b).notes[0]
 
 
 def test_a_tick_takes_as_long_as_its_slowest_rank(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metronorm.clock.compare.losses import LossAt, Reached, losses_at, reached, read_course
-from metronorm.clock.compare.resources import read_usage
+from metronorm.clock.compare.resources import others_share, read_usage
 from metronorm.clock.compare.times import (
     Measure,
     Times,
@@ -15,7 +15,7 @@ from metronorm.clock.compare.times import (
     ratio_of,
     read_times,
 )
-from metronorm.clock.compare.words import Verdict, judge, statements
+from metronorm.clock.compare.words import Verdict, judge, percent, statements
 from metronorm.clock.ledger import UNATTRIBUTED
 from metronorm.errors import ConfigError
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 LEAST_TICKS = 50
 WARM_UP = 20
+# the share of a machine that others may use before its times are doubted
+BUSY = 0.1
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,16 @@ def _notes(
     hosts = [f"{run.info.host.get('name')} ({run.info.host.get('processor')})" for run in runs]
     if hosts[0] != hosts[1]:
         notes.append(f"other machines: A on {hosts[0]}, B on {hosts[1]}")
+    shares = [others_share(run) for run in runs]
+    if any(share is not None and share > BUSY for share in shares):
+        used = (
+            f"{'an unknown part' if share is None else percent(share)} of {letter}'s machine"
+            for letter, share in zip("AB", shares, strict=True)
+        )
+        notes.append(
+            f"other programs used {', '.join(used)}: times are not those of the runs alone, and "
+            "intervals know nothing of that"
+        )
     if sides[0].ranks != sides[1].ranks:
         notes.append(f"ranks: {sides[0].ranks} in A, {sides[1].ranks} in B")
     tokens = [each.sums.totals["tokens"] / each.ticks for each in times]

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 from metronorm.clock.store.columns import identifier
 
 if TYPE_CHECKING:
+    from metronorm.clock.reader import Run
     from metronorm.clock.table import Table
+
+
+_BUSY = {"time_ns", "machine_processor_share", "processor_ns", "children_processor_ns"}
 
 
 def read_usage(resources: Table, skip: int) -> dict[str, float]:
@@ -28,6 +32,41 @@ def read_usage(resources: Table, skip: int) -> dict[str, float]:
     queries = [f"({query})::DOUBLE" for query in wanted.values()]
     row = resources.sql(f"select {', '.join(queries)}").fetchall()[0]
     return {name: value for name, value in zip(wanted, row, strict=True) if value is not None}
+
+
+def others_share(run: Run) -> float | None:
+    """The share of the machine's processors that other programs used while the run went on.
+
+    None where that was not recorded. Of a run on several machines it is their mean.
+    """
+    resources, cores = run.resources(), run.info.host.get("cores")
+    columns = resources.columns
+    if not cores or not {"machine_processor_share", "processor_ns"}.issubset(columns):
+        return None
+    own = " + ".join(
+        f"coalesce(max({name}) - min({name}), 0)"
+        for name in ("processor_ns", "children_processor_ns")
+        if name in columns
+    )
+    (busy, used) = (
+        resources.only("attempt", "rank", *_BUSY.intersection(columns))
+        .sql(
+            f"""with ranks as (
+                    select attempt, avg(machine_processor_share) as busy,
+                           ({own}) / nullif(max(time_ns) - min(time_ns), 0) as used
+                    from resources where processor_ns is not null group by attempt, rank),
+                attempts as (select avg(busy) as busy, sum(used) as used from ranks
+                             group by attempt)
+                select avg(busy), avg(used) from attempts"""
+        )
+        .fetchall()[0]
+    )
+    if busy is None or used is None:
+        return None
+    hosts = run.events().sql(
+        "select count(distinct fields->>'host') from events where event = 'start'"
+    )
+    return max(float(busy - used / cores / max(hosts.fetchall()[0][0], 1)), 0.0)
 
 
 def _largest(columns: list[str]) -> str:
