@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from metronorm.errors import CheckpointError
 from metronorm.files import directory_aside, open_regular, remove_directory
@@ -33,6 +33,7 @@ from metronorm.train.checkpoint_checks import (
     checked_groups,
     digest_file,
     digest_values,
+    load_tensors,
     tensor_shapes,
 )
 
@@ -95,7 +96,7 @@ class Checkpoint:
         expected = dict(model.state_dict())
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         self._check_equal(tensor_shapes(self.path / MODEL), shapes)
-        weights = load_file(self.path / MODEL)
+        weights = load_tensors(self.path / MODEL)
         self._check_equal(
             {name: tensor.dtype for name, tensor in weights.items()},
             {name: tensor.dtype for name, tensor in expected.items()},
@@ -123,7 +124,7 @@ class Checkpoint:
         try:
             groups = checked_groups(self.state["optimizer"]["param_groups"], optimizer.param_groups)
             check_state_tensors(tensor_shapes(self.path / TENSORS), optimizer)
-            tensors = load_file(self.path / TENSORS)
+            tensors = load_tensors(self.path / TENSORS)
             state: dict[int, dict[str, Any]] = {}
             for index, values in self.state["optimizer"]["state"].items():
                 state[int(index)] = dict(values)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from metronorm.errors import CheckpointError
 from metronorm.files import open_regular
@@ -60,6 +61,18 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     try:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} must be a safetensors file", got=str(error)) from None
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors in a file, by name.
+
+    Raises:
+        CheckpointError: it is damaged, or gone: a training that runs removes old checkpoints.
+    """
+    try:
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} must be a safetensors file", got=str(error)) from None
 
