@@ -80,6 +80,7 @@ def write_training(
     metrics: Callable[[int, int], dict[str, Any]] | None = None,
     arrival: bool = True,
     clock_ns: int = 20_000,
+    gc_ms: Callable[[int], float] | None = None,
 ) -> Path:
     """A data-parallel training: ticks of about 100 ms, ranks that wait for each other.
 
@@ -87,6 +88,7 @@ def write_training(
         plant: changes the phases (ms) of a tick and a rank; what makes a rank later than others
             makes those wait for it in `communicate`.
         metrics: of a tick and a rank; by default a loss that falls, with noise, and a few others.
+        gc_ms: what of the forward pass is the garbage collector's, of a tick; of rank 0 alone.
     """
     if not (run / "run.json").exists():
         write_run(run)
@@ -102,6 +104,8 @@ def write_training(
             if tick == first:
                 own["forward"] *= 20  # compiled
             plant(tick, rank, own)
+            if gc_ms is not None and rank == 0:
+                own["forward"] += gc_ms(tick)
             everybody.append(own)
         moments = [own["data"] + own["forward"] + own["backward"] for own in everybody]
         wall_ns = 0
@@ -120,6 +124,8 @@ def write_training(
             }
             if arrival and ranks > 1:
                 record["arrival_ns"] = round(moments[rank] * MS)
+            if gc_ms is not None:
+                record["gc_ns"] = 0 if rank else round(gc_ms(tick) * MS)
             records[rank].append(record)
         time_ns += wall_ns
     for rank, lines in records.items():

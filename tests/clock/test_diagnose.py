@@ -32,6 +32,11 @@ def evaluate_and_save(chance: random.Random, tick: int, rank: int, phases: Phase
         phases["checkpoint"] = 100 * chance.lognormvariate(0, 0.1)
 
 
+def usual_garbage(tick: int) -> float:
+    """What is young in every tick, all of it now and then."""
+    return 80.0 if tick % 250 == 49 else 0.3
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     seed=st.integers(0, 10**9),
@@ -61,6 +66,7 @@ def test_nothing_is_found_in_a_run_that_is_well(
         noise=noise,
         plant=lambda *tick: evaluate_and_save(chance, *tick),
         arrival=chance.random() < 0.5,
+        gc_ms=usual_garbage if chance.random() < 0.5 else None,
     )
     for rank in range(ranks):
         write_resources(run, steady_memory(chance, seconds), rank=rank)

@@ -45,14 +45,39 @@ def test_data_bound(tmp_path: Path, seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_data_bound_in_bursts(tmp_path: Path, seed: int) -> None:
     plant = slower("data", 2000, every=80)
-    found = diagnose(open_run(write_training(tmp_path / "run", seed, ticks=500, plant=plant)))
-    data, slow = found
-    assert (data.rule, slow.rule) == ("data-bound", "slow-ticks")
+    data = only(write_training(tmp_path / "run", seed, ticks=500, plant=plant))
+    assert data.rule == "data-bound", "and no ticks that are slow besides"
     assert data.evidence["share"] == pytest.approx(26 / (TICK_MS + 25), rel=0.05)
     assert {80, 160, 240, 320, 400, 480} <= set(data.ticks)
     assert "in few ticks" in data.advice
-    assert slow.ticks == [80, 160, 240, 320, 400, 480]
-    assert slow.evidence["every_ticks"] == 80
+    assert data.evidence["every_ticks"] == 80
+    assert data.evidence["longest_ns"] == pytest.approx(2001 * MS, rel=0.01)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_other_slow_ticks_of_a_run_that_waits_for_data(tmp_path: Path, seed: int) -> None:
+    """The bursts are one finding; the ticks that are slow for another reason are another."""
+    bursts, others = slower("data", 2000, every=80), slower("backward", 300, every=35)
+
+    def plant(tick: int, rank: int, phases: Phases) -> None:
+        bursts(tick, rank, phases)
+        others(tick, rank, phases)
+
+    run = write_training(tmp_path / "run", seed, ticks=500, plant=plant)
+    data, slow = diagnose(open_run(run))
+    assert (data.rule, slow.rule) == ("data-bound", "slow-ticks")
+    assert slow.evidence["ticks"] == 14
+    assert slow.evidence["every_ticks"] == 35
+    assert slow.evidence["excess_ns"] == pytest.approx(14 * 300 * MS, rel=0.02)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_few_ticks_that_wait_for_data(tmp_path: Path, seed: int) -> None:
+    """Too little of the time to be bound by data: they are slow ticks, then."""
+    plant = slower("data", 600, every=80)
+    finding = only(write_training(tmp_path / "run", seed, ticks=500, plant=plant))
+    assert finding.rule == "slow-ticks"
+    assert finding.evidence["excess_in_data_ns"] == pytest.approx(6 * 600 * MS, rel=0.05)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from metronorm.clock.diagnosis.attempts import failed, failed_checkpoints, replay, restarts, stalls
 from metronorm.clock.diagnosis.finding import SEVERITIES, Finding, Severity, at_least, spelled
+from metronorm.clock.diagnosis.garbage import garbage
 from metronorm.clock.diagnosis.losses import losses
 from metronorm.clock.diagnosis.machine import idle_gpus, memory
 from metronorm.clock.diagnosis.ranks import stragglers
@@ -40,6 +41,7 @@ RULES = (
     stalls,
     failed_checkpoints,
     data_bound,
+    garbage,
     planned,
     stragglers,
     idle_gpus,

@@ -49,7 +49,8 @@ class Reading:
     In SQL there are `ticks`, all ranks' ticks of the effective history, and `timeline`, those of
     the lowest rank: where ranks wait for each other, one rank's time is everybody's. A row of
     `timeline` has `tick`, `attempt`, `age` (ticks since its attempt began), `wall`, `own` (wall
-    without what is planned; null where that is not known), `beats`, `work` (tokens, else beats),
+    without what is planned; null where that is not known), `gc` (of the garbage collector; 0 where
+    that is not known), `beats`, `work` (tokens, else beats),
     `sampled` (whether its phases are known), and a column `PHASE_ns` for each phase, 0 where there
     was none. All times are in nanoseconds. Of the metrics `ticks` has `tokens` alone: a rule that
     looks at others takes a `table_of` them.
@@ -63,6 +64,7 @@ class Reading:
         others = {*self.metrics} - {"tokens"}
         self._ticks = self._all.only(*(name for name in self.columns if name not in others))
         self._sampled = "unattributed_ns is not null" if "unattributed" in self.phases else "false"
+        self._gc = "coalesce(gc_ns, 0)" if "gc_ns" in self.columns else "0"
         self.warm = self._warm()
         self.totals = self._totals()
         self.rank = min((row["rank"] for row in self.totals), default=0)
@@ -169,7 +171,9 @@ class Reading:
         warm = self.dicts(
             f"""select rank, count(*) as warm_ticks, sum(wall_ns)::DOUBLE as warm_time,
                        count(*) {sampled} as sampled_ticks,
-                       coalesce(sum(wall_ns) {sampled}, 0)::DOUBLE as sampled_time {"".join(sums)}
+                       coalesce(sum(wall_ns) {sampled}, 0)::DOUBLE as sampled_time,
+                       sum({self._gc})::DOUBLE as gc_time, max({self._gc}) as longest_gc
+                       {"".join(sums)}
                 from ticks where {self.warm} group by rank"""
         )
         every = self.dicts(
@@ -199,7 +203,8 @@ class Reading:
         self._ticks.sql(
             f"""create or replace temp table timeline as
                 select tick, attempt, tick::HUGEINT - min(tick) over (partition by attempt) as age,
-                       wall_ns as wall, {own} as own, beats, {work}::DOUBLE as work,
-                       {self._sampled} as sampled {"," if columns else ""} {columns}
+                       wall_ns as wall, {own} as own, {self._gc} as gc, beats,
+                       {work}::DOUBLE as work, {self._sampled} as sampled
+                       {"," if columns else ""} {columns}
                 from ticks where rank = {self.rank} and wall_ns is not null"""
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.diagnosis.finding import (
     TICKS_NAMED,
@@ -12,6 +12,7 @@ from metronorm.clock.diagnosis.finding import (
     size,
 )
 from metronorm.clock.diagnosis.reading import GPU_IN_USE, MINIMUM_TICKS, PLANNED, STEADY
+from metronorm.clock.diagnosis.trend import period
 from metronorm.text import short_time
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 DATA_SHARE = 0.10
 # The longest twentieth of the waits holding this much of them: they come in bursts.
 BURST_SHARE = 0.80
+# Of these the waits that have this part of the longest are the bursts.
+LONG_WAIT = 0.10
 
 # What share of the time each of these may take. An evaluation tells something; a checkpoint and a
 # sample are only written. ADVISED is what a longer period would bring it down to.
@@ -42,19 +45,28 @@ SMALL_BEATS = 4
 MEMORY_FREE = 0.20  # of the machine's memory: with less, larger beats may not fit
 
 
+def waits_for_data(reading: Reading) -> dict[str, Any] | None:
+    """The rank that waits most for its data, with `share`; None if that is not much."""
+    row = reading.worst("data")
+    return row if row and row["share"] > DATA_SHARE else None
+
+
 def data_bound(reading: Reading) -> Iterator[Finding]:
     """The loop waits for its data."""
-    row = reading.worst("data")
-    if row is None or row["share"] <= DATA_SHARE:
+    row = waits_for_data(reading)
+    if row is None:
         return
     rank, share = row["rank"], row["share"]
-    median, burst, ticks = reading.one(
+    median, burst, ticks, longest, long = reading.one(
         f"""with waits as (
                 select tick, data_ns, row_number() over (order by data_ns desc) as place
                 from ticks
                 where {reading.warm} and rank = {rank} and unattributed_ns is not null)
             select median(data_ns), sum(data_ns) filter (place * 20 <= {row["sampled_ticks"]}),
-                   arg_max(tick, data_ns, {TICKS_NAMED})
+                   arg_max(tick, data_ns, {TICKS_NAMED}), max(data_ns),
+                   list(tick order by tick) filter (
+                       place * 20 <= {row["sampled_ticks"]}
+                       and data_ns >= {LONG_WAIT} * (select max(data_ns) from waits))
             from waits where data_ns is not null"""
     )
     burst = (burst or 0) / row["data_ns"]
@@ -65,26 +77,32 @@ def data_bound(reading: Reading) -> Iterator[Finding]:
             "The wait is in few ticks: keep the loader's workers alive between epochs "
             "(persistent_workers=True), and see what is read at these ticks."
         )
-        spread = f"{burst:.0%} of that in one tick of twenty"
+        spread = f"{burst:.0%} of that in one tick of twenty, {short_time(longest)} at most"
     else:
         advice = (
             "Nearly every tick waits: more loader workers, a longer prefetch, or decode and "
             "tokenize ahead of training."
         )
         spread = f"the median tick waits {short_time(median)}"
+    evidence: Evidence = {
+        "share": share,
+        "rank": rank,
+        "mean_ns": mean,
+        "median_ns": median,
+        "longest_ns": longest,
+        "longest_twentieth_share": burst,
+    }
+    every = period(long or []) if in_bursts else None
+    if every:
+        evidence["every_ticks"] = every
+        spread += f"; they come every {every:,} ticks"
     yield Finding(
         rule="data-bound",
         severity="warning",
         what=f"{share:.1%} of the time is spent waiting for data{reading.of_rank(rank)}: "
         f"{short_time(mean)} a tick on average, {spread}.",
         advice=advice,
-        evidence={
-            "share": share,
-            "rank": rank,
-            "mean_ns": mean,
-            "median_ns": median,
-            "longest_twentieth_share": burst,
-        },
+        evidence=evidence,
         ticks=sorted(ticks) if in_bursts else [],
     )
 

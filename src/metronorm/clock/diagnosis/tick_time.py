@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.diagnosis.finding import TICKS_NAMED, Evidence, Finding, counted
+from metronorm.clock.diagnosis.garbage import ADVICE, much_garbage
 from metronorm.clock.diagnosis.reading import MINIMUM_TICKS, STEADY, WARM_UP_TICKS
-from metronorm.clock.diagnosis.trend import SIGMAS_PER_MAD, mann_kendall, step
+from metronorm.clock.diagnosis.shares import waits_for_data
+from metronorm.clock.diagnosis.trend import SIGMAS_PER_MAD, mann_kendall, period, step
 from metronorm.clock.store.columns import identifier
 from metronorm.text import short_time
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from metronorm.clock.diagnosis.reading import Reading
 
@@ -26,9 +26,6 @@ SLOW_NS = 1_000_000
 NEIGHBOURS = 50  # ticks on either side
 # Together they must cost this much of the time.
 SLOW_SHARE = 0.02
-# Of the gaps between slow ticks so many must be the same to say that they come every N ticks.
-SAME_GAPS = 0.8
-MINIMUM_GAPS = 4
 
 # The last fifth of the run against the first: a tenth is more than what a machine varies by.
 DRIFT = 0.10
@@ -46,15 +43,19 @@ _LOOK = {
     "forward": "See whether inputs of a new shape, which are compiled anew, or other processes on "
     "the machine fall on these ticks.",
     "communicate": "Another rank was late or the network slow: see the ticks of the other ranks.",
-    "unattributed": "Put the parts of the loop outside of phases into `clock.phase`; the garbage "
-    "collector, logging and other processes are candidates.",
+    "unattributed": "Put the parts of the loop outside of phases into `clock.phase`; logging "
+    "and other processes are candidates.",
 }
 _LOOK["backward"] = _LOOK["forward"]
 _LOOK_ELSE = "See what this phase does at these ticks, and what else ran on the machine."
 
 
 def slow_ticks(reading: Reading) -> Iterator[Finding]:
-    """Single ticks that take far longer than those around them, for no planned reason."""
+    """Single ticks that take far longer than those around them, for no planned reason.
+
+    Those that wait for data or for the garbage collector are left to the rules about these, where
+    they find something.
+    """
     if reading.steady_ticks < MINIMUM_TICKS:
         return
     names = [identifier(f"{phase}_ns") for phase in reading.phases]
@@ -74,12 +75,14 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
             spreads as (select *, median(abs(own - level)) {around} as deviation from levels)
             select count(*), sum(own - level), median(level), max(own),
                    arg_max(tick, own - level, {TICKS_NAMED}), list(tick order by tick),
-                   (select sum(wall) from timeline){excesses}
+                   (select sum(wall) from timeline),
+                   sum(least(gc, own - level))::DOUBLE {excesses}
             from spreads
             where own > level + greatest({SLOW_SIGMAS * SIGMAS_PER_MAD} * deviation,
-                                         {SLOW_EXCESS} * level, {SLOW_NS})"""
+                                         {SLOW_EXCESS} * level, {SLOW_NS})
+                  and not ({_reported(reading)})"""
     )
-    count, excess, level, longest, worst, ticks, wall, *by_phase = row
+    count, excess, level, longest, worst, ticks, wall, in_gc, *by_phase = row
     if not count or excess <= SLOW_SHARE * wall:
         return
     share = float(excess / wall)
@@ -89,7 +92,7 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
         if ns  # none, or no tick of these with its phases
     }
     cause = max(causes, key=lambda phase: causes[phase], default=None)
-    every = _period(ticks)
+    every = period(ticks)
     evidence: Evidence = {
         "share": share,
         "ticks": count,
@@ -98,8 +101,13 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
         "longest_ns": longest,
     }
     evidence |= {f"excess_in_{phase}_ns": ns for phase, ns in causes.items()}
+    advice = _LOOK.get(cause or "unattributed", _LOOK_ELSE)
     words = ""
-    if cause is not None:
+    if in_gc:
+        evidence["excess_in_gc_ns"] = in_gc
+    if in_gc > excess / 2:
+        words, advice = f", {in_gc / float(excess):.0%} of it in Python's garbage collector", ADVICE
+    elif cause is not None:
         part = causes[cause] / sum(causes.values())
         words = f", {part:.0%} of it " + (
             "in no phase" if cause == "unattributed" else f"in {cause}"
@@ -112,9 +120,26 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
         severity="warning",
         what=f"{counted(count, 'tick')} took up to {short_time(longest)} instead of the usual "
         f"{short_time(level)}: {share:.1%} of the time{words}.",
-        advice=_LOOK.get(cause or "unattributed", _LOOK_ELSE),
+        advice=advice,
         evidence=evidence,
         ticks=sorted(worst),
+    )
+
+
+def _reported(reading: Reading) -> str:
+    """SQL: whether most of a slow tick's excess is what another rule has found."""
+    names = []
+    if waits_for_data(reading):
+        names.append("data_ns")
+    if much_garbage(reading):
+        names.append("gc")
+    usual = [f"(select median({name}) from timeline where {STEADY})" for name in names]
+    return (
+        " or ".join(
+            f"{name} - {median} > (own - level) / 2"
+            for name, median in zip(names, usual, strict=True)
+        )
+        or "false"
     )
 
 
@@ -203,15 +228,6 @@ def warm_up(reading: Reading) -> Iterator[Finding]:
         evidence={"share": share, "excess_ns": float(excess), "usual_ns": usual},
         ticks=[longest],
     )
-
-
-def _period(ticks: Sequence[int]) -> int | None:
-    """N if the ticks come every N ticks."""
-    gaps = [later - earlier for earlier, later in pairwise(ticks)]
-    if len(gaps) < MINIMUM_GAPS:
-        return None
-    gap, count = Counter(gaps).most_common(1)[0]
-    return gap if gap > 1 and count >= SAME_GAPS * len(gaps) else None
 
 
 def _change(values: list[Any]) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from collections import Counter
+from itertools import combinations, pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
 
 # of normally distributed noise the median of absolute deviations is this much less than sigma
 SIGMAS_PER_MAD = 1.4826
+# of the gaps between ticks so many must be the same to say that they come every N ticks
+SAME_GAPS = 0.8
+MINIMUM_GAPS = 4
 
 
 def theil_sen(xs: Sequence[float], ys: Sequence[float]) -> float:
@@ -52,6 +56,15 @@ def step(ys: Sequence[float], edge: int) -> tuple[int, bool]:
     slope = theil_sen(xs, ys)
     line = _rest([y - slope * x for x, y in zip(xs, ys, strict=True)])
     return at, _rest(ys[:at]) + _rest(ys[at:]) < line / 2
+
+
+def period(ticks: Sequence[int]) -> int | None:
+    """N if the ticks come every N ticks."""
+    gaps = [later - earlier for earlier, later in pairwise(ticks)]
+    if len(gaps) < MINIMUM_GAPS:
+        return None
+    gap, count = Counter(gaps).most_common(1)[0]
+    return gap if gap > 1 and count >= SAME_GAPS * len(gaps) else None
 
 
 def _rest(values: Sequence[float]) -> float:
