@@ -1,5 +1,6 @@
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ REALS: list[Any] = [
 ]
 NEITHER: list[Any] = [
     *(True, np.True_, torch.tensor(True), "3", b"3", None, 3j, np.complex64(3), [3], (3,)),
-    *(np.array([3, 3]), torch.ones(2), torch.ones((), device="meta"), object()),
+    *(np.array([3, 3]), torch.ones(2), torch.ones((), device="meta"), Path()),
 ]
 
 
