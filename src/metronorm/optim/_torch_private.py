@@ -18,14 +18,10 @@ if TYPE_CHECKING:
 OUTSIDE = -1
 
 
-def current_backward() -> int:
-    """A number of the running backward(), another for each; OUTSIDE of any it is that.
-
-    A backward() inside another, as of reentrant checkpoints, has a number of its own. Nothing
-    public says that one has begun.
-    """
-    number: int = torch._C._current_graph_task_id()
-    return number
+# A number of the running backward(), another for each; OUTSIDE of any it is that. A backward()
+# inside another, as of reentrant checkpoints, has a number of its own. Nothing public says that one
+# has begun.
+current_backward: Callable[[], int] = torch._C._current_graph_task_id
 
 
 def at_end_of_backward(call: Callable[[], None]) -> None:

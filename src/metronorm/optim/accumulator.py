@@ -166,7 +166,8 @@ class Accumulator(Sums):
             ConfigError: beats of an unfinished window are in a sum already, and cannot be taken
                 back.
         """
-        dropped, begun = [], False
+        beats, dropped, begun = self._beats, [], False
+        take_back = self._limits.max_beat_norm is None  # what fold() has added is meant to be there
         for parameter in self._parameters():
             fresh, carried = parameter.grad, self._sum(parameter)
             if carried is not None:
@@ -174,7 +175,7 @@ class Accumulator(Sums):
                 if self._moved(parameter, carried):
                     carried = self._followed(parameter, carried)
                     fresh = parameter.grad
-                if self._open(parameter) and self._limits.max_beat_norm is None:
+                if take_back and beats.open(parameter, self.state[parameter]):
                     raise ConfigError(
                         "zero_grad() cannot take back gradients that were added to what is carried",
                         got="some since the last step()",
@@ -241,7 +242,7 @@ class Accumulator(Sums):
         if self._moved(parameter, carried) or (fresh is not None and fresh is not carried):
             carried = self._followed(parameter, carried)  # after model.to()
             fresh = parameter.grad
-        begun = self._open(parameter)
+        begun = state["open"] or self._open(parameter)
         if fresh is carried:
             fresh = None
             if self._beats.watched and self._beats.changed(parameter):

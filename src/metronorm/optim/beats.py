@@ -59,21 +59,19 @@ class Beats:
 
     def watch(self, parameter: Tensor) -> None:
         """Begin to watch a parameter, which can be frozen for now."""
-        this = weakref.ref(self)
+        this, current_backward = weakref.ref(self), _torch_private.current_backward
 
         def landed(parameter: Tensor) -> None:  # for every gradient: what is seldom stands apart
             beats = this()
             if beats is None:
                 return
-            if _torch_private.current_backward() != beats._backward:
+            if current_backward() != beats._backward:
                 beats._begin(parameter)
-            sums = beats._sums()
-            state = {} if sums is None else sums.state.get(parameter, {})
-            carried = state.get("accumulated")
-            if carried is None:
+            last = beats._last.get(parameter)
+            if last is None:
                 accumulate_in_float32(parameter)  # of another dtype since model.bfloat16(), say
-            elif parameter.grad is carried:
-                state["open"] = True
+            elif parameter.grad is last[0]:
+                beats._open(parameter)
 
         frozen = not parameter.requires_grad
         parameter.requires_grad_(True)
@@ -152,10 +150,18 @@ class Beats:
 
     def _check_copies(self, first: Tensor) -> None:
         """Refuse what is carried a second time in `.grad`; seen before a window's own gradients."""
+        sums = self._sums()
         for parameter, (carried, *_) in self._last.items():
             grad = parameter.grad
-            if grad is not None and grad is not carried and parameter is not first:
+            if grad is None or grad is carried or parameter is first:
+                continue
+            if sums is not None and sums._of_another(parameter) is None:
                 checks.check_no_copy(grad, carried)
+
+    def _open(self, parameter: Tensor) -> None:
+        sums = self._sums()
+        if sums is not None:
+            sums.state[parameter]["open"] = True
 
     def _look_at_end(self, more: int = LAST) -> None:
         """At the end of the running backward(), after what others do there."""
@@ -197,7 +203,7 @@ class Beats:
             self.look(parameter, found)
             if parameter.grad is found:
                 if but is None:
-                    sums.state[parameter]["open"] = True
+                    self._open(parameter)
                 elif part.device == local(but).device:  # other devices' are not in step
                     self.warn()
 

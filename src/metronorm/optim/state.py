@@ -61,18 +61,22 @@ class Sums(Optimizer):
 
     def _left_by_another(self, parameter: Tensor) -> bool:
         """Whether `.grad` is what another optimizer carries, and no gradient."""
+        other = self._of_another(parameter)
+        if other is not None and other._beats.open(parameter, other.state[parameter]):
+            raise ConfigError(
+                "a new optimizer can take over between two windows",
+                got="beats of an unfinished one, added to what another optimizer carries",
+                fix="step() of the other one first, or model.zero_grad(), which drops both",
+            )
+        return other is not None
+
+    def _of_another(self, parameter: Tensor) -> Sums | None:
+        """The other optimizer whose sum `.grad` is."""
         for other in self._alive:
             carried = None if other is self else other._sum(parameter)
-            if carried is None or carried is not parameter.grad:
-                continue
-            if other._beats.open(parameter, other.state[parameter]):
-                raise ConfigError(
-                    "a new optimizer can take over between two windows",
-                    got="beats of an unfinished one, added to what another optimizer carries",
-                    fix="step() of the other one first, or model.zero_grad(), which drops both",
-                )
-            return True
-        return False
+            if carried is not None and carried is parameter.grad:
+                return other
+        return None
 
     def _is_apart(self, group: Group) -> bool:
         """Whether the windows of a group are kept apart from what is carried."""
