@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.clock.diagnosis.attempts import failed, failed_checkpoints, replay, restarts, stalls
+from metronorm.clock.diagnosis.attempts import failed, failed_checkpoints, replay, restarts
 from metronorm.clock.diagnosis.finding import SEVERITIES, Finding, Severity, at_least, spelled
 from metronorm.clock.diagnosis.garbage import garbage
 from metronorm.clock.diagnosis.losses import losses
@@ -24,6 +24,7 @@ from metronorm.clock.diagnosis.ranks import stragglers
 from metronorm.clock.diagnosis.reading import Reading
 from metronorm.clock.diagnosis.recording import clock_cost, lost_records, sampling
 from metronorm.clock.diagnosis.shares import data_bound, planned, small_beats, unattributed
+from metronorm.clock.diagnosis.stalls import find_stalls, stalls
 from metronorm.clock.diagnosis.tick_time import drift, slow_ticks, warm_up
 from metronorm.clock.diagnosis.values import not_finite
 
@@ -70,5 +71,6 @@ def diagnose(run: Run) -> list[Finding]:
         Findings in order of severity; of equal ones, what concerns more of the time comes first.
     """
     reading = Reading(run)
+    reading.leave_out(find_stalls(reading))
     found = [finding for rule in RULES for finding in rule(reading)]
     return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), -one.share))

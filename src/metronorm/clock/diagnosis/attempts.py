@@ -100,25 +100,6 @@ def restarts(reading: Reading) -> Iterator[Finding]:
     )
 
 
-def stalls(reading: Reading) -> Iterator[Finding]:
-    """The loop stood still for a long time."""
-    events = [event for event in reading.events if event.name == "stall"]
-    if not events:
-        return
-    longest = max(events, key=lambda event: event.number("seconds"))
-    seconds = longest.number("seconds")
-    times = "once" if len(events) == 1 else counted(len(events), "time")
-    yield Finding(
-        rule="stall",
-        severity="warning",
-        what=f"The loop stood still {times}, longest at tick {longest.tick:,}"
-        f"{reading.of_rank(longest.rank)} for {short_time(seconds * 1e9)} and more.",
-        advice="The event `stall` holds where every thread was: read its stacks in run.events().",
-        evidence={"stalls": len(events), "seconds": seconds, "rank": longest.rank},
-        ticks=sorted({event.tick for event in events})[:TICKS_NAMED],
-    )
-
-
 def failed_checkpoints(reading: Reading) -> Iterator[Finding]:
     """Checkpoints that could not be written."""
     events = [event for event in reading.events if event.name == "checkpoint failed"]

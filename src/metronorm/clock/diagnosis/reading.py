@@ -14,6 +14,7 @@ from metronorm.clock.store.columns import identifier, literal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from metronorm.clock.diagnosis.stalls import Stall
     from metronorm.clock.reader import Run
     from metronorm.clock.table import Table
 
@@ -21,7 +22,9 @@ MINIMUM_TICKS = 20  # of fewer no share and no median is worth a word
 MINIMUM_SAMPLES = 20  # of the machine, about one a second
 GPU_IN_USE = 0.02  # mean utilization of one that the run computes on at all
 WARM_UP_TICKS = 10  # of an attempt: compilers, allocators, caches and loaders settle within them
-STEADY = f"age >= {WARM_UP_TICKS}"  # in SQL over the timeline
+# in SQL over the timeline
+WARM = f"age >= {WARM_UP_TICKS}"
+STEADY = f"{WARM} and not still"
 PLANNED = ("evaluate", "checkpoint", "sample")  # what a loop does on purpose, now and then
 _UTILIZATION = re.compile(r"gpu(\d+)_utilization")
 _EVENTS = ("end", "dropped", "sampling", "stall", "checkpoint failed")
@@ -50,10 +53,10 @@ class Reading:
     the lowest rank: where ranks wait for each other, one rank's time is everybody's. A row of
     `timeline` has `tick`, `attempt`, `age` (ticks since its attempt began), `wall`, `own` (wall
     without what is planned; null where that is not known), `gc` (of the garbage collector; 0 where
-    that is not known), `beats`, `work` (tokens, else beats),
-    `sampled` (whether its phases are known), and a column `PHASE_ns` for each phase, 0 where there
-    was none. All times are in nanoseconds. Of the metrics `ticks` has `tokens` alone: a rule that
-    looks at others takes a `table_of` them.
+    that is not known), `beats`, `work` (tokens, else beats), `sampled` (whether its phases are
+    known), `still` (whether the loop stood still in it: such a tick is left to the rule `stall`),
+    and a column `PHASE_ns` for each phase, 0 where there was none. All times are in nanoseconds. Of
+    the metrics `ticks` has `tokens` alone: a rule that looks at others takes a `table_of` them.
     """
 
     def __init__(self, run: Run) -> None:
@@ -66,10 +69,23 @@ class Reading:
         self._sampled = "unattributed_ns is not null" if "unattributed" in self.phases else "false"
         self._gc = "coalesce(gc_ns, 0)" if "gc_ns" in self.columns else "0"
         self.warm = self._warm()
-        self.totals = self._totals()
-        self.rank = min((row["rank"] for row in self.totals), default=0)
+        self.rank: int = self.one("select coalesce(min(rank), 0) from ticks")[0]
         self._make_timeline()
-        self.steady_ticks: int = self.one(f"select count(*) from timeline where {STEADY}")[0]
+        self.stalls: Sequence[Stall] = ()
+
+    def leave_out(self, stalls: Sequence[Stall]) -> None:
+        """Ticks in which the loop stood still; before anything is taken from the others."""
+        self.stalls = stalls
+        if stalls:
+            ticks = ", ".join(str(each.tick) for each in stalls)
+            self.sql(f"update timeline set still = true where tick in ({ticks})")
+            self.warm = f"({self.warm} and tick not in ({ticks}))"
+
+    @cached_property
+    def steady_ticks(self) -> int:
+        """How many ticks of `timeline` are neither of the warm-up nor stalls."""
+        count: int = self.one(f"select count(*) from timeline where {STEADY}")[0]
+        return count
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of a query over `ticks` and `timeline`."""
@@ -159,7 +175,8 @@ class Reading:
             found.append(Event(name, attempt, rank, tick, kept))
         return found
 
-    def _totals(self) -> list[dict[str, Any]]:
+    @cached_property
+    def totals(self) -> list[dict[str, Any]]:
         """A row per rank: sums over all its ticks, and over those after the warm-up if any."""
         sums = []
         for phase in self.phases:
@@ -204,7 +221,7 @@ class Reading:
             f"""create or replace temp table timeline as
                 select tick, attempt, tick::HUGEINT - min(tick) over (partition by attempt) as age,
                        wall_ns as wall, {own} as own, {self._gc} as gc, beats,
-                       {work}::DOUBLE as work, {self._sampled} as sampled
+                       {work}::DOUBLE as work, {self._sampled} as sampled, false as still
                        {"," if columns else ""} {columns}
                 from ticks where rank = {self.rank} and wall_ns is not null"""
         )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.diagnosis.finding import TICKS_NAMED, Evidence, Finding, counted
 from metronorm.clock.diagnosis.garbage import ADVICE, much_garbage
-from metronorm.clock.diagnosis.reading import MINIMUM_TICKS, STEADY, WARM_UP_TICKS
+from metronorm.clock.diagnosis.reading import MINIMUM_TICKS, STEADY, WARM, WARM_UP_TICKS
 from metronorm.clock.diagnosis.shares import waits_for_data
 from metronorm.clock.diagnosis.trend import SIGMAS_PER_MAD, mann_kendall, period, step
 from metronorm.clock.store.columns import identifier
@@ -210,8 +210,8 @@ def warm_up(reading: Reading) -> Iterator[Finding]:
     usual, wall, excess, longest, attempts = reading.one(
         f"""with usual as (select median(own) as own from timeline where {STEADY})
             select usual.own, sum(wall),
-                   sum(coalesce(t.own, wall) - usual.own) filter (not {STEADY}),
-                   arg_max(tick, coalesce(t.own, wall)) filter (not {STEADY}),
+                   sum(coalesce(t.own, wall) - usual.own) filter (not ({WARM})),
+                   arg_max(tick, coalesce(t.own, wall)) filter (not ({WARM})),
                    count(distinct attempt)
             from timeline t, usual group by usual.own"""
     )
