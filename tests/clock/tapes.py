@@ -155,6 +155,7 @@ def steady_memory(chance: random.Random, seconds: int) -> list[dict[str, float]]
             "memory_bytes": full * min(1, 0.5 + 5 * second / seconds)
             + (second % 37) * 2**20
             + chance.gauss(0, 8 * 2**20),
+            "shared_memory_bytes": 2**28 + chance.gauss(0, 2**20),
             "children_memory_bytes": 2**30 + chance.gauss(0, 2**24),
             "machine_memory_available_bytes": 16 * 2**30 + chance.gauss(0, 2**28),
             "gpu0_utilization": min(1.0, chance.gauss(0.93, 0.04)),

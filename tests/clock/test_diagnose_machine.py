@@ -77,6 +77,72 @@ def test_a_leak_that_takes_days_is_not_urgent(tmp_path: Path) -> None:
     assert finding.evidence["hours_left"] == pytest.approx(64 * 4096 / 3600, rel=0.1)
 
 
+def leaking_fast(seconds: int, mebibytes: float, **changes: float) -> list[dict[str, float]]:
+    """Samples of a memory that rises by so much a second, with what is otherwise than there."""
+    return [
+        {
+            "memory_bytes": (1024 + second * mebibytes) * 2**20,
+            "shared_memory_bytes": 2.0**28,
+            "machine_memory_available_bytes": 16.0 * GIB,
+        }
+        | changes
+        for second in range(seconds)
+    ]
+
+
+def rules(run: Path) -> list[str]:
+    return [finding.rule for finding in diagnose(open_run(run))]
+
+
+def test_a_leak_that_is_fast(tmp_path: Path) -> None:
+    """Of 60 MiB a second a quarter of a minute is enough."""
+    run = write_training(tmp_path / "run", 0, ticks=160)
+    write_resources(run, leaking_fast(16, 60))
+    finding = only(run)
+    assert (finding.rule, finding.severity) == ("memory", "warning")
+    assert finding.evidence["seconds"] == pytest.approx(11)
+    assert finding.evidence["bytes_per_tick"] == pytest.approx(6 * 2**20)
+    assert finding.evidence["hours_left"] == pytest.approx(16 * 1024 / 60 / 3600)
+    assert "in 11 s" in finding.what
+    assert "replay buffer" in finding.advice
+
+
+@pytest.mark.parametrize(
+    ("seconds", "mebibytes", "available", "found"),
+    [
+        (13, 60, 16, []),
+        (14, 60, 16, ["memory"]),
+        (16, 22, 16, []),  # 242 MiB while it is looked at
+        (16, 25, 16, ["memory"]),
+        (16, 25, 90, []),  # 88 GiB an hour
+        (16, 25, 85, ["memory"]),
+        (58, 22, 16, ["memory"]),
+    ],
+)
+def test_what_is_a_leak_in_less_than_a_minute(
+    tmp_path: Path, seconds: int, mebibytes: float, available: float, found: list[str]
+) -> None:
+    run = write_training(tmp_path / "run", 0, ticks=160)
+    left = {"machine_memory_available_bytes": available * GIB}
+    write_resources(run, leaking_fast(seconds, mebibytes, **left))
+    assert rules(run) == found
+
+
+@pytest.mark.parametrize("but", ["mapped", "not known", "back once", "before the first tick"])
+def test_what_rises_for_less_than_a_minute_without_a_leak(tmp_path: Path, but: str) -> None:
+    run = write_training(tmp_path / "run", 0, ticks=160)
+    samples = leaking_fast(16, 60)
+    for sample in samples:
+        if but == "mapped":
+            sample["shared_memory_bytes"] = sample["memory_bytes"] - 2.0**29
+        elif but == "not known":
+            del sample["shared_memory_bytes"]
+    if but == "back once":
+        samples[10] = samples[8]
+    write_resources(run, samples, ticks_per_second=0.06 if but == "before the first tick" else 10)
+    assert rules(run) == []
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 def test_memory_that_fills_up_does_not_leak(tmp_path: Path, seed: int) -> None:
     """As the pages of a mapped corpus do."""

@@ -1,3 +1,4 @@
+import mmap
 import resource
 import socket
 import subprocess
@@ -42,6 +43,7 @@ def test_everything_that_can_be_read_has_a_name_with_its_unit(told: Told, tmp_pa
     assert set(sample) == {
         "processor_ns",
         "memory_bytes",
+        "shared_memory_bytes",
         "peak_memory_bytes",
         "swap_bytes",
         "machine_memory_available_bytes",
@@ -62,6 +64,7 @@ def test_values_are_those_that_linux_tells(told: Told, tmp_path: Path) -> None:
         return {
             "processor_ns": time.process_time_ns(),
             "memory_bytes": int(Path("/proc/self/statm").read_text().split()[1]) * page,
+            "shared_memory_bytes": int(Path("/proc/self/statm").read_text().split()[2]) * page,
             "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "disk_read_bytes": int(io["read_bytes"]),
             "disk_written_bytes": int(io["write_bytes"]),
@@ -71,7 +74,8 @@ def test_values_are_those_that_linux_tells(told: Told, tmp_path: Path) -> None:
     before = readings()
     sample = resources.sample()
     after = readings()
-    slack = {"memory_bytes": 4 * MEGABYTE, "peak_memory_bytes": 4 * MEGABYTE}
+    memories = ("memory_bytes", "shared_memory_bytes", "peak_memory_bytes")
+    slack = dict.fromkeys(memories, 4 * MEGABYTE)
     for name, low in before.items():
         assert low - slack.get(name, 0) <= sample[name] <= after[name] + slack.get(name, 0), name
     memory = {
@@ -107,6 +111,20 @@ def test_memory_and_what_is_sent_are_counted_in_bytes(told: Told, tmp_path: Path
     assert grown["network_received_bytes"] >= 8 * MEGABYTE
     assert grown["network_sent_bytes"] >= 8 * MEGABYTE
     del block
+
+
+@linux
+def test_pages_of_a_mapped_file_are_shared(told: Told, tmp_path: Path) -> None:
+    path = tmp_path / "corpus"
+    path.write_bytes(bytes(64 * MEGABYTE))
+    resources = Resources(told, energy=tmp_path)
+    before = resources.sample()
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
+        assert pages.find(b"x") == -1
+        after = resources.sample()
+    grown = {name: after[name] - before[name] for name in ("memory_bytes", "shared_memory_bytes")}
+    assert grown["shared_memory_bytes"] >= 60 * MEGABYTE
+    assert abs(grown["memory_bytes"] - grown["shared_memory_bytes"]) < 16 * MEGABYTE
 
 
 CHILD = """

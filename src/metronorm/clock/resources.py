@@ -45,7 +45,7 @@ class Resources:
             on_missing("machine", f"{type(error).__name__}: {error}")
         else:
             self._probes |= {
-                "memory": lambda: {"memory_bytes": process.memory_info().rss},
+                "memory": lambda: _memory(process),
                 "children": lambda: _children(process),
                 "machine": lambda: _machine(psutil),
                 "disk": lambda: _disk(process),
@@ -91,6 +91,15 @@ def _own_process() -> dict[str, float]:
         "processor_ns": time.process_time_ns(),
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT,
     }
+
+
+def _memory(process: Any) -> dict[str, float]:
+    """Resident memory; where it is known, what of it are mapped files and shared memory."""
+    memory = process.memory_info()
+    shared = getattr(memory, "shared", None)
+    return {"memory_bytes": memory.rss} | (
+        {} if shared is None else {"shared_memory_bytes": shared}
+    )
 
 
 def _children(process: Any) -> dict[str, float]:

@@ -41,6 +41,9 @@ DROPPED = Measure("dropped_records", "{record}", True, "Records that are lost")
 # by the name that a sample of the machine has it under
 RESOURCES = {
     "memory_bytes": Measure("memory", "By", False, "Resident memory"),
+    "shared_memory_bytes": Measure(
+        "shared_memory", "By", False, "Resident memory of mapped files and shared memory"
+    ),
     "peak_memory_bytes": Measure("peak_memory", "By", False, "Most resident memory so far"),
     "processor_ns": Measure("processor", "s", True, "Processor time"),
     "processor_energy_joules": Measure("processor_energy", "J", True, "Energy of the processors"),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.diagnosis.finding import Evidence, Finding, counted, size
@@ -17,12 +18,19 @@ if TYPE_CHECKING:
 
     from metronorm.clock.diagnosis.reading import Reading
 
-# The record of a process is cut into as many stretches of time; in the first fifth it loads and
-# fills its caches. Of the others so many must have samples: a minute, at one a second.
+# The record of a process, after its first tick, is cut into as many stretches of time; in the first
+# fifth it fills its caches. Of the others so many must have samples: a minute, at one a second.
 BINS = 25
 FIRST_BIN = 5
 MINIMUM_BINS = 16
 MINIMUM_SAMPLES = 60
+# Less than a minute tells of a leak that is fast: it rises by so much, in every stretch, and would
+# take what the machine has left within the hour. Pages of mapped files do not count; where it is
+# not known how many there are, it is not told.
+FAST_BINS = 10
+FAST_SAMPLES = 12
+FAST_BYTES = 256 * 2**20
+FAST_HOURS = 1.0
 # Rising in nearly every stretch, by chance never; and the second half at least so much as the
 # first: what only fills up (a mapped file, a cache) slows down.
 LEAK_SIGMAS = 4
@@ -40,11 +48,15 @@ GPU_BUSY = 0.70
 _MEMORY = {"memory_bytes": "memory", "children_memory_bytes": "memory of its child processes"}
 _GPU_MEMORY = re.compile(r"gpu(\d+)_memory_bytes")
 _AVAILABLE = "machine_memory_available_bytes"
+_SHARED = "shared_memory_bytes"
 
 
 @dataclass(frozen=True)
 class Leak:
-    """A steady rise of one rank's memory; rates are per nanosecond."""
+    """A steady rise of one rank's memory; rates are per nanosecond.
+
+    `seconds` is how long it was looked at, `fast` whether that was less than a minute.
+    """
 
     attempt: int
     rank: int
@@ -55,6 +67,8 @@ class Leak:
     ticks_per_ns: float
     available_bytes: float | None
     available_rate: float
+    seconds: float
+    fast: bool
 
     @property
     def hours_left(self) -> float | None:
@@ -116,33 +130,48 @@ def _leaks(reading: Reading, column: str) -> list[Leak]:
     """Of each rank and attempt whose memory rises; the fastest first."""
     names = reading.resources.columns
     available = _AVAILABLE if _AVAILABLE in names and "gpu" not in column else "null"
+    own = f"{column} - {_SHARED}" if _SHARED in names and column == "memory_bytes" else "null"
     rows = reading.resources.sql(
         f"""with seen as (
-                select attempt, rank, tick, time_ns, {column} as used, {available} as available
-                from resources where {column} is not null),
+                select attempt, rank, tick, time_ns, {column} as used, {available} as available,
+                       {own} as own
+                from resources where {column} is not null
+                qualify tick > min(tick) over (partition by attempt, rank)),
             spans as (
-                select attempt, rank, min(time_ns) as begun, max(time_ns) - min(time_ns) as span
-                from seen group by attempt, rank having count(*) >= {MINIMUM_SAMPLES}),
+                select attempt, rank, min(time_ns) as begun, max(time_ns) - min(time_ns) as span,
+                       count(*) < {MINIMUM_SAMPLES} as fast
+                from seen group by attempt, rank having count(*) >= {FAST_SAMPLES}),
             binned as (
                 select *, least((time_ns - begun) * {BINS} // greatest(span, 1), {BINS - 1}) as bin
                 from seen join spans using (attempt, rank))
-            select attempt, rank, median(time_ns - begun), median(tick), median(used),
-                   median(available)
-            from binned where bin >= {FIRST_BIN} group by attempt, rank, bin
+            select attempt, rank, fast, median(time_ns - begun), median(tick), median(used),
+                   median(available), median(own)
+            from binned where bin >= {FIRST_BIN} group by attempt, rank, fast, bin
             order by attempt, rank, bin"""
     ).fetchall()
     leaks = []
-    for (attempt, rank), found in groupby(rows, key=lambda row: row[:2]):
-        leak = _leak(attempt, rank, [row[2:] for row in found])
-        if leak is not None:
+    for (attempt, rank, fast), found in groupby(rows, key=lambda row: row[:3]):
+        leak = _leak(attempt, rank, [row[3:] for row in found], fast)
+        if leak is not None and (not fast or _is_certain(leak)):
             leaks.append(leak)
     return sorted(leaks, key=lambda leak: -leak.rate)
 
 
-def _leak(attempt: int, rank: int, rows: list[tuple[Any, ...]]) -> Leak | None:
-    if len(rows) < MINIMUM_BINS:
+def _is_certain(leak: Leak) -> bool:
+    """Whether one that was looked at for less than a minute would soon take all there is."""
+    left = math.inf if leak.available_bytes is None else leak.available_bytes
+    risen = leak.last_bytes - leak.first_bytes
+    return risen >= FAST_BYTES and left <= leak.rate * FAST_HOURS * 3600e9
+
+
+def _leak(attempt: int, rank: int, rows: list[tuple[Any, ...]], fast: bool) -> Leak | None:
+    if len(rows) < (FAST_BINS if fast else MINIMUM_BINS):
         return None
-    times, ticks, used, available = (list(column) for column in zip(*rows, strict=True))
+    times, ticks, used, available, own = (list(column) for column in zip(*rows, strict=True))
+    if fast:
+        if None in own or any(later <= earlier for earlier, later in pairwise(own)):
+            return None
+        used = own
     half = len(times) // 2
     rate = theil_sen(times, used)
     early, late = theil_sen(times[:half], used[:half]), theil_sen(times[half:], used[half:])
@@ -164,6 +193,8 @@ def _leak(attempt: int, rank: int, rows: list[tuple[Any, ...]]) -> Leak | None:
         ticks_per_ns=(ticks[-1] - ticks[0]) / (times[-1] - times[0]),
         available_bytes=left[-1] if left else None,
         available_rate=theil_sen(times, left) if left else 0.0,
+        seconds=(times[-1] - times[0]) / 1e9,
+        fast=fast,
     )
 
 
@@ -172,6 +203,7 @@ def _leak_finding(reading: Reading, name: str, leaks: list[Leak], gpu: bool) -> 
     per_hour = worst.rate * 3600e9
     evidence: Evidence = {
         "rank": worst.rank,
+        "seconds": worst.seconds,
         "ranks": sorted({leak.rank for leak in leaks}),
         "attempt": worst.attempt,
         "first_bytes": worst.first_bytes,
@@ -193,14 +225,20 @@ def _leak_finding(reading: Reading, name: str, leaks: list[Leak], gpu: bool) -> 
         if worst.ticks_per_ns > 0:
             evidence["ticks_left"] = int(hours * 3600e9 * worst.ticks_per_ns)
             end += f" or {evidence['ticks_left']:,} ticks"
+    urgent = hours is not None and hours < URGENT_HOURS and not worst.fast
+    within, but = "", "; pages of a mapped file count too, but stop when all of it is read."
+    if worst.fast:
+        within = f" in {short_time(worst.seconds * 1e9)}"
+        but = "; a cache or a replay buffer that fills rises like this, too, but has an end."
+    elif gpu:
+        but = "."
     return Finding(
         rule="memory",
-        severity="critical" if hours is not None and hours < URGENT_HOURS else "warning",
+        severity="critical" if urgent else "warning",
         what=f"The {name} rises steadily{reading.of_rank(worst.rank)}, from "
-        f"{size(worst.first_bytes)} to {size(worst.last_bytes)}: {pace}{end}.",
+        f"{size(worst.first_bytes)} to {size(worst.last_bytes)}{within}: {pace}{end}.",
         advice="Look for what is kept from tick to tick: losses with their graph, growing lists, "
-        "hooks"
-        + ("." if gpu else "; pages of a mapped file count too, but stop when all of it is read."),
+        f"hooks{but}",
         evidence=evidence,
         ticks=[worst.first_tick],
     )

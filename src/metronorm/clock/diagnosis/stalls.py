@@ -102,13 +102,12 @@ def _finding(reading: Reading, found: list[Stall]) -> Finding:
     where = ""
     if longest.phase:
         where = f", {'in no phase' if longest.phase == 'unattributed' else f'in {longest.phase}'}"
-    evidence: Evidence = {
+    evidence: Evidence = {"share": share} if share else {}
+    evidence |= {
         "stalls": len(found),
         "seconds": longest.ns / 1e9,
         "rank": longest.rank,
     }
-    if share:
-        evidence = {"share": share} | evidence
     if any(each.told for each in found):
         advice = "The event `stall` holds where every thread was: read its stacks in run.events()."
     else:
