@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from metronorm.clock.diagnosis.attempts import failed, failed_checkpoints, replay, restarts
 from metronorm.clock.diagnosis.finding import SEVERITIES, Finding, Severity, at_least, spelled
 from metronorm.clock.diagnosis.garbage import garbage
+from metronorm.clock.diagnosis.learning import learning
 from metronorm.clock.diagnosis.losses import losses
 from metronorm.clock.diagnosis.machine import idle_gpus, memory
 from metronorm.clock.diagnosis.ranks import stragglers
@@ -37,6 +38,7 @@ RULES = (
     failed,
     not_finite,
     losses,
+    learning,
     lost_records,
     memory,
     stalls,
