@@ -166,6 +166,19 @@ def test_a_held_out_loss_that_rises_while_the_other_falls(tmp_path: Path, seed: 
     assert "overfits" in finding.advice
 
 
+@pytest.mark.parametrize(("last", "found"), [(0.02, []), (0.03, ["divergence"])])
+def test_a_loss_that_has_learned_all_there_is_may_rise_by_nothing(
+    tmp_path: Path, last: float, found: list[str]
+) -> None:
+    """By heart within twenty ticks; a hundredth of where it began is nothing."""
+
+    def change(tick: int, rank: int, values: dict[str, Any]) -> None:
+        values["loss"] = 2.5 if tick <= 20 else 1e-7 + last * tick / 1000
+
+    run = train(tmp_path / "run", 0, change)
+    assert [finding.rule for finding in diagnose(open_run(run))] == found
+
+
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("noise", [0.01, 0.1, 1.0])
 def test_a_loss_that_learns_nothing_does_not_diverge(

@@ -39,10 +39,13 @@ LOSSES_AT_ONCE = 50
 # Stretches of the run; a divergence has to last for the last tenth of them.
 BINS = 20
 LAST = BINS // 10
-# It must undo this part of what was learned, and be this part of the best level, and more than
+# It must undo this part of what was learned, and be this part of the best level, and of the first
+# values (next to which a loss that has learned all there is may do what it likes), and more than
 # chance would have the lowest of the stretches lie below the others.
 UNDONE = 0.25
 RISEN = 0.10
+RISEN_OF_BEGUN = 0.01
+FIRST_VALUES = 5
 RISEN_SIGMAS = 6
 _HELD_OUT = ("val", "test", "eval")
 
@@ -192,7 +195,8 @@ def _rise(series: Sequence[tuple[Any, ...]]) -> Rise | None:
     # of differences of two, in a median of count / BINS
     noise = SIGMAS_PER_MAD / 2**0.5 * steps * 1.25 / (count / BINS) ** 0.5
     rise = last - best
-    if rise <= max(UNDONE * (levels[0] - best), RISEN * abs(best), RISEN_SIGMAS * noise):
+    begun = RISEN_OF_BEGUN * abs(median(values[:FIRST_VALUES]))
+    if rise <= max(UNDONE * (levels[0] - best), RISEN * abs(best), begun, RISEN_SIGMAS * noise):
         return None
     quarter = best + rise / 4
     since = max(
