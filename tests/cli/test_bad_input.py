@@ -50,6 +50,30 @@ def content(folder: Path) -> dict[Path, str]:
 
 
 CASES = {
+    "no run's name": (["train", "--run", ""], "train: --run needs a path; got ''; try: '.' for"),
+    "no run's name, =": (["train", "--run="], "train: --run needs a path; got ''"),
+    "no cache's name": (["prepare", "--cache", "", "--data", "text"], "--cache needs a path"),
+    "a model's sizes": (
+        ["train", "--model.heads", "3"],
+        "metronorm train: heads must divide width; got heads=3, width=128; try: heads=2, or",
+    ),
+    "an optimizer's number": (
+        ["train", "--optimizer.clip", "-5"],
+        "metronorm train: clip must be at least 0 and finite; got -5.0\n",
+    ),
+    "one of two": (["train", "--optimizer.betas", "0.9"], "--optimizer.betas needs 2 values; got"),
+    "two, one no number": (
+        ["train", "--optimizer.betas", "0.9", "x"],
+        "--optimizer.betas must be a number; got '0.9, x'",
+    ),
+    "a prompt like an option": (
+        ["sample", "runs/old", "--prompt", "-a"],
+        "--prompt needs a value; got none; try: --prompt=-a",
+    ),
+    "an option for a prompt": (
+        ["sample", "runs/old", "--prompt", "--tokens", "5"],
+        "--prompt needs a value; got none; try: metronorm sample --help",
+    ),
     "no such command": (["trian"], "no command 'trian'; there are: train, sample, show, watch, "),
     "watch nothing": (["watch"], "watch needs a run"),
     "watch no run": (["watch", "text"], "text, which has none"),

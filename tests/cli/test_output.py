@@ -1,6 +1,7 @@
 """Where the output goes: a reader that leaves, an encoding without our characters."""
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,40 @@ def test_an_encoding_without_our_characters_gets_escapes(command: str, run: Path
     assert done.returncode == 0
     if command == "sample":
         assert done.stdout.startswith(rb"gr\xf6\xdfer \u4e00")
+
+
+@pytest.mark.parametrize("command", ["sample", "show"])
+def test_an_output_without_room_is_one_line(command: str, run: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*METRONORM, command, str(run)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    says = "the output must have room; got No space left on device"
+    assert done.stderr == f"metronorm {command}: {says}\n"
+    assert done.returncode == 2
+
+
+@pytest.mark.parametrize("command", ["sample", "show"])
+def test_a_closed_output_is_no_error(command: str, run: Path) -> None:
+    words = shlex.join([*METRONORM, command, str(run)])
+    done = subprocess.run(["sh", "-c", f"{words} >&-"], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_a_prompt_is_read_in_a_locale_that_lacks_its_characters(run: Path) -> None:
+    bare = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [*METRONORM, "sample", str(run), "--prompt", "größer 一", "--tokens", "0"],
+        env={**os.environ, **bare, "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.stdout.decode() == "größer 一\n", done.stderr
+    assert done.returncode == 0
 
 
 def test_a_prompt_that_is_no_text_is_one_line(run: Path) -> None:

@@ -148,5 +148,6 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 def test_what_is_named_and_no_file_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to(tmp_path / "nothing")
-    with pytest.raises(DataError, match="regular file"):
+    advice = {"pipe": "write what it gives", "broken": "name the text itself, or mend the link"}
+    with pytest.raises(DataError, match=f"regular file.*{advice[name]}"):
         find_files(tmp_path / name, Counter())

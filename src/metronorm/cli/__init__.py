@@ -8,6 +8,7 @@ and 143 stopped by Ctrl-C and by SIGTERM, after saving; 141 nobody reads the out
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -39,6 +40,7 @@ _MODULES = {"import": "import_run"}  # where the command is no name that Python 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; its exit code."""
+    _open_what_is_closed()
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else "--help"
     try:
@@ -62,6 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `metronorm show | head`
         _discard_output()
         return 128 + signal.SIGPIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _discard_output()
+        says = f"the output must have room; got {error.strerror}"
+        print(f"metronorm {name}: {says}", file=sys.stderr)
+        return 2
     except Exception as error:
         if not _is_of_files(error):
             raise
@@ -102,6 +111,16 @@ def _any_encoding(stream: TextIO) -> Iterator[None]:
         yield
     finally:
         stream.reconfigure(errors="strict")
+
+
+def _open_what_is_closed() -> None:
+    """Let what is printed go nowhere where a stream was closed (`>&-`), as Python's print does.
+
+    A file that a command opens would else get the stream's number.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _discard_output() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import shlex
 from itertools import pairwise
 from typing import TypeVar
 
@@ -14,6 +15,7 @@ from metronorm.errors import ConfigError
 
 T = TypeVar("T")
 
+_FOLDERS = ("--run", "--resume", "--cache")
 _RULE = re.compile(r"^[─-]{3,}$")
 _KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "text"}
 
@@ -31,6 +33,9 @@ def parse(
     for option, value in pairwise([*argv, "--"]):
         if option == "--data" and value.startswith("--"):  # as where a shell's glob found nothing
             raise ConfigError("--data needs a file, a folder or a glob", got="none")
+        name, equals, same = option.partition("=")
+        if name in _FOLDERS and not (same if equals else value):  # as of a variable that is not set
+            raise ConfigError(f"{name} needs a path", got="''", fix="'.' for the current folder")
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -68,7 +73,10 @@ def _one_line(sections: list[list[str]], argv: list[str], command: str) -> Confi
     help_lines = sections[1] if len(sections) > 1 else []
     if found := re.match(r"Error parsing (\S+): (.*)", text):
         name, reason = found.groups()
-        value = value_of(name, argv) or reason
+        if help_lines[:1] != ["Argument helptext:"]:  # of a whole dataclass, which says it all
+            return ConfigError(reason)
+        several = re.match(r"Could not parse arguments \[(.*)\] into", reason)
+        value = several[1].replace("'", "") if several else value_of(name, argv) or reason
         metavar = help_lines[1].rpartition(" ")[2] if len(help_lines) > 1 else ""
         kinds = [_KINDS.get(one, one.strip("{}")) for one in reversed(metavar.split("|"))]
         return ConfigError(
@@ -80,8 +88,14 @@ def _one_line(sections: list[list[str]], argv: list[str], command: str) -> Confi
         value, name = found.groups()
         choices = re.findall(r"'([^']*)'", text[found.end() :])
         return ConfigError(f"{name} must be one of {', '.join(choices)}", got=repr(value))
-    if found := re.match(r"Missing value for argument '([^']+)'", text):
-        return ConfigError(f"{found[1]} needs a value", got="none", fix=usage)
+    if found := re.match(r"Missing value for argument '([^']+)'. Expected (\d+)", text):
+        name, number = found.groups()
+        following = value_of(name, argv) or ""
+        if re.match(r"-(?!-[a-z])", following):  # no option, but text that begins with a dash
+            usage = f"{name}={shlex.quote(following)}"
+        if number != "1":
+            return ConfigError(f"{name} needs {number} values", got="fewer", fix=usage)
+        return ConfigError(f"{name} needs a value", got="none", fix=usage)
     if text.startswith("Missing from"):
         missing = [line for line in sections[0][1:] if re.fullmatch(r"[A-Z]+", line)]
         return ConfigError(f"{command} needs {' and '.join(missing)}", got="none", fix=usage)

@@ -39,8 +39,7 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Stream text to standard output."""
     arguments = parse(Arguments, argv, command="sample", description="Let a trained model write.")
-    if not _is_text(arguments.prompt):
-        raise ConfigError("--prompt must be UTF-8 text", got=ascii(arguments.prompt))
+    prompt = _text(arguments.prompt)
     # A token is hundreds of small products. Threads that spin while they wait for each other take
     # a busy machine's cores from one another: with two threads 80 times slower than with one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -48,7 +47,7 @@ def main(argv: list[str]) -> int:
 
     for piece in write(
         arguments.run,
-        prompt=arguments.prompt,
+        prompt=prompt,
         max_tokens=arguments.tokens,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
@@ -62,6 +61,13 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _is_text(argument: str) -> bool:
-    """Whether an argument came as UTF-8; bytes that are not arrive as halves of surrogate pairs."""
-    return not any("\ud800" <= character <= "\udfff" for character in argument)
+def _text(prompt: str) -> str:
+    """The prompt as it was typed, in UTF-8; bytes that the locale lacks came as lone surrogates.
+
+    Raises:
+        ConfigError: bytes that are no UTF-8.
+    """
+    try:
+        return prompt.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        raise ConfigError("--prompt must be UTF-8 text", got=ascii(prompt)) from None

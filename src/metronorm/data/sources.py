@@ -85,6 +85,12 @@ def find_files(source: str | os.PathLike[str], left_out: Counter[str]) -> list[P
                     left_out[NO_TEXT] += 1
         elif match.is_file():
             files.append(match)
+        elif is_there and match.is_symlink():
+            raise DataError(
+                "a source must be a regular file or a folder",
+                got=f"{match}, a link that leads to neither",
+                fix="name the text itself, or mend the link",
+            )
         elif is_there:
             raise DataError(
                 "a source must be a regular file or a folder",
