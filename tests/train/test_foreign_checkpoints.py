@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.cli import main
-from metronorm.errors import CheckpointError, DataError, MetronormError
+from metronorm.errors import CheckpointError, DataError, MetronormError, RunError
 from metronorm.models.gpt import GPT
 from metronorm.train import train
 from metronorm.train.checkpoint import MODEL, STATE, TENSORS, open_checkpoint
@@ -149,7 +150,8 @@ def test_only_regular_files_are_read(run: Path, name: str, other: Callable[[Path
 def test_only_a_regular_tokenizer_is_read(run: Path, other: Callable[[Path], None]) -> None:
     (run / "tokenizer.json").unlink()
     other(run / "tokenizer.json")
-    with pytest.raises(DataError, match=r"must be a readable tokenizer\.json"):
+    says = r"must be a readable tokenizer\.json.*; try: metronorm train --resume .*, which writes"
+    with pytest.raises(DataError, match=says):
         next(write(run, prompt="a", max_tokens=1))
 
 
@@ -278,11 +280,36 @@ def test_a_tokenizer_of_another_size_is_refused_where_there_is_no_hash(run: Path
         next(write(run, prompt="a", max_tokens=1))
 
 
-def test_a_resume_puts_the_tokenizer_back(run: Path, original: Path) -> None:
+@pytest.mark.parametrize("there", [True, False])
+def test_a_resume_puts_the_tokenizer_back(run: Path, original: Path, there: bool) -> None:
     before = (run / "tokenizer.json").read_bytes()
-    (run / "tokenizer.json").write_text("{}")
+    (run / "tokenizer.json").unlink()
+    if there:
+        (run / "tokenizer.json").write_text("{}")
     train(config_in(original.parent), run, resume=True)
     assert (run / "tokenizer.json").read_bytes() == before
+
+
+def test_a_checkpoint_of_another_run_is_refused(run: Path, original: Path) -> None:
+    config = config_in(original.parent)
+    train(replace(config, seed=5, ticks=3), run.parent / "another")
+    shutil.rmtree(run / "checkpoints")
+    shutil.copytree(run.parent / "another" / "checkpoints", run / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"of this run; .* another config \(seed, ticks\)"):
+        train(config, run, resume=True)
+
+
+@pytest.mark.parametrize("other", ["file", "link"])
+def test_checkpoints_that_have_no_place_are_told_of_before_the_first_tick(
+    run: Path, original: Path, other: str
+) -> None:
+    shutil.rmtree(run / "checkpoints")
+    if other == "file":
+        (run / "checkpoints").touch()
+    else:
+        (run / "checkpoints").symlink_to("/nowhere/at all")
+    with pytest.raises(RunError, match=r"directory must be writable .*: File exists"):
+        train(config_in(original.parent), run, resume=True)
 
 
 def test_nothing_is_written_where_a_foreign_run_says(

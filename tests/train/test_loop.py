@@ -119,6 +119,20 @@ def at_every_tick(action: Callable[[int], object]) -> Iterator[None]:
         yield
 
 
+def test_no_tick_pays_for_the_making_of_the_optimizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick, made = Trainer.tick, []
+
+    def looking(self: Trainer, clock: Any, window: Any) -> None:
+        made.append("optimizer" in vars(self))
+        tick(self, clock, window)
+
+    monkeypatch.setattr(Trainer, "tick", looking)
+    train(tiny_config(tmp_path, ticks=2), tmp_path / "run")
+    assert made == [True, True]
+
+
 def test_ctrl_c_finishes_the_tick_and_saves(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)  # ignored, where a shell runs this in the background
     with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGINT) if tick == 3 else None):

@@ -163,6 +163,22 @@ def test_the_same_tokens_elsewhere_are_the_same_text(
     assert train(moved, tmp_path / "run", resume=True).tick == 2
 
 
+def test_text_that_is_named_on_resume_is_read_although_the_cache_has_the_tokens(
+    tmp_path: Path,
+) -> None:
+    config = tiny_config(tmp_path, ticks=2)
+    train(config, tmp_path / "run")
+    other, nowhere = tmp_path / "other", tmp_path / "nowhere"
+    write_text(other)
+    (other / "more.txt").write_text("And one more that the run was not begun with. " * 20)
+    for data, must in ((other, "the text it was begun with"), (nowhere, "must find its text")):
+        named = replace(config, text=replace(config.text, data=(str(data),)))
+        with pytest.raises(DataError, match=must):
+            train(named, tmp_path / "run", resume=True)
+    shutil.rmtree(tmp_path / "text")
+    assert train(config, tmp_path / "run", resume=True).tick == 2  # not named: from the cache
+
+
 def test_paths_kept_as_they_were_typed_are_of_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,7 +113,7 @@ class TrainConfig:
     evaluate_tokens: int = 65_536
     """Tokens of the validation text an evaluation reads at most, evenly spread; 0 reads all."""
     sample_every: int = 500
-    """Ticks between two printed samples; 0 prints none."""
+    """Ticks between two samples printed while it trains; 0 prints none then."""
     sample_tokens: int = 200
     """Length of a printed sample."""
     checkpoint_every: int = 250

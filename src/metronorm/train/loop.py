@@ -28,8 +28,9 @@ from metronorm.optim import windows
 from metronorm.train import checkpoint_folder, machine
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_checks import file_sha256
-from metronorm.train.plain import check_resumable, differences, to_plain
+from metronorm.train.plain import check_resumable, differences, from_plain, to_plain
 from metronorm.train.resuming import (
+    check_same_config,
     check_same_text,
     check_text_is_there,
     checkpoint_to_resume,
@@ -89,7 +90,8 @@ def train(config: TrainConfig, directory: Path, *, resume: bool = False) -> Outc
         with contextlib.closing(Clock(directory, resume=True).claim()) as clock:
             found = checkpoint_to_resume(directory)
             check_resumable(config, plain, proven=found is not None)
-            return _train(config, directory, clock, found)
+            named = config.text.data != from_plain(plain).text.data
+            return _train(config, directory, clock, found, named=named)
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, OutOfMemoryError) and (
             isinstance(error, MetronormError) or not machine.is_out_of_memory(error)
@@ -103,10 +105,15 @@ def _train(
     directory: Path,
     clock: Clock | None = None,
     found: Checkpoint | None = None,
+    *,
+    named: bool = False,
 ) -> Outcome:
+    if found:
+        check_same_config(found, config)
     try:
-        # a resumed run reads the tokens it was begun with, if they are still in the cache
-        text = prepare(config.text, sha256=found.state["text"] if found else None)
+        # a resumed run reads the tokens it was begun with, if they are still in the cache; but a
+        # text that is named anew must be there, and the same
+        text = prepare(config.text, sha256=found.state["text"] if found and not named else None)
     except DataError:
         if clock:
             check_text_is_there(config.text.data)
@@ -147,9 +154,10 @@ class _Training:
             config, model, device, precision=choose_precision(config, found), trial=trial
         )
         self.allocator = self._choose_allocator(trial)
+        optimizer = self.trainer.optimizer  # its imports take seconds, which are no tick's
         if found:
             found.load_model(model)
-            found.load_optimizer(self.trainer.optimizer)
+            found.load_optimizer(optimizer)
         self.stop, self.resumed = Stop(), clock is not None
         self.clock = clock or Clock(directory, config=to_plain(config))
         self.checkpoints = directory / FOLDER
@@ -211,6 +219,7 @@ class _Training:
             expected = self.found.state.get("tokenizer") if self.found else None
             if expected is None or not path.exists() or file_sha256(path) != expected:
                 self.text.tokenizer.save(path)
+            self.checkpoints.mkdir(exist_ok=True)
             return file_sha256(path)
         except OSError as error:
             raise RunError(

@@ -22,12 +22,14 @@ from metronorm.errors import CheckpointError, DataError
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
 from metronorm.train.machine import Precision  # noqa: TC001 - msgspec reads it
+from metronorm.train.plain import FREE_ON_RESUME, differences, from_plain, to_plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metronorm.data.dataset import TextDataset
     from metronorm.train.checkpoint import Checkpoint
+    from metronorm.train.config import TrainConfig
 
 _log = logging.getLogger("metronorm")
 
@@ -73,6 +75,26 @@ def checkpoint_to_resume(directory: Path) -> Checkpoint | None:
             "; ".join(changed),
         )
     return found
+
+
+def check_same_config(found: Checkpoint, config: TrainConfig) -> None:
+    """Refuse a checkpoint that came from another run.
+
+    Raises:
+        CheckpointError: it was made with another config.
+    """
+    made = found.state.get("config")
+    if made is None:  # an older checkpoint
+        return
+    free = FREE_ON_RESUME | {"text.data"}
+    differing = differences(to_plain(from_plain(made)), to_plain(config), free=free)
+    if differing:
+        names = ", ".join(one.partition(":")[0] for one in differing)
+        raise CheckpointError(
+            f"{found.path} must be a checkpoint of this run",
+            got=f"one that was made with another config ({names})",
+            fix="put the run's own checkpoints back",
+        )
 
 
 def check_text_is_there(sources: Sequence[str]) -> None:

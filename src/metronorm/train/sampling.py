@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,7 +62,11 @@ def _model_of(found: Checkpoint) -> GPT:
 def _tokenizer_of(run: Path, found: Checkpoint, vocab_size: int) -> Tokenizer:
     """The run's tokenizer, if it is the one that the checkpoint was made with."""
     path = run / "tokenizer.json"
-    tokenizer = load_tokenizer(path)
+    try:
+        tokenizer = load_tokenizer(path)
+    except DataError as error:
+        again = f"metronorm train --resume {shlex.quote(str(run))}, which writes it again"
+        raise DataError(error.must, got=error.got, fix=again) from None
     # older checkpoints do not have its hash
     expected = found.state.get("tokenizer")
     if expected not in (None, file_sha256(path)) or tokenizer.vocab_size != vocab_size:
