@@ -35,7 +35,7 @@ from _rows import append
 from _trackers import TRACKERS
 from _workers import Worker
 
-from metronorm.clock import open_run
+from metronorm.runs import open_run
 
 if TYPE_CHECKING:
     from _workers import Make

@@ -26,7 +26,8 @@ from _rows import append
 from _trackers import TRACKERS
 from _workers import Worker
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import Clock
+from metronorm.runs import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -36,8 +36,9 @@ from _tracker_files import STEPS_ON_DISK
 from _trackers import METRICS, TRACKERS
 from _workers import Worker, end_all
 
-from metronorm.clock import Clock, open_run
-from metronorm.clock.store.seal import recover_all
+from metronorm.clock import Clock
+from metronorm.runs import open_run
+from metronorm.store.sealing import recover_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

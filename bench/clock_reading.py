@@ -56,8 +56,8 @@ import time
 begun = time.perf_counter()
 import sys
 import duckdb
-from metronorm.clock import open_run
-from metronorm.clock.pyramid import pyramid
+from metronorm.runs import open_run
+from metronorm.runs.pyramid import pyramid
 imported = time.perf_counter()
 assert pyramid(open_run(sys.argv[1]).ticks(), "loss").ticks
 done = time.perf_counter()
@@ -67,8 +67,8 @@ SUMMARY = """
 import time
 import sys
 import duckdb
-from metronorm.clock import open_run
-from metronorm.clock.summary import summarize
+from metronorm.runs import open_run
+from metronorm.runs.summary import summarize
 begun = time.perf_counter()
 assert summarize(open_run(sys.argv[1])).ranks == int(sys.argv[2])
 print(time.perf_counter() - begun)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from _rows import append
 
-from metronorm.clock import open_run
+from metronorm.runs import open_run
 
 NAME = "keras_classifier"
 RECIPE = Path(__file__).parents[1] / "recipes" / "keras_classifier.py"

@@ -21,12 +21,12 @@ from _rows import append
 from plain_gpt import PlainGPT
 from torch import Tensor, nn
 
-from metronorm.clock import open_run
 from metronorm.data.config import TextConfig
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
+from metronorm.runs import open_run
 from metronorm.train import OptimizerConfig, TrainConfig, train, training_preset
 from metronorm.train.machine import keep_large_blocks
 from metronorm.train.sampling import load_model

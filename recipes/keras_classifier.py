@@ -33,10 +33,11 @@ from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 
-from metronorm.clock import Clock, check_free, open_run
+from metronorm.clock import Clock, check_free
 from metronorm.data.images import CLASSES, fashion_mnist
 from metronorm.errors import ConfigError, MetronormError
 from metronorm.keras import LayerNormalization, TickCallback, Ticks
+from metronorm.runs import open_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,10 @@ loaded only where it is Keras' backend, and then after Triton.
 import contextlib
 import os
 import sys
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -17,3 +20,25 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
 else:
     modules: dict[str, Any] = sys.modules
     modules["tensorflow"] = None  # what is not installed
+
+SMALL = 64 << 10
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of rings that no other test takes for those of dead processes."""
+    from metronorm.store import ring
+
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    monkeypatch.setattr(ring, "_shared_folder", lambda: folder)
+    return folder
+
+
+@pytest.fixture
+def small_rings(shared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same; those of ticks are soon full."""
+    from metronorm.store import writer
+
+    monkeypatch.setitem(writer.CAPACITIES, "ticks", SMALL)
+    return shared

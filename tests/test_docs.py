@@ -139,6 +139,15 @@ def test_both_languages_show_the_same_code() -> None:
         assert blocks(README, language) == blocks(CHINESE, language)
 
 
+def test_the_front_pages_are_short_and_their_links_lead_somewhere() -> None:
+    for page in (README, CHINESE):
+        text = page.read_text()
+        assert len(text.splitlines()) <= 200
+        links = re.findall(r"\]\(([^)#]+)\)", text)
+        assert links
+        assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_benchmark_commands_exist() -> None:
     for path in (README, CHINESE):
         named = re.findall(r"`(?:python )?(bench/\w+\.py)", path.read_text())
@@ -147,22 +156,9 @@ def test_benchmark_commands_exist() -> None:
 
 
 def test_the_annotated_tree_is_the_tree() -> None:
-    """Every path of the tree in README exists, and every folder of the package is in it."""
-    (tree,) = blocks(README, "tree")
-    named, folder = set(), ""
-    for line in tree.splitlines():
-        entry = line.split()[0] if line.strip() else ""
-        if not line.startswith(" "):
-            folder = entry
-            named.add(entry)
-        elif entry:
-            named.add(folder + entry)
-    missing = [name for name in named if not (ROOT / name).exists()]
-    assert missing == []
-    for path in (ROOT / "src" / "metronorm").rglob("*/"):
-        if (path / "__init__.py").exists():
-            package = f"{path.relative_to(ROOT)}/"
-            assert package in named
-            # of a package in a package either all files are told of or the package as a whole
-            files = {f"{package}{file.name}" for file in path.glob("[!_]*.py")}
-            assert files <= named or not (files & named or path.parent.name == "metronorm"), package
+    """Every path of the tour's tree exists, and every package is in it."""
+    (tree,) = blocks(ROOT / "docs" / "tour.md", "tree")
+    named = {line.split()[0] for line in tree.splitlines()}
+    assert [name for name in named if not (ROOT / name).exists()] == []
+    packages = (ROOT / "src" / "metronorm").rglob("*/__init__.py")
+    assert {f"{path.parent.relative_to(ROOT)}/" for path in packages} <= named

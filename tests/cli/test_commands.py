@@ -12,7 +12,7 @@ import pytest
 
 from metronorm import __version__
 from metronorm.cli import COMMANDS, main
-from metronorm.clock import open_run
+from metronorm.runs import open_run
 
 from ..full_disk import fill, small_disk
 from ..train.test_loop import at_every_tick

@@ -9,7 +9,7 @@ import pytest
 from metronorm.cli.diagnose import main
 from metronorm.errors import ConfigError, RunError
 
-from ..clock.tapes import Phases, write_event, write_training
+from ..store.tapes import Phases, write_event, write_training
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from metronorm.cli import export, import_run
-from metronorm.clock import open_run
 from metronorm.errors import ConfigError, DataError, RunError
+from metronorm.runs import open_run
 
 
 @pytest.fixture

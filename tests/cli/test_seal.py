@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from metronorm.cli import main
-from metronorm.clock.store.tape import LIVE
+from metronorm.store.tape import LIVE
 
-from ..clock.stores import files, line, new_run, numbers, write_tape
+from ..store.stores import files, line, new_run, numbers, write_tape
 
 
 def test_a_name_with_signs_of_patterns_means_itself(

@@ -15,8 +15,8 @@ from metronorm.cli.charts import round_ticks
 from metronorm.clock import Clock
 from metronorm.errors import RunError
 
-from ..clock.stores import line, new_run, write_tape
 from ..clock.virtual import VirtualTime
+from ..store.stores import line, new_run, write_tape
 
 
 def record(run: Path, ticks: int = 5, tick_ns: int = 4_160, **options: Any) -> None:

@@ -24,9 +24,9 @@ from textual.pilot import Pilot
 from metronorm.cli import watch
 from metronorm.cli.watch_app import WatchApp
 from metronorm.clock import Clock
-from metronorm.clock.live import Follower
-from metronorm.clock.live.snapshot import Snapshot
 from metronorm.errors import MetronormError
+from metronorm.runs.following import Follower
+from metronorm.runs.following.snapshot import Snapshot
 
 from ..clock.virtual import VirtualTime
 

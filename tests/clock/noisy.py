@@ -7,7 +7,8 @@ from pathlib import Path
 from random import Random
 from unittest import mock
 
-from metronorm.clock import Clock, Run, open_run
+from metronorm.clock import Clock
+from metronorm.runs import Run, open_run
 
 from .virtual import VirtualTime
 

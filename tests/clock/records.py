@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock import open_run
+from metronorm.runs import open_run
 
 if TYPE_CHECKING:
     from pathlib import Path

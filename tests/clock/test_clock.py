@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import Clock
 from metronorm.errors import ConfigError, RunError
+from metronorm.runs import open_run
 
 from . import records
 from .virtual import VirtualTime

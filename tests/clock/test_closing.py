@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import Clock
+from metronorm.runs import open_run
 
+from ..store.stores import until
 from . import records
-from .stores import until
 
 
 class TrainingError(Exception):

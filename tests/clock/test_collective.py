@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.clock import open_run
-from metronorm.clock.diagnosis import diagnose
+from metronorm.runs import open_run
+from metronorm.runs.diagnosing import diagnose
 
 from ..side_by_side import run_together
 

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from metronorm.clock import Clock, deferred, open_run
+from metronorm.clock import Clock
+from metronorm.clock import pending_records as deferred
 from metronorm.clock.device import TorchDevice, fetcher, find_device
 from metronorm.errors import ConfigError
+from metronorm.runs import open_run
 
 from . import records
 from .fake_device import FakeDevice, FakeJax, FakeTorch, Place, Tensor

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock
+from metronorm.clock import tick_recording as ticking
 from metronorm.clock.device import TorchDevice
 from metronorm.clock.device_ledger import DeviceLedger, DevicePhases
-from metronorm.clock.ledger import UNATTRIBUTED, Ledger
+from metronorm.clock.phase_timer import Ledger
+from metronorm.store.schema import UNATTRIBUTED
 
 from . import records
 from .fake_device import FakeDevice, FakeTorch, Place
@@ -284,7 +286,7 @@ def test_the_time_becomes_that_of_the_device_between_two_loops(
     time = VirtualTime()
     device = FakeDevice(time)
     found: list[FakeDevice] = []
-    monkeypatch.setattr("metronorm.clock.ticking.find_device", lambda: found[0] if found else None)
+    monkeypatch.setattr(ticking, "find_device", lambda: found[0] if found else None)
     with Clock(tmp_path / "run", progress=False, now=time, stall=None) as clock:
         for _ in clock.ticks(range(3)):
             with clock.phase("forward"):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.clock import Clock, open_run
-from metronorm.clock.store import writer
+from metronorm.clock import Clock
+from metronorm.runs import diagnose, open_run
+from metronorm.store import writer
 
-from .stores import until
+from ..store.stores import until
 
 
 def record(run: Path | str, ticks: int = 3) -> None:
@@ -44,7 +45,7 @@ def test_ticks_go_into_the_run_that_was_named(
                 assert clock.flush()
                 monkeypatch.chdir(there if tick == 3 else "/")
             clock.log(loss=tick)
-        assert clock.diagnose() == []
+        assert diagnose(open_run(clock.directory)) == []
     assert losses(here / "run") == list(range(9))
     assert len(open_run(there / "run").ticks().rows()) == 1
     for run in (here / "run", there / "run"):

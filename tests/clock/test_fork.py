@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.clock import open_run
-from metronorm.clock.store.ring import ring_path
-from metronorm.clock.store.seal import seal_run
+from metronorm.runs import open_run
+from metronorm.store.ring import ring_path
+from metronorm.store.sealing import seal_run
 
 from . import records
 
@@ -34,8 +34,8 @@ FORK = (
 import os, sys, threading
 from pathlib import Path
 from metronorm.clock import Clock
-from metronorm.clock.store.ring import abandoned_rings, ring_path
-from metronorm.clock.run import read_run_info
+from metronorm.store.ring import abandoned_rings, ring_path
+from metronorm.store.run_directory import read_run_info
 
 run, how = Path(sys.argv[1]), sys.argv[2]
 with Clock(run, progress=False) as clock:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from metronorm.clock import Clock, _ticking, accounts
-from metronorm.clock.store.lines import DECODERS
-from metronorm.clock.store.tape import encode
+from metronorm.clock import Clock, _ticking
+from metronorm.clock import phase_accounts as accounts
+from metronorm.store.tape import encode
+from metronorm.store.unsealed_lines import DECODERS
 
 from . import records
 from .virtual import VirtualTime

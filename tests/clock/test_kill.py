@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.clock import open_run
-from metronorm.clock.store import ring as rings
-from metronorm.clock.store.seal import seal_run
+from metronorm.runs import open_run
+from metronorm.store import ring as rings
+from metronorm.store.sealing import seal_run
 
-from .stores import numbers
+from ..store.stores import numbers
 
 KILLS = 200
 
@@ -22,7 +22,7 @@ ZYGOTE = """
 import os, sys
 from pathlib import Path
 from metronorm.clock import Clock
-from metronorm.clock.store import ring, writer
+from metronorm.store import ring, writer
 
 ring._shared_folder = lambda: Path(sys.argv[1])
 

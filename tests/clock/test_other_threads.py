@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from metronorm.clock import Clock, other_threads
-from metronorm.clock.accounts import PlainAccount, PlainAccounts
 from metronorm.clock.device_ledger import DeviceLedger
-from metronorm.clock.ledger import Ledger
+from metronorm.clock.phase_accounts import PlainAccount, PlainAccounts
+from metronorm.clock.phase_timer import Ledger
 
 from . import records
 from .fake_device import FakeDevice

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import Clock
+from metronorm.runs import open_run
 
 from .virtual import VirtualTime
 

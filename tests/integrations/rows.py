@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from metronorm.clock import open_run
+from metronorm.runs import open_run
 
 
 def ticks(directory: Path, *columns: str, history: Any = "effective") -> list[tuple[Any, ...]]:

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from metronorm.clock import Run
+from metronorm.runs import Run
 
 NO_PHASES = ("time_ns", "wall_ns", "clock_ns", "arrival_ns", "gc_ns")
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from metronorm.clock import open_run
 from metronorm.errors import RunError
 from metronorm.integrations.accelerate import TickTracker
+from metronorm.runs import open_run
 
 from .runs import errors, events, numbers
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import Clock
 from metronorm.errors import ConfigError, RunError
 from metronorm.integrations.exporting import (
     export_csv,
@@ -21,6 +21,7 @@ from metronorm.integrations.exporting import (
 )
 from metronorm.integrations.importing import import_tensorboard
 from metronorm.integrations.tensorboard import SummaryWriter
+from metronorm.runs import open_run
 from tests.clock.virtual import VirtualTime
 from tests.integrations.event_files import same, scalars
 

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metronorm.clock.names import Names
+from metronorm.clock.column_names import Names
 from metronorm.integrations.importing.history import History, Places, Value
 from metronorm.integrations.names import MetricNames, tag_of
 

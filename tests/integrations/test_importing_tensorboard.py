@@ -14,11 +14,11 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from tensorboard.util import tensor_util
 from torch.utils.tensorboard import SummaryWriter
 
-from metronorm.clock import open_run
 from metronorm.errors import DataError, RunError
 from metronorm.integrations.exporting import export_tensorboard
 from metronorm.integrations.importing import import_run, import_tensorboard
 from metronorm.integrations.importing.event_file import EventFile, masked_crc32c
+from metronorm.runs import open_run
 from tests.integrations.event_files import write
 from tests.integrations.rows import events, ticks
 

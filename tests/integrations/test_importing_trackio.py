@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.clock import open_run
 from metronorm.errors import DataError
 from metronorm.integrations.importing import import_run, import_trackio
+from metronorm.runs import open_run
 from tests.integrations.rows import events, ticks
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs trackio")

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metronorm.clock import open_run
 from metronorm.errors import DataError, MissingDependencyError
 from metronorm.integrations.importing import import_run, import_wandb
 from metronorm.integrations.importing.wandb_file import WandbFile
+from metronorm.runs import open_run
 from tests.integrations.event_files import write
 from tests.integrations.rows import events, ticks
 

@@ -10,9 +10,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader
 
-from metronorm.clock import open_run
 from metronorm.errors import ConfigError, RunError
 from metronorm.integrations.lightning import TickCallback, TickLogger
+from metronorm.runs import open_run
 
 from .runs import errors, events, numbers, ticks_with, whole
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.clock import open_run
+from metronorm.runs import open_run
 
 pytestmark = pytest.mark.slow
 

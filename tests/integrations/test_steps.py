@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metronorm.clock import open_run
 from metronorm.errors import ConfigError, RunError
 from metronorm.integrations.steps import Steps
+from metronorm.runs import open_run
 
 from ..clock.virtual import VirtualTime
 from .runs import errors, events, numbers, phases

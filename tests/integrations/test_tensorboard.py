@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from torch.utils import tensorboard as theirs
 from torch.utils.tensorboard.summary import make_histogram
 
-from metronorm.clock import open_run
 from metronorm.errors import ConfigError
 from metronorm.integrations.exporting import export_tensorboard
 from metronorm.integrations.histogram import histogram
 from metronorm.integrations.importing import import_tensorboard
 from metronorm.integrations.tensorboard import SummaryWriter
+from metronorm.runs import open_run
 from tests.clock.virtual import VirtualTime
 from tests.integrations.event_files import same, scalars
 from tests.integrations.rows import events, ticks

@@ -15,9 +15,9 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from metronorm.clock import open_run
 from metronorm.errors import ConfigError, RunError
 from metronorm.integrations.transformers import TickCallback
+from metronorm.runs import open_run
 
 from .runs import errors, events, numbers, ticks_with, whole
 

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from metronorm.clock import open_run
 from metronorm.errors import ConfigError, RunError
 from metronorm.keras import TickCallback
+from metronorm.runs import open_run
 
 from ..integrations.runs import errors, numbers, ticks_with, whole
 

@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 
-from metronorm.clock import open_run
 from metronorm.keras import TickCallback
 from metronorm.keras.ticks import Ticks
+from metronorm.runs import open_run
 
 from .ticking import BACKEND, arrays, close, drawn, net, run, variables
 

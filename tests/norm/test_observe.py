@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import Clock
 from metronorm.errors import ConfigError
 from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
 from metronorm.norm import AddLayerNorm, AddRMSNorm, LayerNorm, LayerNorm2d, RMSNorm, observe
+from metronorm.runs import open_run
 
 if TYPE_CHECKING:
     from pathlib import Path

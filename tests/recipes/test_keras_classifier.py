@@ -19,8 +19,8 @@ import pytest
 import torch
 
 from metronorm.cli import main as command
-from metronorm.clock import open_run
 from metronorm.errors import ConfigError, DataError, RunError
+from metronorm.runs import open_run
 
 from ..data.idx_files import write
 

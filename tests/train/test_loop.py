@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from metronorm.clock import open_run
-from metronorm.clock.store.lines import read_tape
 from metronorm.errors import ConfigError, DataError, RunError
+from metronorm.runs import open_run
+from metronorm.store.unsealed_lines import read_tape
 from metronorm.train import checkpoint, train
 from metronorm.train.checkpoint_folder import (
     best_checkpoint,

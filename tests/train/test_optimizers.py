@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from metronorm.clock import open_run
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign
+from metronorm.runs import open_run
 from metronorm.train import OptimizerConfig, train
 from metronorm.train.optimizers import hidden_matrices, make_optimizer
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import Clock
 from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
+from metronorm.runs import open_run
 from metronorm.train import TrainConfig, train
 from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
 from metronorm.train.plain import check_resumable, to_plain

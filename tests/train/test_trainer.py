@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from metronorm.clock import Clock, open_run
+from metronorm.clock import Clock
 from metronorm.errors import DivergenceError
 from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
 from metronorm.optim import Window, windows
+from metronorm.runs import open_run
 from metronorm.train import OptimizerConfig, TrainConfig
 from metronorm.train.trainer import Trainer, tokens_of
 

@@ -6,9 +6,9 @@ import random
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock import open_run
 from metronorm.data.config import TextConfig
 from metronorm.models.config import GPTConfig
+from metronorm.runs import open_run
 from metronorm.train import OptimizerConfig, TrainConfig
 
 if TYPE_CHECKING:

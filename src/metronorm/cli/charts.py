@@ -11,7 +11,7 @@ from rich.text import Text
 from metronorm.text import printable, shortened
 
 if TYPE_CHECKING:
-    from metronorm.clock.summary import Curve
+    from metronorm.runs.summary import Curve
 
 
 def chart(title: str, curves: dict[str, Curve], width: int, height: int) -> Text:

@@ -15,8 +15,8 @@ from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
 from metronorm.cli.runs import damage_said
 from metronorm.cli.words import mebibytes, time
-from metronorm.clock import open_run
-from metronorm.clock.compare import Comparison, Measure, compare, parse_percent
+from metronorm.runs import open_run
+from metronorm.runs.comparing import Comparison, Measure, compare, parse_percent
 from metronorm.text import printable, short_number
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
 from metronorm.cli.runs import read_runs
 from metronorm.cli.words import tell
-from metronorm.clock import open_run
-from metronorm.clock.diagnosis import Finding, at_least, diagnose, spelled
 from metronorm.errors import ConfigError
+from metronorm.runs import open_run
+from metronorm.runs.diagnosing import Finding, at_least, diagnose, spelled
 from metronorm.text import printable
 
 STYLES = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}

@@ -10,8 +10,8 @@ import tyro
 
 from metronorm.cli.arguments import parse
 from metronorm.cli.words import tell
-from metronorm.clock import open_run
 from metronorm.integrations.exporting import export_run
+from metronorm.runs import open_run
 from metronorm.text import printable
 
 

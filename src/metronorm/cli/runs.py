@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from metronorm.clock.run import RUN_FILE
-from metronorm.clock.store.parts import out_of_memory
 from metronorm.errors import RunError
+from metronorm.store.parquet_parts import out_of_memory
+from metronorm.store.run_directory import RUN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from metronorm.cli.arguments import parse
-from metronorm.clock.store.seal import seal_run
 from metronorm.errors import ConfigError, RunError
+from metronorm.store.sealing import seal_run
 
 DESCRIPTION = """Turn what is finished of runs into Parquet, and put on their tapes what killed
 processes have left in this machine's memory. Clocks do it by themselves when they close; what a

@@ -16,9 +16,9 @@ from metronorm.cli.console import Console
 from metronorm.cli.runs import read_runs
 from metronorm.cli.show_lines import differing, directory, lines
 from metronorm.cli.words import duration, mebibytes, tell, time
-from metronorm.clock import open_run
-from metronorm.clock.summary import Summary, summarize
 from metronorm.errors import ConfigError
+from metronorm.runs import open_run
+from metronorm.runs.summary import Summary, summarize
 from metronorm.text import printable, short_number, short_time
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from metronorm.text import printable, short_number, shortened
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from metronorm.clock.summary import Summary
+    from metronorm.runs.summary import Summary
 
 LONGEST = 16  # characters of a state, and of an option of the config
 LABEL = 24  # of the run's name at least, before options take room from it

@@ -16,9 +16,9 @@ from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
 from metronorm.cli.runs import read_runs
 from metronorm.cli.words import tell
-from metronorm.clock.live import Follower
-from metronorm.clock.run import RUN_FILE
 from metronorm.errors import ConfigError
+from metronorm.runs.following import Follower
+from metronorm.store.run_directory import RUN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

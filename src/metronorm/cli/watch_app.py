@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from textual.app import ComposeResult
     from textual.geometry import Size
 
-    from metronorm.clock.live import Follower
+    from metronorm.runs.following import Follower
 
 PERIOD_SECONDS = 1.0
 EVENTS = 20

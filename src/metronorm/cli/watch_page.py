@@ -13,7 +13,7 @@ from rich.text import Text
 from metronorm.cli.charts import chart
 from metronorm.cli.words import duration, mebibytes
 from metronorm.cli.words import time as time_of
-from metronorm.clock.summary import Curve
+from metronorm.runs.summary import Curve
 from metronorm.text import printable, short_time, three_digits
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from metronorm.clock.live.snapshot import Event, Snapshot
+    from metronorm.runs.following.snapshot import Event, Snapshot
 
 BAR_WIDTH = 20
 CHART_WIDTH, CHART_HEIGHT = 100, 13

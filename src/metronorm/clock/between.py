@@ -17,10 +17,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.deferred import Late
 from metronorm.clock.device_ledger import DevicePhases
-from metronorm.clock.ledger import UNATTRIBUTED
-from metronorm.clock.record import TickRecord
+from metronorm.clock.pending_records import Late
+from metronorm.store.schema import UNATTRIBUTED, TickRecord
 
 if TYPE_CHECKING:
     from metronorm.clock.device import Pending

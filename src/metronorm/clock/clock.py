@@ -16,26 +16,26 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from msgspec import structs
 
+from metronorm.clock.attempt_writer import Recorder
 from metronorm.clock.between import event_fields, logged_after
-from metronorm.clock.budget import DEFAULT
-from metronorm.clock.deferred import Late, land, land_all
-from metronorm.clock.owner import Ownership
+from metronorm.clock.metric_values import check_beats
+from metronorm.clock.overhead_budget import DEFAULT
+from metronorm.clock.pending_records import Late, land, land_all
 from metronorm.clock.progress import Progress, last_tick
-from metronorm.clock.ranks import find_place
-from metronorm.clock.record import LARGEST, TickRecord, check_beats
-from metronorm.clock.run import RUN_FILE, changes, create_run, new_attempt, read_run_info
 from metronorm.clock.stall import StallWatch
-from metronorm.clock.store.recorder import Recorder
-from metronorm.clock.store.writer import PATIENCE_SECONDS
-from metronorm.clock.ticking import LONG_PAUSE_NS, Ticking, not_entered
+from metronorm.clock.tick_recording import LONG_PAUSE_NS, Ticking, not_entered
 from metronorm.errors import ConfigError, RunError
+from metronorm.ranks import find_place
+from metronorm.store.owner import Ownership
+from metronorm.store.run_directory import RUN_FILE, changes, create_run, new_attempt, read_run_info
+from metronorm.store.schema import LARGEST, TickRecord
+from metronorm.store.writer import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
     from metronorm.clock.device import Device, Pending
-    from metronorm.clock.diagnosis import Finding
     from metronorm.clock.hooks import Watch
 
 _log = logging.getLogger("metronorm")
@@ -279,13 +279,6 @@ class Clock(Ticking):
             )
         self._watch = Watch(self, model, optimizer, loader)
         return self._watch
-
-    def diagnose(self) -> list[Finding]:
-        """What is wrong with the run so far; see `metronorm.clock.diagnosis`."""
-        from metronorm.clock.diagnosis import diagnose
-        from metronorm.clock.reader import open_run
-
-        return diagnose(open_run(self.directory))
 
     def forget(self) -> None:
         """Record nothing more: what a child of `fork` does, whose parent has the clock."""

@@ -13,8 +13,9 @@ import itertools
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from metronorm.clock.ledger import UNATTRIBUTED, Phases
 from metronorm.clock.other_threads import works_for_the_loop
+from metronorm.clock.phase_timer import Phases
+from metronorm.store.schema import UNATTRIBUTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from metronorm.clock import Run
+    from metronorm.runs import Run
 
 _DOUBLE, _STRING = 2, 7  # of the enumeration DataType
 _MOMENTS = ("min", "max", "sum", "sum_squares")

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import duckdb
 
-from metronorm.clock import Run, open_run
 from metronorm.errors import ConfigError, RunError
 from metronorm.files import directory_aside, file_aside, remove_directory
 from metronorm.integrations.event_protos import write_events
+from metronorm.runs import Run, open_run
 
 if TYPE_CHECKING:
     import os

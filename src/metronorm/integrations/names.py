@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from metronorm.clock.names import RESERVED
+from metronorm.store.schema import RESERVED_METRICS
 
 # what `export_tensorboard` writes beside metrics, and `import_tensorboard` takes back
 PLUGIN = "metronorm"
@@ -55,4 +55,4 @@ def tag_of(metric: str) -> str:
 
 def _refused(name: str) -> bool:
     lower = name.lower()
-    return not lower or lower in RESERVED or lower.endswith("_ns")
+    return not lower or lower in RESERVED_METRICS or lower.endswith("_ns")

@@ -19,11 +19,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock import Clock, open_run
-from metronorm.clock.run import RUN_FILE
+from metronorm.clock import Clock
 from metronorm.errors import ConfigError, RunError
 from metronorm.integrations.axes import require_step
 from metronorm.integrations.names import MetricNames
+from metronorm.runs import open_run
+from metronorm.store.run_directory import RUN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -26,10 +26,10 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metronorm.clock import Clock, read_run_info
-from metronorm.clock.record import plain_number
-from metronorm.clock.run import RUN_FILE, changes
+from metronorm.clock.metric_values import plain_number
 from metronorm.errors import ConfigError
 from metronorm.integrations.axes import LAST, time_of
+from metronorm.store.run_directory import RUN_FILE, changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable

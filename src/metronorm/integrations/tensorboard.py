@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
-from metronorm.clock.record import plain_number
+from metronorm.clock.metric_values import plain_number
 from metronorm.errors import ConfigError
 from metronorm.integrations.axes import require_step
 from metronorm.integrations.histogram import histogram

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import torch
 
-from metronorm.clock.run import host
 from metronorm.errors import CheckpointError, DataError
+from metronorm.host import describe_host
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
 from metronorm.train.machine import Precision  # noqa: TC001 - msgspec reads it
@@ -115,7 +115,7 @@ def check_text_is_there(sources: Sequence[str]) -> None:
 def describe_machine() -> dict[str, str | int]:
     """What rounding depends on, beside the config."""
     return {
-        "processor": host()["processor"],
+        "processor": describe_host()["processor"],
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
     }

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from metronorm.clock.clock import Clock
-    from metronorm.clock.ledger import Phase as Account
+    from metronorm.clock.phase_timer import Phase as Account
 
 
 class Phase:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
-    from metronorm.clock.record import TickRecord
+    from metronorm.store.schema import TickRecord
 
 
 def import_tensorboard(

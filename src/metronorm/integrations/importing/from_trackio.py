@@ -9,13 +9,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.store.columns import literal_glob
 from metronorm.errors import DataError
 from metronorm.integrations.axes import Times, step_of
 from metronorm.integrations.importing.history import Event
 from metronorm.integrations.importing.rows import Rows, folder_names, numbers
 from metronorm.integrations.importing.sources import read_each
 from metronorm.integrations.importing.writing import Imported, new_runs, write_run
+from metronorm.store.sql_columns import literal_glob
 
 if TYPE_CHECKING:
     import os

@@ -17,7 +17,7 @@ from bisect import bisect_left
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.names import MOST
+from metronorm.clock.column_names import MOST
 from metronorm.integrations.names import MetricNames
 
 if TYPE_CHECKING:

@@ -9,12 +9,12 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.store.columns import identifier, literal, literal_glob
 from metronorm.errors import DataError
 from metronorm.integrations.axes import Times, step_of
 from metronorm.integrations.importing.rows import Rows, numbers
 from metronorm.integrations.importing.wandb_file import OWN
 from metronorm.integrations.importing.writing import Imported
+from metronorm.store.sql_columns import identifier, literal, literal_glob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,14 +12,14 @@ from typing import Any
 
 import msgspec
 
-from metronorm.clock.record import TickRecord
-from metronorm.clock.run import RUN_FILE, create_run, run_file, tape_folder
-from metronorm.clock.store.seal import seal_tape
-from metronorm.clock.store.tape import LIVE, encode
 from metronorm.errors import DataError, RunError
 from metronorm.files import directory_aside, write_atomic
 from metronorm.integrations.importing.history import Event, History, Places
 from metronorm.integrations.importing.machine import split_sample
+from metronorm.store.run_directory import RUN_FILE, create_run, run_file, tape_folder
+from metronorm.store.schema import TickRecord
+from metronorm.store.sealing import seal_tape
+from metronorm.store.tape import LIVE, encode
 from metronorm.text import printable
 
 _log = logging.getLogger("metronorm")

@@ -1,0 +1,119 @@
+"""Rows of ticks with what was logged after them: events `between`, as `between.py` writes them.
+
+A value replaces that of its tick. Phases are added to those of the tick, and so is their time to
+`wall_ns`; `time_ns` is then when they were over. Of a tick whose phases were not measured, all its
+own time becomes `unattributed_ns`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from metronorm.store.schema import UNATTRIBUTED
+from metronorm.store.sql_columns import identifier, select
+from metronorm.store.tape import encode
+from metronorm.store.unsealed_lines import DECODERS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from metronorm.runs.table import Table
+
+_KEYS = ("attempt", "rank", "tick")
+_KEPT = {"beats", "clock_ns", "arrival_ns", "gc_ns"}
+_REST = f"{UNATTRIBUTED}_ns"
+_TIMES = ("time_ns", "wall_ns", _REST)
+_PREFIX = "metronorm: "  # of columns that are no tick's
+
+
+class Amendments:
+    """What was logged after ticks, one row for each.
+
+    Args:
+        columns: SQL for each of the columns, by its name.
+        rows: SQL of the rows.
+    """
+
+    def __init__(self, columns: dict[str, str], rows: str) -> None:
+        self.columns = {name: sql for name, sql in columns.items() if name not in _KEPT}
+        self.rows = rows
+
+    def wanted(self, columns: Iterable[str]) -> list[str]:
+        """Those of some columns that it changes, and what that takes."""
+        changeable = {*self.columns, *_TIMES}.difference(_KEYS)
+        changed = [name for name in columns if name in changeable]
+        return [*_KEYS, "wall_ns", *changed] if changed else []
+
+    def amend(self, ticks: str, columns: list[str], known: set[str]) -> str:
+        """SQL of the rows with what was logged after them.
+
+        Args:
+            ticks: SQL of the rows.
+            columns: those of the result.
+            known: those that the rows have.
+        """
+        mine = {name: sql for name, sql in self.columns.items() if name in {*columns, *_TIMES}}
+        mine |= {name: self.columns[name] for name in _KEYS}
+        later = select({_PREFIX + name: sql for name, sql in mine.items()})
+        on = " and ".join(f"{identifier(key)} = {_later(key)}" for key in _KEYS)
+        listed = select({name: _amended(name, name in known, name in mine) for name in columns})
+        return f"select {listed} from ({ticks}) left join (select {later} from {self.rows}) on {on}"
+
+
+def _amended(name: str, known: bool, changed: bool) -> str:
+    own, later, spent = identifier(name), _later(name), _later("wall_ns")
+    if name == _REST:
+        before = own if known else "null"
+        return f"if({spent} > 0, coalesce({before}, wall_ns), {before})"
+    if name in _KEYS or not changed:
+        return own
+    if name == "wall_ns":
+        return f"{own} + coalesce({spent}, 0)"
+    if name == "time_ns":
+        return f"if({spent} > 0, greatest({own}, {later}), {own})"
+    if not known:
+        return later
+    is_phase = name.endswith("_ns")
+    return f"coalesce({own} + {later}, {later}, {own})" if is_phase else f"coalesce({later}, {own})"
+
+
+def _later(name: str) -> str:
+    return identifier(_PREFIX + name)
+
+
+def lines_between(events: Table) -> list[tuple[dict[str, int], list[bytes]]]:
+    """What was logged after ticks, by attempt and rank: lines as of ticks, one for each tick."""
+    rows = events.sql(
+        "select attempt, rank, tick, time_ns, fields::VARCHAR from events "
+        "where event = 'between' order by time_ns"
+    ).fetchall()
+    found: dict[tuple[int, int, int], Any] = {}
+    for attempt, rank, tick, time_ns, fields in rows:
+        line = amendment(tick, time_ns, msgspec.json.decode(fields))
+        if line is None:
+            continue
+        before = found.setdefault((attempt, rank, tick), line)
+        if before is not line:
+            before.metrics |= line.metrics
+            before.phases |= {
+                name: before.phases.get(name, 0) + ns for name, ns in line.phases.items()
+            }
+            before.time_ns = max(before.time_ns, line.time_ns if line.phases else 0)
+    by_place: dict[tuple[int, int], list[bytes]] = {}
+    for (attempt, rank, _), line in found.items():
+        line.wall_ns = sum(line.phases.values())
+        if line.phases:
+            line.phases[UNATTRIBUTED] = 0
+        by_place.setdefault((attempt, rank), []).append(encode(line))
+    return [({"attempt": place[0], "rank": place[1]}, lines) for place, lines in by_place.items()]
+
+
+def amendment(tick: int, time_ns: int, fields: Any) -> Any:
+    """The record of an event `between`; None for one of somebody else's of that name."""
+    line = {"tick": tick, "time_ns": time_ns, "wall_ns": 0, "beats": 0, "phases": {}, "metrics": {}}
+    try:
+        return DECODERS["ticks"].decode(encode(line | fields))
+    except (msgspec.MsgspecError, TypeError):
+        return None

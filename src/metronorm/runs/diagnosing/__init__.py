@@ -1,0 +1,79 @@
+"""What is amiss with a run: rules over its ticks, resources and events, each with its evidence.
+
+>>> from metronorm.clock import Clock
+>>> from metronorm.runs import open_run
+>>> from metronorm.runs.diagnosing import diagnose
+>>> with Clock("runs/mine", progress=False) as clock:
+...     for _ in clock.ticks(range(1)):
+...         clock.log(loss=float("nan"))
+>>> [(finding.rule, finding.severity, finding.ticks) for finding in diagnose(open_run("runs/mine"))]
+[('not-finite', 'critical', [1])]
+
+docs/diagnosis.md tells each rule with its threshold; each file here begins with its thresholds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metronorm.runs.diagnosing.attempts import failed, failed_checkpoints, replay, restarts
+from metronorm.runs.diagnosing.finding import SEVERITIES, Finding, Severity, at_least, spelled
+from metronorm.runs.diagnosing.garbage import garbage
+from metronorm.runs.diagnosing.learning import learning
+from metronorm.runs.diagnosing.losses import losses
+from metronorm.runs.diagnosing.machine import idle_gpus, memory
+from metronorm.runs.diagnosing.ranks import stragglers
+from metronorm.runs.diagnosing.reading import Reading
+from metronorm.runs.diagnosing.recording import clock_cost, lost_records, sampling
+from metronorm.runs.diagnosing.shares import data_bound, planned, small_beats, unattributed
+from metronorm.runs.diagnosing.stalls import find_stalls, stalls
+from metronorm.runs.diagnosing.tick_time import drift, slow_ticks, warm_up
+from metronorm.runs.diagnosing.values import not_finite
+
+if TYPE_CHECKING:
+    from metronorm.runs.reader import Run
+
+__all__ = ["SEVERITIES", "Finding", "Severity", "at_least", "diagnose", "spelled"]
+
+RULES = (
+    failed,
+    not_finite,
+    losses,
+    learning,
+    lost_records,
+    memory,
+    stalls,
+    failed_checkpoints,
+    data_bound,
+    garbage,
+    planned,
+    stragglers,
+    idle_gpus,
+    drift,
+    slow_ticks,
+    replay,
+    restarts,
+    warm_up,
+    small_beats,
+    unattributed,
+    clock_cost,
+    sampling,
+)
+
+
+def diagnose(run: Run) -> list[Finding]:
+    """What the rules find in a run, worst first; also while it runs.
+
+    All but `replay` and `restarts` look at the effective history. A rule is silent where the record
+    has not what it needs, or too few ticks.
+
+    Args:
+        run: from `open_run`.
+
+    Returns:
+        Findings in order of severity; of equal ones, what concerns more of the time comes first.
+    """
+    reading = Reading(run)
+    reading.leave_out(find_stalls(reading))
+    found = [finding for rule in RULES for finding in rule(reading)]
+    return sorted(found, key=lambda one: (SEVERITIES.index(one.severity), -one.share))

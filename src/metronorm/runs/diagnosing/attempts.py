@@ -1,0 +1,123 @@
+"""How attempts ended, what was done again, and what their events tell."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding, counted
+from metronorm.text import short_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from metronorm.runs.diagnosing.reading import Event, Reading
+
+# Of the time of all attempts, what was done in vain.
+REPLAY_SHARE = 0.05
+# One or two interruptions are daily life.
+RESTARTS = 3
+# A message may be as long as a traceback.
+MESSAGE_LENGTH = 160
+# What a person or a scheduler does on purpose.
+_STOPPED = ("KeyboardInterrupt",)
+
+
+def failed(reading: Reading) -> Iterator[Finding]:
+    """The newest attempt ended by an error."""
+    newest = max(reading.run.attempts, default=0)
+    errors = [event for event in reading.events if _failed(event) and event.attempt == newest]
+    if not errors:
+        return
+    first = errors[0]
+    message = " ".join(str(first.fields.get("message", "")).split()).rstrip(".")
+    if len(message) > MESSAGE_LENGTH:
+        message = message[:MESSAGE_LENGTH] + " [...]"
+    ranks = sorted({event.rank for event in errors})
+    others = f", and {counted(len(ranks) - 1, 'other rank')} after it" if len(ranks) > 1 else ""
+    yield Finding(
+        rule="failed",
+        severity="critical",
+        what=f"The run was ended by {first.fields['error']} at tick {first.tick:,}"
+        f"{reading.of_rank(first.rank)}{others}" + (f": {message}." if message else "."),
+        advice="Mend the cause and resume the run; of several ranks the first that failed has it.",
+        evidence={"rank": first.rank, "ranks": ranks, "attempt": newest},
+        ticks=[first.tick],
+    )
+
+
+def replay(reading: Reading) -> Iterator[Finding]:
+    """Ticks that were done again after a restart."""
+    if len(reading.run.attempts) < 2:
+        return
+    query = f"select count(*), sum(wall_ns)::DOUBLE from ticks where rank = {reading.rank}"
+    kept, kept_ns = reading.one(query)
+    full = reading.run.ticks("full").only("rank", "wall_ns")
+    done, done_ns = full.sql(query).fetchall()[0]
+    if not kept or not done_ns or done_ns - kept_ns <= REPLAY_SHARE * done_ns:
+        return
+    firsts = reading.sql(
+        f"""select min(tick) as first from ticks where rank = {reading.rank}
+            group by attempt order by first offset 1"""
+    )
+    attempts = len(reading.run.attempts)
+    share = 1 - kept_ns / done_ns
+    yield Finding(
+        rule="replay",
+        severity="warning",
+        what=f"{share:.1%} of the time of all {attempts} attempts was lost: {done - kept:,} ticks, "
+        f"{short_time(done_ns - kept_ns)}, were done after the checkpoint that the next one "
+        "began from.",
+        advice="Checkpoint more often: on average half the ticks between two checkpoints are lost "
+        "to every restart.",
+        evidence={
+            "share": share,
+            "attempts": attempts,
+            "ticks": done - kept,
+            "lost_ns": done_ns - kept_ns,
+        },
+        ticks=[first for (first,) in firsts[-TICKS_NAMED:]],
+    )
+
+
+def restarts(reading: Reading) -> Iterator[Finding]:
+    """Many attempts broke off."""
+    attempts = reading.run.attempts
+    ends = [event for event in reading.events if event.name == "end"]
+    errors = {event.attempt for event in ends if _failed(event)}
+    whole = {event.attempt for event in ends} - errors
+    broken = [attempt for attempt in attempts[:-1] if attempt not in whole]
+    if len(broken) < RESTARTS:
+        return
+    told = sum(attempt in errors for attempt in broken)
+    yield Finding(
+        rule="restarts",
+        severity="notice",
+        what=f"{len(broken)} of {len(attempts)} attempts broke off: {told} by an error, "
+        f"{len(broken) - told} without a word, as a killed process does.",
+        advice="For what is killed see the log of the machine (out of memory) and of the scheduler "
+        "(time limits, preemption).",
+        evidence={"attempts": len(attempts), "broken": len(broken), "errors": told},
+    )
+
+
+def failed_checkpoints(reading: Reading) -> Iterator[Finding]:
+    """Checkpoints that could not be written."""
+    events = [event for event in reading.events if event.name == "checkpoint failed"]
+    if not events:
+        return
+    last = events[-1]
+    error = last.fields.get("error")
+    yield Finding(
+        rule="checkpoint-failed",
+        severity="critical",
+        what=f"{counted(len(events), 'checkpoint')} could not be written, the last at tick "
+        f"{last.tick:,}" + (f": {error}" if error else "."),
+        advice="Make room, or end the run only when a checkpoint has been written.",
+        evidence={"checkpoints": len(events), "rank": last.rank},
+        ticks=sorted({event.tick for event in events})[-TICKS_NAMED:],
+    )
+
+
+def _failed(event: Event) -> bool:
+    error = event.fields.get("error") if event.name == "end" else None
+    return error is not None and error not in _STOPPED

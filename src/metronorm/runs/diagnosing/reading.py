@@ -1,0 +1,227 @@
+"""What the rules look at: one rank's ticks in order, every rank's sums, events, resources."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from metronorm.store.sql_columns import identifier, literal
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from metronorm.runs.diagnosing.stalls import Stall
+    from metronorm.runs.reader import Run
+    from metronorm.runs.table import Table
+
+MINIMUM_TICKS = 20  # of fewer no share and no median is worth a word
+MINIMUM_SAMPLES = 20  # of the machine, about one a second
+GPU_IN_USE = 0.02  # mean utilization of one that the run computes on at all
+WARM_UP_TICKS = 10  # of an attempt: compilers, allocators, caches and loaders settle within them
+# in SQL over the timeline
+WARM = f"age >= {WARM_UP_TICKS}"
+STEADY = f"{WARM} and not still"
+PLANNED = ("evaluate", "checkpoint", "sample")  # what a loop does on purpose, now and then
+_UTILIZATION = re.compile(r"gpu(\d+)_utilization")
+_EVENTS = ("end", "dropped", "sampling", "stall", "checkpoint failed")
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event that a rule knows."""
+
+    name: str
+    attempt: int
+    rank: int
+    tick: int
+    fields: dict[str, Any]
+
+    def number(self, name: str) -> float:
+        """A field as a number; 0 if it is none."""
+        value = self.fields.get(name)
+        return float(value) if isinstance(value, int | float) else 0.0
+
+
+class Reading:
+    """A run, read once for all rules.
+
+    In SQL there are `ticks`, all ranks' ticks of the effective history, and `timeline`, those of
+    the lowest rank: where ranks wait for each other, one rank's time is everybody's. A row of
+    `timeline` has `tick`, `attempt`, `age` (ticks since its attempt began), `wall`, `own` (wall
+    without what is planned; null where that is not known), `gc` (of the garbage collector; 0 where
+    that is not known), `beats`, `work` (tokens, else beats), `sampled` (whether its phases are
+    known), `still` (whether the loop stood still in it: such a tick is left to the rule `stall`),
+    and a column `PHASE_ns` for each phase, 0 where there was none. All times are in nanoseconds. Of
+    the metrics `ticks` has `tokens` alone: a rule that looks at others takes a `table_of` them.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.run = run
+        self._all = run.ticks()
+        self.columns = self._all.columns
+        self.phases, self.metrics = self._all.phases, self._all.metrics
+        others = {*self.metrics} - {"tokens"}
+        self._ticks = self._all.only(*(name for name in self.columns if name not in others))
+        self._sampled = "unattributed_ns is not null" if "unattributed" in self.phases else "false"
+        self._gc = "coalesce(gc_ns, 0)" if "gc_ns" in self.columns else "0"
+        self.warm = self._warm()
+        self.rank: int = self.one("select coalesce(min(rank), 0) from ticks")[0]
+        self._make_timeline()
+        self.stalls: Sequence[Stall] = ()
+
+    def leave_out(self, stalls: Sequence[Stall]) -> None:
+        """Ticks in which the loop stood still; before anything is taken from the others."""
+        self.stalls = stalls
+        if stalls:
+            ticks = ", ".join(str(each.tick) for each in stalls)
+            self.sql(f"update timeline set still = true where tick in ({ticks})")
+            self.warm = f"({self.warm} and tick not in ({ticks}))"
+
+    @cached_property
+    def steady_ticks(self) -> int:
+        """How many ticks of `timeline` are neither of the warm-up nor stalls."""
+        count: int = self.one(f"select count(*) from timeline where {STEADY}")[0]
+        return count
+
+    def sql(self, query: str) -> list[tuple[Any, ...]]:
+        """Rows of a query over `ticks` and `timeline`."""
+        return self._ticks.sql(query).fetchall()
+
+    def one(self, query: str) -> tuple[Any, ...]:
+        """The first row of a query."""
+        return self.sql(query)[0]
+
+    def dicts(self, query: str) -> list[dict[str, Any]]:
+        """Rows of a query, with the names of their columns."""
+        relation = self._ticks.sql(query)
+        return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
+
+    def table_of(self, metrics: Sequence[str]) -> Table:
+        """All ranks' ticks of the effective history: `tick, rank` and some metrics."""
+        return self._all.only("tick", "rank", *metrics)
+
+    def worst(self, phase: str) -> dict[str, Any] | None:
+        """The sums of the rank whose share of a phase, after warm-up, is largest, with `share`.
+
+        Of a phase that is planned it is the share of all ticks: where phases are sampled it may be
+        in those ticks by plan, too, or in none of them.
+        """
+        if phase not in self.phases:
+            return None
+        whole = "warm_time" if phase in PLANNED else "sampled_time"
+        rows = [
+            row | {"share": row[f"{phase}_ns"] / row[whole]}
+            for row in self.totals
+            if row.get("sampled_ticks", 0) >= MINIMUM_TICKS and row[whole]
+        ]
+        return max(rows, key=lambda row: row["share"], default=None)
+
+    @property
+    def ranks(self) -> int:
+        """How many ranks there are."""
+        return len(self.totals)
+
+    def of_rank(self, rank: int) -> str:
+        """The words " on rank 3" where there are several."""
+        return f" on rank {rank}" if self.ranks > 1 else ""
+
+    @cached_property
+    def resources(self) -> Table:
+        """The samples of the machine."""
+        return self.run.resources()
+
+    @cached_property
+    def gpu_utilizations(self) -> list[tuple[int, int, float]]:
+        """Rank, number of the GPU, and its mean utilization (0 to 1) while ticks ran."""
+        names = self.resources.columns
+        numbers = [int(found[1]) for name in names if (found := _UTILIZATION.fullmatch(name))]
+        if not numbers:
+            return []
+        means = ", ".join(
+            f"avg(gpu{number}_utilization) filter (isfinite(gpu{number}_utilization))"
+            for number in numbers
+        )
+        rows = self.resources.sql(
+            f"""select rank, {means} from resources where tick >= {WARM_UP_TICKS}
+                group by rank having count(*) >= {MINIMUM_SAMPLES} order by rank"""
+        ).fetchall()
+        return [
+            (rank, number, mean)
+            for rank, *found in rows
+            for number, mean in zip(numbers, found, strict=True)
+            if mean is not None
+        ]
+
+    @cached_property
+    def events(self) -> list[Event]:
+        """Events that a rule knows, in order of time."""
+        known = ", ".join(literal(name) for name in _EVENTS)
+        rows = (
+            self.run.events()
+            .sql(
+                f"""select event, attempt, rank, tick, fields::VARCHAR from events
+                    where event in ({known}) order by time_ns, rank"""
+            )
+            .fetchall()
+        )
+        found = []
+        for name, attempt, rank, tick, fields in rows:
+            decoded = msgspec.json.decode(fields) if fields else {}
+            kept = decoded if isinstance(decoded, dict) else {}
+            found.append(Event(name, attempt, rank, tick, kept))
+        return found
+
+    @cached_property
+    def totals(self) -> list[dict[str, Any]]:
+        """A row per rank: sums over all its ticks, and over those after the warm-up if any."""
+        sums = []
+        for phase in self.phases:
+            name = identifier(f"{phase}_ns")
+            sums.append(f", coalesce(sum({name}), 0)::DOUBLE as {name}")
+            if phase in PLANNED:
+                sums.append(f", count(*) filter ({name} > 0) as {phase}_ticks")
+        sampled = f"filter ({self._sampled})"
+        warm = self.dicts(
+            f"""select rank, count(*) as warm_ticks, sum(wall_ns)::DOUBLE as warm_time,
+                       count(*) {sampled} as sampled_ticks,
+                       coalesce(sum(wall_ns) {sampled}, 0)::DOUBLE as sampled_time,
+                       sum({self._gc})::DOUBLE as gc_time, max({self._gc}) as longest_gc
+                       {"".join(sums)}
+                from ticks where {self.warm} group by rank"""
+        )
+        every = self.dicts(
+            """select rank, count(*) as ticks, min(tick) as first, max(tick) as last,
+                      sum(wall_ns)::DOUBLE as whole_time, sum(clock_ns)::DOUBLE as clock_time
+               from ticks group by rank order by rank"""
+        )
+        by_rank = {row["rank"]: row for row in warm}
+        return [row | by_rank.get(row["rank"], {}) for row in every]
+
+    def _warm(self) -> str:
+        """SQL: whether a row of `ticks` is beyond the warm-up of its attempt."""
+        firsts = self.sql("select attempt, min(tick) from ticks group by attempt order by attempt")
+        later = (
+            f"attempt = {attempt} and tick >= {first + WARM_UP_TICKS}" for attempt, first in firsts
+        )
+        return f"({' or '.join(later) or 'false'})"
+
+    def _make_timeline(self) -> None:
+        phases = [identifier(f"{phase}_ns") for phase in self.phases]
+        planned = [f"coalesce({phase}_ns, 0)" for phase in PLANNED if phase in self.phases]
+        own = "wall_ns"
+        if planned:
+            own = f"case when {self._sampled} then wall_ns - ({' + '.join(planned)}) end"
+        work = "coalesce(tokens, 0)" if "tokens" in self.metrics else "beats"
+        columns = ", ".join(f"coalesce({phase}, 0) as {phase}" for phase in phases)
+        self._ticks.sql(
+            f"""create or replace temp table timeline as
+                select tick, attempt, tick::HUGEINT - min(tick) over (partition by attempt) as age,
+                       wall_ns as wall, {own} as own, {self._gc} as gc, beats,
+                       {work}::DOUBLE as work, {self._sampled} as sampled, false as still
+                       {"," if columns else ""} {columns}
+                from ticks where rank = {self.rank} and wall_ns is not null"""
+        )

@@ -1,0 +1,106 @@
+"""The record itself: what the clock cost, what it left out, what was lost."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding, counted
+from metronorm.runs.diagnosing.reading import MINIMUM_TICKS
+from metronorm.text import short_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from metronorm.runs.diagnosing.reading import Reading
+
+# The clock is meant to cost a thousandth of a tick at most; from a hundredth on it distorts.
+CLOCK_SHARE = 0.001
+CLOCK_SHARE_WARNING = 0.01
+
+
+def clock_cost(reading: Reading) -> Iterator[Finding]:
+    """The clock takes more of the ticks than it should."""
+    rows = [
+        (row["clock_time"] / row["whole_time"], row)
+        for row in reading.totals
+        if row["whole_time"] and row["ticks"] >= MINIMUM_TICKS
+    ]
+    share, row = max(rows, key=lambda pair: pair[0], default=(0.0, {}))
+    if share <= CLOCK_SHARE:
+        return
+    each = row["clock_time"] / row["ticks"]
+    yield Finding(
+        rule="clock-cost",
+        severity="warning" if share > CLOCK_SHARE_WARNING else "notice",
+        what=f"The clock itself took {share:.2%} of the time{reading.of_rank(row['rank'])}: "
+        f"{short_time(each)} a tick.",
+        advice="Ticks are very short, or each has very many phases and metrics: open fewer phases, "
+        "log fewer metrics, or let a tick hold more.",
+        evidence={"share": share, "rank": row["rank"], "mean_ns": each},
+    )
+
+
+def sampling(reading: Reading) -> Iterator[Finding]:
+    """Phases were not taken in every tick."""
+    events = [event for event in reading.events if event.name == "sampling"]
+    if not events:
+        return
+    last = max(events, key=lambda event: event.number("every"))
+    every = int(last.number("every"))
+    if every < 2:
+        return
+    yield Finding(
+        rule="sampling",
+        severity="notice",
+        what=f"To stay cheap the clock measured phases in one tick of {every:,} only, from tick "
+        f"{last.tick:,} on{reading.of_rank(last.rank)}.",
+        advice="Shares of phases are those of the measured ticks; to have all of them open fewer "
+        "phases in a tick, let a tick hold more, or allow the clock a larger `budget`.",
+        evidence={"every": every, "rank": last.rank},
+        ticks=[last.tick],
+    )
+
+
+def lost_records(reading: Reading) -> Iterator[Finding]:
+    """Records that the disk did not take, or ticks that are missing for no stated reason."""
+    events = [event for event in reading.events if event.name == "dropped"]
+    if events:
+        counts: dict[tuple[int, int, object], int] = {}
+        for event in events:  # each tells of all that its tape has lost so far
+            tape = (event.attempt, event.rank, event.fields.get("kind"))
+            counts[tape] = max(counts.get(tape, 0), int(event.number("records")))
+        records = sum(counts.values())
+        firsts = sorted({int(event.number("first_tick")) or event.tick for event in events})
+        last = max(int(event.number("last_tick")) or event.tick for event in events)
+        error = events[-1].fields.get("error")
+        yield Finding(
+            rule="dropped",
+            severity="critical",
+            what=f"{counted(records, 'record')} between ticks {firsts[0]:,} and {last:,} could not "
+            f"be written" + (f" ({error})." if error else "."),
+            advice="Make room on the disk of the run, or put it on another; what is lost is lost.",
+            evidence={"records": records, "first_tick": firsts[0], "last_tick": last},
+            ticks=firsts[:TICKS_NAMED],
+        )
+        return
+    gaps = [(row["last"] - row["first"] + 1 - row["ticks"], row["rank"]) for row in reading.totals]
+    missing, rank = max(gaps, default=(0, 0))
+    if missing <= 0:
+        return
+    ticks = reading.sql(
+        f"""select tick from (
+                select tick, lead(tick) over (order by tick) as following
+                from ticks where rank = {rank})
+            where following > tick::HUGEINT + 1 order by tick limit {TICKS_NAMED}"""
+    )
+    begins = [tick + 1 for (tick,) in ticks]
+    yield Finding(
+        rule="missing-ticks",
+        severity="warning",
+        what=f"{counted(missing, 'tick')}{reading.of_rank(rank)} have no record, the first of them "
+        f"{begins[0]:,}.",
+        advice="See what `metronorm show` says of damaged lines; a loop that sets `clock.tick` "
+        "itself may also have passed over them.",
+        evidence={"missing": missing, "rank": rank},
+        ticks=begins,
+    )

@@ -1,0 +1,144 @@
+"""Metrics that are not finite."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from metronorm.runs.diagnosing.finding import Finding, Severity, counted
+from metronorm.store.parquet_parts import batches
+from metronorm.store.sql_columns import identifier
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from metronorm.runs.diagnosing.reading import Reading
+
+# Of metrics that are no losses so many have a finding each, those that broke first.
+METRICS_NAMED = 10
+_SEVERITIES: tuple[Severity, ...] = ("notice", "warning", "critical")
+
+
+def is_loss(metric: str) -> bool:
+    """Whether a metric is one that training makes smaller."""
+    return metric.endswith("loss")
+
+
+def not_finite(reading: Reading) -> Iterator[Finding]:
+    """The first NaN or infinity of each metric."""
+    found = [row for batch in batches(reading.metrics) for row in _not_finite(reading, batch)]
+    # where a model breaks, all that is measured of its layers breaks with it
+    others = sorted((row for row in found if not is_loss(row.metric)), key=lambda row: row.tick)
+    named = {row.metric for row in others[:METRICS_NAMED]}
+    for row in found:
+        if is_loss(row.metric) or row.metric in named:
+            yield _finding(reading, row)
+    if len(others) > METRICS_NAMED:
+        yield _rest(reading, others[METRICS_NAMED:])
+
+
+@dataclass(frozen=True)
+class _Bad:
+    """What is known of a metric that was not finite; `healthy` is the last tick at which it was."""
+
+    metric: str
+    tick: int
+    rank: int
+    value: float
+    records: int
+    ranks: int
+    last: int
+    healthy: int | None
+
+    @property
+    def recovered(self) -> bool:
+        return self.healthy is not None and self.healthy > self.last
+
+    @property
+    def spelled(self) -> str:
+        if math.isnan(self.value):
+            return "NaN"
+        return "infinite" if self.value > 0 else "minus infinite"
+
+
+def _not_finite(reading: Reading, metrics: Sequence[str]) -> list[_Bad]:
+    # a sum is finite only if every value is; what sums, but no value, overflowed to is sorted out
+    # below (a filter for each of many columns would take gigabytes)
+    sums = ", ".join(f"sum({identifier(metric)})" for metric in metrics)
+    row = reading.table_of(metrics).sql(f"select {sums} from ticks").fetchall()[0]
+    suspects = [
+        metric
+        for metric, total in zip(metrics, row, strict=True)
+        if total is not None and not math.isfinite(total)
+    ]
+    if not suspects:
+        return []
+    columns = ", ".join(map(identifier, suspects))
+    rows = (
+        reading.table_of(suspects)
+        .sql(
+            f"""select metric, min(tick) filter (bad), arg_min(rank, (tick, rank)) filter (bad),
+                       arg_min(value, (tick, rank)) filter (bad), count(*) filter (bad),
+                       count(distinct rank) filter (bad), max(tick) filter (bad),
+                       max(tick) filter (not bad)
+                from (select *, not isfinite(value) as bad from
+                      (unpivot ticks on {columns} into name metric value value))
+                group by metric having count(*) filter (bad) > 0"""
+        )
+        .fetchall()
+    )
+    order = {metric: at for at, metric in enumerate(suspects)}
+    return sorted((_Bad(*row) for row in rows), key=lambda bad: order[bad.metric])
+
+
+def _finding(reading: Reading, bad: _Bad) -> Finding:
+    return Finding(
+        rule="not-finite",
+        severity=_SEVERITIES[is_loss(bad.metric) + (not bad.recovered)],
+        what=f"{bad.metric} was first {bad.spelled} at tick {bad.tick:,}"
+        f"{reading.of_rank(bad.rank)}, "
+        + (f"{counted(bad.records, 'time')} in all" if bad.records > 1 else "and only then")
+        + ("; it was finite again after that." if bad.recovered else "; it is so to the end."),
+        advice=_advice(bad.metric, bad.recovered),
+        evidence={
+            "first_tick": bad.tick,
+            "last_tick": bad.last,
+            "rank": bad.rank,
+            "records": bad.records,
+            "ranks": bad.ranks,
+        },
+        ticks=[bad.tick],
+    )
+
+
+def _rest(reading: Reading, others: Sequence[_Bad]) -> Finding:
+    first, lasting = others[0], sum(not bad.recovered for bad in others)
+    return Finding(
+        rule="not-finite",
+        severity=_SEVERITIES[lasting > 0],
+        what=f"{counted(len(others), 'more metric')} were not finite, {lasting:,} of them to the "
+        f"end; {first.metric} was the first of these, {first.spelled} at tick {first.tick:,}"
+        f"{reading.of_rank(first.rank)}.",
+        advice="See the metrics that were not finite before them.",
+        evidence={
+            "first_tick": first.tick,
+            "last_tick": max(bad.last for bad in others),
+            "rank": first.rank,
+            "records": sum(bad.records for bad in others),
+            "metrics": len(others),
+        },
+        ticks=[first.tick],
+    )
+
+
+def _advice(metric: str, recovered: bool) -> str:
+    if not is_loss(metric):
+        return "See how it is computed: a division by zero, a logarithm of zero, an overflow."
+    if recovered:
+        return "See the batch of that tick; an overflow of half precision is another candidate."
+    return (
+        "See the batch of that tick. Start a new run with a lower learning rate, a clipped "
+        "gradient or bf16 instead of fp16; or go on from a checkpoint from before that tick, if "
+        "your loop takes such a change on resume."
+    )

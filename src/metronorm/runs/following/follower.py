@@ -1,0 +1,252 @@
+"""A run as it is now, for views that follow it while other processes write it.
+
+`Follower(path).read()` gives a `Snapshot`, plain data. The first one is read from all there is;
+later ones from the ends of the tapes, so what a look costs does not grow with the run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from metronorm.errors import RunError
+from metronorm.runs.amendments import amendment
+from metronorm.runs.following.curves import TICK_TIME, Curves
+from metronorm.runs.following.recent import EVENTS, RESOURCE_WINDOW_NS, TELLING, WINDOW, Recent
+from metronorm.runs.following.snapshot import Event, Snapshot
+from metronorm.runs.following.tail import Tail
+from metronorm.runs.reader import open_run
+from metronorm.store.run_directory import number, numbered, read_run_info
+from metronorm.store.schema import KINDS, TickRecord
+from metronorm.store.sql_columns import identifier, literal
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from metronorm.runs.table import Table
+    from metronorm.store.run_directory import RunInfo
+
+    Place = tuple[str, int]  # kind and rank
+
+
+class Follower:
+    """Looks at a run again and again.
+
+    Args:
+        path: the run's directory.
+        now: nanoseconds since 1970.
+
+    Raises:
+        RunError: no run there.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, now: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.directory = Path(path)
+        self._now = now
+        self._tapes: dict[Place, Path] = {}
+        self._tails: dict[Place, Tail] = {}
+        self._identity = read_run_info(self.directory).id
+
+    def read(self) -> Snapshot:
+        """The run as it is now.
+
+        Raises:
+            RunError: the run is there no more, or cannot be read.
+        """
+        info = read_run_info(self.directory)
+        attempts = numbered(self.directory / "ticks", "attempt")
+        newest = max(map(number, attempts), default=-1)
+        tapes = {
+            (kind, number(path)): path
+            for kind in KINDS
+            for path in numbered(self.directory / kind / f"attempt={newest}", "rank")
+        }
+        same = (info.id, tapes) == (self._identity, self._tapes)
+        if not (self._tails and same and self._follow()):
+            self._identity, self._tapes = info.id, tapes
+            self._begin(newest)
+        return self._snapshot(info, len(attempts))
+
+    def _follow(self) -> bool:
+        """Take in what is new; False if that does not go on from what is known."""
+        try:
+            for (kind, rank), tail in self._tails.items():
+                records = tail.read()
+                if records is None:
+                    return False
+                if records and kind == "ticks" and (kind, rank) not in self._read_until:
+                    return False  # what counts of older attempts is another part from now on
+                for record in records:
+                    if record.time_ns > self._read_until.get((kind, rank), -1):
+                        self._take(kind, rank, record)
+        except OSError:
+            return False
+        return True
+
+    def _take(self, kind: str, rank: int, record: Any) -> None:
+        if kind == "ticks":
+            self._recent.add_tick(rank, record)
+            self._curves.add(record.tick, {**record.metrics, TICK_TIME: record.wall_ns})
+        elif kind == "resources":
+            self._recent.add_sample(rank, record.time_ns, record.values)
+        else:
+            event = Event(record.event, rank, record.tick, record.time_ns, record.fields)
+            self._recent.add_event(event)
+            if event.name in TELLING:
+                self._recent.add_telling(event)
+            elif event.name == "between":
+                self._amend(event)
+
+    def _amend(self, event: Event) -> None:
+        """What is logged after a tick is of that tick."""
+        found = amendment(event.tick, event.time_ns, event.fields)
+        if found is not None:
+            self._curves.add(found.tick, found.metrics)
+            self._recent.amend_tick(event.rank, found)
+
+    def _begin(self, attempt: int) -> None:
+        """Read all there is."""
+        import duckdb
+
+        for last_try in (False, True):
+            try:
+                identity = self._identity
+                self._tails = {  # first: what comes meanwhile is met again, not missed
+                    (kind, rank): Tail(folder, kind, identity)
+                    for (kind, rank), folder in self._tapes.items()
+                }
+                self._recent = Recent()
+                run = open_run(self.directory)
+                ticks = run.ticks()
+                self._curves = Curves(ticks)
+                self._read_until = {
+                    **self._begin_ticks(ticks, attempt),
+                    **self._begin_samples(run.resources(), attempt),
+                    **self._begin_events(run.events(), attempt),
+                }
+                return
+            except (OSError, duckdb.Error) as error:  # files may have been put for others meanwhile
+                self._tails = {}
+                if last_try:
+                    raise RunError(
+                        "a run must be readable", got=f"{self.directory}: {error}"
+                    ) from None
+
+    def _begin_ticks(self, ticks: Table, attempt: int) -> dict[Place, int]:
+        phases = ticks.phases
+        columns = {"attempt", "rank", "tick", "time_ns", "wall_ns", "beats"}
+        columns |= {"arrival_ns", "tokens"}.intersection(ticks.columns)
+        ticks = ticks.only(*columns, *(f"{name}_ns" for name in phases))
+        arrival = "t.arrival_ns" if "arrival_ns" in columns else "null"
+        tokens = "t.tokens" if "tokens" in columns else "null"
+        spent = "".join(f", t.{identifier(name + '_ns')}" for name in phases)
+        rows = ticks.sql(
+            f"""with newest as (
+                    select attempt, rank, max(tick) as tick from ticks
+                    where attempt = (select max(attempt) from ticks) group by attempt, rank)
+                select t.attempt, t.rank, t.tick, t.time_ns, t.wall_ns, t.beats,
+                       {arrival}, {tokens} {spent}
+                from ticks t join newest n on t.attempt = n.attempt and t.rank = n.rank
+                where t.tick > n.tick::HUGEINT - {WINDOW} order by t.time_ns"""
+        ).fetchall()
+        until: dict[Place, int] = {}
+        for of, rank, tick, time_ns, wall_ns, beats, arrival_ns, counted, *accounts in rows:
+            self._recent.add_tick(
+                rank,
+                TickRecord(
+                    tick,
+                    time_ns,
+                    wall_ns,
+                    beats,
+                    {name: ns for name, ns in zip(phases, accounts, strict=True) if ns is not None},
+                    {} if counted is None else {"tokens": counted},
+                    0,
+                    arrival_ns,
+                ),
+            )
+            if of == attempt:
+                until["ticks", rank] = time_ns
+        return until
+
+    def _begin_samples(self, resources: Table, attempt: int) -> dict[Place, int]:
+        rows = resources.sql(
+            f"""select * from resources where attempt = {attempt}
+                and time_ns >= -{RESOURCE_WINDOW_NS} + (
+                    select max(time_ns) from resources where attempt = {attempt})
+                order by time_ns"""
+        )
+        until: dict[Place, int] = {}
+        for row in rows.fetchall():
+            sample = dict(zip(rows.columns, row, strict=True))
+            rank, time_ns = sample["rank"], sample["time_ns"]
+            values = {
+                name: value
+                for name, value in sample.items()
+                if value is not None and name not in ("attempt", "rank", "tick", "time_ns")
+            }
+            self._recent.add_sample(rank, time_ns, values)
+            until["resources", rank] = time_ns
+        return until
+
+    def _begin_events(self, events: Table, attempt: int) -> dict[Place, int]:
+        told = ", ".join(map(literal, TELLING))
+        rows = events.sql(
+            f"""(select attempt, event, rank, tick, time_ns, fields::VARCHAR from events
+                 order by time_ns desc limit {EVENTS})
+                union
+                (select attempt, event, rank, tick, time_ns, fields::VARCHAR from events
+                 where attempt = {attempt} and event in ({told}))
+                order by time_ns"""
+        ).fetchall()
+        until: dict[Place, int] = {}
+        for of, name, rank, tick, time_ns, fields in rows:
+            event = Event(name, rank, tick, time_ns, msgspec.json.decode(fields))
+            self._recent.add_event(event)
+            if of == attempt:
+                until["events", rank] = time_ns
+                if name in TELLING:
+                    self._recent.add_telling(event)
+        return until
+
+    def _snapshot(self, info: RunInfo, attempts: int) -> Snapshot:
+        recent, curves = self._recent, self._curves
+        ranks, state = recent.ranks(), recent.state()
+        total = info.config.get("ticks")
+        total = total if isinstance(total, int) else None
+        tick = max((rank.tick for rank in ranks), default=0)
+        speeds = [rank.ticks_per_second for rank in ranks if rank.ticks_per_second is not None]
+        speed = sum(speeds) / len(speeds) if speeds else None
+        tokens = [rank.tokens_per_second for rank in ranks if rank.tokens_per_second is not None]
+        left = (total - tick) / speed if total and speed and state == "running" else None
+        metrics = [name for name in curves.latest if name != TICK_TIME]
+        first = recent.first_rank()
+        return Snapshot(
+            name=info.name,
+            directory=str(self.directory),
+            time_ns=self._now(),
+            state=state,
+            attempts=attempts,
+            total=total,
+            tick=tick,
+            tick_time_ns=max((rank.time_ns for rank in ranks), default=None),
+            median_tick_ns=statistics.median(r.tick_ns for r in ranks) if ranks else None,
+            ticks_per_second=speed,
+            tokens_per_second=sum(tokens) if tokens else None,
+            seconds_left=None if left is None else max(left, 0.0),
+            phases=recent.phases(),
+            latest={name: curves.latest[name] for name in metrics},
+            curves={name: curves.curve(name) for name in metrics},
+            not_finite=dict(curves.not_finite),
+            tick_ns=curves.curve(TICK_TIME),
+            resources=recent.resources(first),
+            rates=recent.rates(first),
+            ranks=ranks,
+            events=recent.events(),
+        )

@@ -1,0 +1,140 @@
+"""What a live view keeps of an attempt's newest records, and what they come to."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from metronorm.files import lives
+from metronorm.runs.following.snapshot import Event, Rank
+
+if TYPE_CHECKING:
+    from metronorm.store.schema import TickRecord
+
+WINDOW = 100
+EVENTS = 50
+RESOURCE_WINDOW_NS = 30_000_000_000
+# resources that count up, by how their names end
+COUNTED = (
+    "processor_ns",
+    "energy_joules",
+    "disk_read_bytes",
+    "disk_written_bytes",
+    "network_received_bytes",
+    "network_sent_bytes",
+)
+# events that say how an attempt stands
+TELLING = ("start", "signal", "end")
+
+
+class Recent:
+    """The last ticks, samples of the machine and events, of every rank."""
+
+    def __init__(self) -> None:
+        self.ticks: dict[int, deque[TickRecord]] = {}
+        self._samples: dict[int, deque[tuple[int, dict[str, float]]]] = {}
+        self._events: deque[Event] = deque(maxlen=EVENTS)
+        self._told: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in TELLING}
+
+    def add_tick(self, rank: int, record: TickRecord) -> None:
+        """A tick of the attempt."""
+        self.ticks.setdefault(rank, deque(maxlen=WINDOW)).append(record)
+
+    def amend_tick(self, rank: int, found: TickRecord) -> None:
+        """What was logged after a tick: its phases and metrics."""
+        for tick in reversed(self.ticks.get(rank, ())):
+            if tick.tick == found.tick:
+                tick.metrics |= found.metrics
+                for name, ns in found.phases.items():
+                    tick.phases[name] = tick.phases.get(name, 0) + ns
+                    tick.wall_ns += ns
+                break
+
+    def add_sample(self, rank: int, time_ns: int, values: dict[str, float]) -> None:
+        """A sample of the machine."""
+        samples = self._samples.setdefault(rank, deque())
+        samples.append((time_ns, values))
+        while samples[0][0] < time_ns - RESOURCE_WINDOW_NS:
+            samples.popleft()
+
+    def add_event(self, event: Event) -> None:
+        """An event of any attempt."""
+        self._events.append(event)
+
+    def add_telling(self, event: Event) -> None:
+        """One of the events of the attempt that say how it stands; of each the first counts."""
+        self._told[event.name].setdefault(event.rank, event.fields)
+
+    def events(self) -> tuple[Event, ...]:
+        """The newest first."""
+        return tuple(sorted(self._events, key=lambda event: event.time_ns, reverse=True))
+
+    def ranks(self) -> tuple[Rank, ...]:
+        """How the ranks stand."""
+        return tuple(self._rank(rank) for rank in sorted(self.ticks))
+
+    def _rank(self, rank: int) -> Rank:
+        ticks = self.ticks[rank]
+        wall_ns = sum(tick.wall_ns for tick in ticks)
+        tokens = [float(tick.metrics["tokens"]) for tick in ticks if "tokens" in tick.metrics]
+        arrivals = [tick.arrival_ns for tick in ticks if tick.arrival_ns is not None]
+        return Rank(
+            rank=rank,
+            tick=ticks[-1].tick,
+            time_ns=ticks[-1].time_ns,
+            tick_ns=statistics.median(tick.wall_ns for tick in ticks),
+            ticks_per_second=len(ticks) / wall_ns * 1e9 if wall_ns else None,
+            tokens_per_second=sum(tokens) / wall_ns * 1e9 if tokens and wall_ns else None,
+            arrival_ns=statistics.median(arrivals) if arrivals else None,
+            memory_bytes=self.resources(rank).get("memory_bytes"),
+        )
+
+    def phases(self) -> dict[str, float]:
+        """Shares of the phases in the ticks that have them, over all ranks."""
+        spent: dict[str, int] = {}
+        for ticks in self.ticks.values():
+            for tick in ticks:
+                for name, ns in tick.phases.items():
+                    spent[name] = spent.get(name, 0) + ns
+        whole = sum(spent.values())
+        return {name: ns / whole for name, ns in spent.items() if ns}
+
+    def first_rank(self) -> int:
+        """The lowest rank that samples its machine."""
+        return min(self._samples, default=0)
+
+    def resources(self, rank: int) -> dict[str, float]:
+        """The newest value of each resource."""
+        newest: dict[str, float] = {}
+        for _, values in self._samples.get(rank, ()):
+            newest |= values
+        return newest
+
+    def rates(self, rank: int) -> dict[str, float]:
+        """How much resources that count up have grown in a second."""
+        found = {}
+        for name in self.resources(rank):
+            if not name.endswith(COUNTED):
+                continue
+            known = [(at, values[name]) for at, values in self._samples[rank] if name in values]
+            (begin_ns, low), (end_ns, high) = known[0], known[-1]
+            if end_ns > begin_ns and high >= low:
+                found[name] = (high - low) / (end_ns - begin_ns) * 1e9
+        return found
+
+    def state(self) -> str:
+        """How the attempt stands, by what its ranks said when they began and ended."""
+        begun, ended = self._told["start"], self._told["end"]
+        failed = [f"failed: {fields['error']}" for fields in ended.values() if "error" in fields]
+        if failed:
+            return failed[0]
+        if not begun:
+            return "not begun"
+        alive = begun.keys() - ended.keys()
+        if not alive:
+            signals = [str(fields.get("signal")) for fields in self._told["signal"].values()]
+            return f"stopped by {signals[0]}" if signals else "finished"
+        here = [begun[rank] for rank in alive if begun[rank].get("host") == platform.node()]
+        return "running" if all(lives(fields.get("process", 0)) for fields in here) else "killed"

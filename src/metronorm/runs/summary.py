@@ -1,0 +1,240 @@
+"""A run in numbers: what `metronorm show` prints, as a dataclass."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from metronorm.runs.goodput import goodput
+from metronorm.store.parquet_parts import batches
+from metronorm.store.run_directory import tape_folders
+from metronorm.store.sql_columns import identifier
+from metronorm.store.tape import is_written
+
+if TYPE_CHECKING:
+    from metronorm.runs.reader import Run
+    from metronorm.runs.table import Table
+
+POINTS = 200
+# so many losses have curves: more in one chart would tell nothing
+MOST_CURVES = 10
+LOSSES_AT_ONCE = 100
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A metric over the ticks, at most `POINTS` of it: the median of each stretch."""
+
+    ticks: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The last value of a metric and its smallest finite one, with the tick of that."""
+
+    last: float
+    best: float | None
+    tick: int | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a run did and cost, over its effective history."""
+
+    name: str
+    directory: str
+    state: str
+    ticks: int
+    attempts: int
+    ranks: int
+    config: dict[str, Any]
+    host: str
+    machine: str
+    seconds: float
+    losses: dict[str, Best]
+    tick_median_ns: float | None
+    tick_p95_ns: float | None
+    phases: dict[str, float]
+    clock_share: float | None
+    tokens: float | None
+    tokens_per_second: float | None
+    peak_memory_bytes: int | None
+    goodput: float | None
+    curves: dict[str, Curve]
+    notices: list[str]
+
+
+def summarize(run: Run) -> Summary:
+    """Sum a run up.
+
+    Of several ranks, times are those of the rank that spent most, losses those of the first rank
+    that has them, tokens those of all. `phases` are shares of the ticks whose phases were measured;
+    `tokens_per_second` divides by the time of all ticks, evaluation and checkpoints included.
+    `curves` has the first `MOST_CURVES` losses, and the tick time.
+    """
+    ticks, events, resources = run.ticks(), run.events(), run.resources()
+    losses = [name for name in ticks.metrics if name.endswith("loss") or "loss_per" in name]
+    counted = ["wall_ns", "clock_ns", *(f"{phase}_ns" for phase in ticks.phases)]
+    counted += ["tokens"] * ("tokens" in ticks.metrics)
+    ranks = _by_rank(ticks.only("rank", *counted), counted)
+    slowest = max(ranks, key=lambda rank: rank["wall_ns"], default=None)
+    best = _best(ticks, losses)
+    curves = {
+        name: _curve(ticks, name, 1.0, rank) for name, (rank, _) in [*best.items()][:MOST_CURVES]
+    }
+    median_ns = p95_ns = wall_ns = None
+    if slowest:
+        wall_ns = slowest["wall_ns"]
+        curves["tick time, ms"] = _curve(ticks, "wall_ns", 1e-6, slowest["rank"])
+        median_ns, p95_ns = (
+            ticks.only("rank", "wall_ns")
+            .sql(
+                "select median(wall_ns), quantile_cont(wall_ns, 0.95) from ticks "
+                f"where rank = {slowest['rank']}"
+            )
+            .fetchall()[0]
+        )
+    tokens = sum(rank["tokens"] or 0.0 for rank in ranks) if "tokens" in counted else None
+    return Summary(
+        name=run.info.name,
+        directory=str(run.directory),
+        state=_state(run, events),
+        ticks=max((rank["ticks"] for rank in ranks), default=0),
+        attempts=len(run.attempts),
+        ranks=len(ranks),
+        config=run.info.config,
+        host=_host(run.info.host),
+        machine=_machine(events),
+        seconds=(wall_ns or 0.0) / 1e9,
+        losses={name: found for name, (_, found) in best.items()},
+        tick_median_ns=median_ns,
+        tick_p95_ns=p95_ns,
+        phases=_shares(ticks, slowest),
+        clock_share=slowest["clock_ns"] / wall_ns if slowest and wall_ns else None,
+        tokens=tokens,
+        tokens_per_second=tokens / wall_ns * 1e9 if tokens and wall_ns else None,
+        peak_memory_bytes=_one(resources, "select max(peak_memory_bytes) from resources")
+        if "peak_memory_bytes" in resources.columns
+        else None,
+        goodput=goodput(run).share if len(run.attempts) > 1 else None,
+        curves={name: curve for name, curve in curves.items() if curve.ticks},
+        notices=[*_dropped(events), *run.notices()],
+    )
+
+
+def _by_rank(ticks: Table, summed: list[str]) -> list[dict[str, Any]]:
+    """In one pass: number of ticks and sums of columns, by rank."""
+    names = ["rank", "ticks", *summed, "measured"]
+    measured = "unattributed_ns is not null" if ticks.phases else "false"
+    columns = [
+        "rank",
+        "count(*)",
+        *(f"sum({identifier(name)})::DOUBLE" for name in summed),
+        f"sum(wall_ns) filter ({measured})::DOUBLE",
+    ]
+    query = f"select {', '.join(columns)} from ticks group by rank order by rank"
+    return [dict(zip(names, row, strict=True)) for row in ticks.sql(query).fetchall()]
+
+
+def _dropped(events: Table) -> list[str]:
+    """What the disk did not take, by the last event of each tape that says so."""
+    rows = events.sql(
+        """select attempt, rank, fields::VARCHAR from events where event = 'dropped'
+           order by attempt, rank, time_ns"""
+    ).fetchall()
+    last = {(attempt, rank): msgspec.json.decode(fields) for attempt, rank, fields in rows}
+    return [
+        f"attempt {attempt}, rank {rank}: the disk did not take {told.get('records')} records, "
+        f"the last in tick {told.get('last_tick')}"
+        for (attempt, rank), told in last.items()
+    ]
+
+
+def _one(table: Table, query: str) -> Any:
+    return table.sql(query).fetchall()[0][0]
+
+
+def _shares(ticks: Table, slowest: dict[str, Any] | None) -> dict[str, float]:
+    """Of the time of the ticks whose phases were measured."""
+    if not slowest or not slowest["measured"]:
+        return {}
+    return {phase: (slowest[f"{phase}_ns"] or 0.0) / slowest["measured"] for phase in ticks.phases}
+
+
+def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
+    """Of each loss the first rank that has it, with its last and its best value there."""
+    found: dict[str, tuple[int, Best]] = {}
+    for batch in batches(losses, LOSSES_AT_ONCE):
+        columns = ", ".join(
+            f"""count({name}), arg_max({name}, if({name} is null, null, tick)),
+                min(if(isfinite({name}), {name}, null)),
+                arg_min(tick, if(isfinite({name}), {name}, null))"""
+            for name in map(identifier, batch)
+        )
+        rows = ticks.only("tick", "rank", *batch).sql(
+            f"select rank, {columns} from ticks group by rank order by rank"
+        )
+        for rank, *cells in rows.fetchall():
+            for at, name in enumerate(batch):
+                count, last, best, tick = cells[4 * at : 4 * at + 4]
+                if count:
+                    found.setdefault(name, (rank, Best(last, best, tick)))
+    return {name: found[name] for name in losses if name in found}
+
+
+def _curve(ticks: Table, name: str, scale: float, rank: int) -> Curve:
+    column = identifier(name)
+    rows = (
+        ticks.only("tick", "rank", name)
+        .sql(  # (ticks may lie further apart than what a BIGINT holds 200 times)
+            f"""with seen as (select tick::HUGEINT as tick, {column} as value from ticks
+                              where rank = {rank} and isfinite({column}::DOUBLE)),
+                     bounds as (select min(tick) as low, max(tick) - min(tick) + 1 as span
+                                from seen)
+                select quantile_disc(tick, 0.5) as middle, median(value) * {scale}
+                from seen, bounds
+                group by (tick - low) * {POINTS} // greatest(span, {POINTS}) order by middle"""
+        )
+        .fetchall()
+    )
+    return Curve([row[0] for row in rows], [row[1] for row in rows])
+
+
+def _state(run: Run, events: Table) -> str:
+    """How the newest attempt ended, by its events `end` and `signal`; a killed one left none."""
+    rows = events.sql(
+        """select event, fields::VARCHAR from events
+           where attempt = (select max(attempt) from events)
+           and event in ('start', 'end', 'signal')"""
+    ).fetchall()
+    told = {event: msgspec.json.decode(fields) for event, fields in rows}
+    if "end" in told:
+        if "signal" in told:
+            return f"stopped by {told['signal'].get('signal')}"
+        error = told["end"].get("error")
+        return f"failed: {error}" if error else "finished"
+    if any(is_written(folder) for folder in tape_folders(run.directory, "ticks")):
+        return "running"
+    here = told.get("start", {}).get("host") == platform.node()
+    return "killed" if here else "running or killed"
+
+
+def _machine(events: Table) -> str:
+    """What the newest attempt chose for this machine, by its event `machine`: "precision bf16"."""
+    query = "select fields::VARCHAR from events where event = 'machine' order by attempt"
+    rows = events.sql(query).fetchall()
+    chosen = msgspec.json.decode(rows[-1][0]) if rows else {}
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
+
+
+def _host(host: dict[str, Any]) -> str:
+    memory = host.get("memory_bytes")
+    cores = host.get("cores")
+    parts = [host.get("name"), host.get("processor"), f"{cores} cores" if cores else None]
+    if memory:
+        parts.append(f"{memory / 2**30:.0f} GiB")
+    return ", ".join(str(part) for part in parts if part)
