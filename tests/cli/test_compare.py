@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from metronorm.cli.compare import main
+from metronorm.clock import Clock
 from metronorm.errors import ConfigError, RunError
 
 from ..clock.noisy import record, walls
@@ -86,6 +87,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["usual", "slow", "--fail-if-slower", "5"], "try: 5%"),
         (["usual", "slow", "--metric", "perplexity"], "'perplexity'.* try: one of loss, tokens"),
         (["usual", "slow", "--skip", "260"], "at least 50 ticks .* got 40 of .*usual"),
+        (["usual", "slow", "--skip", "290"], "try: longer runs, or a smaller skip"),
         (["usual", "slow", "--skip", "-2"], "skip must be a number of ticks; got -2"),
         (["usual", "none"], "none, which has none"),
     ],
@@ -94,6 +96,15 @@ def test_mistakes_are_one_line(runs: Path, arguments: list[str], says: str) -> N
     with pytest.raises((ConfigError, RunError), match=says) as error:
         run(runs, *arguments)
     assert "\n" not in str(error.value)
+
+
+def test_no_skip_smaller_than_none_is_advised(tmp_path: Path) -> None:
+    for name in "ab":
+        with Clock(tmp_path / name, progress=False) as clock:
+            for _ in clock.ticks(range(3)):
+                clock.log(loss=1.0)
+    with pytest.raises(ConfigError, match=r"50 ticks of each run; got 3 of .*try: longer runs$"):
+        main([str(tmp_path / "a"), str(tmp_path / "b")])
 
 
 def test_one_run_is_too_few(runs: Path) -> None:

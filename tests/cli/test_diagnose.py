@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from metronorm.cli.diagnose import main
+from metronorm.clock import Clock
 from metronorm.errors import ConfigError, RunError
 
 from ..store.tapes import Phases, write_event, write_training
@@ -83,3 +84,10 @@ def test_what_cannot_be_diagnosed(runs: Path, capsys: pytest.CaptureFixture[str]
     assert "well: nothing found" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="fail-on"):
         main(["well", "--fail-on", "everything"])
+
+
+def test_a_run_without_ticks_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Clock(tmp_path / "run", progress=False):
+        pass
+    assert main([str(tmp_path / "run")]) == 0
+    assert "no tick is on record" in capsys.readouterr().err

@@ -33,6 +33,16 @@ def test_a_name_with_signs_of_patterns_means_itself(
     assert files(damaged) == ["part-00000.parquet"], "nobody has looked there"
 
 
+def test_a_part_that_is_put_aside_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_tape(new_run(tmp_path / "run"), [line(7)], [])
+    assert main(["seal", str(tmp_path / "run")]) == 0
+    (folder / "part-00000.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")
+    assert main(["seal", str(tmp_path / "run")]) == 0
+    assert "part-00000.parquet cannot be read; it is kept as _part-00000.parquet" in caplog.text
+
+
 def test_a_pipe_in_the_place_of_a_tape_is_one_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -68,6 +68,8 @@ def _diagnose(path: Path) -> list[Finding]:
     run = open_run(path)
     found = diagnose(run)
     tell(run.notices())
+    if not run.ticks().only("tick").sql("select 1 from ticks limit 1").fetchall():
+        tell([f"{path}: no tick is on record"])
     return found
 
 

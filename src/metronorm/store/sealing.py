@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ from metronorm.store.unsealed_lines import Lines, sealed_as, tape_ring, unsealed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_log = logging.getLogger("metronorm")
 
 # the second version of the encodings: half the size, and twice as fast to read
 FORMAT = "format parquet, parquet_version v2, compression zstd"
@@ -62,7 +65,8 @@ def seal_run(directory: Path) -> int:
                 made += seal_parts(folder, kind)
             for part in folder.glob("part-*.parquet"):
                 if not _holds(part):
-                    part.rename(part.with_name(f"_{part.name}{BROKEN}"))
+                    aside = part.rename(part.with_name(f"_{part.name}{BROKEN}"))
+                    _log.warning("%s cannot be read; it is kept as %s", part, aside.name)
     return made
 
 

@@ -94,10 +94,10 @@ def compare(
     for run, table in zip(runs, tables, strict=True):
         if (count := count_ticks(table, skip)) < LEAST_TICKS:
             raise ConfigError(
-                f"intervals need at least {LEAST_TICKS} ticks of each run, without the first "
-                f"{skip} of every attempt",
+                f"intervals need at least {LEAST_TICKS} ticks of each run"
+                + (f", without the first {skip} of every attempt" if skip else ""),
                 got=f"{count} of {run.directory}",
-                fix="longer runs, or a smaller skip",
+                fix="longer runs" + (", or a smaller skip" if skip else ""),
             )
     first, second = (read_times(table, skip) for table in tables)
     measures = _measures(first, second) | _usage(runs, skip)
