@@ -469,9 +469,13 @@ class Clock(Ticking):
         self._in_tick = False
         self._leave()
         if not keep_time:
-            self._ledger.pause()
-            self._ledger.close()
-            self._choose_phases()
+            self._drop_time()
+
+    def _drop_time(self) -> None:
+        """The time since the last tick is nobody's: it was spent on a tick that never came."""
+        self._ledger.pause()
+        self._ledger.close()
+        self._choose_phases()
 
     def _begin_time(self) -> None:
         """After a time that was no tick's."""

@@ -181,6 +181,8 @@ class Watch:
             if self._begun:  # and has no step
                 self._begun = False
                 self._clock._abandon_tick(keep_time=not is_over)
+            elif is_over and self._beats:  # which no step has followed
+                self._clock._drop_time()
             elif is_over:
                 self._clock.pause()
 
