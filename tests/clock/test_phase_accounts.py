@@ -200,6 +200,7 @@ def test_no_references_are_lost_or_kept() -> None:
 
     watched = (phase, ledger, time, broken, name, None, metrics["tokens"], Account, Accounts)
     tick()
+    gc.collect()
     before = [sys.getrefcount(value) for value in watched]
     blocks = sys.getallocatedblocks()
     tick()
