@@ -154,6 +154,7 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_always_resumable_whenever_it_is_killed(tmp_path: Path) -> None:
     """SIGKILL between checkpoints and in the middle of writing one; the losses never differ."""
     train(tiny_config(tmp_path, checkpoint_every=2, ticks=60), tmp_path / "whole")
