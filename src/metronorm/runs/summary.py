@@ -155,7 +155,7 @@ def _dropped(events: Table) -> list[str]:
 
 
 def _one(table: Table, query: str) -> Any:
-    return table.sql(query).fetchall()[0][0]
+    return table.fetch(query)[0][0]
 
 
 def _shares(ticks: Table, slowest: dict[str, Any] | None) -> dict[str, float]:
@@ -175,10 +175,10 @@ def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
                 arg_min(tick, if(isfinite({name}), {name}, null))"""
             for name in map(identifier, batch)
         )
-        rows = ticks.only("tick", "rank", *batch).sql(
+        rows = ticks.only("tick", "rank", *batch).fetch(
             f"select rank, {columns} from ticks group by rank order by rank"
         )
-        for rank, *cells in rows.fetchall():
+        for rank, *cells in rows:
             for at, name in enumerate(batch):
                 count, last, best, tick = cells[4 * at : 4 * at + 4]
                 if count:
@@ -188,18 +188,14 @@ def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
 
 def _curve(ticks: Table, name: str, scale: float, rank: int) -> Curve:
     column = identifier(name)
-    rows = (
-        ticks.only("tick", "rank", name)
-        .sql(  # (ticks may lie further apart than what a BIGINT holds 200 times)
-            f"""with seen as (select tick::HUGEINT as tick, {column} as value from ticks
-                              where rank = {rank} and isfinite({column}::DOUBLE)),
-                     bounds as (select min(tick) as low, max(tick) - min(tick) + 1 as span
-                                from seen)
-                select quantile_disc(tick, 0.5) as middle, median(value) * {scale}
-                from seen, bounds
-                group by (tick - low) * {POINTS} // greatest(span, {POINTS}) order by middle"""
-        )
-        .fetchall()
+    rows = ticks.only("tick", "rank", name).fetch(
+        # (ticks may lie further apart than what a BIGINT holds 200 times)
+        f"""with seen as (select tick::HUGEINT as tick, {column} as value from ticks
+                          where rank = {rank} and isfinite({column}::DOUBLE)),
+                 bounds as (select min(tick) as low, max(tick) - min(tick) + 1 as span from seen)
+            select quantile_disc(tick, 0.5) as middle, median(value) * {scale}
+            from seen, bounds
+            group by (tick - low) * {POINTS} // greatest(span, {POINTS}) order by middle"""
     )
     return Curve([row[0] for row in rows], [row[1] for row in rows])
 

@@ -135,6 +135,17 @@ class Table:
         """Run SQL over these rows: `run.ticks().sql("select max(loss) from ticks")`."""
         return cast("duckdb.DuckDBPyRelation", self._rows.query(self._name, query))
 
+    def fetch(self, query: str) -> list[tuple[Any, ...]]:
+        """What `sql(query).fetchall()` gives, for a query that begins with `select` or `with`.
+
+        DuckDB plans it once, and not for each step of a relation: of many columns that is most of
+        the time.
+        """
+        first, rest = query.split(None, 1)
+        between = f", {rest}" if first == "with" else f" {query}"
+        rows = f"with {identifier(self._name)} as ({self._select()})"
+        return self._connection.execute(rows + between).fetchall()
+
     def rows(self) -> list[dict[str, Any]]:
         """All rows as dicts."""
         names = self.columns

@@ -89,6 +89,8 @@ class Reading:
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of a query over `ticks` and `timeline`."""
+        if query.split(None, 1)[0] in ("select", "with"):
+            return self._ticks.fetch(query)
         return self._ticks.sql(query).fetchall()
 
     def one(self, query: str) -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ def _not_finite(reading: Reading, metrics: Sequence[str]) -> list[_Bad]:
     # a sum is finite only if every value is; what sums, but no value, overflowed to is sorted out
     # below (a filter for each of many columns would take gigabytes)
     sums = ", ".join(f"sum({identifier(metric)})" for metric in metrics)
-    row = reading.table_of(metrics).sql(f"select {sums} from ticks").fetchall()[0]
+    row = reading.table_of(metrics).fetch(f"select {sums} from ticks")[0]
     suspects = [
         metric
         for metric, total in zip(metrics, row, strict=True)
@@ -75,18 +75,14 @@ def _not_finite(reading: Reading, metrics: Sequence[str]) -> list[_Bad]:
     if not suspects:
         return []
     columns = ", ".join(map(identifier, suspects))
-    rows = (
-        reading.table_of(suspects)
-        .sql(
-            f"""select metric, min(tick) filter (bad), arg_min(rank, (tick, rank)) filter (bad),
-                       arg_min(value, (tick, rank)) filter (bad), count(*) filter (bad),
-                       count(distinct rank) filter (bad), max(tick) filter (bad),
-                       max(tick) filter (not bad)
-                from (select *, not isfinite(value) as bad from
-                      (unpivot ticks on {columns} into name metric value value))
-                group by metric having count(*) filter (bad) > 0"""
-        )
-        .fetchall()
+    rows = reading.table_of(suspects).fetch(
+        f"""select metric, min(tick) filter (bad), arg_min(rank, (tick, rank)) filter (bad),
+                   arg_min(value, (tick, rank)) filter (bad), count(*) filter (bad),
+                   count(distinct rank) filter (bad), max(tick) filter (bad),
+                   max(tick) filter (not bad)
+            from (select *, not isfinite(value) as bad from
+                  (unpivot ticks on {columns} into name metric value value))
+            group by metric having count(*) filter (bad) > 0"""
     )
     order = {metric: at for at, metric in enumerate(suspects)}
     return sorted((_Bad(*row) for row in rows), key=lambda bad: order[bad.metric])
