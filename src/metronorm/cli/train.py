@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from metronorm.cli import sample, show
-from metronorm.cli.arguments import parse
+from metronorm.cli.arguments import parse, value_of
 from metronorm.clock import read_run_info
 from metronorm.errors import ConfigError
 from metronorm.train.config import TrainConfig
@@ -51,8 +51,8 @@ class Arguments:
 
 def main(argv: list[str]) -> int:
     """Train; 0, 128 + the number of the signal that stopped it, or 3 if its end is not saved."""
-    preset = _option(argv, "--preset")
-    resume = _option(argv, "--resume")
+    preset = value_of("--preset", argv) or None
+    resume = value_of("--resume", argv) or None
     if resume is None:
         default = Arguments(training_preset(preset or "quick"), preset=preset or "quick")
     elif preset is None:
@@ -101,13 +101,3 @@ def main(argv: list[str]) -> int:
         f"more of its writing: metronorm sample {named}    again this table: metronorm show {named}"
     )
     return 0
-
-
-def _option(argv: list[str], name: str) -> str | None:
-    """The value of an option that decides the defaults of the others."""
-    for index, argument in enumerate(argv):
-        if argument == name and index + 1 < len(argv):
-            return argv[index + 1]
-        if argument.startswith(f"{name}="):
-            return argument.partition("=")[2]
-    return None

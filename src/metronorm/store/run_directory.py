@@ -228,21 +228,29 @@ def numbered(folder: Path, what: str) -> list[Path]:
     Raises:
         RunError: the folder may not be read.
     """
+    begin = f"{what}="
+    found = [
+        path
+        for path in listed(folder)
+        if path.name.startswith(begin) and path.name[len(begin) :].isdecimal()
+    ]
+    return sorted(found, key=number)
+
+
+def listed(folder: Path) -> list[Path]:
+    """What is in a folder of a run; nothing, if it is not there.
+
+    Raises:
+        RunError: the folder may not be read.
+    """
     try:
-        paths = list(folder.iterdir())
+        return list(folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise RunError(
             "a run's folders must be readable", got=f"{folder}: {error.strerror or error}"
         ) from None
-    begin = f"{what}="
-    found = [
-        path
-        for path in paths
-        if path.name.startswith(begin) and path.name[len(begin) :].isdecimal()
-    ]
-    return sorted(found, key=number)
 
 
 def number(path: Path) -> int:

@@ -12,7 +12,7 @@ from metronorm.errors import RunError
 from metronorm.files import open_regular
 from metronorm.store.parquet_parts import looks_whole
 from metronorm.store.ring import read_ring, ring_path
-from metronorm.store.run_directory import number
+from metronorm.store.run_directory import listed, number
 from metronorm.store.schema import LINES
 from metronorm.store.tape import LIVE, encode, is_written, next_part
 
@@ -134,16 +134,10 @@ def sealed_parts(folder: Path) -> list[Path]:
     Raises:
         RunError: the folder may not be read.
     """
-    try:
-        paths = list(folder.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except PermissionError as error:
-        raise RunError(
-            "a run's folders must be readable", got=f"{folder}: {error.strerror}"
-        ) from None
     return sorted(
-        path for path in paths if path.name.startswith("part-") and path.suffix == ".parquet"
+        path
+        for path in listed(folder)
+        if path.name.startswith("part-") and path.suffix == ".parquet"
     )
 
 
