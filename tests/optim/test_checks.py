@@ -2,14 +2,17 @@
 
 import math
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from metronorm.errors import ConfigError
-from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign
+from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign, windows
 from metronorm.optim.accumulator import Accumulator
 from tests.optim.replay import refused
 
@@ -153,6 +156,23 @@ def test_numbers_are_checked(kind: Any, name: str, wrong: Any) -> None:
     parameter.sum().backward()
     optimizer.param_groups[0][name] = wrong
     unchanged(optimizer, parameter, optimizer.step, *told)
+
+
+@pytest.mark.parametrize("real", [np.float32, np.float64, Decimal, Fraction], ids=str)
+def test_numbers_of_other_libraries_are_pythons(real: Any) -> None:
+    half = real("0.5") if real is not Fraction else Fraction(1, 2)
+    optimizer = TicksMuon([ones(2, 2)], lr=half, ns_steps=np.int64(3), betas=(half, half))
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["ns_steps"], group["betas"]) == (0.5, 3, (0.5, 0.5))
+    assert {type(value) for value in (group["lr"], *group["betas"])} <= {float, np.float64}
+    assert type(group["ns_steps"]) is int
+    parameter = ones(2)
+    limited = Ticks([parameter], lr=half, max_grad_norm=half, max_update_norm=half)
+    parameter.sum().backward()
+    limited.step()
+    # the window's norm and the update's are both 0.5 at most, and so is the rate
+    assert parameter.tolist() == pytest.approx([1 - 0.25 / math.sqrt(2)] * 2)
+    assert windows([[1]], micro_batches=np.int64(2), count=len).micro_batches == 2
 
 
 @pytest.mark.parametrize("kind", [Ticks, TicksSign, TicksMuon])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +12,7 @@ import torch
 from metronorm.errors import CheckpointError, ConfigError
 from metronorm.optim._torch_private import is_flattened
 from metronorm.optim.blocks import expanded, local, spread, sum_dtype
+from metronorm.scalars import as_real
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -80,17 +80,18 @@ def check_new(group: Group, others: Sequence[Group]) -> None:
 
 
 def check_number(group: Group, name: str, least: float = 0.0, below: float = math.inf) -> None:
-    """Refuse a hyper-parameter outside [least, below).
+    """Refuse a hyper-parameter outside [least, below). It becomes a Python number; a tensor stays.
 
     Raises:
         ConfigError: it is outside, or no number.
     """
     value = group[name]
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        value = value.item()
-    if isinstance(value, bool) or not isinstance(value, Real) or not least <= float(value) < below:
+    number = as_real(value)
+    if number is None or not least <= number < below:
         most = "" if below == math.inf else f" and below {below:g}"
         raise ConfigError(f"{name} must be at least {least:g}{most}", got=repr(value))
+    if not isinstance(value, torch.Tensor | int):
+        group[name] = number
 
 
 def check_choice(group: Group, name: str, choices: Sequence[Any]) -> None:
@@ -110,15 +111,18 @@ def tensors(group: Group) -> list[Tensor]:
 
 
 def check_betas(group: Group) -> None:
-    """Refuse betas outside [0, 1).
+    """Refuse betas outside [0, 1); they become Python numbers.
 
     Raises:
         ConfigError: they are not two such numbers.
     """
     betas = group["betas"]
-    pair = isinstance(betas, tuple | list) and len(betas) == 2
-    if not pair or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in betas):
+    numbers = [as_real(beta) for beta in betas] if isinstance(betas, tuple | list) else []
+    known = [beta for beta in numbers if beta is not None and 0 <= beta < 1]
+    if not len(known) == len(numbers) == 2:
         raise ConfigError("betas must be two numbers from 0 to below 1", got=repr(betas))
+    if not all(isinstance(beta, int | float) for beta in betas):
+        group["betas"] = tuple(known)
 
 
 def check_real(group: Group, kind: str) -> None:

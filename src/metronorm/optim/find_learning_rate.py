@@ -20,6 +20,7 @@ from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import sum_dtype
 from metronorm.optim.learning_rate_search import LearningRateSearch, diverged, read
 from metronorm.optim.restoring import restoring
+from metronorm.scalars import as_integer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -83,7 +84,8 @@ def _check(optimizer: Optimizer, lowest: float, highest: float, ticks: int) -> N
         raise ConfigError(
             "learning rates must rise from above 0", got=f"lowest={lowest!r}, highest={highest!r}"
         )
-    if isinstance(ticks, bool) or not isinstance(ticks, int) or ticks < LEAST_TICKS:
+    number = as_integer(ticks)
+    if number is None or number < LEAST_TICKS:
         raise ConfigError(f"ticks must be at least {LEAST_TICKS}", got=repr(ticks))
     if not optimizer.param_groups[0]["lr"] > 0:
         raise ConfigError(

@@ -10,6 +10,7 @@ import torch
 
 from metronorm.errors import ConfigError
 from metronorm.optim.blocks import all_finite, local
+from metronorm.scalars import as_real
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("max_grad_norm", "max_beat_norm"):
-            check_norm(name, getattr(self, name))
+            object.__setattr__(self, name, checked_norm(name, getattr(self, name)))
         if self.on_nonfinite not in ("raise", "skip", None):
             raise ConfigError(
                 'on_nonfinite must be "raise", "skip" or None', got=repr(self.on_nonfinite)
@@ -58,16 +59,16 @@ class Limits:
         return self.of_window or self.max_beat_norm is not None
 
 
-def check_norm(name: str, value: float | None) -> None:
-    """Refuse a largest norm that is not above zero.
+def checked_norm(name: str, value: float | None) -> float | None:
+    """A largest norm as a Python number.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it is not above zero.
     """
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    number = as_real(value)
+    if value is not None and (number is None or not number > 0):
         raise ConfigError(f"{name} must be above 0, or None", got=repr(value))
+    return number
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from metronorm.errors import ConfigError
 from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import add, blocks, fade, local
-from metronorm.optim.limits import Limits, check_norm, clip_factor, total_norm
+from metronorm.optim.limits import Limits, checked_norm, clip_factor, total_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +85,6 @@ class Ticks(Accumulator):
         on_nonfinite: OnNonfinite | None = "raise",
         stochastic_rounding: bool = False,
     ) -> None:
-        check_norm("max_update_norm", max_update_norm)
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -97,7 +96,7 @@ class Ticks(Accumulator):
             "carry": carry,
             "stochastic_rounding": stochastic_rounding,
         }
-        self._max_update_norm = max_update_norm
+        self._max_update_norm = checked_norm("max_update_norm", max_update_norm)
         super().__init__(params, defaults, Limits(max_grad_norm, max_beat_norm, on_nonfinite))
 
     def _check(self, group: Group) -> None:

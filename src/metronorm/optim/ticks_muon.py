@@ -13,6 +13,7 @@ from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import add, blocks, fade, local, spread
 from metronorm.optim.limits import Limits
+from metronorm.scalars import as_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,9 +113,11 @@ class TicksMuon(Accumulator):
         checks.check_choice(group, "method", ("muon", "ticks", "adamw"))
         checks.check_choice(group, "adjust_lr_fn", ("original", "match_rms_adamw"))
         checks.check_number(group, "eps")
+        given = group["ns_steps"]
         checks.check_number(group, "ns_steps", 1, 100)
-        if not isinstance(group["ns_steps"], int):
-            raise ConfigError("ns_steps must be a whole number", got=repr(group["ns_steps"]))
+        if (steps := as_integer(given)) is None:
+            raise ConfigError("ns_steps must be a whole number", got=repr(given))
+        group["ns_steps"] = steps
         checks.check_betas(group)
         if group["method"] == "muon":
             for parameter in checks.tensors(group):

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as distributed
 
 from metronorm.errors import ConfigError, DataError
+from metronorm.scalars import as_integer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -73,7 +74,7 @@ class _Windows(Iterator[Window[T]]):
             raise ConfigError('ranks must be "mean" or "sum"', got=repr(ranks))
         self._skip = 0  # beats of the next window that were done before a resume
         self.micro_batches = micro_batches
-        self._size = micro_batches  # that the last window was read with
+        self._size = self.micro_batches  # that the last window was read with
         self._batches, self._count, self._ranks, self._group = batches, count, ranks, process_group
         self._source: Iterator[T] | None = None
         self._window: Window[T] | None = None
@@ -89,11 +90,12 @@ class _Windows(Iterator[Window[T]]):
 
     @micro_batches.setter
     def micro_batches(self, value: int) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        number = as_integer(value)
+        if number is None or number < 1:
             raise ConfigError("micro_batches must be at least 1", got=repr(value))
-        if self._skip and value != self._size:
-            raise _begun(value, self._skip, self._size)
-        self._micro_batches = value
+        if self._skip and number != self._size:
+            raise _begun(number, self._skip, self._size)
+        self._micro_batches = number
 
     def __len__(self) -> int:
         return -(-len(self._batches) // self.micro_batches)  # type: ignore[arg-type]
