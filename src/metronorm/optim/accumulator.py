@@ -113,7 +113,9 @@ class Accumulator(Sums):
             ConfigError: a parameter that is there already, or values that cannot work.
         """
         checks.check_new(param_group, self.param_groups)
-        self._check({**self.defaults, **param_group})
+        checked = {**self.defaults, **param_group}
+        self._check(checked)
+        param_group.update(checked)
         super().add_param_group(param_group)
 
     # --- a tick ---------------------------------------------------------------------------------
