@@ -1,4 +1,4 @@
-"""What a live view shows of a run, as plain data; `live.py` reads it."""
+"""What a live view shows of a run, as plain data; `follower.py` fills it."""
 
 from __future__ import annotations
 
