@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from metronorm.clock import Clock
+from metronorm.errors import ConfigError
 from metronorm.runs import diagnose, open_run
 from metronorm.store import writer
 
@@ -96,3 +97,13 @@ def test_what_a_killed_process_leaves_is_found(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", MOVING], cwd=tmp_path, check=False)
     assert losses(tmp_path / "run") == list(range(1000))
     assert os.listdir(tmp_path / "a") == []  # noqa: PTH208
+
+
+@pytest.mark.parametrize("name", ["", "a\0b"])
+def test_what_names_no_directory_takes_none(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"a run needs a directory; got .*try: '.' for this one"):
+        Clock(name, progress=False)
+    assert list(tmp_path.iterdir()) == []

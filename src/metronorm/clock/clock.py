@@ -66,6 +66,7 @@ class Clock(Ticking):
     Raises:
         RunError: the directory holds a run (without `resume`) or none (with it), another process
             is writing it, or it is not writable.
+        ConfigError: no name of a directory.
 
     Recording never stops the loop: a tick that the disk does not take waits in memory, one that
     finds no room there is dropped, counted in `dropped`, and told of. In a child of `fork`, such
@@ -90,7 +91,7 @@ class Clock(Ticking):
         now: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         super().__init__(now=now, device=device, budget=budget)
-        self.directory = Path(directory).absolute()  # whatever the working folder is later
+        self.directory = _absolute(directory)  # whatever the working folder is later
         self._config = config or {}
         self._resume = resume
         self._name = name
@@ -595,6 +596,13 @@ class Clock(Ticking):
         Other than after `break`, its record is on its way when the loop is over.
         """
         self._stopping = True
+
+
+def _absolute(directory: str | os.PathLike[str]) -> Path:
+    name = os.fspath(directory)
+    if not name or "\0" in name:  # as of a variable that is not set
+        raise ConfigError("a run needs a directory", got=repr(name), fix="'.' for this one")
+    return Path(name).absolute()
 
 
 @contextlib.contextmanager
