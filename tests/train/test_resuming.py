@@ -74,7 +74,7 @@ def test_of_two_resumes_at_once_exactly_one_trains(tmp_path: Path) -> None:
     error, ended = done.stdout.splitlines()
     winner, _, codes = ended.partition(" ")
     assert f"which process {winner} on {os.uname().nodename} is writing" in error
-    assert "try: wait until it ends or end it, then go on" in error
+    assert "try: wait until it ends or end it, then resume" in error
     assert codes == "[2, 0]"
     assert open_run(tmp_path / "run").attempts == [0, 1]
 

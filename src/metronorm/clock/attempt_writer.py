@@ -150,7 +150,7 @@ class Recorder:
         for channel in self._channels.values():
             channel.ring.forget()
             channel.tape.close()
-        self._owner.forget()
+        self._owner.detach_after_fork()
 
     def close(self) -> None:
         """Write what is on the way, seal it, and tell what was lost; waits seconds at most."""

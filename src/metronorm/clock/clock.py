@@ -286,7 +286,7 @@ class Clock(Ticking):
         if self._recorder is not None:
             self._recorder.forget()
         elif self._owner is not None:
-            self._owner.forget()
+            self._owner.detach_after_fork()
         self._be_idle()
 
     def _be_idle(self) -> None:
