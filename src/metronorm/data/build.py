@@ -168,7 +168,7 @@ def _trained_bpe(spans: Sequence[Span], vocab_size: int) -> BPETokenizer:
     with ExitStack() as until_trained:
 
         def pieces() -> Iterator[str | None]:
-            yield from _pieces(sample, "reading what the tokenizer learns from")
+            yield from _pieces(sample, "reading the sample")
             until_trained.enter_context(waiting(f"learning {vocab_size:,} tokens"))
 
         return train_bpe(pieces(), vocab_size)
