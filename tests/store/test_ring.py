@@ -233,7 +233,7 @@ def test_another_containers_paths_are_not_ours(
 ) -> None:
     """Containers may share the memory but not the folders."""
     path = left_behind(folder, b"line\n")
-    monkeypatch.setattr(rings, "_name_space", lambda: -1)
+    monkeypatch.setattr(rings, "_mount_namespace", lambda: -1)
     assert abandoned_rings() == [(path, folder)], "the same folder is there too"
     aside = folder.rename(folder.with_name("aside"))
     recover_all()

@@ -148,7 +148,7 @@ class Recorder:
         """For the child of a fork: this attempt is its parent's."""
         self._forgotten = True
         for channel in self._channels.values():
-            channel.ring.forget()
+            channel.ring.detach_after_fork()
             channel.tape.close()
         self._owner.detach_after_fork()
 
