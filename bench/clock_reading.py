@@ -3,9 +3,9 @@
 A run of a million ticks, as of 20 ms each by a virtual clock: four phases and fifteen metrics, made
 of normal numbers in single precision. It seals itself as it grows, as a real one would; what that
 costs in processor time, in processes beside, is a row. Then, in fresh processes, the files in the
-page cache: the first pyramid of one metric, from `open_run` on and with the imports. Bytes a tick
-are those of all the run's files, beside what trackers make of 20,000 ticks of the same numbers, and
-no phases.
+page cache: the first curve of one metric (in rows "first pyramid"), from `open_run` on and with the
+imports. Bytes a tick are those of all the run's files, beside what trackers make of 20,000 ticks of
+the same numbers, and no phases.
 
 The run of 64 ranks is one of 100,000 ticks whose parts are copied 63 times: `summarize`, and the
 command `metronorm show --no-charts`, each in a fresh process.
@@ -51,15 +51,15 @@ PEERS = {
     "lightning CSVLogger": "csv/*.csv",
 }
 
-PYRAMID = """
+CURVE = """
 import time
 begun = time.perf_counter()
 import sys
 import duckdb
 from metronorm.runs import open_run
-from metronorm.runs.pyramid import pyramid
+from metronorm.runs.curves import read_curve
 imported = time.perf_counter()
-assert pyramid(open_run(sys.argv[1]).ticks(), "loss").ticks
+assert read_curve(open_run(sys.argv[1]).ticks(), "loss").ticks
 done = time.perf_counter()
 print(done - imported, done - begun)
 """
@@ -93,7 +93,7 @@ def long_run(path: Path) -> None:
         )
     size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     append("clock_reading", f"{case}, on disk, metronorm", "bytes/tick", [size / TICKS])
-    rows = [run(sys.executable, "-c", PYRAMID, str(path)) for _ in range(REPEATS + 1)][1:]
+    rows = [run(sys.executable, "-c", CURVE, str(path)) for _ in range(REPEATS + 1)][1:]
     for what, times in zip(("", " with imports"), zip(*rows, strict=True), strict=True):
         append("clock_reading", f"{case}, first pyramid{what}", "ms", [s * 1e3 for s in times])
 

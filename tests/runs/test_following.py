@@ -14,12 +14,11 @@ from hypothesis import strategies as st
 
 from metronorm.clock import Clock
 from metronorm.errors import RunError
+from metronorm.runs.curves import POINTS, Curve, Curves
 from metronorm.runs.following import Follower
 from metronorm.runs.following import follower as live
-from metronorm.runs.following.curves import POINTS, Curves
 from metronorm.runs.following.recent import EVENTS, WINDOW
 from metronorm.runs.following.snapshot import Snapshot
-from metronorm.runs.summary import Curve
 from metronorm.store import writer
 
 from ..clock.virtual import VirtualTime
@@ -79,13 +78,12 @@ def test_a_run_as_it_is_now(tmp_path: Path) -> None:
     assert seen.tokens_per_second == pytest.approx(25_000)
     assert seen.phases == {"forward": pytest.approx(0.75), "update": pytest.approx(0.25)}
     assert seen.latest == {"loss": 1 / 30, "tokens": 100, "validation_loss": 0.5}
-    assert seen.curves["loss"] == Curve(
-        [tick for tick in range(1, 31) if tick != 5],
-        [1 / tick for tick in range(1, 31) if tick != 5],
-    )
-    assert seen.curves["validation_loss"] == Curve([20], [0.5])
-    assert seen.tick_ns == Curve(list(range(1, 31)), [4.0 * MILLISECOND] * 30)
-    assert seen.not_finite == {"loss": 1}
+    loss = seen.curves["loss"]
+    assert loss.points() == [(tick, 1 / tick) for tick in range(1, 31) if tick != 5]
+    assert loss.not_finite == [int(tick == 5) for tick in range(1, 31)]
+    assert seen.curves["validation_loss"] == Curve([20], [0.5], [0.5], [0.5], [0])
+    assert seen.tick_ns is not None
+    assert seen.tick_ns.points() == [(tick, 4.0 * MILLISECOND) for tick in range(1, 31)]
     assert [rank.tick for rank in seen.ranks] == [30]
     assert seen.tick_time_ns == seen.ranks[0].time_ns
     told = {event.name: event for event in seen.events}
@@ -115,8 +113,10 @@ def test_only_values_that_are_not_finite(tmp_path: Path) -> None:
             clock.log(loss=value, tokens=value)
     seen = read(tmp_path / "run")
     assert math.isnan(seen.latest["loss"])
-    assert seen.curves["loss"] == Curve()
-    assert seen.not_finite == {"loss": 4, "tokens": 4}
+    assert seen.curves.keys() == {"loss", "tokens"}
+    for curve in seen.curves.values():
+        assert curve.points() == []
+        assert curve.not_finite == [1] * 4
 
 
 @settings(max_examples=3, deadline=None)
@@ -161,9 +161,8 @@ def test_a_long_curve_keeps_its_shape(tmp_path: Path) -> None:
     curve = read(tmp_path / "run").curves["loss"]
     assert POINTS / 2 <= len(curve.ticks) <= POINTS
     stretch = curve.ticks[1] - curve.ticks[0]
-    assert all(
-        abs(tick - value) <= stretch for tick, value in zip(curve.ticks, curve.values, strict=True)
-    )
+    assert len(curve.points()) == len(curve.ticks)
+    assert all(abs(tick - value) <= stretch for tick, value in curve.points())
 
 
 def test_rates_are_of_the_last_ticks(tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_signs_of_patterns_in_a_path_are_signs(tmp_path: Path, name: str) -> Non
     run = open_run(tmp_path / name / "run", verify=True)
     assert run.ticks().df()["loss"].tolist() == [64.0] * 3
     assert run.notices() == []
-    assert Follower(run.directory).read().curves["loss"].values == [64.0] * 3
+    assert Follower(run.directory).read().curves["loss"].mean == [64.0] * 3
 
 
 def test_a_damaged_part_beside_a_pattern_leaves_the_whole_one_alone(tmp_path: Path) -> None:

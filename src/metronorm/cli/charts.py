@@ -11,23 +11,32 @@ from rich.text import Text
 from metronorm.text import printable, shortened
 
 if TYPE_CHECKING:
-    from metronorm.runs.summary import Curve
+    from collections.abc import Mapping, Sequence
 
 
-def chart(title: str, curves: dict[str, Curve], width: int, height: int) -> Text:
-    """A line chart of `width` times `height` characters; every curve has a point at least."""
+def chart(
+    title: str, lines: Mapping[str, Sequence[tuple[int, float]]], width: int, height: int
+) -> Text:
+    """Draw a line chart.
+
+    Args:
+        title: the text above the chart.
+        lines: the points (tick, value) of every line, at least one, by the name of the line.
+        width: characters in a row.
+        height: rows.
+    """
     figure = plotext.figure
     figure.clear()
     figure.theme("simple")  # curves in colors, the rest in the terminal's own
     figure.plot_size(width, height)
     figure.title(shortened(printable(title), width))
-    figure.legend(len(curves) > 1)
-    for name, curve in curves.items():
-        # a lone point is a line of no length: drawn as two equal ones
-        signal = figure.signal([*curve.ticks, curve.ticks[-1]], [*curve.values, curve.values[-1]])
+    figure.legend(len(lines) > 1)
+    for name, points in lines.items():
+        # the last point is given twice: plotext draws no line through a single point
+        signal = figure.signal(*map(list, zip(*points, points[-1], strict=True)))
         figure.draw(signal.label(shortened(printable(name), max(width // 3, 8))).lines(True))
-    first = min(curve.ticks[0] for curve in curves.values())
-    last = max(curve.ticks[-1] for curve in curves.values())
+    first = min(points[0][0] for points in lines.values())
+    last = max(points[-1][0] for points in lines.values())
     marks = round_ticks(first, last, width)
     figure.ruler("x").ticks(marks, [f"{mark:,}" for mark in marks])
     return Text.from_ansi(figure.build().string())

@@ -115,18 +115,19 @@ def charts(summaries: Sequence[Summary], width: int) -> list[Text]:
     """Losses over the ticks, all runs in one chart; then the tick times."""
     from metronorm.cli.charts import chart  # plotext takes a quarter of a second
 
-    names = _union(summary.curves for summary in summaries)
-    losses = [name for name in names if name.endswith("loss")]
+    several = len(summaries) > 1
+    losses = {
+        f"{summary.name} {name}" if several else name: curve.points()
+        for summary in summaries
+        for name, curve in summary.curves.items()
+        if name.endswith("loss")
+    }
+    times = {summary.name: summary.tick_ns.points(1e-6) for summary in summaries}
     drawn = []
-    for title, wanted in (("loss", losses), ("tick time, ms", ["tick time, ms"])):
-        curves = {
-            name if len(summaries) == 1 else f"{summary.name} {name}": summary.curves[name]
-            for summary in summaries
-            for name in wanted
-            if name in summary.curves
-        }
-        if curves:
-            drawn.append(chart(title, curves, min(width, CHART_WIDTH), CHART_HEIGHT))
+    for title, curves in (("loss", losses), ("tick time, ms", times)):
+        shown = {label: points for label, points in curves.items() if points}
+        if shown:
+            drawn.append(chart(title, shown, min(width, CHART_WIDTH), CHART_HEIGHT))
     return drawn
 
 

@@ -13,7 +13,6 @@ from rich.text import Text
 from metronorm.cli.charts import chart
 from metronorm.cli.words import duration, mebibytes
 from metronorm.cli.words import time as time_of
-from metronorm.runs.summary import Curve
 from metronorm.text import printable, short_time, three_digits
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from metronorm.runs.curves import Curve
     from metronorm.runs.following.snapshot import Event, Snapshot
 
 BAR_WIDTH = 20
@@ -109,39 +109,35 @@ def _rate(value: float | None) -> str:
 
 def metric_chart(snapshots: Sequence[Snapshot], name: str, width: int, height: int) -> Text:
     """The course of one metric in all runs."""
-    left_out = sum(snapshot.not_finite.get(name, 0) for snapshot in snapshots)
+    curves = [snapshot.curves.get(name) for snapshot in snapshots]
+    left_out = sum(sum(curve.not_finite) for curve in curves if curve)
     values = [snapshot.latest[name] for snapshot in snapshots if name in snapshot.latest]
     title = f"{name} {values[0]:.5g}" if len(values) == 1 else name
     if left_out:
         title += f" ({left_out:,} not finite)"
-    curves = [snapshot.curves.get(name) for snapshot in snapshots]
-    return _curves(snapshots, curves, title, width, height)
+    return _chart(snapshots, curves, 1.0, title, width, height)
 
 
 def tick_chart(snapshots: Sequence[Snapshot], width: int, height: int) -> Text:
     """The course of the tick time in all runs."""
-    curves = [
-        Curve(curve.ticks, [value / 1e6 for value in curve.values])
-        if (curve := snapshot.tick_ns)
-        else None
-        for snapshot in snapshots
-    ]
+    curves = [snapshot.tick_ns for snapshot in snapshots]
     medians = [snapshot.median_tick_ns for snapshot in snapshots]
     now = f", {short_time(medians[0])} now" if len(medians) == 1 and medians[0] else ""
-    return _curves(snapshots, curves, f"tick time in ms{now}", width, height)
+    return _chart(snapshots, curves, 1e-6, f"tick time in ms{now}", width, height)
 
 
-def _curves(
+def _chart(
     snapshots: Sequence[Snapshot],
-    curves: list[Curve | None],
+    curves: Sequence[Curve | None],
+    scale: float,
     title: str,
     width: int,
     height: int,
 ) -> Text:
     drawn = {
-        label: curve
+        label: points
         for label, curve in zip(labels(snapshots), curves, strict=True)
-        if curve and curve.ticks
+        if curve and (points := curve.points(scale))
     }
     if not drawn:
         return Text(f"{printable(title)}\n\nnothing to draw yet", "dim", justify="center")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.runs.curves import POINTS, TICK_TIME, Curve, read_curve
 from metronorm.runs.goodput import goodput
 from metronorm.store.parquet_parts import batches
 from metronorm.store.run_directory import tape_folders
@@ -18,18 +19,9 @@ if TYPE_CHECKING:
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
-POINTS = 200
 # so many losses have curves: more in one chart would tell nothing
 MOST_CURVES = 10
 LOSSES_AT_ONCE = 100
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A metric over the ticks, at most `POINTS` of it: the median of each stretch."""
-
-    ticks: list[int] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -64,6 +56,7 @@ class Summary:
     tokens_per_second: float | None
     peak_memory_bytes: int | None
     goodput: float | None
+    tick_ns: Curve
     curves: dict[str, Curve]
     notices: list[str]
 
@@ -74,7 +67,7 @@ def summarize(run: Run) -> Summary:
     Of several ranks, times are those of the rank that spent most, losses those of the first rank
     that has them, tokens those of all. `phases` are shares of the ticks whose phases were measured;
     `tokens_per_second` divides by the time of all ticks, evaluation and checkpoints included.
-    `curves` has the first `MOST_CURVES` losses, and the tick time.
+    `curves` has the first `MOST_CURVES` losses; `tick_ns` is the curve of the tick time.
     """
     ticks, events, resources = run.ticks(), run.events(), run.resources()
     losses = [name for name in ticks.metrics if name.endswith("loss") or "loss_per" in name]
@@ -84,12 +77,13 @@ def summarize(run: Run) -> Summary:
     slowest = max(ranks, key=lambda rank: rank["wall_ns"], default=None)
     best = _best(ticks, losses)
     curves = {
-        name: _curve(ticks, name, 1.0, rank) for name, (rank, _) in [*best.items()][:MOST_CURVES]
+        name: read_curve(ticks, name, stretches=POINTS, rank=rank)
+        for name, (rank, _) in [*best.items()][:MOST_CURVES]
     }
-    median_ns = p95_ns = wall_ns = None
+    tick_ns, median_ns, p95_ns, wall_ns = Curve(), None, None, None
     if slowest:
         wall_ns = slowest["wall_ns"]
-        curves["tick time, ms"] = _curve(ticks, "wall_ns", 1e-6, slowest["rank"])
+        tick_ns = read_curve(ticks, TICK_TIME, stretches=POINTS, rank=slowest["rank"])
         median_ns, p95_ns = (
             ticks.only("rank", "wall_ns")
             .sql(
@@ -121,7 +115,8 @@ def summarize(run: Run) -> Summary:
         if "peak_memory_bytes" in resources.columns
         else None,
         goodput=goodput(run).share if len(run.attempts) > 1 else None,
-        curves={name: curve for name, curve in curves.items() if curve.ticks},
+        tick_ns=tick_ns,
+        curves=curves,
         notices=[*_dropped(events), *run.notices()],
     )
 
@@ -184,20 +179,6 @@ def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
                 if count:
                     found.setdefault(name, (rank, Best(last, best, tick)))
     return {name: found[name] for name in losses if name in found}
-
-
-def _curve(ticks: Table, name: str, scale: float, rank: int) -> Curve:
-    column = identifier(name)
-    rows = ticks.only("tick", "rank", name).fetch(
-        # (ticks may lie further apart than what a BIGINT holds 200 times)
-        f"""with seen as (select tick::HUGEINT as tick, {column} as value from ticks
-                          where rank = {rank} and isfinite({column}::DOUBLE)),
-                 bounds as (select min(tick) as low, max(tick) - min(tick) + 1 as span from seen)
-            select quantile_disc(tick, 0.5) as middle, median(value) * {scale}
-            from seen, bounds
-            group by (tick - low) * {POINTS} // greatest(span, {POINTS}) order by middle"""
-    )
-    return Curve([row[0] for row in rows], [row[1] for row in rows])
 
 
 def _state(run: Run, events: Table) -> str:

@@ -15,7 +15,7 @@ import msgspec
 
 from metronorm.errors import RunError
 from metronorm.runs.amendments import amendment
-from metronorm.runs.following.curves import TICK_TIME, Curves
+from metronorm.runs.curves import TICK_TIME, Curves
 from metronorm.runs.following.recent import EVENTS, RESOURCE_WINDOW_NS, TELLING, WINDOW, Recent
 from metronorm.runs.following.snapshot import Event, Snapshot
 from metronorm.runs.following.tail import Tail
@@ -243,7 +243,6 @@ class Follower:
             phases=recent.phases(),
             latest={name: curves.latest[name] for name in metrics},
             curves={name: curves.curve(name) for name in metrics},
-            not_finite=dict(curves.not_finite),
             tick_ns=curves.curve(TICK_TIME),
             resources=recent.resources(first),
             rates=recent.rates(first),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from metronorm.runs.summary import Curve
+from metronorm.runs.curves import Curve
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,6 @@ class Snapshot:
     phases: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
     curves: dict[str, Curve] = field(default_factory=dict)
-    not_finite: dict[str, int] = field(default_factory=dict)
     tick_ns: Curve | None = None
     resources: dict[str, float] = field(default_factory=dict)
     rates: dict[str, float] = field(default_factory=dict)
