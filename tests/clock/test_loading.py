@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from metronorm.clock.hooks import Watch
-from metronorm.clock.hooks.retype import retype
+from metronorm.clock.hooks.instance_override import override_on_instance
 
 from .training import DATA, TICK, Samples, Training
 
@@ -209,7 +209,7 @@ def test_attributes_of_the_iterator_are_there(training: Training) -> None:
 
 def test_copies_are_of_the_class_itself(training: Training) -> None:
     loader = DataLoader([1, 2, 3], batch_size=2)
-    undo = retype(loader, __iter__=lambda loader: iter(()))
+    undo = override_on_instance(loader, __iter__=lambda loader: iter(()))
     assert list(loader) == []
     for copied in (copy.copy(loader), copy.deepcopy(loader), pickle.loads(pickle.dumps(loader))):
         assert type(copied) is DataLoader

@@ -16,7 +16,7 @@ from metronorm.store.ring import ring_path
 from metronorm.store.run_config import to_json
 from metronorm.store.run_directory import tape_folder, versions
 from metronorm.store.schema import LARGEST
-from metronorm.store.sealing import begin_sealing, finish_tape, recover_all, seal_parts
+from metronorm.store.sealing import start_sealing, finish_tape, recover_all, seal_parts
 from metronorm.store.tape import encode
 from metronorm.store.writer import CAPACITIES, Channel, Writer
 
@@ -88,7 +88,7 @@ class Recorder:
 
     def overflow(self, line: bytes, tick: int) -> None:
         """A tick's line that the ring has no room for."""
-        self._writer.overflow(self.ticks, line, tick)
+        self._writer.put_or_drop(self.ticks, line, tick)
 
     def event(self, name: str, /, **fields: Any) -> dict[str, Any]:
         """Something that happened; the record that was made of it."""
@@ -134,7 +134,7 @@ class Recorder:
     def _put(self, kind: str, line: bytes) -> None:
         channel = self._channels[kind]
         if not channel.put(line):
-            self._writer.overflow(channel, line, self._tick())
+            self._writer.put_or_drop(channel, line, self._tick())
 
     def _on_return(self, kind: str, loss: Loss) -> None:
         fields = {"kind": kind, **dataclasses.asdict(loss)}
@@ -194,7 +194,7 @@ class Recorder:
                 size += finish_tape(folder)
         if size > _SEALED_HERE_BYTES:
             with _trying():
-                begin_sealing(*folders.values())
+                start_sealing(*folders.values())
                 return
         for kind, folder in folders.items():
             with _trying():

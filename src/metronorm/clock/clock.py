@@ -166,7 +166,7 @@ class Clock(Ticking):
                 owner=owner,
                 tick=lambda: int(self.tick),
                 running=lambda: self._ledger.counting,
-                time_ns=lambda: self._epoch + self._now(),
+                time_ns=lambda: self._epoch + self.now(),
                 stall=self._stall,
             )
         except BaseException as error:
@@ -296,6 +296,11 @@ class Clock(Ticking):
         self._bar = Progress(enabled=False)
         if self._pauses.notice in gc.callbacks:
             gc.callbacks.remove(self._pauses.notice)
+
+    @property
+    def in_loop(self) -> bool:
+        """Whether a loop over `ticks` runs: then that loop begins and ends the ticks."""
+        return self._looping
 
     @property
     def dropped(self) -> int:
@@ -464,16 +469,20 @@ class Clock(Ticking):
             self._write_phases()
         self._choose_phases()
 
-    def _abandon_tick(self, *, keep_time: bool) -> None:
-        """The tick that was begun is none; its time is the next one's, or nobody's."""
+    def abandon_tick(self, *, keep_time: bool) -> None:
+        """For hooks: undo `begin_tick`; nothing is recorded, the next tick gets the same number.
+
+        Args:
+            keep_time: whether the time since `begin_tick` counts to the next tick.
+        """
         self._tick -= 1
         self._in_tick = False
         self._leave()
         if not keep_time:
-            self._drop_time()
+            self.discard_time()
 
-    def _drop_time(self) -> None:
-        """The time since the last tick is nobody's: it was spent on a tick that never came."""
+    def discard_time(self) -> None:
+        """For hooks: stop the time between two ticks; time since the last one counts to no tick."""
         self._ledger.pause()
         self._ledger.close()
         self._choose_phases()
@@ -527,7 +536,7 @@ class Clock(Ticking):
 
     def _write_after(self, metrics: dict[str, Any], fetching: dict[str, Pending]) -> None:
         """Put on record what was logged after a tick, and the phases since then."""
-        begin = self._now()
+        begin = self.now()
         tick = self._newest if self._unwritten is None else self._unwritten.tick
         late = logged_after(
             self._tick if tick is None else tick,
@@ -540,7 +549,7 @@ class Clock(Ticking):
             self._deferred.append(late)  # so they come in order
             land(self._deferred, self._write_late)
         if self._ledger.counting:
-            self._cost_ns += self._now() - begin
+            self._cost_ns += self.now() - begin
 
     def _write_late(self, record: TickRecord) -> None:
         if record.beats:

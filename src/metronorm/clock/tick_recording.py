@@ -69,7 +69,7 @@ class Ticking:
         self._in_tick = False
         self._between = True  # what is logged now is no running tick's; nor is there a tick to come
         self.latest: TickRecord | None = None  # of the newest tick on record
-        self._now = now
+        self.now = now
         self._epoch = time.time_ns() - now()
         self._device = device
         self._others = OtherThreads(self.event)
@@ -171,7 +171,7 @@ class Ticking:
         raise not_entered()
 
     def _convert(self, metrics: dict[str, Any]) -> dict[str, Pending]:
-        begin = self._now()
+        begin = self.now()
         fetching = {}
         for name, value in metrics.items():
             fetch = fetcher(value, self._device)
@@ -181,7 +181,7 @@ class Ticking:
                 check_one_element(name, value)
                 fetching[name] = fetch(value)
                 metrics[name] = None  # keeps its place
-        self._cost_ns += self._now() - begin
+        self._cost_ns += self.now() - begin
         return fetching
 
     def arrive(self, *, waited_ns: int = 0) -> None:
@@ -190,7 +190,7 @@ class Ticking:
         Said several times in a tick, the last one holds; `waited_ns` is what it spent waiting for
         other ranks in the tick before.
         """
-        self._arrival = self._now() - self._ledger.last - int(waited_ns)
+        self._arrival = self.now() - self._ledger.last - int(waited_ns)
 
     def event(self, name: str, /, **fields: Any) -> None:
         """Put something that happened on record, with the tick it happened in; from any thread."""
@@ -211,18 +211,18 @@ class Ticking:
     def _calibrate(self) -> None:
         """What a phase and a call of `log` cost here: to measure each one would cost as much."""
         self._cost_of_phase = self._try_phase(self._new_ledger(self._device))
-        begin = self._now()
+        begin = self.now()
         for _ in range(_TRIALS):
             self.log(**_TRIAL)
-        self._cost_of_log = (self._now() - begin) // _TRIALS
+        self._cost_of_log = (self.now() - begin) // _TRIALS
         self._metrics, self._names, self._logged = {}, Names(), 0
 
     def _try_phase(self, ledger: Ledger | DeviceLedger) -> int:
-        begin = self._now()
+        begin = self.now()
         for _ in range(_TRIALS):
             with ledger.phases["trial"]:
                 pass
-        return (self._now() - begin) // _TRIALS
+        return (self.now() - begin) // _TRIALS
 
     @property
     def totals(self) -> dict[str, int]:
@@ -243,8 +243,8 @@ class Ticking:
 
     def _new_ledger(self, device: Device | None) -> Ledger | DeviceLedger:
         if device is None:
-            return Ledger(self._now, self._others)
-        return DeviceLedger(self._now, device, self._others)
+            return Ledger(self.now, self._others)
+        return DeviceLedger(self.now, device, self._others)
 
     def _use_ledger(self, ledger: Ledger | DeviceLedger) -> None:
         self._ledger = ledger
@@ -300,7 +300,7 @@ class Ticking:
         if self._sampling or not self._unweighed:
             self._weigh()
         # what was spent since the tick's end is a part of the next one
-        self._cost_ns += self._now() - self._ledger.last
+        self._cost_ns += self.now() - self._ledger.last
 
     def _write(self, record: TickRecord) -> None:
         if not math.isfinite(sum(record.metrics.values())):  # type: ignore[arg-type]

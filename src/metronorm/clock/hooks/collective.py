@@ -1,26 +1,26 @@
-"""Who comes late: the moment a rank has its gradients, before it waits for the others.
+"""Stragglers: when each rank has its gradients, before it waits for the others.
 
-Ranks that train together leave the all-reduce of their gradients together, so their ticks take the
-same time, whoever was slow. What differs is when each *arrives* there. Since all of them left the
-last one together, the time from the tick's begin to the arrival can be compared between machines
-whose clocks are not synchronised. What a rank has spent waiting for others before, in an earlier
-collective of the same tick, is not counted: the arrival is in time of its own.
+Ranks that train together leave the all-reduce of their gradients together, so all of them measure
+the same time for a tick, and that does not show which rank was slow. The time of *arrival* at the
+all-reduce does. All ranks left the last all-reduce at the same moment, so the time from the begin
+of a tick to the arrival can be compared between machines with clocks that are not synchronised. The
+arrival is in the rank's own time: waiting in an earlier collective of the tick is subtracted.
 
-A rank arrives where the graph of a backward pass is done. No hook of the communication is taken for
-that, so a loop may have one of its own, and gradients are summed exactly as without. What the pass
-does from there until it returns is waiting:
+A rank arrives when the graph of its backward pass is done. The watch registers no communication
+hook: a loop may register its own, and gradients are summed exactly as without the watch. From the
+arrival until the pass returns the rank waits:
 
-- DDP starts an all-reduce per bucket while the pass runs, and waits for all of them at its end.
-  That wait is the phase `communicate`.
-- `fully_shard` gathers and reduces parameters by group. On processors each of these calls waits,
-  and is the phase `communicate`; on accelerators they only enqueue.
-- Loops that reduce gradients themselves do so after the pass, and have arrived before.
+- DDP starts an all-reduce per bucket during the pass and waits for all of them at the end of the
+  pass. That wait is the phase `communicate`.
+- `fully_shard` gathers and reduces parameters by group. On CPUs each of these calls waits and is
+  the phase `communicate`; on accelerators the calls only add work to a stream.
+- A loop that reduces gradients itself does so after the pass, when the rank has arrived.
 
-Who is late because of its data is told where ticks begin with the wait for it: with a watched
-loader, or in `clock.ticks`. `FullyShardedDataParallel` has no place to see its waits at: on
-processors they are in its arrivals, which then say nothing. Buffers that DDP broadcasts at the
-begin of a forward pass (those of batch normalization) are waited for there, on processors, by all
-ranks but the first.
+A rank that waits for data is late too. This shows where a tick begins with the wait for data: with
+a watched loader, or in `clock.ticks`. Two waits cannot be measured. `FullyShardedDataParallel` has
+no object that makes its collectives, so on CPUs its arrivals contain the waits and mean nothing.
+DDP broadcasts buffers (of batch normalization) at the begin of a forward pass, and on CPUs all
+ranks but the first wait there.
 """
 
 from __future__ import annotations
@@ -28,88 +28,125 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.hooks.retype import retype
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from metronorm.clock.clock import Clock
-    from metronorm.clock.hooks.phases import Phase, Phases
+    from metronorm.clock.hooks.phases import OpenPhase, OpenPhases
+    from metronorm.clock.hooks.watched_clock import WatchedClock
 
 
 class Collectives:
-    """Where one rank waits for the others.
+    """Measures where this rank waits for other ranks.
 
     Args:
-        clock: of this rank.
-        phases: of the watch.
+        clock: the clock of this rank.
+        phases: opens and closes phases.
     """
 
-    def __init__(self, clock: Clock, phases: Phases) -> None:
+    def __init__(self, clock: WatchedClock, phases: OpenPhases) -> None:
         self._clock, self._phases = clock, phases
-        self._now, self._arrive = clock._now, clock.arrive
-        self._since = self._waited_ns = self._tick = 0
+        self._since_ns = 0  # begin of the running wait
+        self._waited_ns = self._tick = 0  # finished waits, of the tick with this number
         self._reducers: list[Any] = []
 
     def watch(self, model: Any) -> list[Callable[[], None]]:
-        """Know its DDP, and see the collectives of `fully_shard`; what undoes it."""
+        """Find DDP in `model` and measure collectives of `fully_shard`; the result undoes it."""
         modules = list(model.modules())
         self._reducers = [each for each in modules if hasattr(each, "require_backward_grad_sync")]
-        comms = {id(comm): comm for module in modules for comm in _comms_of(module)}
-        return [self._watch(comm) for comm in comms.values()]
+        groups = {id(group): group for module in modules for group in _parameter_groups(module)}
+        return [
+            self._measure(group, name)
+            for group in groups.values()
+            for name in ("_all_gather_comm", "_reduce_scatter_comm")
+            if getattr(group, name, None) is not None
+        ]
 
     def reduces(self) -> bool:
-        """Whether the gradients of a forward pass made now are reduced; not inside no_sync()."""
+        """Whether DDP reduces the gradients of a forward pass made now; not inside no_sync()."""
         return any(each.require_backward_grad_sync for each in self._reducers)
 
     def arrive(self) -> bool:
-        """This rank has gradients; whether there is anybody to wait for."""
+        """Record that this rank has its gradients; whether there are other ranks."""
         distributed = sys.modules["torch"].distributed
         there = distributed.is_available() and distributed.is_initialized()
         if not there or distributed.get_world_size() == 1:
             return False
-        self._arrive(waited_ns=self._waited())
+        self._clock.arrive(waited_ns=self._waited())
         return True
 
-    def begin(self) -> Phase:
-        """From now on this rank waits."""
-        self._since = self._now()
+    def begin(self) -> OpenPhase:
+        """Begin to wait for other ranks."""
+        self._since_ns = self._clock.now()
         return self._phases.open("communicate")
 
-    def end(self, phase: Phase) -> None:
-        """And now it goes on."""
+    def end(self, phase: OpenPhase) -> None:
+        """End the wait that `begin` began."""
         self._phases.close(phase)
-        self._waited_ns = self._waited() + self._now() - self._since
+        self._waited_ns = self._waited() + self._clock.now() - self._since_ns
 
     def _waited(self) -> int:
-        """Nanoseconds of the running tick."""
+        """Nanoseconds that this rank waited in the running tick."""
         if self._clock.tick != self._tick:
             self._tick, self._waited_ns = self._clock.tick, 0
         return self._waited_ns
 
-    def _watch(self, comm: Any) -> Callable[[], None]:
-        collectives, call = self, type(comm).__call__
+    def _measure(self, group: Any, name: str) -> Callable[[], None]:
+        comm = getattr(group, name)
+        measured = _MeasuredComm(self, comm)
+        setattr(group, name, measured)
 
-        def timed(comm: Any, *args: Any, **kwargs: Any) -> Any:
-            phase = collectives.begin()
-            try:
-                return call(comm, *args, **kwargs)
-            finally:
-                collectives.end(phase)
+        def undo() -> None:
+            if getattr(group, name) is measured:
+                setattr(group, name, comm)
+            measured.stop()
 
-        return retype(comm, __call__=timed)
+        return undo
 
 
-def _comms_of(module: Any) -> list[Any]:
-    """The objects that make the collectives of one module; torch has no getter for them."""
+class _MeasuredComm:
+    """Wraps an object that makes collectives for `fully_shard`, and measures its calls."""
+
+    def __init__(self, collectives: Collectives, comm: Any) -> None:
+        self._collectives: Collectives | None = collectives
+        self._comm = comm
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        collectives = self._collectives
+        if collectives is None:
+            return self._comm(*args, **kwargs)
+        phase = collectives.begin()
+        try:
+            return self._comm(*args, **kwargs)
+        finally:
+            collectives.end(phase)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._comm, name)
+
+    @property
+    def __class__(self) -> type:  # torch asks with isinstance() which kind it is
+        return type(self._comm)
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        return _unwrapped, (self._comm,)  # copies are not measured
+
+    def stop(self) -> None:
+        """Measure no more: another wrapper around this one may stay."""
+        self._collectives = None
+
+
+def _unwrapped(comm: Any) -> Any:
+    return comm
+
+
+def _parameter_groups(module: Any) -> list[Any]:
+    """The parameter groups of `fully_shard` in one module.
+
+    Private in torch: public setters replace the collectives of a group (`set_custom_all_gather`),
+    but no public getter returns those that are there, which a wrapper must call.
+    """
     state = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
     groups = getattr(state, "_fsdp_param_groups", None)
     if groups is None:  # torch 2.10
         groups = [getattr(state, "_fsdp_param_group", None)]
-    found = []
-    for group in groups:
-        for name in ("_all_gather_comm", "_reduce_scatter_comm"):
-            comm = getattr(group, name, None)
-            if comm is not None:
-                found.append(comm)
-    return found
+    return [group for group in groups if group is not None]

@@ -3,46 +3,58 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from metronorm.clock.hooks.collective import Collectives
-    from metronorm.clock.hooks.phases import Phase, Phases
+    from metronorm.clock.hooks.phases import OpenPhase, OpenPhases
 
 
 class Passes:
     """Opens and closes the phases `forward`, `evaluate` and `backward`.
 
+    | state | event | next state | why |
+    | --- | --- | --- | --- |
+    | idle | the model is called | forward or evaluate | |
+    | forward | the model is called | forward | it calls itself, so this is part of the pass |
+    | forward | the outermost call ends | idle | an error ends it too; outputs get a gradient hook |
+    | idle | a gradient reaches an output | backward | |
+    | backward | the model is called | backward | checkpointing computes it again |
+    | backward | the pass ends or fails | idle | see `_BackwardPass` |
+    | any | `close_open_phases` | idle | an interruption left the pass without an end |
+
     Args:
-        torch: the module.
-        phases: where they are opened.
-        collectives: told when gradients are there.
-        begins: called before a forward pass of a training.
-        away: whether what happens is to be overlooked.
+        torch: the module `torch`.
+        phases: opens and closes phases.
+        collectives: is notified when the gradients are complete.
+        before_forward: called before each forward pass of training.
+        is_ignored: whether an event in the calling thread is to be ignored.
     """
 
     def __init__(
         self,
         torch: Any,
-        phases: Phases,
+        phases: OpenPhases,
         collectives: Collectives,
-        begins: Callable[[], None],
-        away: Callable[[], bool],
+        before_forward: Callable[[], None],
+        is_ignored: Callable[[], bool],
     ) -> None:
         self._torch, self._phases, self._collectives = torch, phases, collectives
-        self._begins, self._away = begins, away
-        self._calls: list[Phase | None] = []  # that run; None: inside another, or computed again
-        self.backward: Phase | None = None
-        self.reduces = False  # the newest forward pass
-        self._trained = self._stopped = False
+        self._before_forward, self._is_ignored = before_forward, is_ignored
+        # running calls of the model, the innermost last; None for one that opened no phase
+        self._calls: list[OpenPhase | None] = []
+        self.backward: OpenPhase | None = None  # the phase of the running backward pass
+        self.reduces = False  # whether the newest forward pass leads to a reduction of gradients
+        self._has_trained = self._stopped = False
 
     def watch(self, model: Any) -> list[Callable[[], object]]:
-        """Hook up; what undoes it."""
+        """Add hooks to `model`; the returned functions remove them."""
         self._on_gradient = Hook(self._torch, self._gradient_arrives)
-        before = model.register_forward_pre_hook(Hook(self._torch, self._before), prepend=True)
-        after = model.register_forward_hook(Hook(self._torch, self._after), always_call=True)
+        before = model.register_forward_pre_hook(Hook(self._torch, self._before_call), prepend=True)
+        after = model.register_forward_hook(Hook(self._torch, self._after_call), always_call=True)
         undo = [before.remove, after.remove]
         compiled = getattr(model, "_compiled_call_impl", None)
         if compiled is not None:  # by model.compile(), which leaves out or compiles hooks
@@ -50,12 +62,12 @@ class Passes:
         return undo
 
     def stop(self) -> None:
-        """See nothing any more, though hooks are left in graphs."""
-        self.settle()
+        """Ignore all later events: hooks on outputs stay in their graphs."""
+        self.close_open_phases()
         self._stopped = True
 
-    def settle(self) -> None:
-        """Close what an interruption has left open."""
+    def close_open_phases(self) -> None:
+        """Close the phases of passes that an interruption ended without a hook."""
         for phase in [*self._calls, self.backward]:
             if phase is not None:
                 self._phases.close(phase)
@@ -65,11 +77,11 @@ class Passes:
     def _watch_compiled(self, model: Any, compiled: Callable[..., Any]) -> Callable[[], None]:
         def call(*args: Any, **kwargs: Any) -> Any:
             output = None
-            self._before(model, args)
+            self._before_call(model, args)
             try:
                 output = compiled(*args, **kwargs)
             finally:
-                self._after(model, args, output)
+                self._after_call(model, args, output)
             return output
 
         def undo() -> None:
@@ -79,21 +91,21 @@ class Passes:
         model._compiled_call_impl = call
         return undo
 
-    def _before(self, model: Any, args: object) -> None:
-        if not self._away():
+    def _before_call(self, model: Any, args: object) -> None:
+        if not self._is_ignored():
             self._calls.append(self._open(model))
 
-    def _open(self, model: Any) -> Phase | None:
+    def _open(self, model: Any) -> OpenPhase | None:
         if self._calls or self.backward is not None:
             return None
-        if not self._torch.is_grad_enabled() or (self._trained and not model.training):
+        if not self._torch.is_grad_enabled() or (self._has_trained and not model.training):
             return self._phases.open("evaluate")
-        self._trained = self._trained or model.training
-        self._begins()
+        self._has_trained = self._has_trained or model.training
+        self._before_forward()
         return self._phases.open("forward")
 
-    def _after(self, model: Any, args: object, output: Any) -> None:
-        phase = self._calls.pop() if self._calls and not self._away() else None
+    def _after_call(self, model: Any, args: object, output: Any) -> None:
+        phase = self._calls.pop() if self._calls and not self._is_ignored() else None
         if phase is None:
             return
         self._phases.close(phase)
@@ -104,50 +116,65 @@ class Passes:
                     tensor.grad_fn.register_prehook(self._on_gradient)
 
     def _gradient_arrives(self, *_: object) -> None:
-        """Maybe in a thread of autograd's, while that of the loop waits for it."""
+        """Runs in a thread of autograd on accelerators, while the thread of the loop waits."""
         if self._stopped or self.backward is not None:
             return
-        end = _End(self, self._phases, self._collectives)
+        backward = _BackwardPass(self, self._phases, self._collectives)
         try:
-            self.queue(end)
-        except RuntimeError:  # somebody else called the hook
+            self.queue(_AtEndOfGraph(self, backward))
+        except RuntimeError:  # no backward pass runs: other code called the hook
             return
-        end.phase = self.backward = self._phases.open("backward")
+        backward.phase = self.backward = self._phases.open("backward")
 
     def queue(self, callback: Callable[[], None]) -> None:
-        """Call back when the graph of the running backward pass is done, and before it returns."""
+        """Call `callback` when the graph of the running backward pass is done.
+
+        Callbacks run in the order in which they were queued, before the pass returns.
+
+        Raises:
+            RuntimeError: no backward pass runs in this thread.
+        """
         self._torch.autograd.Variable._execution_engine.queue_callback(callback)
 
 
-class _End:
-    """Ends a backward pass: called when its graph is done, or deleted, with that, if it failed."""
+class _BackwardPass:
+    """The phases of one backward pass.
 
-    def __init__(self, passes: Passes, phases: Phases, collectives: Collectives) -> None:
+    | state | event | next state | why |
+    | --- | --- | --- | --- |
+    | computing | the graph is done; a single process | closed | |
+    | computing | the graph is done; several ranks | waiting | this rank has arrived |
+    | waiting | the second callback after that | closed | other callbacks wait in between |
+    | any | the pass fails | closed | torch drops the callback without a call |
+
+    Waiting is the phase `communicate` where DDP reduces the gradients, else it is still `backward`.
+    It takes two callbacks: DDP queues one that waits for its buckets, and that may queue another.
+    """
+
+    def __init__(self, passes: Passes, phases: OpenPhases, collectives: Collectives) -> None:
         self._passes, self._phases, self._collectives = passes, phases, collectives
-        self._again = -1
-        self._waiting: Phase | None = None
-        self.phase: Phase | None = None
+        self._callbacks_left: int | None = None  # None while the graph computes
+        self._waiting: OpenPhase | None = None
+        self.phase: OpenPhase | None = None
 
-    def __call__(self) -> None:
+    def graph_is_done(self) -> bool:
+        """Go on by a state; whether another callback must be queued."""
         phase = self.phase
-        if phase is None or self._passes.backward is not phase:  # settled
-            return
-        if self._again < 0:
-            self._again = 2 if self._collectives.arrive() else 0
-            if self._again and self._passes.reduces:
+        if phase is None or self._passes.backward is not phase:  # `close_open_phases` was faster
+            return False
+        if self._callbacks_left is None:
+            self._callbacks_left = 2 if self._collectives.arrive() else 0
+            if self._callbacks_left and self._passes.reduces:
                 self._phases.close(phase)
                 self._waiting = self._collectives.begin()
-        if self._again:  # behind those that wait for other ranks, and what they queue
-            self._again -= 1
-            self._passes.queue(self)
-        else:
-            self.close()
-
-    def __del__(self) -> None:
+        if self._callbacks_left:
+            self._callbacks_left -= 1
+            return True
         self.close()
+        return False
 
     def close(self) -> None:
-        """The pass is over; twice is once."""
+        """End the pass; a second call does nothing."""
         if self._waiting is not None:
             self._collectives.end(self._waiting)
             self._waiting = None
@@ -158,30 +185,46 @@ class _End:
             self.phase = None
 
 
+class _AtEndOfGraph:
+    """The callback of a backward pass. Only torch refers to it, so it dies with a failed pass."""
+
+    def __init__(self, passes: Passes, backward: _BackwardPass) -> None:
+        self._passes, self._backward = passes, backward
+        weakref.finalize(self, backward.close).atexit = False
+
+    def __call__(self) -> None:
+        if self._backward.graph_is_done():
+            self._passes.queue(self)
+
+
 class Hook:
-    """A hook that torch.compile leaves out; in a copy or a pickle of its module it does nothing."""
+    """A hook that `torch.compile` leaves out; in a copy or pickle of its module it does nothing.
 
-    def __init__(self, torch: Any, act: Callable[..., None]) -> None:
-        self._compiling, self._act = torch.compiler.is_compiling, act
+    Args:
+        torch: the module `torch`.
+        act: the function to call; torch gets what it returns.
+    """
 
-    def __call__(self, *args: Any) -> None:
-        """As torch calls a hook; changes nothing."""
-        if not self._compiling():
-            self._act(*args)
+    def __init__(self, torch: Any, act: Callable[..., Any]) -> None:
+        self._is_compiling, self._act = torch.compiler.is_compiling, act
 
-    def __reduce__(self) -> tuple[type[Idle], tuple[()]]:
-        return Idle, ()
+    def __call__(self, *args: Any) -> Any:
+        """Call the function with what torch passes to a hook; None while torch compiles."""
+        return None if self._is_compiling() else self._act(*args)
+
+    def __reduce__(self) -> tuple[type[IdleHook], tuple[()]]:
+        return IdleHook, ()
 
 
-class Idle:
+class IdleHook:
     """A hook that does nothing."""
 
     def __call__(self, *args: object) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 def tensors(output: Any, kind: type) -> Iterator[Any]:
-    """Those in an output: in lists, tuples, dictionaries and dataclasses, however deep."""
+    """All objects of class `kind` in nested lists, tuples, dictionaries and dataclasses."""
     if isinstance(output, kind):
         yield output
     elif isinstance(output, dict):

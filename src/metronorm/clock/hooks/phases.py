@@ -5,40 +5,40 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from metronorm.clock.clock import Clock
-    from metronorm.clock.phase_timer import Phase as Account
+    from metronorm.clock.hooks.watched_clock import WatchedClock
+    from metronorm.clock.phase_timer import Phase
 
 
-class Phase:
-    """One that is open; `Phases` makes it."""
+class OpenPhase:
+    """A phase that a hook has entered; `OpenPhases.open` makes it."""
 
-    __slots__ = ("account", "name")
+    __slots__ = ("name", "phase")
 
-    def __init__(self, name: str, account: Account) -> None:
-        self.name, self.account = name, account
+    def __init__(self, name: str, phase: Phase) -> None:
+        self.name, self.phase = name, phase
 
 
-class Phases:
-    """The open phases of one watch; they close from the inside out.
+class OpenPhases:
+    """The stack of phases that the hooks of one watch have entered and not left.
 
-    They may be opened and closed in a thread of autograd's, while that of the loop waits for it.
+    A thread of autograd may open and close phases too, while the thread of the loop waits for it.
 
     Args:
-        clock: whose phases they are.
+        clock: the clock that measures the phases.
     """
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: WatchedClock) -> None:
         self._clock = clock
-        self._open: list[Phase] = []
+        self._stack: list[OpenPhase] = []
 
-    def open(self, name: str) -> Phase:
-        """Enter a phase."""
-        phase = Phase(name, self._clock.phase(name))
-        phase.account.enter()
-        self._open.append(phase)
-        return phase
+    def open(self, name: str) -> OpenPhase:
+        """Enter the phase with this name."""
+        opened = OpenPhase(name, self._clock.phase(name))
+        opened.phase.enter()
+        self._stack.append(opened)
+        return opened
 
-    def close(self, phase: Phase) -> None:
-        """Leave a phase, and those inside it that an exception left open; twice is once."""
-        while phase in self._open:
-            self._open.pop().account.leave()
+    def close(self, opened: OpenPhase) -> None:
+        """Leave a phase, and phases inside it that an exception left open; twice does nothing."""
+        while opened in self._stack:
+            self._stack.pop().phase.leave()

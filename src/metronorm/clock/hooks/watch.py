@@ -1,6 +1,6 @@
-"""One line for a loop that exists: its ticks and phases, by hooks that leave the loop as it is.
+"""Record an existing PyTorch loop by hooks: its ticks and phases, without a change to the loop.
 
-torch is used where the process has loaded it, and not imported.
+torch is used if the process has loaded it; this module does not import it.
 """
 
 from __future__ import annotations
@@ -11,72 +11,88 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from metronorm.clock.hooks.collective import Collectives
+from metronorm.clock.hooks.instance_override import describe_type
 from metronorm.clock.hooks.loading import Batches, watch_loader
 from metronorm.clock.hooks.passes import Hook, Passes
-from metronorm.clock.hooks.phases import Phases
-from metronorm.clock.hooks.retype import kind_of
+from metronorm.clock.hooks.phases import OpenPhases
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from types import FrameType
 
-    from metronorm.clock.clock import Clock
-    from metronorm.clock.hooks.phases import Phase
+    from metronorm.clock.hooks.phases import OpenPhase
+    from metronorm.clock.hooks.watched_clock import WatchedClock
 
 
 class Watch:
-    """Finds what a loop does; `Clock.watch` makes one. `remove()` takes all hooks away again.
+    """Finds ticks and phases of a loop; `Clock.watch` makes one, `remove()` removes its hooks.
 
     - `data`: the loop waits for a batch of `loader`.
-    - `forward`: calls of `model`; `evaluate`: those without gradients, or in evaluation mode (of
+    - `forward`: calls of `model`; `evaluate`: calls without gradients, or in evaluation mode (of
       a model that has been called in training mode).
-    - `backward`: from the gradient's arrival at the model's outputs to the end of the pass, with
-      what is computed again in it (checkpointing). A loss that is computed outside of the model is
+    - `backward`: from the arrival of the gradient at the model's outputs to the end of the pass,
+      with what checkpointing computes again. A loss that is computed outside of the model is
       `unattributed`, and so is its part of the backward pass.
     - `update`: steps of the optimizers.
     - `communicate`: waiting for other ranks; see `metronorm.clock.hooks.collective`.
 
-    A tick is one step of the first optimizer. It ends where the next begins: where the loop asks
-    for a batch or, without a loader, at the next forward pass; so what is logged behind the step is
-    logged of its tick. Its `beats` are forward passes, those since the last tick. A step that a
-    `GradScaler` leaves out is none, and its beats are the next one's. When the loader is exhausted,
-    or its loop is left, the clock is paused; not if there are beats left that no step has taken:
-    then that tick goes on.
+    A tick is one step of the first optimizer. It ends where the next tick begins: where the loop
+    asks for a batch or, without a loader, at the next forward pass. So values that are logged after
+    the step belong to the tick of that step. The `beats` of a tick are the forward passes since the
+    last tick. A step that `GradScaler` skips is no tick, and its beats count to the next tick.
 
-    Within `clock.ticks(...)`, and without an optimizer, only phases are found: ticks are somebody
-    else's.
+    | tick | event | next | calls of the clock |
+    | --- | --- | --- | --- |
+    | none | a batch is asked for, a forward pass or a step begins | begun | `begin_tick` |
+    | begun | a step of the first optimizer ends | stepped | |
+    | begun | a step fails | begun | |
+    | stepped | a batch is asked for, a forward pass or a first step begins | begun | `end_tick`, \
+`begin_tick` |
+    | stepped | the loop is left | none | `end_tick`, `pause` |
+    | begun | the loop is left, with beats | none | `abandon_tick`, with its time kept |
+    | begun | the loop is left, without beats | none | `abandon_tick` |
+    | begun | `end_tick()`, `remove()` | none | `abandon_tick` |
+    | none | the loop is left, without beats | none | `pause` |
+    | none | `end_tick()`, `remove()`, with beats | none | `discard_time` |
+
+    Beats without a step are kept when a loop is left, because gradients accumulate over the end of
+    an epoch: the next step takes them. After `end_tick()` and `remove()` no step follows.
+
+    Inside `clock.ticks(...)`, and without an optimizer, only phases are found: then the loop itself
+    begins and ends ticks.
 
     Args:
-        clock: entered.
-        model: a `torch.nn.Module`, as the loop calls it: compiled, or wrapped in DDP.
-        optimizer: of torch, or several: a tick is a step of the first.
-        loader: an object with `__iter__` whose class is defined in Python. Until `remove()`, it is
-            of a subclass of its own. Iterating other loaders is nothing to the watch.
+        clock: an open clock.
+        model: a `torch.nn.Module` as the loop calls it: compiled, or wrapped in DDP.
+        optimizer: an optimizer of torch, or a list of several: a tick is a step of the first.
+        loader: an object with `__iter__` and a class that is defined in Python. Until `remove()`
+            it is an object of a subclass. Iterations of other loaders are not measured.
 
     Raises:
-        ConfigError: something that cannot be watched.
+        ConfigError: one of the arguments cannot be watched.
 
-    All of it is about one thread, that which makes the watch. What is inside a larger compiled
-    function is not seen: watch the model that `torch.compile` gives, and leave `step` as it is.
+    Only the thread that makes the watch is watched. Calls inside a larger compiled function are not
+    seen: watch the model that `torch.compile` returns, and do not compile `step`.
     """
 
     def __init__(
-        self, clock: Clock, model: Any = None, optimizer: Any = None, loader: Any = None
+        self, clock: WatchedClock, model: Any = None, optimizer: Any = None, loader: Any = None
     ) -> None:
         self._clock = clock
         self._torch = sys.modules.get("torch")
         self._thread = threading.get_ident()
         self.removed = False
         self._undo: list[Callable[[], object]] = []
-        self._phases = Phases(clock)
+        self._phases = OpenPhases(clock)
         self._collectives = Collectives(clock, self._phases)
         self._passes = Passes(
-            self._torch, self._phases, self._collectives, self._before_forward, self.away
+            self._torch, self._phases, self._collectives, self._before_forward, self.is_ignored
         )
-        self._steps: list[Phase | None] = []  # that run; None: inside another
-        self._moved = False  # by the first optimizer, in one of them
-        self._step_code: Any = None
+        # running steps, the innermost last; None for a step inside another step
+        self._steps: list[OpenPhase | None] = []
+        self._closures = 0  # running calls of closures that `step` got
+        self._closure_failed = False  # in the running step
+        self._first_stepped = False  # the first optimizer, in the running step
         self._has_optimizer = False
         self._has_model = model is not None
         self._begun = self._stepped = False
@@ -100,24 +116,24 @@ class Watch:
         self.remove()
 
     def data(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """`for batch in watch.data(loader)`, for what cannot be watched: lists, generators."""
+        """`for batch in watch.data(loader)`, for lists, generators and other built-in types."""
         return Batches(self, lambda: iter(loader))
 
     def end_tick(self) -> None:
-        """Other ticks begin; one whose step is done ends here."""
+        """End the tick if its step is done, because other code begins ticks from now on."""
         if not self.removed:
             self._is_stepping()
-            self._rest(for_good=True)
+            self._end_loop(no_step_follows=True)
 
     def remove(self) -> None:
-        """Take all hooks away. A tick whose step is done ends here."""
+        """Remove all hooks, and end the tick if its step is done; twice does nothing."""
         if self.removed:
             return
         for undo in self._undo:
             undo()
         self._passes.stop()
         self._is_stepping()
-        self._rest(for_good=True)
+        self._end_loop(no_step_follows=True)
         self.removed = True
 
     # --- what is watched ------------------------------------------------------------------------
@@ -130,19 +146,20 @@ class Watch:
             or isinstance(model, torch.jit.ScriptModule)
         ):
             raise ConfigError(
-                "a watched model must be a torch.nn.Module, and not scripted", got=kind_of(model)
+                "a watched model must be a torch.nn.Module, and not scripted",
+                got=describe_type(model),
             )
         self._undo += self._passes.watch(model)
         self._undo += self._collectives.watch(model)
 
     def _watch_optimizer(self, optimizer: Any) -> None:
         inner = optimizer
-        # wrappers have the methods of an optimizer, but not always what these need
+        # wrappers have the methods of an optimizer, but not always the attributes for hooks
         while inner is not None and not hasattr(inner, "_optimizer_step_pre_hooks"):
             inner = getattr(inner, "optimizer", None)
         if inner is None:
             raise ConfigError(
-                "a watched optimizer must be a torch.optim.Optimizer", got=kind_of(optimizer)
+                "a watched optimizer must be a torch.optim.Optimizer", got=describe_type(optimizer)
             )
         first, self._has_optimizer = not self._has_optimizer, True
         before = inner.register_step_pre_hook(Hook(self._torch, partial(self._before_step, first)))
@@ -151,49 +168,52 @@ class Watch:
 
     # --- ticks ----------------------------------------------------------------------------------
 
-    def away(self) -> bool:
-        """Whether what happens is to be overlooked."""
+    def is_ignored(self) -> bool:
+        """Whether the calling thread is not the watched one, or the watch was removed."""
         return self.removed or threading.get_ident() != self._thread
 
-    def _ticks(self) -> bool:
-        """Whether it is the watch that begins and ends ticks."""
-        return self._has_optimizer and not self._clock._looping
+    def _makes_ticks(self) -> bool:
+        """Whether the watch begins and ends ticks, not a loop over `clock.ticks`."""
+        return self._has_optimizer and not self._clock.in_loop
 
     def _begin(self) -> None:
-        """What comes now belongs to a tick: the one that runs, or the next."""
-        if not self._begun and self._ticks():
+        """Begin a tick, if none is begun."""
+        if not self._begun and self._makes_ticks():
             self._clock.begin_tick()
             self._begun = True
 
     def _end(self) -> None:
-        """The tick that runs is over, if its step is done."""
+        """End the tick, if its step is done."""
         if self._stepped:
-            if self._begun and self._ticks():
+            if self._begun and self._makes_ticks():
                 self._clock.end_tick(beats=max(self._beats, 1))
             self._begun = self._stepped = False
             self._beats = 0
 
-    def _rest(self, *, for_good: bool = False) -> None:
-        """The loop over the batches is left."""
+    def _end_loop(self, *, no_step_follows: bool = False) -> None:
+        """The loop over the batches is left; see the table."""
         self._end()
-        if self._ticks():
-            is_over = for_good or not self._beats
-            if self._begun:  # and has no step
+        if self._makes_ticks():
+            is_over = no_step_follows or not self._beats
+            if self._begun:  # without a step
                 self._begun = False
-                self._clock._abandon_tick(keep_time=not is_over)
-            elif is_over and self._beats:  # which no step has followed
-                self._clock._drop_time()
+                self._clock.abandon_tick(keep_time=not is_over)
+            elif is_over and self._beats:
+                self._clock.discard_time()
             elif is_over:
                 self._clock.pause()
 
     # --- data -----------------------------------------------------------------------------------
 
     def wait(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call what gets a batch; without one, the loop is left."""
-        if self.away():
+        """Call `function`, which waits for a batch, and return the batch.
+
+        An exception, such as `StopIteration`, ends the loop and is raised again.
+        """
+        if self.is_ignored():
             return function(*args)
-        self._passes.settle()
-        between = not self._is_stepping()  # a closure may get its batches itself
+        self._passes.close_open_phases()
+        between = not self._is_stepping()  # a closure may ask for its batches itself
         if between:
             self._end()
             self._begin()
@@ -203,20 +223,20 @@ class Watch:
         except BaseException:
             self._phases.close(phase)
             if between:
-                self._rest()
+                self._end_loop()
             raise
         self._phases.close(phase)
         return batch
 
-    def got(self) -> None:
-        """There was one."""
-        if not self._has_model and not self.away():
+    def on_batch(self) -> None:
+        """A batch has arrived: without a watched model, this is a beat."""
+        if not self._has_model and not self.is_ignored():
             self._beats += 1
 
-    def left(self) -> None:
-        """Nobody wants another."""
-        if self._stepped and not self.away():
-            self._rest()
+    def on_loop_left(self) -> None:
+        """The loop dropped its iterator before the loader was exhausted."""
+        if self._stepped and not self.is_ignored():
+            self._end_loop()
 
     # --- forward --------------------------------------------------------------------------------
 
@@ -227,40 +247,77 @@ class Watch:
         self._beats += 1
 
     # --- update ---------------------------------------------------------------------------------
+    #
+    # torch calls a hook before a step and one after it, but none when the step raises. A batch or a
+    # forward pass that comes between the two is either in the closure of the running step, or the
+    # step has failed and the loop goes on. To know which, closures are counted while they run.
 
-    def _before_step(self, first: bool, *_: object) -> None:
-        if self.away():
-            return
-        step = sys._getframe(2)  # above that of the hook
-        if self._is_stepping(step.f_back):
-            self._steps.append(None)
-            return
-        self._step_code = step.f_code
-        if self._passes.backward is None:
-            self._passes.settle()
-        if first:
-            self._end()
-        self._begin()
-        self._steps.append(self._phases.open("update"))
+    def _before_step(self, first: bool, optimizer: Any, args: Any, kwargs: Any) -> Any:
+        """Hook before `step(*args, **kwargs)`; torch takes the arguments that it returns."""
+        if self.is_ignored():
+            return None
+        if self._steps and not self._closure_failed:
+            self._steps.append(None)  # a step inside another one, such as super().step()
+        else:
+            self._close_failed_step()
+            if self._passes.backward is None:
+                self._passes.close_open_phases()
+            if first:
+                self._end()
+            self._begin()
+            self._steps.append(self._phases.open("update"))
+        return self._count_closure(args, kwargs)
+
+    def _count_closure(self, args: Any, kwargs: Any) -> Any:
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")
+        if not callable(closure) or isinstance(closure, _CountedClosure):
+            return None
+        counted = _CountedClosure(self, closure)
+        if len(args) > 1:
+            return (args[0], counted, *args[2:]), kwargs
+        return args, {**kwargs, "closure": counted}
 
     def _after_step(self, first: bool, *_: object) -> None:
-        if self.away() or not self._steps:
+        if self.is_ignored():
             return
-        self._moved = self._moved or first
-        phase = self._steps.pop()
+        self._first_stepped = self._first_stepped or first
+        phase = self._steps.pop() if self._steps else None
         if phase is not None:
             self._phases.close(phase)
-            self._stepped = self._stepped or self._moved
-            self._moved = False
+        if not self._steps:
+            self._stepped = self._stepped or self._first_stepped
+            self._first_stepped = self._closure_failed = False
 
-    def _is_stepping(self, frame: FrameType | None = None) -> bool:
-        """Whether a step runs in a frame or above; one that has ended in an exception is closed."""
-        if self._steps:
-            frame = frame or sys._getframe()
-            while frame is not None and frame.f_code is not self._step_code:
-                frame = frame.f_back
-            if frame is None:
-                self._phases.close(next(phase for phase in self._steps if phase is not None))
-                self._steps.clear()
-                self._moved = False
+    def _is_stepping(self) -> bool:
+        """Whether a step runs; a step that has failed is closed."""
+        if self._steps and not self._closures:
+            self._close_failed_step()
         return bool(self._steps)
+
+    def _close_failed_step(self) -> None:
+        for phase in self._steps:
+            if phase is not None:
+                self._phases.close(phase)
+        self._steps.clear()
+        self._first_stepped = self._closure_failed = False
+
+    def run_closure(self, closure: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call the closure that an optimizer's `step` got, and return what it returns."""
+        self._closures += 1
+        try:
+            return closure(*args, **kwargs)
+        except BaseException:
+            self._closure_failed = True  # and so has the step
+            raise
+        finally:
+            self._closures -= 1
+
+
+class _CountedClosure:
+    """The closure of a step, counted by the watch while it runs."""
+
+    def __init__(self, watch: Watch, closure: Callable[..., Any]) -> None:
+        self._watch, self._closure = watch, closure
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._watch.run_closure(self._closure, *args, **kwargs)
