@@ -70,13 +70,15 @@ def test_when_a_stretch_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     channel = Channel(tmp_path, None, 100)
     for size, young, old in ((99, False, False), (100, False, True), (1000, True, True)):
         channel.tape.append(b"x" * (size - channel.tape.size - 1), b"\n")
-        assert channel.is_long() is young
+        assert channel.is_stretch_long() is young
         with monkeypatch.context() as patch:
-            patch.setattr(channel, "begun", channel.begun - writer.STRETCH_SECONDS)
-            assert channel.is_long() is old
+            patch.setattr(
+                channel, "stretch_started", channel.stretch_started - writer.STRETCH_SECONDS
+            )
+            assert channel.is_stretch_long() is old
     channel.finish_stretch()
-    assert channel.finished
-    assert not channel.is_long()
+    assert channel.has_stretch_to_seal
+    assert not channel.is_stretch_long()
     channel.close()
 
 

@@ -18,7 +18,7 @@ from metronorm.runs import open_run
 from metronorm.store import ring as rings
 from metronorm.store import sealing as sealing
 from metronorm.store.run_directory import tape_folder
-from metronorm.store.sealing import begin_sealing, recover_all, seal_parts, seal_run
+from metronorm.store.sealing import recover_all, seal_parts, seal_run, start_sealing
 from metronorm.store.spawn import is_running
 from metronorm.store.tape import LIVE, Tape
 
@@ -308,7 +308,7 @@ def test_one_process_after_the_other_seals_a_folder(tmp_path: Path) -> None:
         return False
 
     with sealing._in_turn(folder):
-        processes = [begin_sealing(folder) for _ in range(2)]
+        processes = [start_sealing(folder) for _ in range(2)]
         until(lambda: all(map(is_there, processes)))
         assert not list(folder.glob("part-*"))
     until(lambda: not any(map(is_running, processes)))

@@ -242,7 +242,7 @@ def test_what_the_writer_itself_says_does_not_wait_for_the_writer(tmp_path: Path
     def tell(kind: str, loss: writer.Loss) -> None:
         told.append((kind, loss))
         for _ in range(10):
-            writing.overflow(channel, line, 7)
+            writing.put_or_drop(channel, line, 7)
 
     writing = Writer({"events": channel}, tell)
     channel.drop(5)

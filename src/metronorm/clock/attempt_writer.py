@@ -16,7 +16,7 @@ from metronorm.store.ring import ring_path
 from metronorm.store.run_config import to_json
 from metronorm.store.run_directory import tape_folder, versions
 from metronorm.store.schema import LARGEST
-from metronorm.store.sealing import start_sealing, finish_tape, recover_all, seal_parts
+from metronorm.store.sealing import finish_tape, recover_all, seal_parts, start_sealing
 from metronorm.store.tape import encode
 from metronorm.store.writer import CAPACITIES, Channel, Writer
 

@@ -173,7 +173,7 @@ def _seal(path: Path, kind: str) -> None:
             raise OSError(f"{path} has {len(lines.whole)} records, its Parquet part {counted}")
 
 
-def begin_sealing(*folders: Path) -> int:
+def start_sealing(*folders: Path) -> int:
     """Seal the finished stretches of tapes in a process of its own; its number.
 
     Sealing takes time and memory, of which the training thread spends none.
