@@ -1,24 +1,31 @@
-"""Foreign text made safe to show, and numbers as people read them."""
+"""Text for people: foreign text made safe to show, numbers with units, the nearest known word."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from typing import TYPE_CHECKING
 
-# which join and part letters in Persian, Hindi and emoji, and steer nothing
+from metronorm.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+# They join and separate letters in Persian, Hindi and emoji, and control nothing.
 _JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
 
 
 def printable(text: str, *, multiline: bool = False) -> str:
-    r"""Text in which everything that a reader would not see, or a terminal would obey, is visible.
+    r"""The text with every invisible character, and every one that controls a terminal, escaped.
 
-    Control characters, escapes of the terminal, marks that turn the direction of writing, single
-    surrogates and the like become what Python writes for them: `\x1b`, `\u202e`. Letters, signs
-    and spaces of all languages stay. It says nothing about markup: for Rich and Textual give the
-    result to `rich.text.Text`.
+    Control characters, escape sequences, marks that change the direction of writing, and single
+    surrogates become what Python writes for them: `\x1b`, `\u202e`. Letters, signs and spaces of
+    all languages stay. Markup is not escaped: give the result to `rich.text.Text` for Rich and
+    Textual.
 
     Args:
-        text: of any origin.
-        multiline: keep tabs and line breaks.
+        text: text from any source.
+        multiline: whether tabs and line breaks stay as they are.
     """
     if text.isprintable():
         return text
@@ -29,7 +36,7 @@ def printable(text: str, *, multiline: bool = False) -> str:
 
 
 def _is_harmless(sign: str) -> bool:
-    # (a space other than the usual one is not printable for Python)
+    # str.isprintable() is False for all spaces but the usual one
     return sign.isprintable() or sign in _JOINERS or unicodedata.category(sign) == "Zs"
 
 
@@ -38,26 +45,88 @@ def _visible(sign: str) -> str:
 
 
 def shortened(text: str, length: int) -> str:
-    """Text of at most `length` characters; of a longer one beginning and end, which differ."""
+    """The text, cut in the middle to at most `length` characters: "beginn…the end"."""
     if len(text) <= length:
         return text
     end = (length - 1) // 2
     return f"{text[: length - 1 - end]}…{text[len(text) - end :]}"
 
 
-def short_time(ns: float) -> str:
-    """Nanoseconds in the unit that suits, three digits of it: "4.16 µs", "31 ms", "4.5 min"."""
-    for unit, size in (("h", 3600e9), ("min", 60e9), ("s", 1e9), ("ms", 1e6)):
-        if abs(ns) >= size:
-            return f"{three_digits(ns / size)} {unit}"
-    return f"{three_digits(ns / 1e3)} µs"
-
-
 def three_digits(value: float) -> str:
-    """Three digits, and never an exponent: "0.0416", "31", "12,000"."""
+    """A number with three digits and without an exponent: "0.0416", "31", "12,000"."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def short_number(value: float) -> str:
-    """A loss or the like, in at most ten characters: "2.3026", "3e-06", "nan"."""
+    """A loss or a similar number in at most ten characters: "2.3026", "3e-06", "nan"."""
     return f"{value:.4f}" if 0.01 <= abs(value) < 10_000 or value == 0 else f"{value:.4g}"
+
+
+def short_time(ns: float) -> str:
+    """Nanoseconds in the best unit, with three digits: "4.16 µs", "31 ms", "4.5 min"."""
+    for unit, ns_per_unit in (("h", 3600e9), ("min", 60e9), ("s", 1e9), ("ms", 1e6)):
+        if abs(ns) >= ns_per_unit:
+            return f"{three_digits(ns / ns_per_unit)} {unit}"
+    return f"{three_digits(ns / 1e3)} µs"
+
+
+def hours_minutes(seconds: float) -> str:
+    """Seconds as a clock shows them: "1:02:03", or "2:03" if it is less than an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(count: float) -> str:
+    """Bytes in the best unit, with three digits: "512 MiB"."""
+    for unit, bytes_per_unit in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if abs(count) >= bytes_per_unit:
+            return f"{three_digits(count / bytes_per_unit)} {unit}"
+    return f"{three_digits(count)} bytes"
+
+
+def counted(number: int, name: str) -> str:
+    """A number of things: "1 tick", "12,000 ticks"."""
+    return f"{number:,} {name}{'' if number == 1 else 's'}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent, with three digits: "3.21%"."""
+    value = 100 * share
+    return "0%" if abs(value) < 1e-6 else f"{three_digits(value)}%"  # 1e-6: an error of rounding
+
+
+def parse_percent(text: str) -> float:
+    """A share of 1 from "5%" or "0.05".
+
+    Raises:
+        ConfigError: the text is not a number, is below 0, or is 1 or more without a percent sign.
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise ConfigError("a limit must be a percentage of at least 0", got=repr(text), fix="5%")
+    if value >= 1 and not text.strip().endswith("%"):
+        raise ConfigError(
+            "a limit of 1 or more needs a percent sign", got=repr(text), fix=f"{number}%"
+        )
+    return value
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that a misspelled or shortened word probably means; None if no choice is near.
+
+    "trian" means "train", "FP16" means "fp16", and "muon" means "ticks_muon" where no other choice
+    contains it.
+    """
+    import difflib  # needed after a mistake only
+
+    originals = {choice.lower(): choice for choice in choices}
+    word = word.lower()
+    near = difflib.get_close_matches(word, originals, n=1)
+    if not near and word:
+        near = [choice for choice in originals if word in choice]
+    return originals[near[0]] if len(near) == 1 else None
