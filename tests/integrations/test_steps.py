@@ -51,13 +51,13 @@ def test_what_is_told_afterwards_is_of_the_tick_and_the_wait_of_the_next(
         assert steps.clock.tick == number
         steps.phase("step")
         time.pass_(work)
-        steps.done(beats=number)
+        steps.end_work(beats=number)
         for name, ns in told:
             time.pass_(ns)
             if name is None:
                 steps.log({"loss": float(number)})
             else:
-                steps.spent(name)
+                steps.assign_elapsed(name)
             spent[name or "unattributed"] = spent.get(name or "unattributed", 0) + ns
         if final:
             steps.write()
@@ -77,7 +77,7 @@ def test_a_phase_that_is_known_when_it_begins(tmp_path: Path) -> None:
         time.pass_(1)
         steps.begin()
         time.pass_(2)
-        steps.done()
+        steps.end_work()
         steps.phase("checkpoint")
         time.pass_(4)
     steps.close()
@@ -89,12 +89,12 @@ def test_what_comes_before_the_first_tick_is_in_none(tmp_path: Path) -> None:
     time, owner = VirtualTime(), Owner()
     steps = Steps(owner, tmp_path / "run", now=time)
     time.pass_(100)
-    steps.spent("evaluate")
+    steps.assign_elapsed("evaluate")
     steps.log({"eval_loss": 3.0})
     time.pass_(5)
     steps.begin()
     time.pass_(2)
-    steps.done()
+    steps.end_work()
     steps.close()
     run = open_run(tmp_path / "run")
     assert [phases(row) for row in run.ticks().rows()] == [{"data": 5, "unattributed": 2}]
@@ -105,7 +105,7 @@ def test_what_is_no_metric_becomes_an_event(tmp_path: Path) -> None:
     owner = Owner()
     steps = Steps(owner, tmp_path / "run")
     steps.begin()
-    steps.done()
+    steps.end_work()
     steps.log({"loss": 1.0, "rank": 3, "Loss": 4.0, "name": "first", "self": 5, "list": [1, 2]})
     steps.close()
     run = open_run(tmp_path / "run")
@@ -119,7 +119,7 @@ def test_numbers_of_every_kind_and_in_mappings_are_metrics(tmp_path: Path) -> No
     owner = Owner()
     steps = Steps(owner, tmp_path / "run")
     steps.begin()
-    steps.done()
+    steps.end_work()
     values = {"top": {"1": 0.5, "deep": {"x": Decimal("0.25")}, "note": "good"}, "e": {}}
     steps.log(values | {"fraction": Fraction(1, 8)})
     steps.close()
@@ -186,7 +186,7 @@ def test_an_error_in_the_midst_of_a_tick_leaves_those_before(tmp_path: Path) -> 
         steps = Steps(owner, tmp_path / name)
         for _ in range(3):
             steps.begin()
-            steps.done()
+            steps.end_work()
         if not finished:
             steps.begin()
         steps.close(KeyError("broken"))
@@ -199,7 +199,7 @@ def test_an_owner_that_goes_leaves_the_run_closed(tmp_path: Path) -> None:
     owner = Owner()
     steps = Steps(owner, tmp_path / "run")
     steps.begin()
-    steps.done()
+    steps.end_work()
     del owner
     gc.collect()
     run = open_run(tmp_path / "run")
@@ -214,14 +214,14 @@ def test_a_training_that_was_left_makes_room_for_one_that_goes_on(tmp_path: Path
     owners = [Owner(), Owner()]
     left = Steps(owners[0], tmp_path / "run")
     left.begin()
-    left.done()
+    left.end_work()
     with pytest.raises(RunError, match="needs a directory of its own"):
         Steps(Owner(), tmp_path / "run")
     left.begin()
-    left.done()
+    left.end_work()
     after = Steps(owners[1], tmp_path / "run", start=1)
     after.begin()
-    after.done()
+    after.end_work()
     after.close()
     run = open_run(tmp_path / "run")
     assert numbers(run) == [(0, 1), (1, 2)]
@@ -237,7 +237,7 @@ def test_a_training_that_begins_again_counts_from_its_start(tmp_path: Path) -> N
             steps = Steps(owner, tmp_path / f"{start}", **options)
             for _ in range(3):
                 steps.begin()
-                steps.done()
+                steps.end_work()
             steps.close()
     assert numbers(open_run(tmp_path / "0")) == [(1, 1), (1, 2), (1, 3)]
     assert numbers(open_run(tmp_path / "2")) == [(0, 1), (0, 2), (1, 3), (1, 4), (1, 5)]
@@ -249,7 +249,7 @@ def test_a_count_goes_on_where_the_framework_or_the_run_says(tmp_path: Path) -> 
         steps = Steps(owner, tmp_path / "run", **options)
         for _ in range(ticks):
             steps.begin()
-            steps.done()
+            steps.end_work()
         steps.close()
 
     train(3)

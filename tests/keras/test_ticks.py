@@ -269,7 +269,9 @@ def test_hyper_parameters_of_numpy_are_numbers_that_can_be_saved() -> None:
 
 @pytest.mark.parametrize("name", ["clipnorm", "clipvalue", "global_clipnorm"])
 def test_a_window_cannot_be_clipped(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"added to what is carried; got {name} with .*=2; try"):
+    with pytest.raises(
+        ConfigError, match=f"part of the accumulated gradient; got {name} with .*=2; try"
+    ):
         Ticks(gradient_accumulation_steps=2, **{name: 1.0})
     Ticks(gradient_accumulation_steps=1, **{name: 1.0})
 

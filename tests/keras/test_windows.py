@@ -204,7 +204,7 @@ def test_arguments_that_cannot_work() -> None:
     with pytest.raises(ConfigError, match="count must be a function of a batch; got 3"):
         windows(BEATS, 2, 3)  # type: ignore[arg-type]
     for once in (iter(BEATS), (beat for beat in BEATS), 3):
-        with pytest.raises(ConfigError, match="again and again"):
+        with pytest.raises(ConfigError, match="iterated over repeatedly"):
             windows(once, 2)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="there must be batches"):
         windows([], 2)

@@ -13,3 +13,5 @@ Trackers and monitoring:
 - `metronorm.integrations.importing` and `exporting`: runs of other trackers, and for them
 - `metronorm.integrations.prometheus` and `opentelemetry`: what a clock measures, while it runs
 """
+
+__all__: list[str] = []

@@ -98,7 +98,7 @@ class TickCallback(Recording, Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Between epochs nothing waits for data."""
         if self._steps is not None:
-            self._steps.spent(None)
+            self._steps.assign_elapsed(None)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -144,7 +144,7 @@ class TickCallback(Recording, Callback):
             self._steps.phase(DATA)
             return
         self._updates = trainer.global_step
-        self._steps.done(beats=self._beats)
+        self._steps.end_work(beats=self._beats)
         if self._losses:
             # Lightning has divided them by the number of batches that a full window has
             mean = sum(self._losses) * (trainer.accumulate_grad_batches / len(self._losses))
@@ -154,7 +154,7 @@ class TickCallback(Recording, Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A validation begins, and was prepared."""
         if self._steps is not None:
-            self._steps.spent("evaluate")
+            self._steps.assign_elapsed("evaluate")
             self._steps.phase("evaluate")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -167,7 +167,7 @@ class TickCallback(Recording, Callback):
         """A checkpoint is going to be written, and was prepared."""
         checkpoint[_KEY] = {"tick": self._ticks_done(trainer)}
         if self._steps is not None:
-            self._steps.spent("checkpoint")
+            self._steps.assign_elapsed("checkpoint")
             self._steps.clock.event("checkpoint")
             self._steps.phase("checkpoint")
 
@@ -180,7 +180,7 @@ class TickCallback(Recording, Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What came after the last batch was no wait."""
         if self._steps is not None:
-            self._steps.spent(None)
+            self._steps.assign_elapsed(None)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException

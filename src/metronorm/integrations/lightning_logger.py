@@ -124,7 +124,7 @@ class TickLogger(Logger):
     def after_save_checkpoint(self, checkpoint_callback: ModelCheckpoint) -> None:
         """A checkpoint is written."""
         if self.steps is not None:
-            self.steps.spent("checkpoint")
+            self.steps.assign_elapsed("checkpoint")
 
     def finalize(self, status: str) -> None:
         """Close the run."""

@@ -154,7 +154,7 @@ class Steps:
             self._open = self._begun = True
             self.phase(wait)
 
-    def done(self, *, beats: int = 1) -> None:
+    def end_work(self, *, beats: int = 1) -> None:
         """The work of the tick is over; more may be said of it. What follows is a wait, so far."""
         self._beats = beats
         self.running = False
@@ -182,7 +182,7 @@ class Steps:
         if self._entered is not None:
             self._entered.__enter__()
 
-    def spent(self, name: str | None) -> None:
+    def assign_elapsed(self, name: str | None) -> None:
         """What passed since the last call was this phase; None: no phase. Then a wait, so far."""
         with self.time.held():
             self.phase(name)

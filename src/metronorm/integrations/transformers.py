@@ -93,7 +93,7 @@ class TickCallback(Recording, TrainerCallback):
     ) -> None:
         """Between epochs nothing waits for data."""
         if self._steps is not None:
-            self._steps.spent(None)
+            self._steps.assign_elapsed(None)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -123,7 +123,7 @@ class TickCallback(Recording, TrainerCallback):
         """The parameters are updated."""
         if self._steps is None:
             return
-        self._steps.done(beats=self._beats + 1)
+        self._steps.end_work(beats=self._beats + 1)
         self._beats = 0
         self._steps.log({"epoch": state.epoch})
         if args.include_num_input_tokens_seen != "no" and state.is_world_process_zero:
@@ -147,7 +147,7 @@ class TickCallback(Recording, TrainerCallback):
             return
         if any(name.startswith("eval_") for name in logs):
             self._evaluated = True
-            self._steps.spent("evaluate")
+            self._steps.assign_elapsed("evaluate")
         self._steps.log(logs)
         self._expect(args, control)
 
@@ -156,7 +156,7 @@ class TickCallback(Recording, TrainerCallback):
     ) -> None:
         """An evaluation is over."""
         if self._steps is not None:
-            self._steps.spent("evaluate")
+            self._steps.assign_elapsed("evaluate")
             self._expect(args, control)
 
     def on_save(
@@ -164,7 +164,7 @@ class TickCallback(Recording, TrainerCallback):
     ) -> None:
         """A checkpoint is written."""
         if self._steps is not None:
-            self._steps.spent("checkpoint")
+            self._steps.assign_elapsed("checkpoint")
             path = Path(args.output_dir or "").absolute() / f"checkpoint-{state.global_step}"
             self._steps.clock.event("checkpoint", path=str(path))
             self._evaluated = False  # a checkpoint comes last

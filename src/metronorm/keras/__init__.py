@@ -1,8 +1,8 @@
-"""Metronorm for Keras 3: the same three instruments, whatever its backend.
+"""Metronorm for Keras 3, with any backend: the same three instruments as for torch.
 
-`TickCallback` puts the ticks of `fit` on record; `Ticks` is an optimizer whose state is the
-accumulated gradient, and `windows` weighs its beats; `LayerNormalization` and `RMSNormalization`
-normalize.
+`TickCallback` records the ticks of `fit`. `Ticks` is an optimizer that keeps one number per
+parameter, the accumulated gradient, and `windows` gives weights to its beats. `LayerNormalization`
+and `RMSNormalization` normalize.
 """
 
 from __future__ import annotations

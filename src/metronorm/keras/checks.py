@@ -1,4 +1,4 @@
-"""What the arguments of our layers and of `Ticks` must be; each mistake is one ConfigError."""
+"""Checks of the arguments of our layers and of `Ticks`; each mistake is one ConfigError."""
 
 from __future__ import annotations
 
@@ -19,11 +19,15 @@ CLIPS = ("clipnorm", "clipvalue", "global_clipnorm")
 
 
 class AxisError(ConfigError, TypeError):
-    """What Keras raises for an axis that is neither an integer nor a list or tuple of them."""
+    """An axis is neither an integer nor a list or tuple of integers. Keras raises a TypeError."""
 
 
 def checked_epsilon(epsilon: float) -> float:
-    """`epsilon` as a float, or ConfigError unless it is finite and positive."""
+    """Return `epsilon` as a float.
+
+    Raises:
+        ConfigError: it is not finite and positive.
+    """
     number = as_real(epsilon)
     if number is None or not 0 < number < math.inf:
         raise ConfigError("epsilon must be finite and positive", got=repr(epsilon), fix="1e-3")
@@ -31,12 +35,16 @@ def checked_epsilon(epsilon: float) -> float:
 
 
 def checked_axis(axis: int | Sequence[int]) -> int | list[int]:
-    """`axis` with integers of Python, or AxisError unless it is an integer or several."""
+    """Return `axis` as an int of Python, or as a list of them.
+
+    Raises:
+        AxisError: it is neither an integer nor a list or tuple of integers.
+    """
     if isinstance(axis, list | tuple):
-        several = [as_integer(each) for each in axis]
-        found = [each for each in several if each is not None]
-        if found and len(found) == len(several):
-            return found
+        converted = [as_integer(each) for each in axis]
+        integers = [each for each in converted if each is not None]
+        if integers and len(integers) == len(converted):
+            return integers
     elif (single := as_integer(axis)) is not None:
         return single
     raise AxisError(
@@ -45,10 +53,10 @@ def checked_axis(axis: int | Sequence[int]) -> int | list[int]:
 
 
 def checked_axes(axis: int | Sequence[int], shape: Sequence[int | None]) -> tuple[int, ...]:
-    """The axes of an input of this shape, from 0 and in order.
+    """Return the axes of an input of this shape, counted from 0 and in order.
 
     Raises:
-        ConfigError: an axis that is not there, or is there twice, or whose size is not known.
+        ConfigError: an axis does not exist, is given twice, or has no known size.
     """
     axes = [axis] if isinstance(axis, int) else list(axis)
     rank = len(shape)
@@ -70,7 +78,11 @@ def checked_axes(axis: int | Sequence[int], shape: Sequence[int | None]) -> tupl
 
 
 def check_floating(x: Any) -> None:
-    """ConfigError unless x holds real floating-point numbers."""
+    """Check the dtype of a tensor.
+
+    Raises:
+        ConfigError: x does not hold real floating-point numbers of 16 bits or more.
+    """
     dtype = keras.backend.standardize_dtype(x.dtype)
     if not keras.backend.is_float_dtype(dtype) or "float8" in dtype:
         raise ConfigError(
@@ -79,7 +91,11 @@ def check_floating(x: Any) -> None:
 
 
 def from_saved(kind: type[T], config: dict[str, Any]) -> T:
-    """What was saved; ConfigError for a config with arguments that it does not take."""
+    """Make a layer of this kind from its saved config.
+
+    Raises:
+        ConfigError: the config has arguments that the layer does not take.
+    """
     try:
         return kind(**config)
     except ConfigError:
@@ -91,10 +107,10 @@ def from_saved(kind: type[T], config: dict[str, Any]) -> T:
 
 
 def checked_number(name: str, value: Any, *, least: float = 0, below: float = math.inf) -> float:
-    """A hyper-parameter as a float.
+    """Return a hyper-parameter as a float.
 
     Raises:
-        ConfigError: it is outside of [least, below), or no number.
+        ConfigError: it is not a number, or not in [least, below).
     """
     number = as_real(value)
     if number is None or not least <= number < below:
@@ -104,10 +120,10 @@ def checked_number(name: str, value: Any, *, least: float = 0, below: float = ma
 
 
 def checked_count(name: str, value: Any) -> int:
-    """A number of beats or ticks as an int.
+    """Return a number of beats or ticks as an int.
 
     Raises:
-        ConfigError: it is below 1, or no integer.
+        ConfigError: it is not an integer, or below 1.
     """
     count = as_integer(value)
     if count is None or count < 1:
@@ -116,15 +132,19 @@ def checked_count(name: str, value: Any) -> int:
 
 
 def if_given(check: Callable[[str, Any], T], name: str, value: Any) -> T | None:
-    """`check(name, value)`, or None where no value was given."""
+    """Return `check(name, value)`, or None if no value was given."""
     return None if value is None else check(name, value)
 
 
 def checked_clips(clips: Mapping[str, Any], steps: int) -> dict[str, float | None]:
-    """The limits as floats.
+    """Return the limits of `CLIPS` as floats, None where one was not given.
+
+    Args:
+        clips: the limits by name.
+        steps: the number of beats in a window.
 
     Raises:
-        ConfigError: one is no number, there is more than one, or one of a window's gradient.
+        ConfigError: a limit is not a number, there is more than one, or a window has several beats.
     """
     given = {
         name: checked_number(name, limit) for name, limit in clips.items() if limit is not None
@@ -133,19 +153,19 @@ def checked_clips(clips: Mapping[str, Any], steps: int) -> dict[str, float | Non
         raise ConfigError(f"only one of {', '.join(CLIPS)} can be set", got=", ".join(given))
     if given and steps > 1:
         raise ConfigError(
-            "Ticks has no gradient of a window to clip: it is added to what is carried",
+            "Ticks cannot clip the gradient of a window: it is part of the accumulated gradient",
             got=f"{', '.join(given)} with gradient_accumulation_steps={steps}",
-            fix="one big batch; or keras.optimizers.SGD, which keeps an accumulator beside",
+            fix="one big batch; or keras.optimizers.SGD, which keeps a separate accumulator",
         )
     return {name: given.get(name) for name in clips}
 
 
 def checked_rate(rate: Any) -> Any:
-    """A learning rate as Keras takes it.
+    """Return a learning rate as Keras takes it: a float, a schedule or a function.
 
     Raises:
-        ConfigError: it is negative, not finite, or none.
+        ConfigError: it is negative or not finite, or none of these.
     """
-    if callable(rate):  # schedules too
+    if callable(rate):  # schedules are callable
         return rate
     return checked_number("learning_rate", rate)

@@ -1,11 +1,11 @@
 """The equations of a normalization over the rows of a matrix, in `keras.ops`.
 
-TensorFlow and JAX compile them. With s the first element of a row, m = mean(x - s), d = x - s - m
-and r = 1 / sqrt(mean(d²) + epsilon):
+TensorFlow and JAX compile these functions. With s the first element of a row, m = mean(x - s),
+d = x - s - m and r = 1 / sqrt(mean(d²) + epsilon):
 
     h = d * r                         y = h * gamma + beta
 
-What is subtracted first leaves constant rows exactly zero, and of a large mean nothing behind. Root
+Subtracting s first makes constant rows exactly zero and keeps all digits under a large mean. Root
 mean square normalization is the same with s = m = 0. Ba, Kiros and Hinton (2016), arXiv:1607.06450;
 Zhang and Sennrich (2019), arXiv:1910.07467.
 """
@@ -24,10 +24,20 @@ if TYPE_CHECKING:
 Tensor = Any
 
 
-def flattened(
+def flatten_rows(
     x: Tensor, sizes: Sequence[int], gamma: Tensor | None, beta: Tensor | None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Rows of x, (..., *sizes), and gamma and beta, of these sizes, as one of them."""
+    """Make a matrix of the normalized rows, and vectors of their weights.
+
+    Args:
+        x: a tensor of shape (..., *sizes).
+        sizes: the sizes of the normalized axes.
+        gamma: a tensor of shape `sizes`, or None.
+        beta: a tensor of shape `sizes`, or None.
+
+    Returns:
+        x as (rows, n), gamma and beta as (n,) or None; n is the product of `sizes`.
+    """
     if len(sizes) > 1:
         gamma, beta = (each if each is None else ops.reshape(each, (-1,)) for each in (gamma, beta))
     rows = x if len(x.shape) == 2 == 1 + len(sizes) else ops.reshape(x, (-1, math.prod(sizes)))
@@ -43,15 +53,17 @@ def forward(
     centred: bool,
     by_matmul: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, (rows, n), in x's dtype; m and r, (rows, 1), float32 or better as all sums.
+    """Return the output, (rows, n) in x's dtype, and m and r, (rows, 1) in the dtype of the sums.
+
+    All sums are float32, for float64 inputs float64.
 
     Args:
-        x: (rows, n), any floating dtype.
-        gamma: (n,), or None.
-        beta: (n,), or None.
-        epsilon: added to the variance.
-        centred: subtract the mean.
-        by_matmul: multiply by ones instead of summing, which processors are faster at.
+        x: a tensor of shape (rows, n), of any floating dtype.
+        gamma: a tensor of shape (n,), or None.
+        beta: a tensor of shape (n,), or None.
+        epsilon: the number that is added to the variance.
+        centred: whether the mean is subtracted.
+        by_matmul: whether sums are products with ones, which are faster on a CPU.
     """
     dtype = keras.backend.standardize_dtype(x.dtype)
     d = ops.cast(x, _wide(dtype))
@@ -79,9 +91,10 @@ def backward(
     centred: bool,
     by_matmul: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients: dx (rows, n) in x's dtype; dgamma, dbeta (n,) in that of the sums.
+    """Return the gradients: dx (rows, n) in x's dtype; dgamma, dbeta (n,) in the dtype of the sums.
 
-    With a = dy * gamma:
+    `dy` is the gradient of the output, (rows, n); `m` and `r` are from `forward`; the other
+    arguments are those of `forward`. With a = dy * gamma:
 
     dx = r * (a - mean(a) - h * mean(a * h)), dgamma = sum(dy * h), dbeta = sum(dy).
     """
@@ -100,7 +113,7 @@ def backward(
 
 
 def double_backward(
-    slopes: Sequence[Tensor],
+    outer: Sequence[Tensor],
     dy: Tensor,
     x: Tensor,
     gamma: Tensor | None,
@@ -109,18 +122,19 @@ def double_backward(
     centred: bool,
     by_matmul: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of dy, x and gamma from those of dx, dgamma and dbeta; in the dtype of the sums.
+    """Return the gradients of `backward`'s inputs dy, x and gamma, in the dtype of the sums.
 
-    With slopes u, p, q of dx, dgamma, dbeta, a = dy * gamma and the projection
-    P(v) = v - mean(v) - h * mean(v * h), without mean(v) where nothing is centred,
-    with k = p * dy - r * (u * mean(a * h) + a * mean(u * h)):
+    `outer` has the gradients u, p, q of `backward`'s outputs dx, dgamma, dbeta; the other arguments
+    are those of `forward` and `backward`. With a = dy * gamma, the projection
+    P(v) = v - mean(v) - h * mean(v * h), without mean(v) where nothing is centred, and
+    k = p * dy - r * (u * mean(a * h) + a * mean(u * h)):
 
     to dy = gamma * r * P(u) + p * h + q, to gamma = sum of dy * r * P(u) over the rows,
     to x = r * P(k) - r² * h * mean(u * P(a)).
 
     Every step starts from x and can be differentiated.
     """
-    u, p, q = slopes
+    u, p, q = outer
     d = ops.cast(x, u.dtype)
     if centred:
         d = d - d[:, :1]
@@ -148,12 +162,12 @@ def _wide(dtype: str) -> str:
 
 
 def _row_mean(t: Tensor, weights: Tensor | None, by_matmul: bool) -> Tensor:
-    """mean(t * weights) of every row, (rows, 1)."""
+    """Return mean(t * weights) of every row, (rows, 1)."""
     n = ops.shape(t)[1]
     if by_matmul:
         column = ops.ones((n, 1), t.dtype) if weights is None else ops.reshape(weights, (-1, 1))
         total = ops.matmul(t, column)
-    else:  # Keras' mean is float32 where it should be float64
+    else:  # Keras' mean is float32 even for float64 inputs
         total = ops.sum(t if weights is None else t * weights, axis=1, keepdims=True)
     return total / ops.cast(n, t.dtype)
 

@@ -1,4 +1,4 @@
-"""The normalizations as functions: checks, axes, and the backend's operation."""
+"""The normalizations as functions: they check, move axes, and call the backend's operation."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ def layer_normalization(
     beta: Tensor | None = None,
     axis: int | Sequence[int] = -1,
 ) -> Tensor:
-    """(x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta, over the axes, of every example.
+    """Compute (x - mean(x)) / sqrt(var(x) + epsilon) * gamma + beta, over the axes.
 
     Ba, Kiros and Hinton (2016), arXiv:1607.06450. Sums are float32 or better.
 
     Args:
-        inputs: a tensor of the backend, or a symbolic one of Keras; any floating dtype.
-        epsilon: added to the variance, inside the root; finite and positive.
-        gamma: of the sizes of the axes, in order.
-        beta: like gamma.
-        axis: what to normalize over.
+        inputs: a tensor of the backend or a symbolic tensor of Keras, of any floating dtype.
+        epsilon: the number that is added to the variance, inside the root; finite and positive.
+        gamma: a tensor with the sizes of the normalized axes, in order; None: no factor.
+        beta: a tensor with the same sizes; None: nothing is added.
+        axis: the axis or axes that are normalized over.
 
     Returns:
         A tensor of the shape and dtype of the inputs.
 
     Raises:
-        ConfigError: an epsilon that is not positive, an axis that is not there or of no known
-            size, integer inputs, weights of another shape.
+        ConfigError: epsilon is not positive, an axis does not exist or has no known size, the
+            inputs are integers, or a weight has another shape.
     """
     return _Normalize(axis, epsilon, centred=True)(inputs, gamma, beta)
 
@@ -50,7 +50,9 @@ def rms_normalization(
     scale: Tensor | None = None,
     axis: int | Sequence[int] = -1,
 ) -> Tensor:
-    """X / sqrt(mean(x²) + epsilon) * scale; arguments and errors as of `layer_normalization`.
+    """Compute x / sqrt(mean(x²) + epsilon) * scale, over the axes.
+
+    Arguments and errors are those of `layer_normalization`.
 
     Zhang and Sennrich (2019), arXiv:1910.07467.
     """
@@ -59,7 +61,7 @@ def rms_normalization(
 
 @keras.saving.register_keras_serializable(package="metronorm", name="Normalize")
 class _Normalize(keras.Operation):  # type: ignore[misc]
-    """So that the functions take symbolic tensors, as those of `keras.ops` do."""
+    """The operation behind the functions; it takes symbolic tensors, as `keras.ops` do."""
 
     def __init__(self, axis: int | Sequence[int], epsilon: float, *, centred: bool) -> None:
         super().__init__()
@@ -86,7 +88,10 @@ def normalize(
     *,
     centred: bool,
 ) -> Tensor:
-    """Normalize a tensor of the backend; its normalized axes are moved to the end for that."""
+    """Normalize a tensor of the backend; arguments and errors as in `layer_normalization`.
+
+    Where the normalized axes are not the last ones, they are moved to the end and back.
+    """
     x = ops.convert_to_tensor(x)
     check_floating(x)
     axes = checked_axes(axis, x.shape)
@@ -94,10 +99,10 @@ def normalize(
     gamma, beta = _checked("gamma", gamma, sizes), _checked("beta", beta, sizes)
     rest = [each for each in range(len(x.shape)) if each not in axes]
     order = [*rest, *axes]
-    there = order == sorted(order)
-    moved = x if there else ops.transpose(x, order)
+    is_ordered = order == sorted(order)
+    moved = x if is_ordered else ops.transpose(x, order)
     y = _operation()(moved, sizes, gamma, beta, epsilon, centred=centred)
-    return y if there else ops.transpose(y, [order.index(each) for each in range(len(order))])
+    return y if is_ordered else ops.transpose(y, [order.index(each) for each in range(len(order))])
 
 
 def _checked(name: str, weight: Tensor | None, sizes: tuple[int, ...]) -> Tensor | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 Tensor = Any
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4, 5))  # eager calls, too
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))  # eager calls are compiled too
 def _outputs(
     x: Tensor,
     gamma: Tensor | None,
@@ -31,7 +31,7 @@ def _outputs(
 def _backward(epsilon: float, centred: bool, kept: tuple[Any, ...], dy: Tensor) -> tuple[Any, ...]:
     x, gamma, beta, m, r = kept
     dx, dgamma, dbeta = formula.backward(
-        dy, x, gamma, m, r, centred=centred, by_matmul=_on_processors()
+        dy, x, gamma, m, r, centred=centred, by_matmul=_is_on_cpu()
     )
     return (
         dx,
@@ -40,15 +40,15 @@ def _backward(epsilon: float, centred: bool, kept: tuple[Any, ...], dy: Tensor) 
     )
 
 
-def _on_processors() -> bool:
-    """Elsewhere a product of matrices may be rounded to fewer bits than a sum."""
+def _is_on_cpu() -> bool:
+    """Say whether products of matrices are as exact as sums; accelerators may round them."""
     return bool(jax.default_backend() == "cpu")
 
 
 def _forward(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
 ) -> tuple[Tensor, tuple[Any, ...]]:
-    y, m, r = _outputs(x, gamma, beta, epsilon, centred, _on_processors())
+    y, m, r = _outputs(x, gamma, beta, epsilon, centred, _is_on_cpu())
     return y, (x, gamma, beta, m, r)
 
 
@@ -56,7 +56,8 @@ def _forward(
 def _norm(
     x: Tensor, gamma: Tensor | None, beta: Tensor | None, epsilon: float, centred: bool
 ) -> Tensor:
-    return _outputs(x, gamma, beta, epsilon, centred, False)[0]  # XLA fuses sums without a gradient
+    # without a gradient XLA fuses sums, and not products
+    return _outputs(x, gamma, beta, epsilon, centred, False)[0]
 
 
 _norm.defvjp(_forward, _backward)
@@ -71,6 +72,18 @@ def norm(
     *,
     centred: bool,
 ) -> Tensor:
-    """Normalize x, (..., *sizes), in its dtype; gamma and beta are of these sizes, or None."""
-    rows, gamma, beta = formula.flattened(x, sizes, gamma, beta)
+    """Normalize the last axes of x.
+
+    Args:
+        x: a tensor of shape (..., *sizes), of any floating dtype.
+        sizes: the sizes of the normalized axes.
+        gamma: a tensor of shape `sizes`, or None.
+        beta: a tensor of shape `sizes`, or None.
+        epsilon: the number that is added to the variance.
+        centred: whether the mean is subtracted.
+
+    Returns:
+        A tensor of x's shape and dtype.
+    """
+    rows, gamma, beta = formula.flatten_rows(x, sizes, gamma, beta)
     return _norm(rows, gamma, beta, epsilon, centred).reshape(x.shape)

@@ -1,8 +1,8 @@
 """The normalization of rows as one TensorFlow operation with its own gradient.
 
-Whether it is called eagerly or inside a `tf.function`, it is compiled by XLA where its shape is
-known: composed operations would go through memory a dozen times. What comes in ever new shapes runs
-as an ordinary graph, since every compilation takes a fraction of a second.
+XLA compiles it where its shape is known, in eager calls and inside of a `tf.function`: composed
+operations would read and write all memory a dozen times. Inputs that always have new shapes run as
+an ordinary graph, since every compilation takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Tensor = Any
 
-_MOST_COMPILED = 16  # shapes that are compiled for eager calls
+_MOST_COMPILED = 16  # the number of shapes that are compiled for eager calls
 _compiled: set[tuple[Any, ...]] = set()
 
 
@@ -32,15 +32,27 @@ def norm(
     *,
     centred: bool,
 ) -> Tensor:
-    """Normalize x, (..., *sizes), in its dtype; gamma and beta are of these sizes, or None."""
-    rows, gamma, beta = formula.flattened(x, sizes, gamma, beta)
-    # a custom gradient takes no variables
+    """Normalize the last axes of x.
+
+    Args:
+        x: a tensor of shape (..., *sizes), of any floating dtype.
+        sizes: the sizes of the normalized axes.
+        gamma: a tensor of shape `sizes`, or None.
+        beta: a tensor of shape `sizes`, or None.
+        epsilon: the number that is added to the variance.
+        centred: whether the mean is subtracted.
+
+    Returns:
+        A tensor of x's shape and dtype.
+    """
+    rows, gamma, beta = formula.flatten_rows(x, sizes, gamma, beta)
+    # a custom gradient cannot take variables
     weights = [tf.convert_to_tensor(each) for each in (gamma, beta) if each is not None]
     run = _graphs(_worth_compiling(rows), epsilon, centred, gamma is not None, beta is not None)
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def operation(x: Tensor, *weights: Tensor) -> Any:
-        # not recorded: an eager tape would keep what every step computes
+        # without stop_gradient an eager tape would keep the results of every step
         y, m, r = run.forward(*map(tf.stop_gradient, (x, *weights)))
 
         def gradient(dy: Tensor) -> Any:
@@ -53,10 +65,10 @@ def norm(
 
 
 class _Graphs:
-    """Forward and backward pass of one kind of normalization."""
+    """Forward and backward pass of one kind of normalization, each compiled once."""
 
     def __init__(self, compiled: bool, epsilon: float, centred: bool, gamma: bool, beta: bool):
-        # a GPU would multiply with ten bits of mantissa
+        # a GPU may multiply with ten bits of mantissa (TF32)
         by_matmul = not tf.config.list_logical_devices("GPU")
 
         def unpacked(weights: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]:
@@ -79,15 +91,15 @@ class _Graphs:
             )
 
         def second(
-            slopes: Sequence[Tensor], dy: Tensor, x: Tensor, *weights: Tensor
+            outer: Sequence[Tensor], dy: Tensor, x: Tensor, *weights: Tensor
         ) -> tuple[Tensor, ...]:
             wide = tf.float64 if x.dtype == tf.float64 else tf.float32
-            given = iter([tf.cast(slope, wide) for slope in slopes])
+            given = iter([tf.cast(each, wide) for each in outer])
             none = tf.zeros((), wide)
-            slopes = next(given), next(given) if gamma else none, next(given) if beta else none
+            outer = next(given), next(given) if gamma else none, next(given) if beta else none
             scale = unpacked(weights)[0]
             to_dy, to_x, to_gamma = formula.double_backward(
-                slopes,
+                outer,
                 tf.cast(dy, wide),
                 x,
                 None if scale is None else tf.cast(scale, wide),
@@ -111,7 +123,15 @@ class _Graphs:
     def gradient(
         self, dy: Tensor, x: Tensor, weights: tuple[Tensor, ...], m: Tensor, r: Tensor
     ) -> Any:
-        """The gradients of x and the weights, to be differentiated once more."""
+        """Return the gradients of x and of the weights; they can be differentiated once more.
+
+        Args:
+            dy: the gradient of the output, (rows, n).
+            x: the input, (rows, n).
+            weights: gamma and beta, (n,) each, those that there are.
+            m: the means from the forward pass, (rows, 1).
+            r: the reciprocal deviations from the forward pass, (rows, 1).
+        """
 
         @tf.custom_gradient  # type: ignore[untyped-decorator]
         def operation(dy: Tensor, x: Tensor, *weights: Tensor) -> Any:
@@ -119,14 +139,14 @@ class _Graphs:
             plain = [tf.stop_gradient(each) for each in inputs]
             results = self._backward(plain[0], plain[1], m, r, *plain[2:])
 
-            def gradient(*slopes: Tensor) -> Any:
-                # no tape in here: forward mode, which differentiates this, would find none
-                return self._second(slopes, *inputs)
+            def gradient(*outer: Tensor) -> Any:
+                # no tape here: forward mode differentiates this function, and would not see a tape
+                return self._second(outer, *inputs)
 
             return results, gradient
 
         inputs = (x, *weights)
-        if not tf.executing_eagerly():  # forward mode fails for tensors of the graph around
+        if not tf.executing_eagerly():  # forward mode fails for tensors of the surrounding graph
             inputs = tuple(map(tf.identity, inputs))
         return operation(dy, *inputs)
 
@@ -137,7 +157,7 @@ _graphs = functools.cache(_Graphs)
 def _worth_compiling(x: Tensor) -> bool:
     if not x.shape.is_fully_defined() or 0 in x.shape:
         return False
-    if not tf.executing_eagerly():  # the function around it was traced for this shape
+    if not tf.executing_eagerly():  # the surrounding function was traced for this shape
         return True
     key = (*x.shape, x.dtype)
     if len(_compiled) < _MOST_COMPILED:

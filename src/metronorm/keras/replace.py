@@ -1,4 +1,4 @@
-"""`replace_norms`: a model's own normalizations become ours, weights and all."""
+"""`replace_norms`: Keras' normalizations in a model become ours, with their weights."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 import keras
 
 from metronorm.errors import ConfigError
+from metronorm.keras import _private
 from metronorm.keras.checks import checked_epsilon
 from metronorm.keras.layers import LayerNormalization, RMSNormalization
 
@@ -20,11 +21,11 @@ _OURS = {
 
 
 class Replacement:
-    """What `replace_norms` did; as a context manager, it is undone at the end.
+    """What `replace_norms` has changed. As a context manager, it undoes the change at the end.
 
     Attributes:
-        swapped: paths of the layers that are ours now.
-        left: paths of the norms that were left alone, and why.
+        swapped: the paths of the layers that are ours now.
+        left: the paths of the norms that were not changed, each with the reason.
     """
 
     def __init__(self, model: keras.Model, layers: list[keras.Layer], left: dict[str, str]) -> None:
@@ -33,10 +34,10 @@ class Replacement:
         self._model, self._layers = model, layers
 
     def undo(self) -> None:
-        """Make them Keras' own again, with the weights they have now; twice changes nothing."""
+        """Make the layers Keras' own again, with their present weights. Twice is once."""
         theirs = {ours: keras_own for keras_own, ours in _OURS.items()}
         for layer in self._layers:
-            layer.__class__ = theirs[type(layer)]
+            _set_class(layer, theirs[type(layer)])
         _forget_compiled(self._model)
         self._layers = []
 
@@ -52,49 +53,55 @@ class Replacement:
         self.undo()
 
     def __str__(self) -> str:
-        told = "".join(f"; {path}: {why}" for path, why in self.left.items())
-        return f"{len(self.swapped)} norms swapped, {len(self.left)} left{told}"
+        reasons = "".join(f"; {path}: {why}" for path, why in self.left.items())
+        return f"{len(self.swapped)} norms swapped, {len(self.left)} left{reasons}"
 
 
 def replace_norms(model: keras.Model) -> Replacement:
     """Make every `keras.layers.LayerNormalization` and `RMSNormalization` in a model one of ours.
 
-    The layers stay the objects they are, wherever the model holds them: functional, sequential and
-    subclassed models, nested ones and shared layers, with weights, names, and the optimizer's
-    state. Functions that Keras compiled are compiled anew when they are next used.
+    The layers stay the same objects, wherever the model holds them: in functional, sequential and
+    subclassed models, in nested models, and as shared layers. Weights, names and the optimizer's
+    state stay too. Functions that Keras has compiled are compiled again when they are next used.
 
     Args:
-        model: built, so that it is known what is normalized.
+        model: a model or layer that is built, so that the normalized axes are known.
 
     Returns:
-        What was swapped, and what was left and why: a subclass of somebody's, `rms_scaling`, a
-        layer that is not built.
+        What was swapped, and what was not and why: a subclass, a layer with `rms_scaling`, a layer
+        that is not built.
 
     Raises:
-        ConfigError: not a model of Keras.
+        ConfigError: `model` is not a model of Keras.
     """
     if not isinstance(model, keras.Layer):
         raise ConfigError("model must be a model of Keras", got=type(model).__name__)
     layers: list[keras.Layer] = []
     left = {}
-    for layer in filter(_is_norm, model._flatten_layers(include_self=False)):
-        why = _unfit(layer)
+    for layer in filter(_is_norm, _private.all_layers(model)[1:]):
+        why = _why_not(layer)
         if why is None:
             layers.append(layer)
         else:
             left[layer.path or layer.name] = why
     for layer in layers:
-        layer.__class__ = _OURS[type(layer)]
+        _set_class(layer, _OURS[type(layer)])
     _forget_compiled(model)
     return Replacement(model, layers, left)
+
+
+def _set_class(layer: keras.Layer, kind: type[keras.Layer]) -> None:
+    # A functional model's nodes, other layers and user code hold this very object, so a new layer
+    # would be missing there; and a wrapped `call` would be saved as Keras' layer, not as ours.
+    layer.__class__ = kind
 
 
 def _is_norm(layer: keras.Layer) -> bool:
     return isinstance(layer, tuple(_OURS)) and not isinstance(layer, tuple(_OURS.values()))
 
 
-def _unfit(layer: keras.Layer) -> str | None:
-    """Why a layer cannot become ours, if so."""
+def _why_not(layer: keras.Layer) -> str | None:
+    """Return the reason why a layer cannot become ours; None if it can."""
     if type(layer) not in _OURS:
         return f"a {type(layer).__name__} may do something else"
     if not layer.built:
@@ -109,6 +116,6 @@ def _unfit(layer: keras.Layer) -> str | None:
 
 
 def _forget_compiled(model: Any) -> None:
-    for each in model._flatten_layers():
+    for each in _private.all_layers(model):
         if isinstance(each, keras.Model):
             each.train_function = each.test_function = each.predict_function = None

@@ -7,24 +7,27 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 from keras import ops
 
-from metronorm.keras.ticks import native
+from metronorm.keras import _private
+from metronorm.keras.variables import native
 
 if TYPE_CHECKING:
     from metronorm.keras.ticks import Ticks
 
 
 def apply(optimizer: Ticks, grads: list[Any], variables: list[Any]) -> None:
-    """Add gradients to the slots; if that was the window's last beat, move the variables.
+    """Add the gradients of one beat to the slots; move the variables if it was the last one.
 
     Args:
-        optimizer: whose slots, and whose iterations tell which beat it is.
-        grads: of this replica, tensors or `tf.IndexedSlices`; they are summed over the replicas.
-        variables: of the same number and shapes.
+        optimizer: the optimizer that has the slots and counts the beats.
+        grads: this replica's gradients, tensors or `tf.IndexedSlices`, one for each variable and
+            of its shape. They are summed over the replicas.
+        variables: variables of the optimizer.
     """
     steps = optimizer.gradient_accumulation_steps
-    pairs = optimizer._all_reduce_sum_gradients(
-        list(zip(grads, map(native, variables), strict=True))
-    )
+    replica = tf.distribute.get_replica_context()
+    if replica is not None:
+        grads = replica.all_reduce(tf.distribute.ReduceOp.SUM, grads)
+    pairs = list(zip(grads, map(native, variables), strict=True))
 
     def add(variable: Any, gradient: Any) -> None:
         slot = native(optimizer.slot(variable))
@@ -40,14 +43,14 @@ def apply(optimizer: Ticks, grads: list[Any], variables: list[Any]) -> None:
         slot = native(optimizer.slot(variable))
         if variable.dtype == slot.dtype:
             rate = tf.cast(rate, slot.dtype)
-            if optimizer.weight_decay and optimizer._use_weight_decay(variable):
+            if optimizer.weight_decay and _private.has_weight_decay(optimizer, variable):
                 variable.assign(variable * (1 - rate * optimizer.weight_decay))
             variable.assign_sub(slot * (rate * optimizer.scale))
         else:
             variable.assign(optimizer.moved(variable, slot, rate))
         slot.assign(slot * optimizer.momentum)
 
-    # Outside of the replicas: a branch in which they would have to meet cannot be inside of one.
+    # This runs outside of the replicas: they cannot meet inside of a branch such as `tf.cond`.
     def update(strategy: Any, pairs: list[Any], rate: Any) -> None:
         for gradient, variable in pairs:
             strategy.extended.update(variable, add, args=(gradient,), group=False)
@@ -56,27 +59,26 @@ def apply(optimizer: Ticks, grads: list[Any], variables: list[Any]) -> None:
             for _, variable in pairs:
                 strategy.extended.update(variable, move, args=(rate,), group=False)
             if optimizer.use_ema:
-                average(optimizer)
+                _average(optimizer)
 
         if steps is None:
             tick()
         else:
-            tf.cond(tf.equal((native(optimizer._iterations) + 1) % steps, 0), tick, lambda: None)
+            is_last_beat = tf.equal((native(_private.beat_count(optimizer)) + 1) % steps, 0)
+            tf.cond(is_last_beat, tick, lambda: None)
 
-    tf.__internal__.distribute.interim.maybe_merge_call(
-        update, optimizer._distribution_strategy, pairs, optimizer.learning_rate
-    )
+    _private.outside_replicas(update, optimizer._strategy, pairs, optimizer.learning_rate)
 
 
-def average(optimizer: Ticks) -> None:
-    """Update the moving averages, and every so many ticks give them to the variables."""
-    optimizer._update_model_variables_moving_average(optimizer._trainable_variables)
+def _average(optimizer: Ticks) -> None:
+    """Update the moving averages; every `ema_overwrite_frequency` ticks the variables get them."""
+    _private.update_moving_averages(optimizer)
     if optimizer.ema_overwrite_frequency:
-        last = ops.equal((optimizer.iterations + 1) % optimizer.ema_overwrite_frequency, 0)
+        is_overwritten = ops.equal(
+            (optimizer.iterations + 1) % optimizer.ema_overwrite_frequency, 0
+        )
         tf.cond(
-            last,
-            lambda: optimizer._overwrite_model_variables_with_average_value(
-                optimizer._trainable_variables
-            ),
+            is_overwritten,
+            lambda: optimizer.finalize_variable_values(_private.built_for(optimizer)),
             lambda: None,
         )

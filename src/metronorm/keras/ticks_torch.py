@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from metronorm.keras.ticks import native
+from metronorm.keras import _private
+from metronorm.keras.variables import native
 
 if TYPE_CHECKING:
     from metronorm.keras.ticks import Ticks
@@ -14,17 +15,17 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def apply(optimizer: Ticks, grads: list[Any], variables: list[Any]) -> None:
-    """Add gradients to the slots; if that was the window's last beat, move the variables.
+    """Add the gradients of one beat to the slots; move the variables if it was the last one.
 
     Args:
-        optimizer: whose slots, and whose iterations tell which beat it is.
-        grads: tensors.
-        variables: of the same number and shapes.
+        optimizer: the optimizer that has the slots and counts the beats.
+        grads: tensors, one for each variable and of its shape.
+        variables: variables of the optimizer.
     """
     steps = optimizer.gradient_accumulation_steps or 1
     sums = [native(optimizer.slot(variable)) for variable in variables]
     torch._foreach_add_(sums, list(grads), alpha=1 / steps)
-    if steps > 1 and bool((native(optimizer._iterations) + 1) % steps):
+    if steps > 1 and bool((native(_private.beat_count(optimizer)) + 1) % steps):
         return
     rate = optimizer.learning_rate
     if optimizer.weight_decay or any(
@@ -38,12 +39,12 @@ def apply(optimizer: Ticks, grads: list[Any], variables: list[Any]) -> None:
         torch._foreach_add_([native(variable) for variable in variables], sums, alpha=alpha)
     torch._foreach_mul_(sums, optimizer.momentum)
     if optimizer.use_ema:
-        average(optimizer)
+        _average(optimizer)
 
 
-def average(optimizer: Ticks) -> None:
-    """Update the moving averages, and every so many ticks give them to the variables."""
-    optimizer._update_model_variables_moving_average(optimizer._trainable_variables)
+def _average(optimizer: Ticks) -> None:
+    """Update the moving averages; every `ema_overwrite_frequency` ticks the variables get them."""
+    _private.update_moving_averages(optimizer)
     frequency = optimizer.ema_overwrite_frequency
     if frequency and (int(optimizer.iterations) + 1) % frequency == 0:
-        optimizer._overwrite_model_variables_with_average_value(optimizer._trainable_variables)
+        optimizer.finalize_variable_values(_private.built_for(optimizer))
