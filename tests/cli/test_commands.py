@@ -35,12 +35,100 @@ def test_every_option_is_explained(command: str, capsys: pytest.CaptureFixture[s
     assert end.value.code == 0
     out = capsys.readouterr().out
     options = re.findall(r"^│ (--[\w.-]+)[^│]*│\n", out, re.MULTILINE)
+    assert options or command == "seal"
     bare = [
         name
         for name in options
         if re.search(rf"^│ {re.escape(name)} \S*\s*│\n[│╰] ?(-|─)", out, re.MULTILINE)
     ]
     assert bare == [], "options without a word of help"
+
+
+def help_of(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> str:
+    """The help of a command in a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        main([command, "--help"])
+    assert end.value.code == 0
+    return capsys.readouterr().out
+
+
+# there are plainer words: wrong for amiss, reported for told, CPU for processor, new for fresh
+UNUSUAL = re.compile(
+    r"\b(amiss|apart|parted|fresh|told|tells?|said|processors?|comes? late|of so many|whose)\b"
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_one_sentence_examples_and_options_in_80_columns(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = help_of(command, monkeypatch, capsys)
+    usage, sentence, examples, _ = page.split("\n\n", 3)
+    assert usage.startswith(f"usage: metronorm {command} ")
+    assert sentence == COMMANDS[command]
+    assert [line for line in page.splitlines() if len(line) > 80] == []
+    assert 2 <= len(examples.splitlines()) <= 4
+    for example in examples.splitlines():
+        assert example.startswith(f"    metronorm {command}")
+        options = re.findall(r" (--[\w-]+)", example)
+        for option in options:
+            assert re.search(rf"^│.* {option}[ ,]", page, re.MULTILINE), option
+    assert UNUSUAL.findall(page) == []
+
+
+def test_the_list_of_commands_fits_into_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert [line for line in page.splitlines() if len(line) > 80] == []
+    assert all(f"  {name:<9} {purpose}\n" in page for name, purpose in COMMANDS.items())
+    examples = re.findall(r"^  metronorm (\w+) ", page, re.MULTILINE)
+    assert examples
+    assert {*examples} <= {*COMMANDS}
+    assert UNUSUAL.findall(page) == []
+
+
+def test_help_fits_into_a_narrow_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    with pytest.raises(SystemExit):
+        main(["diagnose", "--help"])
+    usage, sentence, _ = capsys.readouterr().out.split("\n\n", 2)
+    assert usage == (
+        "usage: metronorm diagnose [-h] RUN [RUN ...] [--json]\n"
+        "        [--fail-on {never,warning,critical}]"
+    )
+    assert sentence == COMMANDS["diagnose"]
+
+
+def test_line_breaks_in_the_docstring_of_an_option_are_spaces(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = help_of("import", monkeypatch, capsys)
+    lines = re.findall(r"│ RUN +(.*?) +│\n│ +(.*?) +│\n╰", page)
+    assert lines == [
+        (
+            "A new directory for the run. If the source holds several runs,",
+            "each gets a directory in it. (required)",
+        )
+    ]
+
+
+def test_help_and_errors_without_utf8_have_no_boxes() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "metronorm", "seal"]
+    done = subprocess.run(
+        [*command, "--help"], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "RUN [RUN ...]  Directories of the runs. (required)" in done.stdout
+    assert "\\u" not in done.stdout
+    done = subprocess.run(
+        [*command, "--now"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ("metronorm seal: there is no option --now; try: metronorm seal --help\n")
 
 
 def test_train_show_sample_resume(

@@ -1,8 +1,15 @@
-"""The command line: `metronorm COMMAND ...`. No logic of its own; every command is a module.
+"""The command line: `metronorm COMMAND ...`. It has no logic; every command is a module.
 
-Exit codes: 0 done; 1 what `--fail-on` and `--fail-if-slower` were asked to find; 2 a mistake of the
-user's, told in one line; 3 trained, but the last checkpoint could not be written (a full disk); 130
-and 143 stopped by Ctrl-C and by SIGTERM, after saving; 141 nobody reads the output any more.
+Exit codes:
+
+| code | meaning |
+| --- | --- |
+| 0 | done |
+| 1 | `--fail-on` or `--fail-if-slower` found what it looks for |
+| 2 | a mistake of the user's, reported in one line |
+| 3 | trained, but the last checkpoint could not be written (a full disk) |
+| 130, 143 | stopped by Ctrl-C or by SIGTERM, after saving |
+| 141 | nobody reads the output any more |
 """
 
 from __future__ import annotations
@@ -17,48 +24,62 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from metronorm import __version__
-from metronorm.errors import MetronormError
-from metronorm.text import printable
+from metronorm.errors import ConfigError, MetronormError
+from metronorm.text import nearest, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+__all__ = ["COMMANDS", "main"]
+
+__all__ = ["COMMANDS", "main"]
+
+# What each command does, in one sentence: `metronorm --help` lists it, the command's help begins
+# with it.
 COMMANDS = {
-    "train": "train a language model on text, every tick on record",
-    "sample": "let a trained model write",
-    "show": "what runs did and cost, side by side",
-    "watch": "a run while it is written, in the terminal",
-    "diagnose": "what is wrong with a run, with evidence",
-    "compare": "two runs, with what is noise and what is not",
-    "seal": "finished stretches of tape to Parquet",
-    "import": "a TensorBoard, W&B or trackio run into one of ours",
-    "export": "a run to TensorBoard, CSV or Parquet",
-    "prepare": "turn text into tokens, ahead of training",
+    "train": "Train a GPT on text from scratch and record every tick.",
+    "sample": "Write text with a trained model.",
+    "show": "Show what runs did and what they cost, side by side.",
+    "watch": "Follow runs in the terminal while they are written.",
+    "diagnose": "Find what is wrong with runs, with evidence and what to try.",
+    "compare": "Compare two runs, and separate differences from noise.",
+    "seal": "Turn finished stretches of tape into Parquet.",
+    "import": "Import runs of TensorBoard, Weights & Biases or trackio.",
+    "export": "Export the ticks of a run to TensorBoard, CSV or Parquet.",
+    "prepare": "Turn text into tokens before training.",
 }
-_MODULES = {"import": "import_run"}  # where the command is no name that Python allows
+_MODULES = {"import": "import_run"}  # `import` is a keyword of Python
+
+_EXAMPLES = """\
+  metronorm train --data notes/*.txt    train on your own text
+  metronorm watch runs/notes            follow the run in another terminal
+  metronorm show runs/*                 see all runs in one table"""
+
+_OPTIONAL = ("numpy", "safetensors", "tokenizers", "torch")  # what `metronorm[train]` installs
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; its exit code."""
-    _open_what_is_closed()
+    """Run a command and return its exit code.
+
+    Args:
+        argv: the command and its arguments; None takes those of the process.
+    """
+    _replace_closed_streams()
     arguments = sys.argv[1:] if argv is None else argv
     name = arguments[0] if arguments else "--help"
+    command = f"metronorm {name}" if name in COMMANDS else "metronorm"
     try:
-        with _any_encoding(sys.stdout):
+        with _escaping_unknown_characters(sys.stdout):
             code = _run(name, arguments[1:])
-            sys.stdout.flush()  # a reader that has gone is met here, and not at the exit
+            sys.stdout.flush()  # finds here, and not at Python's exit, that the reader has gone
     except MetronormError as error:
-        print(f"metronorm {name}: {printable(str(error))}", file=sys.stderr)
-        return 2
+        return _mistake(command, printable(str(error)))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] not in _OPTIONAL:
             raise
-        print(
-            f"metronorm {name}: needs the package {error.name!r}; try: pip install "
-            "'metronorm[train]'",
-            file=sys.stderr,
+        return _mistake(
+            command, f"needs the package {error.name!r}; try: pip install 'metronorm[train]'"
         )
-        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `metronorm show | head`
@@ -68,19 +89,12 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         _discard_output()
-        says = f"the output must have room; got {error.strerror}"
-        print(f"metronorm {name}: {says}", file=sys.stderr)
-        return 2
+        return _mistake(command, f"the output must have room; got {error.strerror}")
     except Exception as error:
-        if not _is_of_files(error):
+        message = _duckdb_message(error)
+        if message is None:
             raise
-        reason = printable(str(error).partition("\n")[0])
-        says = f"a run's files must be readable; got {reason}; try: metronorm seal RUN, which puts "
-        says += "parts aside that are damaged"
-        if type(error).__name__ == "OutOfMemoryException":  # DuckDB's
-            says = f"this takes more memory than there is; got {reason}; try: end other programs"
-        print(f"metronorm {name}: {says}", file=sys.stderr)
-        return 2
+        return _mistake(command, message)
     return code
 
 
@@ -92,16 +106,26 @@ def _run(name: str, argv: list[str]) -> int:
         print(f"metronorm {__version__}")
         return 0
     if name not in COMMANDS:
-        print(f"metronorm: no command {name!r}; there are: {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    # a command's module is loaded only when it runs: the help comes at once
+        near = nearest(name, COMMANDS)
+        raise ConfigError(
+            f"the command must be one of {', '.join(COMMANDS)}",
+            got=repr(name),
+            fix=f"metronorm {near or '--help'}",
+        )
+    # the module of a command is imported when the command runs: `--help` starts at once
     module = importlib.import_module(f"metronorm.cli.{_MODULES.get(name, name)}")
     code: int = module.main(argv)
     return code
 
 
+def _mistake(command: str, message: str) -> int:
+    """Report a mistake of the user's in one line; the exit code."""
+    print(f"{command}: {message}", file=sys.stderr)
+    return 2
+
+
 @contextlib.contextmanager
-def _any_encoding(stream: TextIO) -> Iterator[None]:
+def _escaping_unknown_characters(stream: TextIO) -> Iterator[None]:
     """Print characters that the terminal's encoding lacks as escapes, not as an error."""
     if not isinstance(stream, io.TextIOWrapper) or stream.errors != "strict":
         yield
@@ -113,10 +137,10 @@ def _any_encoding(stream: TextIO) -> Iterator[None]:
         stream.reconfigure(errors="strict")
 
 
-def _open_what_is_closed() -> None:
-    """Let what is printed go nowhere where a stream was closed (`>&-`), as Python's print does.
+def _replace_closed_streams() -> None:
+    """Discard what is printed to a stream that was closed (`>&-`), as Python's print does.
 
-    A file that a command opens would else get the stream's number.
+    Otherwise the next file that a command opens would get the number of the stream.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
@@ -124,33 +148,44 @@ def _open_what_is_closed() -> None:
 
 
 def _discard_output() -> None:
-    """Let what is still in the buffer go nowhere: at its exit Python would fail to write it."""
+    """Discard what is still in the buffer: Python would fail to write it at its exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
 
 
-def _is_of_files(error: Exception) -> bool:
-    """Whether DuckDB met a damaged file, and no mistake of ours in a query."""
+def _duckdb_message(error: Exception) -> str | None:
+    """What to report of an error that DuckDB raised over a run's files.
+
+    None: the error is not DuckDB's, or it is our mistake in a query.
+    """
     kinds = type(error).__mro__
-    return kinds[0].__module__ in ("duckdb", "_duckdb") and "ProgrammingError" not in {
-        kind.__name__ for kind in kinds
-    }
-
-
-_OPTIONAL = ("numpy", "safetensors", "tokenizers", "torch")
+    names = {kind.__name__ for kind in kinds}
+    if kinds[0].__module__ not in ("duckdb", "_duckdb") or "ProgrammingError" in names:
+        return None
+    reason = printable(str(error).partition("\n")[0])
+    if "OutOfMemoryException" in names:
+        return f"this takes more memory than there is; got {reason}; try: end other programs"
+    return (
+        f"a run's files must be readable; got {reason}; try: metronorm seal RUN, which sets "
+        "damaged parts aside"
+    )
 
 
 def _help() -> str:
-    lines = [f"  {name:<9} {purpose}" for name, purpose in COMMANDS.items()]
+    commands = (f"  {name:<9} {purpose}" for name, purpose in COMMANDS.items())
     return "\n".join(
         (
-            "usage: metronorm COMMAND ...",
+            "usage: metronorm COMMAND [ARGUMENTS]",
             "",
-            "Ticks on record, gradients accumulated exactly, layer normalization done right.",
+            "Record every tick of a training, accumulate gradients exactly, normalize right.",
             "",
-            *lines,
+            "commands:",
+            *commands,
             "",
-            "metronorm COMMAND --help says more.",
+            "examples:",
+            _EXAMPLES,
+            "",
+            "metronorm COMMAND --help explains the options of a command.",
         )
     )

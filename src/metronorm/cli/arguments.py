@@ -1,23 +1,37 @@
-"""Command lines into dataclasses by tyro, and its complaints into one line."""
+"""Command lines become dataclasses, by tyro; the help of a command is laid out here."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import re
-import shlex
-from itertools import pairwise
-from typing import TypeVar
+import shutil
+import sys
+import textwrap
+from pathlib import Path
+from typing import Annotated, TypeVar
 
 import tyro
 
-from metronorm.errors import ConfigError
+from metronorm.cli import COMMANDS
+from metronorm.cli._argv import check_paths, value_of
+from metronorm.cli._tyro_errors import config_error
+from metronorm.cli._tyro_fields import registry
+
+__all__ = ["Run", "Runs", "parse", "value_of"]
 
 T = TypeVar("T")
 
-_FOLDERS = ("--run", "--resume", "--cache")
-_RULE = re.compile(r"^[─-]{3,}$")
-_KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "text"}
+Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Runs = Annotated[
+    tuple[Path, ...],
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),
+]
+
+_WIDTH = 80
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def parse(
@@ -25,107 +39,56 @@ def parse(
 ) -> T:
     """An instance of the dataclass `kind` from the arguments of `metronorm COMMAND`.
 
-    `--help` prints and exits.
+    `--help` prints the help and exits: the usage, what the command does, the description, and
+    every option with its docstring and default.
+
+    Args:
+        kind: its fields are the options.
+        argv: the arguments that follow the command.
+        command: a name in `COMMANDS`.
+        description: examples, indented by four spaces, and paragraphs.
+        default: values of the options that `argv` does not name; None takes those of `kind`.
 
     Raises:
         ConfigError: unknown options, or values that cannot work, in one line.
     """
-    for option, value in pairwise([*argv, "--"]):
-        if option == "--data" and value.startswith("--"):  # as where a shell's glob found nothing
-            raise ConfigError("--data needs a file, a folder or a glob", got="none")
-        name, equals, same = option.partition("=")
-        if name in _FOLDERS and not (same if equals else value):  # as of a variable that is not set
-            raise ConfigError(f"{name} needs a path", got="''", fix="'.' for the current folder")
+    check_paths(argv)
+    # tyro draws boxes if this is the encoding's name: "utf-8", and not "UTF-8"
+    encoding = codecs.lookup(sys.stdout.encoding or "ascii").name
+    output = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="backslashreplace")
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(complaint):
             return tyro.cli(
                 kind,
                 args=argv,
                 prog=f"metronorm {command}",
-                description=description,
+                description="",
                 default=tyro.MISSING_NONPROP if default is None else default,
+                registry=registry,
             )
     except SystemExit as end:
-        if not end.code:
-            raise
-        raise _one_line(_sections(complaint.getvalue()), argv, command) from None
+        if end.code:
+            raise config_error(complaint.getvalue(), argv, command) from None
+        output.seek(0)  # after writing what is in the buffer
+        description = f"{COMMANDS[command]}\n\n{description.strip(chr(10))}"
+        print(_page(output.read(), description), flush=True)
+        raise
 
 
-def _sections(box: str) -> list[list[str]]:
-    """The lines of the box that tyro prints, split where it draws a rule.
+def _page(tyro_help: str, description: str) -> str:
+    """The help of a command, no wider than the terminal or 80 columns.
 
-    Without UTF-8 the box has no sides, and its title is a section of its own.
+    Args:
+        tyro_help: the usage, an empty line, and the options in boxes.
+        description: paragraphs, which are wrapped, and indented lines, which stay.
     """
-    sections: list[list[str]] = [[]]
-    for line in box.splitlines():
-        text = line.strip("│ ")
-        if _RULE.match(text):
-            sections.append([])
-        elif text and not line.startswith(("╭", "╰")):
-            sections[-1].append(text)
-    return sections if "│" in box else sections[1:]
-
-
-def _one_line(sections: list[list[str]], argv: list[str], command: str) -> ConfigError:
-    """What tyro complains of: what must hold, what arrived, what to try."""
-    text, usage = " ".join(sections[0]), f"metronorm {command} --help"
-    help_lines = sections[1] if len(sections) > 1 else []
-    if found := re.match(r"Error parsing (\S+): (.*)", text):
-        name, reason = found.groups()
-        if help_lines[:1] != ["Argument helptext:"]:  # of a whole dataclass, which says it all
-            return ConfigError(reason)
-        several = re.match(r"Could not parse arguments \[(.*)\] into", reason)
-        value = several[1].replace("'", "") if several else value_of(name, argv) or reason
-        metavar = help_lines[1].rpartition(" ")[2] if len(help_lines) > 1 else ""
-        kinds = [_KINDS.get(one, one.strip("{}")) for one in reversed(metavar.split("|"))]
-        return ConfigError(
-            f"{name} must be {' or '.join(kinds)}",
-            got=repr(value),
-            fix=_whole(value) if "INT" in metavar else usage,
-        )
-    if found := re.match(r"invalid choice '(.*)' for argument '([^']+)'\. Expected one of", text):
-        value, name = found.groups()
-        choices = re.findall(r"'([^']*)'", text[found.end() :])
-        return ConfigError(f"{name} must be one of {', '.join(choices)}", got=repr(value))
-    if found := re.match(r"Missing value for argument '([^']+)'. Expected (\d+)", text):
-        name, number = found.groups()
-        following = value_of(name, argv) or ""
-        if re.match(r"-(?!-[a-z])", following):  # no option, but text that begins with a dash
-            usage = f"{name}={shlex.quote(following)}"
-        if number != "1":
-            return ConfigError(f"{name} needs {number} values", got="fewer", fix=usage)
-        return ConfigError(f"{name} needs a value", got="none", fix=usage)
-    if text.startswith("Missing from"):
-        missing = [line for line in sections[0][1:] if re.fullmatch(r"[A-Z]+", line)]
-        return ConfigError(f"{command} needs {' and '.join(missing)}", got="none", fix=usage)
-    if text.startswith("Unrecognized options: "):
-        near = [line.split()[0] for line in help_lines if line.startswith("--")]
-        unknown = [one for one in text.partition(": ")[2].split(", ") if one.startswith("-")]
-        if unknown:
-            what = f"there is no option {unknown[0]}"
-        else:
-            what = f"{command} takes no such argument"
-        got = None if unknown else text.partition(": ")[2]
-        return ConfigError(what, got=got, fix=" or ".join(dict.fromkeys(near)) or usage)
-    return ConfigError(" ".join(text.split()).rstrip("."), fix=usage)
-
-
-def value_of(name: str, argv: list[str]) -> str | None:
-    """What the command line gives the option, "--ticks" or "--ticks/-t"; None: nothing."""
-    for option in reversed(name.split("/")):
-        for argument, following in pairwise([*argv, ""]):
-            if argument.replace("_", "-") == option:
-                return following
-            if argument.replace("_", "-").startswith(f"{option}="):
-                return argument.partition("=")[2]
-    return None
-
-
-def _whole(value: str) -> str | None:
-    """The whole number that somebody means who writes 1e3."""
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return str(int(number)) if number.is_integer() else None
+    usage, _, options = tyro_help.partition("\n\n")
+    usage = re.sub(r"\[.*?\]", lambda found: found[0].replace(" ", _NO_BREAK), usage)
+    width = min(shutil.get_terminal_size().columns, _WIDTH)
+    paragraphs = [
+        paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
+        for paragraph in description.split("\n\n")
+    ]
+    usage = textwrap.fill(usage, width, subsequent_indent=" " * 8, break_on_hyphens=False)
+    return "\n\n".join([usage.replace(_NO_BREAK, " "), *paragraphs, options.strip()])

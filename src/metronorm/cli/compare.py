@@ -14,22 +14,28 @@ from rich.text import Text
 from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
 from metronorm.cli.runs import damage_said
-from metronorm.cli.words import mebibytes, time
 from metronorm.runs import open_run
-from metronorm.runs.comparing import Comparison, Measure, compare, parse_percent
-from metronorm.text import printable, short_number
+from metronorm.runs.comparing import Comparison, Measure, compare
+from metronorm.text import parse_percent, printable, short_number, short_time, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MEASURES: dict[str, tuple[str, Callable[[float], str]]] = {
-    "tick_median_ns": ("tick, median", time),
-    "tick_mean_ns": ("tick, mean", time),
+    "tick_median_ns": ("tick, median", short_time),
+    "tick_mean_ns": ("tick, mean", short_time),
     "tokens_per_second": ("tokens/s", "{:,.0f}".format),
-    "peak_memory_bytes": ("peak memory", mebibytes),
-    "gpu_memory_bytes": ("peak memory of a GPU", mebibytes),
-    "tick_processor_ns": ("processor time per tick", time),
+    "peak_memory_bytes": ("peak memory", size),
+    "gpu_memory_bytes": ("peak memory of a GPU", size),
+    "tick_processor_ns": ("CPU time per tick", short_time),
 }
+
+DESCRIPTION = """
+    metronorm compare runs/a runs/b
+    metronorm compare runs/a runs/b --metric validation_loss --skip 100
+    metronorm compare runs/main runs/change --fail-if-slower 5%
+
+It compares time, throughput, memory and loss. Ratios are B divided by A, with 95 % intervals."""
 
 
 @dataclass(frozen=True)
@@ -37,28 +43,24 @@ class Arguments:
     """Options of `metronorm compare`."""
 
     a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")]
-    """Directory of the run that is compared with."""
+    """Directory of the first run, the baseline."""
     b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
-    """Directory of the run that is compared."""
+    """Directory of the second run."""
     metric: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """The metric to compare, one that should fall; by default loss, if both have it."""
+    """Name of the metric to compare; lower must be better. None: loss, if both runs have it."""
     skip: Annotated[int | None, tyro.conf.arg(metavar="TICKS")] = None
-    """Ticks at the beginning of every attempt that are warm-up; by default 20 or a tenth."""
+    """Number of ticks to leave out at the beginning of every attempt, as warm-up. None: 20, or a
+    tenth of the shorter run if that is less."""
     fail_if_slower: Annotated[str | None, tyro.conf.arg(metavar="PERCENT")] = None
-    """Exit with 1 if B's median tick is surely slower by more than that: 5% or 0.05."""
+    """Exit with 1 if B's median tick is slower than A's by more than this, and the whole interval
+    of the ratio says so: 5% or 0.05. None: exit with 0."""
     json: bool = False
-    """Print everything as JSON."""
+    """Print the whole comparison as JSON."""
 
 
 def main(argv: list[str]) -> int:
     """Print the comparison; 1 if B is too slow."""
-    arguments = parse(
-        Arguments,
-        argv,
-        command="compare",
-        description="One run against another: time, throughput, memory, loss. Ratios are B over A, "
-        "with 95 % intervals.",
-    )
+    arguments = parse(Arguments, argv, command="compare", description=DESCRIPTION)
     limit = arguments.fail_if_slower
     with damage_said(arguments.a), damage_said(arguments.b):
         comparison = compare(
@@ -85,7 +87,7 @@ def table(comparison: Comparison) -> Table:
     for letter, side in zip("AB", sides, strict=True):
         made.add_column(Text(f"{letter}: {printable(side.name)}"), justify="right")
     made.add_column("B / A", justify="right")
-    made.add_column("95 % interval", justify="right")
+    made.add_column("95% interval", justify="right")
 
     def row(name: str, measure: Measure, shown: Callable[[float], str]) -> None:
         ends = ""
@@ -102,7 +104,7 @@ def table(comparison: Comparison) -> Table:
             row(title, measures[name], shown)
         if name == "tick_mean_ns":
             for phase, measure in comparison.phases.items():
-                row(f"  {phase}", measure, time)
+                row(f"  {phase}", measure, short_time)
     made.add_section()
     for losses in comparison.losses:
         at = f"{losses.at:,.3g}" if losses.at < 100 else f"{losses.at:,.0f}"

@@ -1,17 +1,16 @@
-"""`metronorm diagnose`: what is amiss with runs, worst first."""
+"""`metronorm diagnose`: finds what is wrong with runs, the most severe first."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 import tyro
 from rich.padding import Padding
 from rich.text import Text
 
-from metronorm.cli.arguments import parse
+from metronorm.cli.arguments import Runs, parse
 from metronorm.cli.console import Console
 from metronorm.cli.runs import read_runs
 from metronorm.cli.words import tell
@@ -20,29 +19,34 @@ from metronorm.runs import open_run
 from metronorm.runs.diagnosing import Finding, at_least, diagnose, spelled
 from metronorm.text import printable
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 STYLES = {"critical": "bold red", "warning": "bold yellow", "notice": "bold cyan"}
+
+DESCRIPTION = """
+    metronorm diagnose runs/shakespeare
+    metronorm diagnose runs/* --json
+    metronorm diagnose runs/nightly --fail-on critical
+
+The findings are sorted, the most severe first. A run may still be training."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Options of `metronorm diagnose`."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Runs
     """Directories of the runs."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print each finding as a line of JSON."""
     fail_on: Literal["never", "warning", "critical"] = "never"
-    """Exit with 1 if there is a finding this severe, or worse."""
+    """Exit with 1 if a finding is as severe as this or more severe."""
 
 
 def main(argv: list[str]) -> int:
     """Print the findings of every run; 2 if one could not be read."""
-    arguments = parse(
-        Arguments,
-        argv,
-        command="diagnose",
-        description="What is amiss with runs, worst first, and what to do; also while they run.",
-    )
+    arguments = parse(Arguments, argv, command="diagnose", description=DESCRIPTION)
     if not arguments.runs:
         raise ConfigError("diagnose needs a run", fix="metronorm diagnose runs/*")
     runs = read_runs(arguments.runs, _diagnose)

@@ -1,4 +1,4 @@
-"""`metronorm export`: a run as files of other tools."""
+"""`metronorm export`: writes a run as files of other tools."""
 
 from __future__ import annotations
 
@@ -8,35 +8,38 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metronorm.cli.arguments import parse
+from metronorm.cli.arguments import Run, parse
 from metronorm.cli.words import tell
 from metronorm.integrations.exporting import export_run
 from metronorm.runs import open_run
 from metronorm.text import printable
+
+DESCRIPTION = """
+    metronorm export runs/shakespeare ticks.parquet
+    metronorm export runs/shakespeare ticks.csv --overwrite
+    metronorm export runs/shakespeare tensorboard/shakespeare
+
+Every tick becomes one row, or one step of TensorBoard."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Options of `metronorm export`."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    """The directory of the run."""
+    run: Run
+    """Directory of the run."""
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """A file to write (.csv, .parquet), or a directory for TensorBoard's event files."""
     format: Literal["auto", "tensorboard", "csv", "parquet"] = "auto"
-    """What to write; auto: by the ending of the target."""
+    """Format of the target. auto: by its ending."""
     overwrite: bool = False
-    """Replace the target if it is there; a directory only if it holds nothing but event files."""
+    """Replace an existing target. A directory is replaced only if it holds nothing but event
+    files."""
 
 
 def main(argv: list[str]) -> int:
     """Export, and say where to."""
-    arguments = parse(
-        Arguments,
-        argv,
-        command="export",
-        description="Write the ticks of a run for TensorBoard, or as CSV or Parquet.",
-    )
+    arguments = parse(Arguments, argv, command="export", description=DESCRIPTION)
     run = open_run(arguments.run)
     export_run(run, arguments.target, kind=arguments.format, overwrite=arguments.overwrite)
     tell(run.notices())

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from metronorm.data.corpus import Corpus
     from metronorm.data.dataset import TextDataset
 
-DESCRIPTION = """Turn text into token files, once; training then finds them in the cache.
+DESCRIPTION = """
+    metronorm prepare --data notes/*.txt
+    metronorm prepare --data notes/ --tokenizer bpe --vocab-size 4096
 
-Its options are those of metronorm train, with the same defaults."""
+The token files go to a cache, where metronorm train finds them: give it the same options. Both
+commands have the same defaults."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Arguments:
 
     text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
     preset: str = "quick"
-    """Defaults of all other options, as of metronorm train: quick, small or gpt2."""
+    """Sets the defaults of all other options, as in metronorm train: quick, small or gpt2."""
 
 
 def main(argv: list[str]) -> int:

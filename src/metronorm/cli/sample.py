@@ -1,44 +1,52 @@
-"""`metronorm sample`: let a trained model write."""
+"""`metronorm sample`: writes text with a trained model."""
 
 from __future__ import annotations
 
 import os
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
-from metronorm.cli.arguments import parse
+from metronorm.cli.arguments import Run, parse
 from metronorm.errors import ConfigError
+
+DESCRIPTION = """
+    metronorm sample runs/shakespeare
+    metronorm sample runs/shakespeare --prompt "To be" --tokens 200
+    metronorm sample runs/shakespeare --temperature 0 --checkpoint last
+
+The text is written to standard output as it is drawn."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Options of `metronorm sample`."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: Run
     """Directory of the run."""
-    prompt: str = "\n"
-    """What the text begins with."""
+    prompt: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: a line break)")] = "\n"
+    """The beginning of the text."""
     tokens: int = 500
-    """How many tokens to write."""
+    """Number of tokens to write after the prompt."""
     temperature: float = 0.8
-    """Divides the logits; 0 always takes the likeliest token."""
+    """Divides the logits. Below 1 the text is more predictable; 0 always takes the most likely
+    token."""
     top_k: int | None = None
-    """Draw among the k likeliest tokens only."""
+    """Draw from this number of most likely tokens. None: from all tokens."""
     top_p: float | None = None
-    """Draw among the likeliest tokens only that together reach this probability."""
+    """Draw from the most likely tokens that together reach this probability, above 0 and at most 1.
+    None: from all tokens."""
     seed: int | None = None
-    """The same seed writes the same text."""
+    """Seed of the drawing: the same seed writes the same text. None: another text every time."""
     checkpoint: Literal["best", "last"] = "best"
-    """The one with the lowest validation loss, or the newest."""
+    """best: the checkpoint with the lowest validation loss; last: the newest one."""
 
 
 def main(argv: list[str]) -> int:
-    """Stream text to standard output."""
-    arguments = parse(Arguments, argv, command="sample", description="Let a trained model write.")
+    """Write text to standard output, token by token."""
+    arguments = parse(Arguments, argv, command="sample", description=DESCRIPTION)
     prompt = _text(arguments.prompt)
     # A token is hundreds of small products. Threads that spin while they wait for each other take
     # a busy machine's cores from one another: with two threads 80 times slower than with one.

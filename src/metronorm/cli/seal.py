@@ -1,32 +1,32 @@
-"""`metronorm seal`: finished stretches of tape become Parquet."""
+"""`metronorm seal`: turns finished stretches of tape into Parquet."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
-
-from metronorm.cli.arguments import parse
+from metronorm.cli.arguments import Runs, parse
 from metronorm.errors import ConfigError, RunError
 from metronorm.store.sealing import seal_run
 
-DESCRIPTION = """Turn what is finished of runs into Parquet, and put on their tapes what killed
-processes have left in this machine's memory. Clocks do it by themselves when they close; what a
-living process writes is left to it."""
+DESCRIPTION = """
+    metronorm seal runs/shakespeare
+    metronorm seal runs/*
+
+First, what killed processes left in this machine's shared memory is written to their tapes. A clock
+seals its own tape when it closes, so this is needed after a kill only. Tapes that a living process
+writes are left alone. Damaged parts are set aside under another name."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Options of `metronorm seal`."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Runs
     """Directories of the runs."""
 
 
 def main(argv: list[str]) -> int:
-    """Seal, and print how many parts were made."""
+    """Seal the runs, and print how many parts were made of each."""
     arguments = parse(Arguments, argv, command="seal", description=DESCRIPTION)
     if not arguments.runs:
         raise ConfigError("seal needs a run", fix="metronorm seal runs/*")

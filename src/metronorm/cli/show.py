@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import tyro
 from rich.table import Table
 from rich.text import Text
 
-from metronorm.cli.arguments import parse
+from metronorm.cli.arguments import Runs, parse
 from metronorm.cli.console import Console
 from metronorm.cli.runs import read_runs
 from metronorm.cli.show_lines import differing, directory, lines
@@ -30,15 +28,22 @@ SIDE_BY_SIDE = 3
 # so many losses of a run are told
 MOST_LOSSES = 20
 
+DESCRIPTION = """
+    metronorm show runs/shakespeare
+    metronorm show runs/a runs/b --no-charts
+    metronorm show runs/*
+
+Up to three runs get a column each, more runs a line each. A run may still be training."""
+
 
 @dataclass(frozen=True)
 class Arguments:
     """Options of `metronorm show`."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Runs
     """Directories of the runs."""
     charts: bool = True
-    """Draw loss and tick time, of up to three runs."""
+    """Draw the losses and the tick times, in ms, of up to three runs."""
 
 
 def main(argv: list[str]) -> int:
@@ -47,8 +52,7 @@ def main(argv: list[str]) -> int:
         Arguments,
         argv,
         command="show",
-        description="What runs did and cost, side by side; of more than three runs a line each. "
-        "Also while they run.",
+        description=DESCRIPTION,
     )
     if not arguments.runs:
         raise ConfigError("show needs a run", fix="metronorm show runs/*")

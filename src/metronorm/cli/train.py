@@ -19,18 +19,14 @@ from metronorm.train.directory import free_directory
 from metronorm.train.plain import from_plain
 from metronorm.train.presets import training_preset
 
-DESCRIPTION = """Train a GPT on text from scratch, every tick on record.
-
-    metronorm train                       Shakespeare, about three minutes on two cores
-
+DESCRIPTION = """
+    metronorm train                       Shakespeare, 3 minutes on two cores
     metronorm train --data notes/*.txt    your own text
-
     metronorm train --preset small        10 M parameters
+    metronorm train --resume runs/NAME    continue a stopped run, bit for bit
 
-    metronorm train --resume runs/NAME    go on where a run stopped, bit for bit
-
-Ctrl-C or SIGTERM finish the tick, save, and exit with 130 or 143. What could not be saved, on a
-full disk, ends with 3."""
+Ctrl-C and SIGTERM finish the tick, save a checkpoint, and exit with 130 and 143. If the disk is too
+full for the last checkpoint, the exit code is 3."""
 
 NOT_SAVED = 3
 

@@ -6,13 +6,10 @@ import os
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import tyro
+from typing import TYPE_CHECKING
 
 from metronorm.cli import watch_page as page
-from metronorm.cli.arguments import parse
+from metronorm.cli.arguments import Runs, parse
 from metronorm.cli.console import Console
 from metronorm.cli.runs import read_runs
 from metronorm.cli.words import tell
@@ -22,33 +19,35 @@ from metronorm.store.run_directory import RUN_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 WAIT_SECONDS = 0.5
 # terminals without a cursor that can be moved
 _NO_PAGES = ("", "dumb", "unknown")
+
+DESCRIPTION = """
+    metronorm watch runs/shakespeare
+    metronorm watch runs/a runs/b
+    metronorm watch runs/next --wait
+
+It shows curves, phases, the machine, events and ranks. Keys: q quits, space pauses, left and right
+choose the metric, up and down choose the run, r shows the ranks. Without a terminal, or where TERM
+is dumb, it prints the runs once, as they are now."""
 
 
 @dataclass(frozen=True)
 class Arguments:
     """Options of `metronorm watch`."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+    runs: Runs
     """Directories of the runs."""
     wait: bool = False
-    """Wait for runs that have not begun yet."""
+    """Wait for runs that have not started yet."""
 
 
 def main(argv: list[str]) -> int:
     """Follow the runs; without a terminal, show them once; 2 if one could not be read."""
-    arguments = parse(
-        Arguments,
-        argv,
-        command="watch",
-        description="Follow runs while they are written: curves, phases, machine, events, ranks. "
-        "Keys: q quits, space pauses, left and right change the metric, up and down the run, r "
-        "shows the ranks. Without a terminal, or in one that is `dumb`, it shows the runs once, as "
-        "they are now.",
-    )
+    arguments = parse(Arguments, argv, command="watch", description=DESCRIPTION)
     if not arguments.runs:
         raise ConfigError("watch needs a run", fix="metronorm watch runs/*")
     runs = list(dict.fromkeys(arguments.runs))

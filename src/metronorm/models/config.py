@@ -25,28 +25,29 @@ class GPTConfig:
     """
 
     vocab_size: int = 256
-    """Number of different tokens; in training, as many as the tokenizer has."""
+    """Number of different tokens. `metronorm train` takes the tokenizer's number."""
     context: int = 256
-    """Longest stretch of tokens the model sees at once."""
+    """Number of tokens that the model sees at once, at most."""
     layers: int = 6
     """Number of transformer blocks."""
     heads: int = 6
-    """Attention heads; must divide the width."""
+    """Number of attention heads; it must divide the width."""
     kv_heads: int | None = None
-    """Heads that keys and values have (grouped-query attention); must divide heads. None: heads."""
+    """Number of heads of keys and values (grouped-query attention); it must divide heads. None: as
+    many as heads."""
     width: int = 384
     """Size of the residual stream."""
     norm: Norm = "layer"
-    """Normalization before each sub-layer and at the end."""
+    """Normalization before each sub-layer and at the end: LayerNorm or RMSNorm."""
     mlp: Mlp = "gelu"
-    """Feed-forward sub-layer: GELU (4x width; the tanh form is GPT-2's, and slower on processors)
-    or SwiGLU (8/3x width: as many parameters)."""
+    """Activation of the feed-forward sub-layer. gelu: 4x width; gelu_tanh: GPT-2's form, slower on
+    CPUs; swiglu: 8/3x width, which has as many parameters."""
     positions: Positions = "rotary"
-    """Rotary: queries and keys are turned by their position. Learned: one vector per position."""
+    """rotary: rotate queries and keys by their position; learned: add one vector per position."""
     tie_embeddings: bool = True
-    """Use the token embedding as the output layer too."""
+    """Use the weight of the token embedding for the output layer too."""
     dropout: float = 0.0
-    """Share of activations dropped in training; 0 unless the data is seen many times."""
+    """Share of activations to drop in training. 0 is best unless the data is seen many times."""
     bias: bool = False
     """Give linear layers and LayerNorm a bias."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from metronorm.data.config import TextConfig
 from metronorm.errors import ConfigError
 from metronorm.models.config import preset
+from metronorm.text import nearest
 from metronorm.train.config import OptimizerConfig, TrainConfig
 
 if TYPE_CHECKING:
@@ -66,5 +67,7 @@ def training_preset(name: str) -> TrainConfig:
     """
     if name not in TRAINING_PRESETS:
         names = ", ".join(TRAINING_PRESETS)
-        raise ConfigError(f"preset must be one of {names}", got=repr(name))
+        raise ConfigError(
+            f"preset must be one of {names}", got=repr(name), fix=nearest(name, TRAINING_PRESETS)
+        )
     return TRAINING_PRESETS[name]

@@ -1,0 +1,48 @@
+"""How tyro makes options of the fields of a dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated, Any, get_type_hints
+
+import docstring_parser
+import tyro
+from tyro.constructors import (
+    ConstructorRegistry,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
+
+registry = ConstructorRegistry()
+
+
+@registry.struct_rule
+def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """The fields of a dataclass as options.
+
+    tyro's own rule keeps the line breaks that a field's docstring has in the source.
+    """
+    if not dataclasses.is_dataclass(info.type):
+        return None
+    types = get_type_hints(info.type, include_extras=True)
+    docs = {
+        doc.arg_name: " ".join((doc.description or "").split())
+        for doc in docstring_parser.parse_from_object(info.type).params
+    }
+    fields = []
+    for field in dataclasses.fields(info.type):
+        kind, default = types[field.name], _default(field, info.default)
+        if default == ():
+            kind = Annotated[kind, tyro.conf.arg(help_behavior_hint="(default: nothing)")]
+        fields.append(StructFieldSpec(field.name, kind, default, docs.get(field.name)))
+    return StructConstructorSpec(info.type, tuple(fields))
+
+
+def _default(field: dataclasses.Field[Any], whole: object) -> object:
+    """The default of a field: that of `whole`, if it is an instance, or of the dataclass."""
+    if dataclasses.is_dataclass(whole):
+        return getattr(whole, field.name)
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return tyro.MISSING_NONPROP if field.default is dataclasses.MISSING else field.default
