@@ -1,28 +1,28 @@
-"""Every error Metronorm raises on purpose.
+"""The errors that Metronorm raises.
 
 MetronormError
-├── ConfigError             an argument or option that cannot work (also a ValueError)
-├── DataError               text, tokens or a corpus that cannot be used
-├── RunError                a run directory that is missing, taken, or does not fit
-├── CheckpointError         a checkpoint that is damaged or does not fit the model
-├── DivergenceError         a training whose loss or gradient is no longer finite
-├── OutOfMemoryError        more memory than there is (also a MemoryError)
-└── MissingDependencyError  an optional package that is not installed (also an ImportError)
+├── ConfigError             an argument or option has a wrong value (also a ValueError)
+├── DataError               text, tokens or a corpus cannot be used
+├── RunError                a run directory is missing, in use, or does not fit
+├── CheckpointError         a checkpoint is damaged or does not fit the model
+├── DivergenceError         a loss or gradient of a training is no longer finite
+├── OutOfMemoryError        the machine has too little memory (also a MemoryError)
+└── MissingDependencyError  an optional package is not installed (also an ImportError)
 
-Each says what must hold, what arrived, and what to try, on one line. The command line prints that
-line and exits with code 2.
+The message of each is one line: what must hold, what arrived, and what to try. The command line
+prints it and exits with code 2.
 """
 
 from __future__ import annotations
 
 
 class MetronormError(Exception):
-    """Base of the tree.
+    """Base of all errors of Metronorm.
 
     Args:
-        must: what must hold ("a corpus must hold at least one context of 256 tokens").
-        got: what arrived instead ("12 tokens in a.txt").
-        fix: what to try ("add text, or lower --model.context").
+        must: condition that must hold ("a corpus must contain at least one context of 256 tokens").
+        got: value that arrived instead ("12 tokens in a.txt"); None: not shown.
+        fix: remedy to try ("add text, or lower --model.context"); None: not shown.
     """
 
     def __init__(self, must: str, *, got: str | None = None, fix: str | None = None) -> None:
@@ -36,28 +36,28 @@ class MetronormError(Exception):
 
 
 class ConfigError(MetronormError, ValueError):
-    """An argument or option that cannot work."""
+    """An argument or option has a wrong value."""
 
 
 class DataError(MetronormError):
-    """Text, tokens or a corpus that cannot be used."""
+    """Text, tokens or a corpus cannot be used."""
 
 
 class RunError(MetronormError):
-    """A run directory that is missing, taken, or does not fit."""
+    """A run directory is missing, in use, or does not fit."""
 
 
 class CheckpointError(MetronormError):
-    """A checkpoint that is damaged or does not fit the model."""
+    """A checkpoint is damaged or does not fit the model."""
 
 
 class DivergenceError(MetronormError):
-    """A training whose loss or gradient is no longer finite."""
+    """A loss or gradient of a training is no longer finite."""
 
 
 class OutOfMemoryError(MetronormError, MemoryError):
-    """More memory than there is."""
+    """The machine has too little memory."""
 
 
 class MissingDependencyError(MetronormError, ImportError):
-    """An optional package that is not installed."""
+    """An optional package is not installed."""

@@ -1,4 +1,7 @@
-"""Files written so that a reader, or a crash, meets the old one or the new one, never a half."""
+"""Write files and directories so that others see either the old or the new one, also after a crash.
+
+A new file is written next to its target under a temporary name (*aside*), fsynced and renamed.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +20,22 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DAY_SECONDS = 86_400
-_serial = itertools.count()  # tells threads of one process apart
+_serial = itertools.count()  # a number for each temporary name, so threads do not share one
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int:
-    """A descriptor of a regular file; never waits, as opening a named pipe does.
+    """Open a regular file without waiting; opening a named pipe would wait.
+
+    Args:
+        path: the file.
+        flags: flags of `os.open`.
+        mode: permissions of a file that is created.
+
+    Returns:
+        A file descriptor, which the caller closes.
 
     Raises:
-        OSError: it cannot be opened, or is a directory, a pipe, a socket or a device.
+        OSError: the file cannot be opened, or is a directory, a pipe, a socket or a device.
     """
     file = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if stat.S_ISREG(os.fstat(file).st_mode):
@@ -34,17 +45,17 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o666) -> int
 
 
 def read_regular(path: Path) -> bytes:
-    """What a regular file holds; `path.read_bytes()` that never waits for a named pipe.
+    """Read a regular file, as `path.read_bytes()` does, without waiting for a named pipe.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: the file cannot be opened, or is no regular file.
     """
     with open(open_regular(path), "rb") as file:
         return file.read()
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: written aside, fsynced, renamed.
+    """Write `data` to `path`, or replace the file there.
 
     Raises:
         OSError: the disk is full or the directory cannot be written; `path` is as it was.
@@ -54,10 +65,10 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def create_atomic(path: Path, data: bytes) -> None:
-    """As `write_atomic`, of several processes only the first.
+    """Write `data` to `path` if it does not exist; of several processes only the first succeeds.
 
     Raises:
-        FileExistsError: `path` is there.
+        FileExistsError: `path` exists.
         OSError: the disk is full or the directory cannot be written.
     """
     aside = _aside(path)
@@ -73,9 +84,12 @@ def create_atomic(path: Path, data: bytes) -> None:
 
 @contextlib.contextmanager
 def file_aside(target: Path) -> Iterator[Path]:
-    """The path of a new file to write, which replaces `target` when the block ends well.
+    """Replace `target` by a new file when the block ends without an exception.
 
-    It is fsynced first. A block that raises leaves no trace.
+    The file is fsynced first. If the block raises, the new file is removed.
+
+    Yields:
+        The path to write to.
 
     Raises:
         OSError: the disk is full or the directory cannot be written; `target` is as it was.
@@ -94,13 +108,16 @@ def file_aside(target: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def directory_aside(target: Path) -> Iterator[Path]:
-    """A new directory to fill, which becomes `target` in one rename when the block ends well.
+    """Create `target` in one rename when the block ends without an exception.
 
-    Everything in it is fsynced first. A block that raises leaves no trace; a killed process leaves
-    a hidden `.NAME.HOST.PID.SERIAL.tmp`, which `remove_leftovers` clears.
+    Everything in the directory is fsynced first. If the block raises, the directory is removed. A
+    killed process leaves a hidden `.NAME.HOST.PID.SERIAL.tmp`, which `remove_leftovers` removes.
+
+    Yields:
+        An empty directory to fill.
 
     Raises:
-        OSError: the disk is full, or `target` exists by now and is not empty.
+        OSError: the disk is full, or `target` exists and is not empty.
     """
     aside = _aside(target)
     aside.mkdir(parents=True)
@@ -117,7 +134,11 @@ def directory_aside(target: Path) -> Iterator[Path]:
 
 
 def remove_directory(directory: Path) -> None:
-    """Remove a directory so that it is gone at once: renamed aside, then deleted."""
+    """Remove a directory; it is renamed first, so that nobody sees it half removed.
+
+    Raises:
+        OSError: the directory cannot be renamed or removed.
+    """
     aside = _aside(directory)
     with contextlib.suppress(FileNotFoundError):
         directory.rename(aside)
@@ -125,18 +146,24 @@ def remove_directory(directory: Path) -> None:
 
 
 def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
-    """Remove what killed writers left aside in `directory` (`.NAME.HOST.PID.SERIAL.tmp`).
+    """Remove the temporary files that killed processes left (`.NAME.HOST.PID.SERIAL.tmp`).
 
-    What a living process of this machine writes is left alone. Of other machines that share the
-    file system nobody knows which processes live: theirs is removed once nothing in it has changed
-    for a day before `now` (seconds since the epoch; None: the clock's).
+    | written on | process | removed |
+    | --- | --- | --- |
+    | this machine | alive | no |
+    | this machine | dead | yes |
+    | another machine | unknown | if nothing in it has changed for a day |
+
+    Args:
+        directory: directory with the temporary files.
+        now: current time in seconds since the epoch; None: `time.time()`.
     """
     for path in directory.glob(".*.tmp"):
         parts = path.name.split(".")
         if len(parts) < 6 or not (parts[-2].isdigit() and parts[-3].isdigit()):
-            continue  # somebody else's
+            continue  # not a name of `_aside`
         if parts[-4] == _host():
-            if lives(int(parts[-3])):
+            if is_alive(int(parts[-3])):
                 continue
         elif (time.time() if now is None else now) - _last_change(path) < _DAY_SECONDS:
             continue
@@ -147,8 +174,12 @@ def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
 
 
 def sync(path: Path) -> None:
-    """Make durable what was written to a file, or renamed in a directory."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # (a pipe would be waited for)
+    """Flush a file, or the names in a directory, to the disk.
+
+    Raises:
+        OSError: it cannot be opened or flushed.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # opening a pipe would wait
     try:
         os.fsync(descriptor)
     finally:
@@ -163,11 +194,11 @@ def _host() -> str:
     return platform.node().replace(".", "-") or "localhost"
 
 
-def lives(process: int) -> bool:
-    """Whether a process of this number is alive on this machine."""
+def is_alive(process: int) -> bool:
+    """Whether a process with this id exists on this machine."""
     try:
-        os.kill(process, 0)  # signal 0 is not delivered: it only asks
-    except (ProcessLookupError, OverflowError):  # (no process has so high a number)
+        os.kill(process, 0)  # signal 0 only checks
+    except (ProcessLookupError, OverflowError):  # an overflow: no process id is so large
         return False
     except PermissionError:
         return True
@@ -175,7 +206,7 @@ def lives(process: int) -> bool:
 
 
 def _last_change(path: Path) -> float:
-    """When anything in `path` last changed, in seconds since the epoch; 0 if it is gone."""
+    """Latest modification time in `path`, in seconds since the epoch; 0 if it does not exist."""
     latest = 0.0
     for one in (path, *path.rglob("*")):
         with contextlib.suppress(FileNotFoundError):

@@ -36,7 +36,7 @@ def test_the_command_reports_what_it_did(folder: Path, capsys: pytest.CaptureFix
     dataset = prepare(TextConfig(data=(str(folder),), cache=cache))
     for said in (
         "12 documents (12 .txt)\n",
-        "left out    files that are no text by their names: 1, empty files: 1\n",
+        "left out    files without a text suffix: 1, empty files: 1\n",
         f"{dataset.meta.train.tokens:,} tokens",
         dataset.meta.held_out[0],
         f"char, {dataset.tokenizer.vocab_size} tokens, 1.00 characters per token",

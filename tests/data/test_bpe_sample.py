@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from metronorm.data import bpe_sample, build
-from metronorm.data.bpe_sample import evenly, learnable_bytes
+from metronorm.data.bpe_sample import learnable_bytes, sample_evenly
 from metronorm.data.corpus import find_documents
 from metronorm.data.split import Span
 
@@ -19,12 +19,12 @@ def spans_of(folder: Path, texts: list[str]) -> list[Span]:
 def test_a_large_corpus_is_sampled_evenly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bpe_sample, "_BLOCK_BYTES", 1000)
     spans = spans_of(tmp_path, [f"é{i}" * 3000 for i in range(4)])
-    sample = list(evenly(spans, 9000))
+    sample = list(sample_evenly(spans, 9000))
     assert sum(span.stop - span.start for span in sample) == pytest.approx(9000, rel=0.01)
     assert {span.document.name for span in sample} == {f"{i}.txt" for i in range(4)}
     pieces = [piece for piece in build._pieces(sample, "reading") if piece]  # no broken character
     assert set("".join(pieces)) == set("é0123")
-    assert list(evenly(spans, 10**6)) == spans
+    assert list(sample_evenly(spans, 10**6)) == spans
 
 
 def distinct_bytes(pieces: list[str]) -> int:
@@ -45,7 +45,7 @@ def test_of_text_whose_words_hardly_repeat_a_bounded_part_is_learned_from(
     assert limit < len(text) / 2
     taken = pieces[: limit // len(pieces[0].encode())]
     assert 10_000 < distinct_bytes(taken) <= 10_000 + len(pieces[0].encode())
-    more = learnable_bytes([*pieces, None], 30)  # 512 bytes for a token
+    more = learnable_bytes([*pieces, None], 30)  # 512 bytes for each token
     assert more is not None
     assert more > limit
 

@@ -66,7 +66,7 @@ def test_a_source_that_is_not_there_is_refused(
 
 def test_a_corpus_without_text_is_refused(tmp_path: Path) -> None:
     write(tmp_path, {"empty.txt": 0, "program.py": 9})
-    with pytest.raises(DataError, match="must hold some text"):
+    with pytest.raises(DataError, match="must contain some text"):
         find_documents([tmp_path])
 
 

@@ -71,7 +71,7 @@ def test_a_file_larger_than_a_block_is_unpacked_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("length", range(len(CONTENT)))
 def test_a_file_cut_anywhere_is_told_of(tmp_path: Path, packed: bool, length: int) -> None:
     path = written(tmp_path, CONTENT[:length], packed)
-    with pytest.raises(DataError, match=r"must be as long|must begin") as caught:
+    with pytest.raises(DataError, match=r"must have the length|must begin") as caught:
         read_idx(path)
     assert str(path) in str(caught.value)
 
@@ -91,12 +91,12 @@ def test_a_changed_byte_of_a_packed_file_is_told_of(tmp_path: Path, place: int) 
     content[place] ^= 0xFF
     path = tmp_path / "changed.gz"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"a packed idx file must be whole.*changed\.gz"):
+    with pytest.raises(DataError, match=r"a compressed idx file must be complete.*changed\.gz"):
         read_idx(path)
 
 
 def test_more_than_the_header_says_is_told_of(tmp_path: Path, packed: bool) -> None:
-    with pytest.raises(DataError, match="2 x 3 x 4 of uint8, 24 bytes, and holds"):
+    with pytest.raises(DataError, match="2 x 3 x 4 of uint8, 24 bytes, and the file has"):
         read_idx(written(tmp_path, CONTENT + b"x", packed))
 
 

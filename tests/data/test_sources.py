@@ -71,7 +71,7 @@ def test_globs_match_the_files_that_those_of_python_do(
     matches = {match.resolve() for match in _matches(Path(absolute(pattern)), Counter())}
     assert sorted(found_below(tmp_path, matches)) == expected
     if not expected:
-        with pytest.raises(DataError, match="where there is nothing"):
+        with pytest.raises(DataError, match="which matches nothing"):
             find_files(pattern, Counter())
 
 
@@ -148,6 +148,6 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 def test_what_is_named_and_no_file_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to(tmp_path / "nothing")
-    advice = {"pipe": "write what it gives", "broken": "name the text itself, or mend the link"}
+    advice = {"pipe": "write its content", "broken": "name the text itself, or correct the link"}
     with pytest.raises(DataError, match=f"regular file.*{advice[name]}"):
         find_files(tmp_path / name, Counter())

@@ -469,15 +469,15 @@ def test_a_bad_document_leaves_nothing_behind(config: TextConfig) -> None:
 def test_a_document_that_changes_meanwhile_is_noticed(
     config: TextConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = build._characters
+    real = build._distinct_characters
 
     def change_after(*arguments: object) -> str:
         found = real(*arguments)  # type: ignore[arg-type]
         Path(config.data[0], "00.txt").write_text(WORDS)
         return found
 
-    monkeypatch.setattr(build, "_characters", change_after)
-    with pytest.raises(DataError, match="change in the middle"):
+    monkeypatch.setattr(build, "_distinct_characters", change_after)
+    with pytest.raises(DataError, match=r"must stay as they are .*a change"):
         prepare(config)
 
 
@@ -486,7 +486,7 @@ def test_a_mark_without_text_is_not_text(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + b"x" * 50 * (name == "a.txt"))
     dataset = prepare(TextConfig(data=(str(tmp_path / "a.txt"),), cache=tmp_path))
     assert "\ufeff" not in "".join(texts(dataset))
-    with pytest.raises(DataError, match="must hold enough text"):
+    with pytest.raises(DataError, match="must contain enough text"):
         prepare(TextConfig(data=(str(tmp_path / "b.txt"),), cache=tmp_path))
 
 

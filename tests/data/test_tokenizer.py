@@ -90,7 +90,7 @@ def test_a_text_without_spaces_is_cut_all_the_same(
     bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpe_tokenizer, "_LONGEST_PIECE", 100)
-    monkeypatch.setattr(bpe_tokenizer, "_AT_ONCE", 1000)
+    monkeypatch.setattr(bpe_tokenizer, "_BATCH_CHARACTERS", 1000)
     pieces = ["漢字" * 10] * 300
     parts = list(bpe.encode_stream(pieces))
     assert len(parts) > 1
@@ -156,7 +156,7 @@ def test_words_up_to_the_longest_are_encoded_as_the_library_does(bpe: BPETokeniz
 
 
 def test_little_text_is_held_at_once(bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bpe_tokenizer, "_AT_ONCE", 1000)
+    monkeypatch.setattr(bpe_tokenizer, "_BATCH_CHARACTERS", 1000)
     monkeypatch.setattr(bpe_tokenizer, "_LONGEST_PIECE", 500)
     given = 0
 

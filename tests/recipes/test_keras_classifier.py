@@ -210,7 +210,7 @@ def test_what_cannot_work_is_told_of(
     with pytest.raises(ConfigError, match="TensorFlow; got KERAS_BACKEND=jax"):
         recipe.main(recipe.Arguments())
     monkeypatch.setattr(keras.backend, "backend", lambda: "tensorflow")
-    with pytest.raises(DataError, match="Fashion-MNIST must be there"):
+    with pytest.raises(DataError, match="files of Fashion-MNIST must exist"):
         recipe.main(recipe.Arguments(data=tmp_path))
 
 

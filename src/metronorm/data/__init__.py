@@ -1,4 +1,4 @@
-"""Data loaded, checked and memory-mapped; no torch, no download, no pickle.
+"""Load, check and memory-map data. Nothing here needs torch, downloads or unpickles.
 
     from metronorm.data import TextConfig, WindowSampler, prepare
 
@@ -49,7 +49,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs numpy on first use."""
+    """Import a name that needs numpy when it is first used."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

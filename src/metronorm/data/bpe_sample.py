@@ -1,7 +1,7 @@
-"""Which part of a text BPE learns from: so much that its memory and time are bounded.
+"""Choose the part of a text that BPE learns from, so that its memory and time are bounded.
 
-Both grow with the words that differ. English or code of 64 MiB has about 2 MiB of them. Where
-hardly a word comes twice (base64, DNA, Chinese clauses), a part of the text is enough.
+Both grow with the number of distinct words. 64 MiB of English or code have about 2 MiB of distinct
+words. Where words hardly repeat (base64, DNA, Chinese clauses), a part of the text is enough.
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 SAMPLE_BYTES = 64 << 20
-"""BPE is trained on at most so much of the training text."""
+"""BPE is trained on at most this much of the training text."""
 
-_LEAST_DISTINCT_BYTES = 4 << 20  # of words that differ: the library needs 100 bytes for each
+_LEAST_DISTINCT_BYTES = 4 << 20  # the library needs 100 bytes for each byte of distinct words
 _MOST_DISTINCT_BYTES = 16 << 20
 _DISTINCT_BYTES_PER_TOKEN = 512
 _BLOCK_BYTES = 1 << 20
-_WORD = re.compile(r" ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+")  # nearly GPT-2's
+_WORD = re.compile(r" ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+")  # close to GPT-2's words
 
 
-def evenly(spans: Sequence[Span], limit: int) -> Iterator[Span]:
-    """Blocks spread evenly over the spans, about `limit` bytes together; all, if that is less."""
+def sample_evenly(spans: Sequence[Span], limit: int) -> Iterator[Span]:
+    """Take about `limit` bytes in blocks spread evenly over the spans; all, if they have less.
+
+    Raises:
+        DataError: a document cannot be read.
+    """
     total = sum(span.stop - span.start for span in spans)
     if total <= limit:
         yield from spans
         return
     blocks = -(-total // _BLOCK_BYTES)
     wanted = max(1, limit // _BLOCK_BYTES)
-    position = 0  # in the text of all spans together
+    position = 0  # in the joined text of all spans
     for span in spans:
         path, size = span.document.path, span.document.bytes
         at = span.start
@@ -48,10 +52,14 @@ def evenly(spans: Sequence[Span], limit: int) -> Iterator[Span]:
 
 
 def learnable_bytes(pieces: Iterable[str | None], vocab_size: int) -> int | None:
-    """How many bytes of this text hold as many distinct words as BPE can learn from.
+    """Count the bytes of a text until it has had as many distinct words as BPE can learn from.
+
+    Args:
+        pieces: the text in pieces; None ends a document.
+        vocab_size: number of tokens to learn.
 
     Returns:
-        None where all of it can be learned from.
+        The number of bytes; None: the whole text has fewer distinct words.
     """
     limit = max(_LEAST_DISTINCT_BYTES, _DISTINCT_BYTES_PER_TOKEN * vocab_size)
     limit = min(limit, _MOST_DISTINCT_BYTES)

@@ -1,4 +1,4 @@
-"""Byte-level byte-pair encoding (Sennrich et al., 2016; GPT-2's way to part words)."""
+"""Byte-level byte-pair encoding (Sennrich et al., 2016), with words split as GPT-2 does."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ if TYPE_CHECKING:
     from metronorm.data.tokenizer import Ids
 
 SEPARATOR = "<|endoftext|>"
-"""The token of BPE that ends a document. Written out in a text it is ordinary text."""
+"""The token of BPE that ends a document. If a text spells it out, it is ordinary text."""
 
-_LAST_SAFE_CUT = re.compile(r".*\S(?=[ \n])", re.DOTALL)
-_LONGEST_PIECE = 1 << 20  # characters without a safe cut that are encoded at once
-_AT_ONCE = 1 << 20  # characters that are encoded in parallel
+_UP_TO_LAST_SAFE_CUT = re.compile(r".*\S(?=[ \n])", re.DOTALL)
+_LONGEST_PIECE = 1 << 20  # characters; a longer piece without a safe cut is cut anyway
+_BATCH_CHARACTERS = 1 << 20  # encoded in parallel
 
 _LONGEST_RUN = 1024
-"""Characters of one kind in a row that are learned and encoded as one word. The library takes time
-that grows with the square of a word's length; DNA, or Chinese without punctuation, is one word."""
+"""The most characters of one kind in a row that are learned and encoded as one word. The time of
+the library grows with the square of a word's length; DNA, or Chinese without punctuation, is one
+word."""
 
-_KINDS = (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)", r"\s")  # GPT-2 parts words where they meet
+_KINDS = (r"[^\W\d_]", r"\d", r"(?:[^\w\s]|_)", r"\s")  # GPT-2 splits words where two kinds meet
 _RUN = re.compile("|".join(f"{kind}+" for kind in _KINDS))
 
 
@@ -40,10 +41,11 @@ class BPETokenizer:
     """Byte-level byte-pair encoding: any text, no unknown token (after GPT-2).
 
     Args:
-        tokenizer: of the `tokenizers` library, byte-level, with the special token `SEPARATOR`.
+        tokenizer: a tokenizer of the `tokenizers` library, byte-level, with the special token
+            `SEPARATOR`.
 
     Raises:
-        DataError: a tokenizer of another kind.
+        DataError: the tokenizer is of another kind.
     """
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
@@ -54,7 +56,7 @@ class BPETokenizer:
                 got=f"{type(tokenizer.model).__name__} with {type(tokenizer.decoder).__name__}",
                 fix="a tokenizer.json that metronorm prepare wrote, or GPT-2's",
             )
-        tokenizer.encode_special_tokens = True  # a text that spells SEPARATOR must not end itself
+        tokenizer.encode_special_tokens = True  # `SEPARATOR` in a text is not a token
         self._tokenizer = tokenizer
         self.separator: int = separator
         self.vocab_size: int = tokenizer.get_vocab_size()
@@ -68,36 +70,58 @@ class BPETokenizer:
         ]
 
     def encode(self, text: str) -> Ids:
-        """Ids of a text, int64 (tokens,).
+        """Encode a text to ids, int64 (tokens,).
 
-        More than 1,024 letters, digits, signs or spaces in a row are encoded in parts of so many.
+        More than 1,024 letters, digits, symbols or spaces in a row are encoded in parts of 1,024.
 
         Raises:
-            DataError: half a surrogate pair, which no UTF-8 text can hold.
+            DataError: the text has a lone surrogate, which UTF-8 cannot represent.
         """
-        return _joined(self._encode_all([text]))
+        return _concatenated(self._encode_all([text]))
 
     def encode_stream(self, pieces: Iterable[str | None]) -> Iterator[Ids]:
-        """Encode pieces of text, as if each document came whole; None becomes the separator.
+        """Encode pieces of text; None becomes the separator.
 
-        Exact where a document has a space or line feed after other text at least once in about
-        a million characters; a longer piece is cut. A million characters are held at most.
+        The ids are those of whole documents, wherever the pieces are cut, if every million
+        characters of a document contain a space or line feed after other text; otherwise the text
+        is cut there. At most about a million characters are in memory.
+
+        Args:
+            pieces: text in pieces cut anywhere; None ends a document.
+
+        Yields:
+            Ids of about a million characters, int64 (tokens,).
+
+        Raises:
+            DataError: the text has a lone surrogate.
         """
         end = np.array([self.separator])
         for batch in _batches(_cut_safely(pieces)):
             encoded = iter(self._encode_all([piece for piece in batch if piece is not None]))
-            yield _joined(end if piece is None else next(encoded) for piece in batch)
+            yield _concatenated(end if piece is None else next(encoded) for piece in batch)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of ids; what is not UTF-8 becomes U+FFFD. Raises DataError for ids that are not."""
+        """Decode ids; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            DataError: an id is outside the vocabulary.
+        """
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
-        """The bytes of ids. Raises DataError for an id outside the vocabulary."""
+        """Decode ids to bytes.
+
+        Raises:
+            DataError: an id is outside the vocabulary.
+        """
         return b"".join(self._bytes[i] for i in checked_ids(ids, self.vocab_size).tolist())
 
     def save(self, path: Path) -> None:
-        """Write the tokenizer in the format of the `tokenizers` library."""
+        """Write the tokenizer to `path`, in the format of the `tokenizers` library.
+
+        Raises:
+            OSError: the disk is full or the directory cannot be written; `path` is as it was.
+        """
         write_atomic(path, self._tokenizer.to_str(pretty=True).encode())
 
     def _encode_all(self, texts: list[str]) -> list[Ids]:
@@ -113,18 +137,19 @@ class BPETokenizer:
                 fix="text.encode('utf-8', 'replace').decode()",
             ) from error
         ids = (np.array(one.ids, dtype=np.int64) for one in encoded)
-        return [_joined(islice(ids, len(text))) for text in parts]
+        return [_concatenated(islice(ids, len(text))) for text in parts]
 
 
 def train_bpe(pieces: Iterable[str | None], vocab_size: int) -> BPETokenizer:
-    """Train byte-level BPE: GPT-2's way to part words, deterministic.
+    """Train byte-level BPE with words split as GPT-2 does; deterministic.
 
     Args:
         pieces: text in pieces cut anywhere; None ends a document.
-        vocab_size: the most tokens to learn, the 256 bytes and the separator included. A small
-            text gives fewer.
+        vocab_size: largest number of tokens, which includes the 256 bytes and the separator. A
+            small text gives fewer.
 
     Raises:
+        DataError: a piece cannot be read, or has a lone surrogate.
         MissingDependencyError: the package `tokenizers` is not installed.
     """
     library = tokenizers_library()
@@ -146,9 +171,13 @@ def train_bpe(pieces: Iterable[str | None], vocab_size: int) -> BPETokenizer:
 
 
 def tokenizers_library() -> Any:
-    """The package `tokenizers`; raises MissingDependencyError without it."""
+    """Import the package `tokenizers`.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
     try:
-        import tokenizers  # here, because characters do without it
+        import tokenizers  # here, because the tokenizer of characters does not need it
     except ModuleNotFoundError as error:
         raise MissingDependencyError(
             "BPE needs the package 'tokenizers'",
@@ -159,33 +188,33 @@ def tokenizers_library() -> Any:
 
 
 def _cut_safely(pieces: Iterable[str | None]) -> Iterator[str | None]:
-    """Cut text anew, before a space or line feed that follows a character that is no white space.
+    """Cut the text again, only before a space or line feed that follows a visible character.
 
-    No pre-token of GPT-2 spans such a place, nor looks beyond it.
+    No word of GPT-2 extends over such a place, and no rule for words looks beyond it.
     """
-    held = ""  # has no safe cut in it
+    rest = ""  # has no safe cut
     for piece in pieces:
         if piece is not None:
-            seen = max(len(held) - 1, 0)
-            held += piece
-            last = _LAST_SAFE_CUT.match(held, seen)
-            cut = last.end() if last else len(held) if len(held) > _LONGEST_PIECE else 0
+            searched = max(len(rest) - 1, 0)
+            rest += piece
+            last = _UP_TO_LAST_SAFE_CUT.match(rest, searched)
+            cut = last.end() if last else len(rest) if len(rest) > _LONGEST_PIECE else 0
             if cut:
-                yield held[:cut]
-                held = held[cut:]
+                yield rest[:cut]
+                rest = rest[cut:]
             continue
-        if held:
-            yield held
-        held = ""
+        if rest:
+            yield rest
+        rest = ""
         yield None
-    if held:
-        yield held
+    if rest:
+        yield rest
 
 
 def _cut_runs(text: str) -> Iterator[str]:
-    """The text, cut after every `_LONGEST_RUN` characters of a run of one kind."""
+    """Cut a text after every `_LONGEST_RUN` characters of a run of one kind."""
     start = 0
-    if _may_hold_a_long_run(text):
+    if _may_have_a_long_run(text):
         for run in _RUN.finditer(text):
             for at in range(run.start() + _LONGEST_RUN, run.end(), _LONGEST_RUN):
                 yield text[start:at]
@@ -193,32 +222,35 @@ def _cut_runs(text: str) -> Iterator[str]:
     yield text[start:]
 
 
-def _may_hold_a_long_run(text: str) -> bool:
-    """Looks at every second stretch of half the length only: a long run covers one of them."""
+def _may_have_a_long_run(text: str) -> bool:
+    """Whether a run may be longer than `_LONGEST_RUN`.
+
+    A long run covers at least one whole block of half that length.
+    """
     half = _LONGEST_RUN // 2
     return any(_RUN.fullmatch(text, at, at + half) for at in range(0, len(text) - half + 1, half))
 
 
 def _batches(pieces: Iterable[str | None]) -> Iterator[list[str | None]]:
-    """Pieces in lists of about `_AT_ONCE` characters (None counts as one)."""
+    """Group pieces into lists of about `_BATCH_CHARACTERS` characters; None counts as one."""
     batch: list[str | None] = []
     size = 0
     for piece in pieces:
         batch.append(piece)
         size += len(piece or "\n")
-        if size >= _AT_ONCE:
+        if size >= _BATCH_CHARACTERS:
             yield batch
             batch, size = [], 0
     if batch:
         yield batch
 
 
-def _joined(parts: Iterable[Ids]) -> Ids:
+def _concatenated(parts: Iterable[Ids]) -> Ids:
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts])
 
 
 def _byte_of_letter() -> dict[str, int]:
-    """GPT-2's alphabet: printable bytes stand for themselves, the others for U+0100 and up."""
+    """GPT-2's alphabet: a printable byte is its own letter, the others follow from U+0100."""
     printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}

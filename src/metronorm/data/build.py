@@ -1,6 +1,6 @@
-"""How the token files are written: documents split, tokenizer made, text encoded in blocks.
+"""Split the documents, make the tokenizer, encode the text in blocks and write the token files.
 
-Memory is constant: no more than about a mebibyte of text is held at once.
+Memory is constant: at most about 1 MiB of text is in memory at a time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from metronorm.data.bpe_sample import SAMPLE_BYTES, evenly, learnable_bytes
+from metronorm.data.bpe_sample import SAMPLE_BYTES, learnable_bytes, sample_evenly
 from metronorm.data.bpe_tokenizer import train_bpe
 from metronorm.data.char_tokenizer import CharTokenizer, code_points
 from metronorm.data.corpus import HELD_OUT_PLAYS, find_documents, without_copies
@@ -34,25 +34,26 @@ if TYPE_CHECKING:
     from metronorm.data.tokenizer import Tokenizer
 
 FORMAT = 2
-"""Counted up when what is written changes: older folders are then built anew."""
+"""Version of the files; it is raised when their content changes. Older folders are built again."""
 
 
 class Split(msgspec.Struct, frozen=True):
-    """What one token file holds."""
+    """The content of one token file."""
 
     documents: int
     bytes: int
-    """Of the documents on disk."""
+    """Size of the documents on disk."""
     characters: int
-    """Of the text; with the tokenizer of characters, the line feeds that end documents too."""
+    """Characters of the text. The tokenizer of characters also counts the line feeds that end
+    documents."""
     tokens: int
-    """Including those that end documents."""
+    """Tokens, which include those that end documents."""
     sha256: str
-    """Of the file."""
+    """SHA-256 of the file."""
 
 
 class Meta(msgspec.Struct, frozen=True):
-    """`meta.json`."""
+    """The content of `meta.json`."""
 
     format: int
     fingerprint: str
@@ -63,18 +64,21 @@ class Meta(msgspec.Struct, frozen=True):
     train: Split
     validation: Split
     content: str = ""
-    """Names the documents by what is in them, whenever they were written."""
+    """Identifies the documents by their text (`content_of`)."""
     copies: int = 0
-    """Documents left out because they repeat another."""
+    """Number of documents left out because they repeat another."""
 
     @property
     def sha256(self) -> str:
-        """Names the content of both token files."""
+        """SHA-256 that identifies the content of both token files."""
         return hashlib.sha256((self.train.sha256 + self.validation.sha256).encode()).hexdigest()
 
 
 def fingerprint_of(corpus: Corpus, config: TextConfig) -> str:
-    """Names everything that shapes the tokens; documents by path, size and modification time."""
+    """SHA-256 of everything that the tokens depend on.
+
+    Documents are identified by path, size and modification time.
+    """
     options = (FORMAT, *options_of(config), corpus.is_default)
     digest = hashlib.sha256(repr(options).encode())
     for one in corpus.documents:
@@ -85,7 +89,12 @@ def fingerprint_of(corpus: Corpus, config: TextConfig) -> str:
 
 
 def content_of(corpus: Corpus, digests: Sequence[bytes]) -> str:
-    """Names the documents by their names, sizes and text (`digests`)."""
+    """SHA-256 that identifies the documents by name, size and text, whenever they were written.
+
+    Args:
+        corpus: the documents.
+        digests: SHA-256 of the text of each document, in the same order.
+    """
     digest = hashlib.sha256(repr((FORMAT, corpus.is_default)).encode())
     for one, text in zip(corpus.documents, digests, strict=True):
         digest.update(os.fsencode(one.name) + b"\0%d\0" % one.bytes + text)
@@ -93,7 +102,7 @@ def content_of(corpus: Corpus, digests: Sequence[bytes]) -> str:
 
 
 def options_of(config: TextConfig) -> tuple[object, ...]:
-    """What shapes the tokens beside the documents."""
+    """The options that the tokens depend on."""
     vocab_size = config.vocab_size if config.tokenizer == "bpe" else None
     return config.tokenizer, vocab_size, config.validation, config.split_seed
 
@@ -104,11 +113,12 @@ def build(aside: Path, corpus: Corpus, config: TextConfig, digests: Sequence[byt
     Args:
         aside: an empty folder.
         corpus: the documents.
-        config: how they become tokens.
-        digests: of the text of each document.
+        config: how the documents become tokens.
+        digests: SHA-256 of the text of each document, in the same order.
 
     Raises:
-        DataError: text that cannot be used, or that changes meanwhile.
+        DataError: the text cannot be used, or it changes while it is read.
+        MissingDependencyError: the tokenizer is BPE, and the package `tokenizers` is not installed.
         OSError: the disk is full, or the folder cannot be written.
     """
     fingerprint = fingerprint_of(corpus, config)
@@ -121,9 +131,9 @@ def build(aside: Path, corpus: Corpus, config: TextConfig, digests: Sequence[byt
     )
     tokenizer: Tokenizer
     if config.tokenizer == "char":
-        tokenizer = CharTokenizer(_characters([*train, *validation]))
+        tokenizer = CharTokenizer(_distinct_characters([*train, *validation]))
     else:
-        tokenizer = _trained_bpe(train, config.vocab_size)
+        tokenizer = _train_bpe(train, config.vocab_size)
     dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4"
     tokenizer.save(aside / "tokenizer.json")
     meta = Meta(
@@ -132,23 +142,23 @@ def build(aside: Path, corpus: Corpus, config: TextConfig, digests: Sequence[byt
         tokenizer=config.tokenizer,
         vocab_size=tokenizer.vocab_size,
         dtype=dtype,
-        held_out=[_described(span) for span in validation],
-        train=_write(aside / "train.bin", train, tokenizer, dtype),
-        validation=_write(aside / "validation.bin", validation, tokenizer, dtype),
+        held_out=[_description(span) for span in validation],
+        train=_write_tokens(aside / "train.bin", train, tokenizer, dtype),
+        validation=_write_tokens(aside / "validation.bin", validation, tokenizer, dtype),
         content=content_of(corpus, digests),
         copies=len(corpus.documents) - len(documents),
     )
     for split in (meta.train, meta.validation):
         if not split.tokens:
             raise DataError(
-                "a corpus must hold text for training and for validation",
+                "a corpus must contain text for training and for validation",
                 got=f"no text in {split.documents} of the documents",
                 fix="add text",
             )
     if fingerprint_of(find_documents(config.data), config) != fingerprint:
         raise DataError(
             "the documents must stay as they are while they are read",
-            got="a change in the middle",
+            got="a change",
             fix="run it again",
         )
     (aside / "meta.json").write_bytes(to_json(meta))
@@ -160,34 +170,34 @@ def to_json(meta: Meta) -> bytes:
     return msgspec.json.format(msgspec.json.encode(meta))
 
 
-def _trained_bpe(spans: Sequence[Span], vocab_size: int) -> BPETokenizer:
-    sample = list(evenly(spans, SAMPLE_BYTES))
+def _train_bpe(spans: Sequence[Span], vocab_size: int) -> BPETokenizer:
+    sample = list(sample_evenly(spans, SAMPLE_BYTES))
     limit = learnable_bytes(_pieces(sample, "counting words"), vocab_size)
     if limit is not None:
-        sample = list(evenly(sample, limit))
+        sample = list(sample_evenly(sample, limit))
     with ExitStack() as until_trained:
 
-        def pieces() -> Iterator[str | None]:
+        def pieces() -> Iterator[str | None]:  # when all are read, the learning begins
             yield from _pieces(sample, "reading the sample")
             until_trained.enter_context(waiting(f"learning {vocab_size:,} tokens"))
 
         return train_bpe(pieces(), vocab_size)
 
 
-def _described(span: Span) -> str:
+def _description(span: Span) -> str:
     name = os.fsencode(span.document.name).decode(errors="backslashreplace")
     return name + (f" from byte {span.start}" if span.start else "")
 
 
-def _write(path: Path, spans: Sequence[Span], tokenizer: Tokenizer, dtype: str) -> Split:
+def _write_tokens(path: Path, spans: Sequence[Span], tokenizer: Tokenizer, dtype: str) -> Split:
     digest = hashlib.sha256()
     characters = tokens = 0
-    of_an_end = 1 if isinstance(tokenizer, CharTokenizer) else 0  # a line feed is a character
+    characters_per_end = 1 if isinstance(tokenizer, CharTokenizer) else 0  # a line feed
 
     def counted(pieces: Iterable[str | None]) -> Iterator[str | None]:
         nonlocal characters
         for piece in pieces:
-            characters += of_an_end if piece is None else len(piece)
+            characters += characters_per_end if piece is None else len(piece)
             yield piece
 
     with open(path, "wb") as file:
@@ -206,7 +216,7 @@ def _write(path: Path, spans: Sequence[Span], tokenizer: Tokenizer, dtype: str) 
 
 
 def _pieces(spans: Sequence[Span], what: str) -> Iterator[str | None]:
-    """The text of spans in pieces, with progress shown; None where a document ends."""
+    """Read the text of spans in pieces and show the progress; None ends a document."""
     with progress(what, sum(span.stop - span.start for span in spans)) as advance:
         for span in spans:
             at = span.start
@@ -219,8 +229,8 @@ def _pieces(spans: Sequence[Span], what: str) -> Iterator[str | None]:
                 yield None
 
 
-def _characters(spans: Sequence[Span]) -> str:
-    """Every character of the text, sorted."""
+def _distinct_characters(spans: Sequence[Span]) -> str:
+    """All characters of the text, each once, sorted by code point."""
     seen = np.zeros(sys.maxunicode + 1, dtype=np.bool_)
     seen[ord("\n")] = True
     for piece in _pieces(spans, "collecting characters"):

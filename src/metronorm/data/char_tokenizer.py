@@ -1,4 +1,4 @@
-"""One token per character."""
+"""A tokenizer with one token per character."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class CharTokenizer:
     """One token per character (Unicode code point).
 
     Args:
-        characters: the characters, each once; the position is the id. A line feed is added at the
-            end if it is missing: it ends documents.
+        characters: the known characters, each once; the position of a character is its id. A line
+            feed ends documents, so it is added at the end if it is missing.
 
     Raises:
-        ConfigError: a character twice.
+        ConfigError: a character occurs twice.
     """
 
     def __init__(self, characters: str) -> None:
@@ -39,7 +39,7 @@ class CharTokenizer:
             characters += "\n"
         if len(set(characters)) < len(characters):
             twice = [one for one, count in Counter(characters).items() if count > 1]
-            raise ConfigError("every character must stand once", got=f"{twice[:8]} more than once")
+            raise ConfigError("every character must occur once", got=f"{twice[:8]} more than once")
         self.characters = characters
         self._codes = code_points(characters)
         self._table = np.full(_CODE_POINTS, -1, dtype=np.int32)
@@ -48,18 +48,18 @@ class CharTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of characters."""
+        """Number of known characters."""
         return len(self.characters)
 
     def encode(self, text: str, *, unknown: str | None = None) -> Ids:
-        """Ids of a text, int64 (characters,).
+        """Encode a text to ids, int64 (characters,).
 
         Args:
-            text: any text.
-            unknown: a known character that stands for every unknown one.
+            text: the text.
+            unknown: a known character to use instead of every unknown one.
 
         Raises:
-            DataError: a character that is not in the vocabulary, and no `unknown`.
+            DataError: a character is unknown, and `unknown` is None.
             ConfigError: `unknown` is not one known character.
         """
         codes = code_points(text)
@@ -68,10 +68,11 @@ class CharTokenizer:
         if missing.any():
             if unknown is None:
                 names = [f"{chr(code)!r} (U+{code:04X})" for code in np.unique(codes[missing])]
+                more = f" and {len(names) - 8} more" if len(names) > 8 else ""
                 raise DataError(
                     f"text must consist of the {self.vocab_size} characters of the tokenizer",
-                    got=", ".join(names[:8]) + (f" and {len(names) - 8} more" * (len(names) > 8)),
-                    fix="leave them out, or a bpe tokenizer, which takes any text",
+                    got=", ".join(names[:8]) + more,
+                    fix="remove them, or use a bpe tokenizer, which takes any text",
                 )
             if len(unknown) != 1 or unknown not in self.characters:
                 raise ConfigError("unknown must be one known character", got=repr(unknown))
@@ -79,25 +80,44 @@ class CharTokenizer:
         return ids.astype(np.int64)
 
     def encode_stream(self, pieces: Iterable[str | None]) -> Iterator[Ids]:
-        """Encode pieces of text; None becomes a line feed."""
+        """Encode pieces of text; None becomes a line feed.
+
+        Yields:
+            Ids of a piece, int64 (characters,).
+
+        Raises:
+            DataError: a character is unknown.
+        """
         for piece in pieces:
             yield self.encode("\n" if piece is None else piece)
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of ids. Raises DataError for an id outside the vocabulary."""
+        """Decode ids.
+
+        Raises:
+            DataError: an id is outside the vocabulary.
+        """
         codes = self._codes[checked_ids(ids, self.vocab_size)]
         return codes.astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
-        """UTF-8 of the text of ids."""
+        """Decode ids to UTF-8.
+
+        Raises:
+            DataError: an id is outside the vocabulary.
+        """
         return self.decode(ids).encode("utf-8", "surrogatepass")
 
     def save(self, path: Path) -> None:
-        """Write the characters as JSON."""
+        """Write the characters to `path`, as JSON.
+
+        Raises:
+            OSError: the disk is full or the directory cannot be written; `path` is as it was.
+        """
         content = {"metronorm": "characters", "version": 1, "characters": self.characters}
         write_atomic(path, json.dumps(content, indent=2).encode())
 
 
 def code_points(text: str) -> NDArray[np.uint32]:
-    """The code points of a text, uint32 (characters,)."""
+    """Code points of a text, uint32 (characters,)."""
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")

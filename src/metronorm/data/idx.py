@@ -1,7 +1,14 @@
-"""Idx files, the format of MNIST and its kin: arrays with a header that says type and sizes.
+"""Read idx files, the format of MNIST: an array after a header with its type and sizes.
 
-Two zero bytes, one for the type, one for the number of dimensions, the sizes as 32-bit integers,
-then the values; all of it big-endian. The format was given by LeCun, Cortes and Burges with MNIST.
+All numbers are big-endian. LeCun, Cortes and Burges defined the format with MNIST.
+
+| bytes | content |
+| --- | --- |
+| 0-1 | zero |
+| 2 | type of the values (`TYPES`) |
+| 3 | number of dimensions n |
+| 4 to 4 + 4n | size of each dimension, uint32 |
+| rest | values, the last dimension varies fastest |
 """
 
 from __future__ import annotations
@@ -26,51 +33,51 @@ if TYPE_CHECKING:
 TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 _GZIP = b"\x1f\x8b"
-_MOST_SHRUNK = 1032  # times: what deflate can do at best
-_FIX = "fetch the file again; it must be an idx file, or one packed by gzip"
+_MOST_COMPRESSED = 1032  # bytes that one byte of deflate can stand for, at most
+_FIX = "fetch the file again; it must be an idx file, or one compressed by gzip"
 
 
 class _Header(NamedTuple):
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    length: int  # of the header itself, bytes
+    length: int  # bytes of the header itself
 
     @property
     def bytes(self) -> int:
-        """Of the values."""
+        """Size of the values."""
         return self.dtype.itemsize * math.prod(self.shape)
 
 
 def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """The array in an idx file; packed by gzip or not, whatever its name.
+    """Read the array of an idx file. The file may be compressed by gzip, whatever its name.
 
-    A plain file is mapped, not read: pages come in as they are used. A packed one is unpacked into
-    the array itself, without a second copy.
+    A plain file is memory-mapped: its pages are read when they are used. A compressed file is
+    decompressed into the array, without a second copy.
 
     Args:
-        path: of the file.
+        path: the file.
 
     Returns:
-        A read-only array of the shape and type that the header gives; numbers of more than one byte
-        stay big-endian, which numpy computes with as with any other.
+        A read-only array with the shape and type of the header; values of more than one byte are
+        big-endian, as in the file.
 
     Raises:
-        DataError: a file that cannot be read, is no idx file, is damaged, or is shorter or longer
-            than its header says.
+        DataError: the file cannot be read, is no idx file, is damaged, or has another length than
+            its header requires.
     """
     path = Path(path)
     try:
         with open(open_regular(path), "rb") as file:
             size = path.stat().st_size
-            packed = file.read(len(_GZIP)) == _GZIP
+            compressed = file.read(len(_GZIP)) == _GZIP
             file.seek(0)
-            if not packed:
-                return _mapped(path, _header(path, file), size)
-            with gzip.GzipFile(fileobj=file) as unpacked:
-                return _unpacked(path, unpacked, size)
+            if not compressed:
+                return _map(path, _header(path, file), size)
+            with gzip.GzipFile(fileobj=file) as content:
+                return _decompress(path, content, size)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(
-            "a packed idx file must be whole", got=f"{path}: {error}", fix=_FIX
+            "a compressed idx file must be complete", got=f"{path}: {error}", fix=_FIX
         ) from error
     except OSError as error:
         raise DataError(
@@ -95,7 +102,7 @@ def _header(path: Path, file: BinaryIO | gzip.GzipFile) -> _Header:
     header = _Header(np.dtype(TYPES[start[2]]), shape, 4 + len(sizes))
     try:
         np.broadcast_to(np.empty((), header.dtype), shape)
-    except ValueError as error:  # of numpy: too many dimensions, or too large ones beside a 0
+    except ValueError as error:  # too many dimensions, or too large ones next to a 0
         raise DataError(
             "an idx file must have sizes that an array can have",
             got=f"{len(shape)} dimensions in {path}: {error}",
@@ -104,25 +111,25 @@ def _header(path: Path, file: BinaryIO | gzip.GzipFile) -> _Header:
     return header
 
 
-def _mapped(path: Path, header: _Header, size: int) -> NDArray[Any]:
+def _map(path: Path, header: _Header, size: int) -> NDArray[Any]:
     if size != header.length + header.bytes:
         raise _wrong_length(path, *_lengths(header, f"{size - header.length:,} bytes"))
-    if not header.bytes:  # nothing can be mapped
+    if not header.bytes:  # an empty file cannot be mapped
         return _read_only(np.empty(header.shape, header.dtype))
     mapped = np.memmap(path, header.dtype, "r", header.length, header.shape or (1,))
     return mapped.reshape(header.shape)
 
 
-def _unpacked(path: Path, file: gzip.GzipFile, size: int) -> NDArray[Any]:
+def _decompress(path: Path, file: gzip.GzipFile, size: int) -> NDArray[Any]:
     header = _header(path, file)
-    if header.bytes > _MOST_SHRUNK * size:  # so no such array is asked of the memory
-        raise _wrong_length(path, *_lengths(header, f"a file of {size:,} bytes"))
+    if header.bytes > _MOST_COMPRESSED * size:  # checked before the memory is allocated
+        raise _wrong_length(path, *_lengths(header, f"{size:,} compressed bytes"))
     values = np.empty(header.bytes, np.uint8)
     view = values.data
     done = 0
     while done < header.bytes and (read := file.readinto(view[done : done + (1 << 20)])):
         done += read
-    beyond = len(file.read(1))  # also makes gzip check its sum
+    beyond = len(file.read(1))  # at the end gzip checks its checksum
     if done != header.bytes or beyond:
         raise _wrong_length(path, *_lengths(header, "more" if beyond else f"{done:,} bytes"))
     return _read_only(values.view(header.dtype).reshape(header.shape))
@@ -133,14 +140,14 @@ def _read_only(values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def _lengths(header: _Header, there: str) -> tuple[str, str]:
+def _lengths(header: _Header, actual: str) -> tuple[str, str]:
     sizes = " x ".join(map(str, header.shape)) or "one value"
-    return f"{sizes} of {header.dtype.name}, {header.bytes:,} bytes", there
+    return f"{sizes} of {header.dtype.name}, {header.bytes:,} bytes", actual
 
 
-def _wrong_length(path: Path, said: str, there: str) -> DataError:
+def _wrong_length(path: Path, expected: str, actual: str) -> DataError:
     return DataError(
-        "an idx file must be as long as its header says",
-        got=f"{path}, which says {said}, and holds {there}",
+        "an idx file must have the length that its header requires",
+        got=f"{path}: the header requires {expected}, and the file has {actual}",
         fix=_FIX,
     )

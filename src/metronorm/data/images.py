@@ -1,7 +1,7 @@
-"""Labelled images: Fashion-MNIST, or any set in the same four idx files.
+"""Read labelled images: Fashion-MNIST, or another set in the same four idx files.
 
 Fashion-MNIST (Xiao, Rasul and Vollgraf, 2017, arXiv:1708.07747) has 60,000 + 10,000 grey images of
-28 x 28 pixels in 10 classes of equal size. Debian packages it; nothing is downloaded here.
+28 x 28 pixels in 10 classes of equal size. Debian has a package of it; nothing is downloaded here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 
-_PLACE = Path("usr/share/datasets/fashion-mnist")  # of Debian's package
+_DEBIAN_FOLDER = Path("usr/share/datasets/fashion-mnist")  # in Debian's package
 _ROOT = Path("/")
 
 
@@ -35,30 +35,30 @@ class LabelledImages(NamedTuple):
 
 
 def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> LabelledImages:
-    """Fashion-MNIST, from files packed by gzip or not.
+    """Read Fashion-MNIST, from files that may be compressed by gzip.
 
     Args:
-        folder: that holds the four idx files, or that Debian's package was unpacked into; None:
-            where the package is installed.
+        folder: a folder with the four idx files, or a folder in which Debian's package was
+            unpacked; None: the folder of the installed package.
 
     Returns:
         The arrays, read-only.
 
     Raises:
-        DataError: files that are not there, are damaged, or do not fit each other.
+        DataError: a file is missing or damaged, or the files do not fit each other.
     """
     given = _ROOT if folder is None else Path(folder)
-    folders = [given / _PLACE] if folder is None else [given, given / _PLACE]
-    train, test = _labelled(folders, "train"), _labelled(folders, "t10k")
+    folders = [given / _DEBIAN_FOLDER] if folder is None else [given, given / _DEBIAN_FOLDER]
+    train, test = _read_part(folders, "train"), _read_part(folders, "t10k")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise DataError(
-            "training and test images must be of one size",
+            "training and test images must have the same size",
             got=f"{train[0].shape[1:]} and {test[0].shape[1:]}",
         )
     return LabelledImages(*train, *test)
 
 
-def _labelled(folders: list[Path], part: str) -> tuple[NDArray[Any], NDArray[Any]]:
+def _read_part(folders: list[Path], part: str) -> tuple[NDArray[Any], NDArray[Any]]:
     paths = [_find(folders, f"{part}-{kind}-ubyte") for kind in ("images-idx3", "labels-idx1")]
     images, labels = map(read_idx, paths)
     if (
@@ -70,7 +70,7 @@ def _labelled(folders: list[Path], part: str) -> tuple[NDArray[Any], NDArray[Any
     ):
         largest = labels.max() if labels.size else "none"
         raise DataError(
-            f"there must be images of bytes, and a label below {CLASSES} for each",
+            f"the files must have images of bytes, and a label below {CLASSES} for each image",
             got=f"{images.shape} {images.dtype} in {paths[0]}, {labels.shape} {labels.dtype} up to "
             f"{largest} in {paths[1].name}",
         )
@@ -83,8 +83,8 @@ def _find(folders: list[Path], name: str) -> Path:
             if path.exists():
                 return path
     raise DataError(
-        "Fashion-MNIST must be there",
+        "the files of Fashion-MNIST must exist",
         got=f"no {name} in {' or '.join(map(str, folders))}",
         fix="apt-get install dataset-fashion-mnist; or apt-get download dataset-fashion-mnist && "
-        "dpkg -x dataset-fashion-mnist_*.deb DIR, and give DIR",
+        "dpkg -x dataset-fashion-mnist_*.deb DIR, and pass DIR as the folder",
     )

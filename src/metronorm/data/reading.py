@@ -1,4 +1,4 @@
-"""UTF-8 text read in blocks, strictly: a bad byte is named, never replaced."""
+"""Read UTF-8 text in blocks. A byte that is not UTF-8 is an error that names its place."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 16
-_BINARY_BYTES = 8192  # a null byte in so many first bytes means: not a text
+_BINARY_BYTES = 8192  # a null byte among the first 8192 means that the file is no text
 _LONGEST_CHARACTER_BYTES = 4
 
 
 def read_text(path: Path, start: int, stop: int) -> Iterator[str]:
-    r"""Yield the text in the bytes `start` to `stop` of a file, in blocks of about 64 KiB.
+    r"""Read the text in the bytes `start` to `stop` of a file.
 
-    A byte order mark at the start of the file is skipped, `\r\n` becomes `\n`.
+    A byte order mark at the start of the file is skipped, and `\r\n` becomes `\n`.
+
+    Yields:
+        Text of about 64 KiB.
 
     Raises:
-        DataError: a file that cannot be read, is binary, or is not UTF-8 (with the byte's offset
-            in the file and its line).
+        DataError: the file cannot be read, is binary, or is not UTF-8; for UTF-8 the message has
+            the offset and the line of the first bad byte.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
     offset = start
-    held = ""  # a carriage return that may belong to a line feed in the next block
-    with _opened(path) as file:
+    pending = ""  # a carriage return, if the next block may begin with its line feed
+    with _open(path) as file:
         file.seek(start)
         while block := file.read(min(BLOCK_BYTES, stop - offset)):
             if offset == 0:
@@ -39,63 +42,77 @@ def read_text(path: Path, start: int, stop: int) -> Iterator[str]:
             offset += len(block)
             if offset == len(block):
                 block = block.removeprefix(codecs.BOM_UTF8)
-            text = held + _decoded(decoder, block, path, offset, last=offset >= stop)
-            held = "\r" if text.endswith("\r") and offset < stop else ""
-            if text := text.removesuffix(held).replace("\r\n", "\n"):
+            text = pending + _decode(decoder, block, path, offset, last=offset >= stop)
+            pending = "\r" if text.endswith("\r") and offset < stop else ""
+            if text := text.removesuffix(pending).replace("\r\n", "\n"):
                 yield text
-        if text := held + _decoded(decoder, b"", path, offset, last=True):
+        if text := pending + _decode(decoder, b"", path, offset, last=True):
             yield text
 
 
 def cut_near(path: Path, goal: int, size: int, *, slack: int) -> int:
-    """Offset near byte `goal` at which a text is cut with the least harm.
+    """Find a good place to cut a text, near byte `goal`.
 
-    Just after the first line break from `goal` on, else after the last one before it, at most
-    `slack` bytes away; without one, the same for a space; without one, the next start of a
-    character. Below `size` unless the text is shorter than two characters.
+    It is after the first line feed from `goal` on, otherwise after the last one before `goal`, if
+    that is at most `slack` bytes away. Otherwise it is found in the same way after a space,
+    otherwise at the next start of a character.
+
+    Args:
+        path: the file.
+        goal: offset in bytes.
+        size: size of the file in bytes.
+        slack: largest distance of a line feed or space from `goal`, in bytes.
+
+    Returns:
+        An offset in bytes; it is below `size` unless the text is shorter than two characters.
 
     Raises:
-        DataError: a file that cannot be read.
+        DataError: the file cannot be read.
     """
-    with _opened(path) as file:
-        for sign in (b"\n", b" "):
-            after = _find(file, sign, goal, min(goal + slack, size - 1))
-            at = _find_last(file, sign, max(0, goal - slack), goal) if after is None else after
+    with _open(path) as file:
+        for byte in (b"\n", b" "):
+            after = _find(file, byte, goal, min(goal + slack, size - 1))
+            at = _find_last(file, byte, max(0, goal - slack), goal) if after is None else after
             if at is not None:
                 return at + 1
     return character_start(path, goal, size)
 
 
-def _find(file: BinaryIO, sign: bytes, start: int, stop: int) -> int | None:
-    """Where a byte first stands from `start` on and before `stop`."""
+def _find(file: BinaryIO, byte: bytes, start: int, stop: int) -> int | None:
+    """Offset of the first such byte from `start` on and before `stop`."""
     file.seek(start)
     while start < stop and (block := file.read(min(BLOCK_BYTES, stop - start))):
-        if (found := block.find(sign)) >= 0:
+        if (found := block.find(byte)) >= 0:
             return start + found
         start += len(block)
     return None
 
 
-def _find_last(file: BinaryIO, sign: bytes, start: int, stop: int) -> int | None:
-    """Where a byte last stands from `start` on and before `stop`."""
+def _find_last(file: BinaryIO, byte: bytes, start: int, stop: int) -> int | None:
+    """Offset of the last such byte from `start` on and before `stop`."""
     while start < stop:
         at = max(start, stop - BLOCK_BYTES)
         file.seek(at)
-        if (found := file.read(stop - at).rfind(sign)) >= 0:
+        if (found := file.read(stop - at).rfind(byte)) >= 0:
             return at + found
         stop = at
     return None
 
 
 def character_start(path: Path, offset: int, size: int) -> int:
-    """The first offset from `offset` on where a character starts; if none is left, one before.
+    """Find the first offset from `offset` on where a character starts, otherwise the last before.
+
+    Args:
+        path: the file.
+        offset: offset in bytes.
+        size: size of the file in bytes.
 
     Raises:
-        DataError: a file that cannot be read.
+        DataError: the file cannot be read.
     """
     if not 0 < offset < size:
         return offset
-    with _opened(path) as file:
+    with _open(path) as file:
         first = max(0, offset - _LONGEST_CHARACTER_BYTES)
         file.seek(first)
         around = file.read(offset + _LONGEST_CHARACTER_BYTES - first)
@@ -105,26 +122,26 @@ def character_start(path: Path, offset: int, size: int) -> int:
 
 
 def digest_of(path: Path) -> bytes:
-    r"""SHA-256 of a text as `read_text` gives it: without a byte order mark, `\r\n` being `\n`.
+    r"""SHA-256 of a text as `read_text` yields it: without a byte order mark, with `\n` for `\r\n`.
 
     Raises:
-        DataError: a file that cannot be read.
+        DataError: the file cannot be read.
     """
     digest = hashlib.sha256()
-    held = b""
-    with _opened(path) as file:
+    pending = b""  # a carriage return, if the next block may begin with its line feed
+    with _open(path) as file:
         bom = codecs.BOM_UTF8
         file.seek(len(bom) if file.read(len(bom)) == bom else 0)
         while block := file.read(BLOCK_BYTES):
-            block = held + block
-            held = b"\r" if block.endswith(b"\r") else b""
-            digest.update(block.removesuffix(held).replace(b"\r\n", b"\n"))
-    digest.update(held)
+            block = pending + block
+            pending = b"\r" if block.endswith(b"\r") else b""
+            digest.update(block.removesuffix(pending).replace(b"\r\n", b"\n"))
+    digest.update(pending)
     return digest.digest()
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
+def _open(path: Path) -> Iterator[BinaryIO]:
     try:
         with open(path, "rb") as file:
             yield file
@@ -132,7 +149,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         raise DataError(
             "a document must be readable",
             got=f"{path}: {error.strerror}",
-            fix="check that it is there and its permissions, or leave it out",
+            fix="check that it exists and its permissions, or leave it out",
         ) from error
 
 
@@ -146,26 +163,27 @@ def _check_not_binary(path: Path, head: bytes) -> None:
         )
 
 
-def _decoded(
+def _decode(
     decoder: codecs.IncrementalDecoder, block: bytes, path: Path, offset: int, *, last: bool
 ) -> str:
-    """Decode a block that ends at `offset` of the file."""
+    """Decode a block that ends at byte `offset` of the file."""
     try:
         return decoder.decode(block, last)
     except UnicodeDecodeError as error:
-        at = offset - len(error.object) + error.start  # the object starts with what was held back
+        # the object begins with what was left of the block before
+        at = offset - len(error.object) + error.start
         raise DataError(
             "a document must be UTF-8 text",
             got=f"byte 0x{error.object[error.start]:02x} at offset {at} of {path} "
             f"(line {_line(path, at)}): {error.reason}",
-            fix="iconv -f latin1 -t utf-8 (or what it is in), or leave it out",
+            fix="iconv -f latin1 -t utf-8 (or from its encoding), or leave it out",
         ) from error
 
 
 def _line(path: Path, offset: int) -> int:
-    """The number of the line that byte `offset` is in, counted from 1."""
+    """Number of the line with byte `offset`, from 1."""
     breaks = 0
-    with _opened(path) as file:
+    with _open(path) as file:
         while offset > 0 and (block := file.read(min(BLOCK_BYTES, offset))):
             breaks += block.count(b"\n")
             offset -= len(block)

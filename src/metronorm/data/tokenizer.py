@@ -1,7 +1,7 @@
-"""Text to token ids and back, without loss: what tokenizers have in common.
+"""What both tokenizers have in common: they turn text into token ids and back, without loss.
 
-`char_tokenizer` has one token per character, `bpe_tokenizer` byte-level byte-pair encoding;
-`tokenizer_file` reads what either has saved.
+`char_tokenizer` has one token per character, `bpe_tokenizer` has byte-level byte-pair encoding;
+`tokenizer_file` reads the saved file of either.
 """
 
 from __future__ import annotations
@@ -23,36 +23,62 @@ if TYPE_CHECKING:
 
 
 class Tokenizer(Protocol):
-    """What every tokenizer can do."""
+    """The interface of every tokenizer."""
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens; ids are below it."""
+        """Number of different tokens; every id is below it."""
 
     @property
     def separator(self) -> int:
-        """Id of the token that ends a document: a line feed, or `SEPARATOR` of BPE."""
+        """Id of the token that ends a document: a line feed, or with BPE `SEPARATOR`."""
 
     def encode(self, text: str) -> Ids:
-        """Token ids of a text, int64 (tokens,). Raises DataError for what it cannot encode."""
+        """Encode a text to ids, int64 (tokens,).
+
+        Raises:
+            DataError: the tokenizer cannot encode the text.
+        """
 
     def encode_stream(self, pieces: Iterable[str | None]) -> Iterator[Ids]:
-        """Encode text that comes in pieces cut anywhere; None ends a document (`separator`)."""
+        """Encode text in pieces cut anywhere; None ends a document and becomes `separator`.
+
+        Yields:
+            Ids of a part of the text, int64 (tokens,).
+
+        Raises:
+            DataError: the tokenizer cannot encode the text.
+        """
 
     def decode(self, ids: ArrayLike) -> str:
-        """Text of token ids. Bytes that are not UTF-8 become U+FFFD; DataError: not its ids."""
+        """Decode ids; bytes that are not UTF-8 become U+FFFD.
+
+        Raises:
+            DataError: an id is outside the vocabulary.
+        """
 
     def decode_bytes(self, ids: ArrayLike) -> bytes:
-        """UTF-8 of token ids; with BPE, any bytes. Raises DataError for ids that are not its."""
+        """Decode ids to UTF-8; the ids of BPE may be any bytes.
+
+        Raises:
+            DataError: an id is outside the vocabulary.
+        """
 
     def save(self, path: Path) -> None:
-        """Write `tokenizer.json`, atomically."""
+        """Write the tokenizer to `path`, atomically.
+
+        Raises:
+            OSError: the disk is full or the directory cannot be written; `path` is as it was.
+        """
 
 
 def stream_decode(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Yield the text of ids as they come, each piece as soon as its characters are whole.
+    """Decode ids one by one, and yield characters as soon as they are complete.
 
-    The pieces joined are `tokenizer.decode(ids)`.
+    All pieces together are `tokenizer.decode(ids)`.
+
+    Raises:
+        DataError: an id is outside the vocabulary.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     for one in ids:
@@ -63,10 +89,11 @@ def stream_decode(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
 
 
 def checked_ids(ids: ArrayLike, vocab_size: int) -> Ids:
-    """Ids as int64 (tokens,).
+    """Check ids and convert them to int64 (tokens,).
 
     Raises:
-        DataError: no whole numbers, more than one dimension, or an id not below `vocab_size`.
+        DataError: ids are no integers, have more than one dimension, or do not lie from 0 to
+            `vocab_size` - 1.
     """
     array = np.atleast_1d(np.asarray(ids))
     if not array.size:
@@ -80,6 +107,6 @@ def checked_ids(ids: ArrayLike, vocab_size: int) -> Ids:
         raise DataError(
             f"token ids must lie from 0 to {vocab_size - 1}",
             got=f"{array.min()} to {array.max()}",
-            fix="the tokenizer that the tokens were made with",
+            fix="the tokenizer that made the tokens",
         )
     return array.astype(np.int64, copy=False)

@@ -1,6 +1,6 @@
-"""Read a `tokenizer.json` of either kind.
+"""Read the `tokenizer.json` of either tokenizer.
 
-That of BPE is the file of the `tokenizers` library, so anything that reads those reads it.
+That of BPE has the format of the `tokenizers` library.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ if TYPE_CHECKING:
 
     from metronorm.data.tokenizer import Tokenizer
 
-_MOST_BYTES = 256 << 20  # eight times the largest that is in use
+_MOST_BYTES = 256 << 20  # eight times the largest known
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
     """Read a `tokenizer.json`.
 
     Raises:
-        DataError: a file that is missing, damaged or of another kind.
-        MissingDependencyError: it is BPE and the package `tokenizers` is not installed.
+        DataError: the file is missing, damaged or no tokenizer.
+        MissingDependencyError: the tokenizer is BPE, and the package `tokenizers` is not
+            installed.
     """
     try:
         with open(open_regular(path), "rb") as file:
@@ -49,5 +50,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 
 def _not_a_tokenizer(path: Path, reason: str) -> DataError:
     return DataError(
-        "a tokenizer must be a readable tokenizer.json", got=f"{path}: {reason}", fix="prepare anew"
+        "a tokenizer must be a readable tokenizer.json",
+        got=f"{path}: {reason}",
+        fix="prepare the text again",
     )

@@ -107,7 +107,7 @@ def check_text_is_there(sources: Sequence[str]) -> None:
     if missing:
         raise DataError(
             "a resumed run must find its text",
-            got=f"{missing[0]!r}, where there is nothing",
+            got=f"{missing[0]!r}, which matches nothing",
             fix="say with --data where it lies now",
         )
 
