@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS", "main"]
 
-__all__ = ["COMMANDS", "main"]
-
 # What each command does, in one sentence: `metronorm --help` lists it, the command's help begins
 # with it.
 COMMANDS = {
