@@ -155,6 +155,26 @@ def test_benchmark_commands_exist() -> None:
         assert all((ROOT / name).exists() for name in named)
 
 
+def test_files_that_the_tour_names_exist() -> None:
+    text = (ROOT / "docs" / "tour.md").read_text()
+    names = re.findall(r"`(\w+/\w+\.(?:py|cpp))`", text)
+    assert names
+    folders = (ROOT, ROOT / "src" / "metronorm")
+    assert [name for name in names if not any((top / name).exists() for top in folders)] == []
+
+
+def test_our_words_are_in_the_glossary_and_in_the_front_pages() -> None:
+    """The front pages define those that they use; the others come later in the docs."""
+    text = (ROOT / "docs" / "tour.md").read_text()
+    table = text.partition("## Eight words")[2].partition("\n## ")[0]
+    words = re.findall(r"^\| (\w+) \|", table, re.MULTILINE)
+    assert words == ["word", "tick", "beat", "phase", "run", "attempt", "tape", "seal", "window"]
+    for page in (README, CHINESE):
+        beginning = page.read_text().partition("\n## ")[0]
+        for word in ("tick", "beat", "phase", "run", "window"):
+            assert re.search(rf"\*{word}s?\*|（{word}\b", beginning), word
+
+
 def test_the_annotated_tree_is_the_tree() -> None:
     """Every path of the tour's tree exists, and every package is in it."""
     (tree,) = blocks(ROOT / "docs" / "tour.md", "tree")
@@ -162,3 +182,33 @@ def test_the_annotated_tree_is_the_tree() -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
     packages = (ROOT / "src" / "metronorm").rglob("*/__init__.py")
     assert {f"{path.parent.relative_to(ROOT)}/" for path in packages} <= named
+
+
+# Package registries and their settings, and folders that only one machine has.
+OF_A_MACHINE = re.compile(
+    r"pypi\.org|pythonhosted\.org|anaconda\.(?:org|com)|npmjs\.(?:org|com)|download\.pytorch\.org"
+    r"|huggingface\.co|index[-_]url|find[-_]links|artifactory|//[\w.-]+\.(?:internal|local|lan)\b"
+    r"|(?<![\w.~>/-])/(?:home|Users|root|work|mnt|srv|workspace)/\w",
+    re.IGNORECASE,
+)
+FOLDERS = ("src", "csrc", "docs", "tests", "bench", "recipes", ".ci")
+SUFFIXES = {"", ".cpp", ".csv", ".h", ".md", ".py", ".pyi", ".svg", ".toml", ".txt", ".yaml"}
+
+
+def test_no_file_names_a_registry_or_a_folder_of_one_machine() -> None:
+    files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*")]
+    files = [path for path in [*ROOT.iterdir(), *files] if path.suffix in SUFFIXES]
+    files = [path for path in files if path.is_file() and path != Path(__file__)]
+    assert {ROOT / "Makefile", ROOT / "README.md", ROOT / "src/metronorm/files.py"} <= {*files}
+    found = {path: match[0] for path in files if (match := OF_A_MACHINE.search(path.read_text()))}
+    assert found == {}
+
+
+@pytest.mark.parametrize("text", ["cd /home/me/x", "https://pypi.org/simple", "http://a.internal"])
+def test_a_registry_or_a_folder_of_one_machine_is_found(text: str) -> None:
+    assert OF_A_MACHINE.search(text)
+
+
+@pytest.mark.parametrize("text", ["DIR/home/x", "~/work/x", "http://127.0.0.1", "/dev/null"])
+def test_other_addresses_and_paths_may_be_named(text: str) -> None:
+    assert not OF_A_MACHINE.search(text)
