@@ -1,9 +1,11 @@
-# make train   set up, then train on Shakespeare (about three minutes on two cores)
-# make test    set up, then run the tests, those of Keras once with each of its backends
-# make check   lint, format, types
-# make sanitize  build the kernels with AddressSanitizer and UBSan, run their tests on them
-# make bench   run the benchmarks; rows are appended to bench/results
-# make clean   remove what was built (not your runs)
+# make train      install, then train on Shakespeare (three minutes on two cores)
+# make test       install, then run all tests; those of Keras run with each of its backends
+# make test-fast  install, then run the tests that are not marked slow
+# make check      check lint, format and types
+# make format     repair lint and format
+# make sanitize   build the kernels with AddressSanitizer and UBSan, then run their tests
+# make bench      run the benchmarks, which append rows to bench/results
+# make clean      remove what was built or installed (not your runs)
 
 PYTHON ?= python3
 ARGS ?=
@@ -64,7 +66,7 @@ bench: .venv/bench
 clean:
 	rm -rf .venv build dist src/metronorm/norm/_kernels.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
-# What is installed, by purpose; a stamp is older than what it depends on when that changed.
+# What is installed, by purpose. A stamp file is newer than everything that it depends on.
 .venv/bin/pip:
 	$(PYTHON) -m venv .venv
 
