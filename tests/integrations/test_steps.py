@@ -28,7 +28,7 @@ TICKS = st.lists(
         st.integers(0, 10**9),  # the wait
         st.integers(0, 10**9),  # the work
         st.lists(SPENT, max_size=4),  # what is told of afterwards
-        st.booleans(),  # whether the framework says that nothing more comes
+        st.booleans(),  # whether the framework says that no report follows
     ),
     min_size=1,
     max_size=12,

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from metronorm.errors import ConfigError, MissingDependencyError
+from metronorm.errors import ConfigError
+from metronorm.integrations._packages import needs
 from metronorm.integrations.axes import step_of
 from metronorm.integrations.recording import Recording
 from metronorm.integrations.steps import DATA
 
-try:
+with needs("lightning", fix="pip install 'lightning>=2.5'"):
     from lightning.pytorch.callbacks import Callback
 
     from metronorm.integrations.lightning_logger import TickLogger
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "lightning":
-        raise
-    raise MissingDependencyError(
-        "this needs the package lightning", fix="pip install 'lightning>=2.5'"
-    ) from None
 
 if TYPE_CHECKING:
     import os
@@ -31,32 +26,32 @@ if TYPE_CHECKING:
 
 __all__ = ["TickCallback", "TickLogger"]
 
-_KEY = "metronorm"  # in a checkpoint
+_KEY = "metronorm"  # our key in a checkpoint
 
 
 class TickCallback(Recording, Callback):
     """Records every optimizer step of `Trainer.fit` as a tick.
 
     Args:
-        directory: the run; None with a `TickLogger` in the trainer, whose run it is then.
-        resume: continue the run in any case; ticks count on from its last one.
-        name: what to call the run; the directory's name by default.
-        config: what to put into the run's config beside the trainer's own values.
+        directory: the run's directory; None if the trainer has a `TickLogger`, which has the run.
+        resume: continue an existing run in any case; ticks count on from its last one.
+        name: the run's name; by default the directory's name.
+        config: values for the run's config, beside the trainer's own values.
 
-    Phases: `data`, `forward` (`zero_grad` included), `backward`, `update` (clipping included),
-    `evaluate`, `checkpoint`. `beats` are the batches that were accumulated. `loss` is the mean of
-    what `training_step` returned for them, and waits for no device. All other metrics take a
-    `TickLogger`. Ticks are numbered as `trainer.global_step`. With manual optimization, where that
-    counts the steps of all optimizers, a tick is a batch in which one stepped, and what follows
-    that step in it counts to `update`. A checkpoint holds the number of its tick, and a training
-    that resumes from it goes on from there.
+    Phases: `data`, `forward` (with `zero_grad`), `backward`, `update` (with clipping), `evaluate`,
+    `checkpoint`. `beats` are the accumulated batches. `loss` is the mean of what `training_step`
+    returned for them; the training thread does not wait for a device to get it. All other metrics
+    need a `TickLogger`. Ticks have the numbers of `trainer.global_step`. With manual optimization
+    that counts the steps of all optimizers. There, a tick is a batch in which an optimizer stepped,
+    and what follows its last step in this batch counts to `update`. A checkpoint holds the number
+    of its tick, and a training that resumes from it continues from there.
 
-    A tick is written when the next one begins, or `fit` ends, by an exception too. Only `fit` is
-    recorded; a second one goes on with the run, as a new attempt.
+    A tick is written when the next one begins, or when `fit` ends, also by an exception. Only `fit`
+    is recorded; a second `fit` continues the run as a new attempt.
 
     Raises:
-        ConfigError: neither a directory nor a `TickLogger`, or both, when `fit` begins.
-        RunError: then too, what `Clock` raises.
+        ConfigError: when `fit` begins: there is neither a directory nor a `TickLogger`, or both.
+        RunError: what `Clock` raises, when `fit` begins.
     """
 
     def __init__(
@@ -68,9 +63,9 @@ class TickCallback(Recording, Callback):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(directory, resume=resume, name=name, config=config)
-        self._updates = 0
-        self._done = 0  # ticks, when training has ended
-        self._restored: int | None = None  # ticks, in the checkpoint that was loaded
+        self._updates = 0  # `trainer.global_step` after the last tick
+        self._finished_ticks = 0  # the number of the last tick, when training has ended
+        self._restored: int | None = None  # the number of the tick in the loaded checkpoint
         self._beats = 0
         self._losses: list[Any] = []
 
@@ -83,8 +78,8 @@ class TickCallback(Recording, Callback):
                 got="both" if loggers else "neither",
                 fix="Trainer(logger=TickLogger('runs/mine'), callbacks=[TickCallback()])",
             )
-        config = _trainer_config(trainer) | dict(self._config)
-        # (of a checkpoint without the number, a batch with steps of several optimizers is a tick)
+        config = _trainer_config(trainer) | self._config
+        # Without a number from a checkpoint: with several optimizers, a tick is a batch.
         start = min(trainer.global_step, trainer.fit_loop.total_batch_idx + 1)
         start, self._restored = self._restored or start, None
         if loggers:
@@ -96,9 +91,8 @@ class TickCallback(Recording, Callback):
         self._beats, self._losses = 0, []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Between epochs nothing waits for data."""
-        if self._steps is not None:
-            self._steps.assign_elapsed(None)
+        """Give the time between epochs to no phase: it is no wait for data."""
+        self._assign_elapsed(None)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -113,17 +107,17 @@ class TickCallback(Recording, Callback):
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """The loss is there."""
+        """Begin the phase `backward`: the loss is computed."""
         self._phase("backward")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The gradient is there."""
+        """End the phase `backward`: the gradient is computed."""
         self._phase("forward" if not pl_module.automatic_optimization else None)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """The parameters are going to be updated."""
+        """Begin the phase `update`."""
         self._phase("update")
 
     def on_train_batch_end(
@@ -134,7 +128,7 @@ class TickCallback(Recording, Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """A beat is over, and perhaps the tick."""
+        """Finish a beat, and the tick if an optimizer has stepped."""
         if self._steps is None:
             return
         self._beats += 1
@@ -146,25 +140,24 @@ class TickCallback(Recording, Callback):
         self._updates = trainer.global_step
         self._steps.end_work(beats=self._beats)
         if self._losses:
-            # Lightning has divided them by the number of batches that a full window has
+            # Lightning has divided each loss by the number of batches in a full window.
             mean = sum(self._losses) * (trainer.accumulate_grad_batches / len(self._losses))
             self._steps.log({"loss": mean})
         self._beats, self._losses = 0, []
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A validation begins, and was prepared."""
-        if self._steps is not None:
-            self._steps.assign_elapsed("evaluate")
-            self._steps.phase("evaluate")
+        """Begin the phase `evaluate`; the time since the last call was its preparation."""
+        self._assign_elapsed("evaluate")
+        self._phase("evaluate")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A validation is over."""
+        """End the phase `evaluate`."""
         self._phase(DATA)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A checkpoint is going to be written, and was prepared."""
+        """Put the tick's number into a checkpoint, which is written after this call."""
         checkpoint[_KEY] = {"tick": self._ticks_done(trainer)}
         if self._steps is not None:
             self._steps.assign_elapsed("checkpoint")
@@ -174,39 +167,34 @@ class TickCallback(Recording, Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Training goes on from a checkpoint: the ticks that are done."""
+        """Read the tick's number from the checkpoint that training continues from."""
         self._restored = step_of(checkpoint.get(_KEY, {}).get("tick"))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What came after the last batch was no wait."""
-        if self._steps is not None:
-            self._steps.assign_elapsed(None)
+        """Give the time after the last batch to no phase: it is no wait for data."""
+        self._assign_elapsed(None)
 
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Close the run, with what ended it."""
-        self._close(exception)
+        """Close the run, with the exception that ended it."""
+        self._end(exception)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Close the run, unless it is a logger's."""
-        self._close(None)
+        """Close the run, unless it belongs to a logger."""
+        self._end(None)
 
     def _ticks_done(self, trainer: Trainer) -> int:
         if self._steps is None:
-            return self._done
+            return self._finished_ticks
         has_stepped = trainer.global_step != self._updates
         return self._steps.clock.tick - (self._steps.running and not has_stepped)
 
-    def _phase(self, name: str | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         if self._steps is not None:
-            self._steps.phase(name)
-
-    def _close(self, error: BaseException | None) -> None:
-        if self._steps is not None:
-            self._done = self._steps.clock.tick
-        if self._steps is not None and (error is not None or self.directory is not None):
-            self._steps.close(error)
+            self._finished_ticks = self._steps.clock.tick
+        if error is not None or self.directory is not None:
+            self._close(error)
         self._steps = None
 
 

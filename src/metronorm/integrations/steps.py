@@ -1,9 +1,9 @@
-"""Ticks of somebody else's loop, told of by callbacks.
+"""Ticks of another framework's loop, recorded from its callbacks.
 
-Frameworks report on a step when it is over: its loss, then perhaps an evaluation, a checkpoint.
-None says what comes last. So a tick may stay open until the next one begins, and what is said of it
-until then is its own; its *time* ends at the last thing that was said, and the rest, the wait for a
-batch, is the next tick's `data`.
+A framework reports on a step when its work is over: the loss, then perhaps an evaluation or a
+checkpoint. It does not say which report is the last one. So a tick may stay open until the next one
+begins, and gets all reports until then. Its *time* ends at its last report; the rest is the wait
+for a batch, and is the next tick's phase `data`.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ _log = logging.getLogger("metronorm")
 
 
 class HeldTime:
-    """A clock whose hand can be held: a reading then gives the one before once more.
+    """A monotonic clock that can be stopped for a moment: readings then repeat the last one.
 
-    That is how time gets its phase after it has passed. Only the thread that made it sees it held.
+    So time can be given to a phase after it has passed. It is stopped for the thread that made it;
+    other threads read the true time.
     """
 
     def __init__(self, now: Callable[[], int]) -> None:
@@ -48,7 +49,7 @@ class HeldTime:
         self._last = now()
 
     def __call__(self) -> int:
-        """Nanoseconds."""
+        """Return the time in nanoseconds."""
         if threading.get_ident() != self._thread:
             return self._now()
         if not self._is_held:
@@ -56,14 +57,14 @@ class HeldTime:
         return self._last
 
     def read(self) -> int:
-        """Nanoseconds; the hand stays where it is."""
+        """Return the true time in nanoseconds; the last reading stays as it is."""
         return self._now()
 
     @contextmanager
     def held(self, at: int | None = None) -> Iterator[None]:
-        """Readings inside are the last one before, or `at`."""
+        """Stop the clock for the block, at the last reading or at `at` (nanoseconds)."""
         if at is not None:
-            self._last = max(self._last, at)  # time does not go back, whoever read it meanwhile
+            self._last = max(self._last, at)  # never go back behind a reading made since `at`
         self._is_held = True
         try:
             yield
@@ -72,24 +73,35 @@ class HeldTime:
 
 
 class Steps:
-    """The ticks of one training, as callbacks tell of them.
+    """The ticks of one training, as callbacks report them.
+
+    | state | event | next state |
+    | --- | --- | --- |
+    | no open tick | `begin` | working |
+    | working | `end_work` | reporting: the tick is open, as reports may follow |
+    | reporting | `log`, `phase`, `assign_elapsed` | reporting |
+    | reporting | `write` | no open tick; the record is written |
+    | reporting | `begin` | working; the record of the tick before is written first |
+    | no open tick, reporting | `close` | closed; the record of an open tick is written |
+    | working | `close` | closed; the unfinished tick has no record |
 
     Args:
-        owner: the callback; when it goes, or the process ends, what is open is closed.
-        directory: the run.
-        start: updates that the training has behind it, as its framework counts them. If there are
-            any, a run that is there is continued.
-        resume: continue the run that is there, and its count if the framework's is 0.
-        again: the training begins again at `start`, even if that is 0: a new attempt of the run.
-        config: what is to stand in `run.json`; what is not plain JSON stands there as text.
-        name: of the run; the directory's by default.
+        owner: the callback; when it is collected as garbage, or the process ends, the run is
+            closed.
+        directory: the run's directory.
+        start: the number of updates that the training has made already, as its framework counts
+            them. If it is not 0, an existing run is continued.
+        resume: continue an existing run; its last tick counts if `start` is 0.
+        again: whether the training begins again at `start`, even at 0, as a new attempt of the run.
+        config: values for `run.json`; what JSON cannot hold becomes text.
+        name: the run's name; by default the directory's name.
         now: a monotonic clock in integer nanoseconds.
 
     Raises:
         RunError: what `Clock` raises.
 
-    Where phases are measured in an accelerator's time, what has passed keeps the phase it had, and
-    the wait for a batch counts to the tick before if that was still open.
+    Where phases are measured in an accelerator's time, `assign_elapsed` cannot change the phase of
+    time that has passed, and the wait for a batch counts to the tick before if that is still open.
     """
 
     def __init__(
@@ -104,16 +116,19 @@ class Steps:
         name: str | None = None,
         now: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        there = (Path(directory) / RUN_FILE).exists()
-        if resume and there and not start and not again:
+        is_run = (Path(directory) / RUN_FILE).exists()
+        if resume and is_run and not start and not again:
             start = _last_tick(directory)
-        resume = resume or (start > 0 and there)
-        if resume:
-            _abandon_left(directory)
+        resume = resume or (start > 0 and is_run)
+        left = _open.get(os.path.realpath(directory)) if resume else None
+        if left is not None:
+            # An exception has ended that training, and its callback is still in a variable, as in a
+            # notebook.
+            left.abandon()
         self.time = HeldTime(now)
         self.clock = Clock(
             directory,
-            config=plain(config or {}),
+            config=as_json(config or {}),
             resume=resume,
             name=name,
             progress=False,
@@ -122,7 +137,10 @@ class Steps:
         self.clock.open()
         self.clock.tick = start
         self.running = False
-        self._begun = self._open = self._closed = self._is_logged = self._warned = False
+        self._has_begun = False  # a first tick
+        self._is_open = self._is_closed = False
+        self._is_logger = False  # `log_step` is used, so an end without `close` is normal
+        self._has_warned = False
         self._beats = 1
         self._names = MetricNames()
         self._phase: str | None = None
@@ -133,11 +151,11 @@ class Steps:
     # --- ticks ----------------------------------------------------------------------------------
 
     def begin(self, tick: int | None = None, *, at: int | None = None) -> None:
-        """The work of the next tick begins, after a wait for its batch; the one before is written.
+        """Begin the work of the next tick, after the wait for its batch; write the tick before.
 
         Args:
-            tick: its number, if that is not the next one.
-            at: when it began, if that was before: a `time.read()`.
+            tick: the tick's number; by default the next one.
+            at: when the work began, if that was earlier: a value of `time.read()`.
         """
         self._begin(self.clock.tick + 1 if tick is None else tick, DATA)
         with nullcontext() if at is None else self.time.held(at):
@@ -151,39 +169,39 @@ class Steps:
             self.write()
             self.clock.tick = tick - 1
             self.clock.begin_tick()
-            self._open = self._begun = True
+            self._is_open = self._has_begun = True
             self.phase(wait)
 
     def end_work(self, *, beats: int = 1) -> None:
-        """The work of the tick is over; more may be said of it. What follows is a wait, so far."""
+        """End the work of the tick; reports may follow. The time from now on is a wait, so far."""
         self._beats = beats
         self.running = False
         self.phase(DATA)
 
     def write(self) -> None:
-        """Nothing more will be said of the tick: put it on record."""
-        if self._open:
+        """Write the record of the open tick, if there is one: no report will follow."""
+        if self._is_open:
             phase = self._phase
             self.phase(None)
-            self._open = False
+            self._is_open = False
             self.clock.end_tick(beats=self._beats)
             self.phase(phase)
 
     # --- phases ---------------------------------------------------------------------------------
 
     def phase(self, name: str | None) -> None:
-        """From now on it is this phase; None: no phase."""
+        """Begin a phase, and end the one before; None: no phase."""
         if self._entered is not None:
             self._entered.__exit__(None, None, None)
         else:
             self.time()
-        self._phase = name if self._begun else None
+        self._phase = name if self._has_begun else None
         self._entered = None if self._phase is None else self.clock.phase(self._phase)
         if self._entered is not None:
             self._entered.__enter__()
 
     def assign_elapsed(self, name: str | None) -> None:
-        """What passed since the last call was this phase; None: no phase. Then a wait, so far."""
+        """Give the time since the last call to a phase; None: no phase. Then a wait begins."""
         with self.time.held():
             self.phase(name)
         self.phase(DATA)
@@ -191,46 +209,47 @@ class Steps:
     # --- values ---------------------------------------------------------------------------------
 
     def log(self, values: Mapping[str, Any]) -> None:
-        """Numbers become metrics of the open tick; all else, and all between ticks, an event.
+        """Record numbers as metrics of the open tick, and anything else as an event `logged`.
 
-        Those in a mapping are named `OUTER/INNER`. A name that a metric cannot have gets an
-        underscore at its end.
+        Numbers in a mapping are named `OUTER/INNER`. A name that a metric cannot have gets an
+        underscore at its end. Without an open tick all values are in the event.
         """
         values = flat(values)
-        waiting = self._phase == DATA
-        if waiting:
+        is_waiting = self._phase == DATA
+        if is_waiting:
             with self.time.held():
-                self.phase(None)  # so it was no wait
-        others = self._metrics(values) if self._open else dict(values)
+                self.phase(None)  # the time until now was the tick's, not a wait
+        others = self._log_metrics(values) if self._is_open else dict(values)
         if others:
             self.clock.event("logged", values=others)
-        if waiting:
+        if is_waiting:
             self.phase(DATA)
 
-    def _metrics(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _log_metrics(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Log values as metrics; return those that are not numbers."""
         try:
             self.clock.log(**{self._names[name]: value for name, value in values.items()})
         except (ConfigError, TypeError):
             if len(values) == 1:
                 return dict(values)
-            found = [self._metrics({name: value}) for name, value in values.items()]
+            found = [self._log_metrics({name: value}) for name, value in values.items()]
             return {name: value for entry in found for name, value in entry.items()}
         return {}
 
     def log_step(self, step: int | None, values: Mapping[str, Any]) -> None:
-        """For loggers, which hear of nothing but a step's values: a new step is a new tick.
+        """Record the values of a step, for loggers, which see nothing else: a step is a tick.
 
-        Values of the same step are of the same tick; those of an earlier one become an event, of
-        which the first warns. Without a step they are of the next one.
+        Values of the same step go to the same tick. Values of an earlier step become an event, and
+        the first such event warns. Without a step, values go to the next tick.
 
         Raises:
-            ConfigError: a step that is no integer of 64 bits.
+            ConfigError: the step is not an integer of 64 bits.
         """
         step = self.clock.tick + 1 if step is None else require_step(step)
-        self._is_logged = True
-        if step > self.clock.tick or not self._begun:
+        self._is_logger = True
+        if step > self.clock.tick or not self._has_begun:
             self._begin(step, None)
-        elif not (self._open and step == self.clock.tick):
+        elif not (self._is_open and step == self.clock.tick):
             self.clock.event("logged", values={"step": step} | flat(values))
             self._warn_of_late(step, values)
             return
@@ -238,12 +257,12 @@ class Steps:
         self.phase(None)
 
     def _warn_of_late(self, step: int, values: Mapping[str, Any]) -> None:
-        if not self._warned:
-            self._warned = True
+        if not self._has_warned:
+            self._has_warned = True
             _log.warning(
-                "%s: %s of step %d came after step %d and is an event 'logged', no metric, as are "
-                "all such; log the values of a step together, or those of another count (epochs) "
-                "without a step of their own",
+                "%s: %s of step %d came after step %d and became an event 'logged', not a metric; "
+                "so will all values of earlier steps; log the values of a step together, and those "
+                "that are counted otherwise (by epochs) without a step",
                 self.clock.directory,
                 ", ".join(map(repr, values)),
                 step,
@@ -253,10 +272,10 @@ class Steps:
     # --- the end --------------------------------------------------------------------------------
 
     def close(self, error: BaseException | None = None) -> None:
-        """The training is over, by `error` if there is one; a tick in its midst is none."""
-        if self._closed:
+        """End the training, with `error` if there is one; an unfinished tick has no record."""
+        if self._is_closed:
             return
-        self._closed = True
+        self._is_closed = True
         self._finalizer.detach()
         with self.time.held():
             if not self.running:
@@ -265,9 +284,9 @@ class Steps:
         self.clock.close(error)
 
     def abandon(self) -> None:
-        """The training is over, and nobody said so: by an error, where the end is ever told."""
+        """End a training that was not closed: by an error, unless a logger recorded it."""
         error = None if hasattr(sys, "ps1") else getattr(sys, "last_value", None)
-        if error is None and not self._is_logged:
+        if error is None and not self._is_logger:
             error = RunError("the training was left before its end")
         self.close(error)
 
@@ -275,18 +294,8 @@ class Steps:
 _open: weakref.WeakValueDictionary[str, Steps] = weakref.WeakValueDictionary()
 
 
-def _abandon_left(directory: str | os.PathLike[str]) -> None:
-    """An exception that nobody told of has ended the training whose run this process goes on with.
-
-    As in a notebook, where the callback of that training is still in a variable.
-    """
-    left = _open.get(os.path.realpath(directory))
-    if left is not None:
-        left.abandon()
-
-
 def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Values without mappings among them: `{"m": {"a": 1}}` is `{"m/a": 1}`."""
+    """Return values without nested mappings: `{"m": {"a": 1}}` becomes `{"m/a": 1}`."""
     found: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping) and value:
@@ -296,16 +305,16 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def plain(value: Any) -> Any:
-    """`value` as JSON can hold it; what it cannot becomes text."""
+def as_json(value: Any) -> Any:
+    """Return a value with everything that JSON cannot hold as text; NaN and infinities stay."""
     if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a NumPy scalar
-        return plain(value.item())
+        return as_json(value.item())
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): as_json(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(entry) for entry in value]
+        return [as_json(entry) for entry in value]
     return str(value)
 
 

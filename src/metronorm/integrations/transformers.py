@@ -5,18 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.errors import MissingDependencyError
+from metronorm.integrations._packages import needs
 from metronorm.integrations.recording import Recording
 from metronorm.integrations.steps import DATA
 
-try:
+with needs("transformers", fix="pip install 'transformers>=5'"):
     from transformers import TrainerCallback
-except ModuleNotFoundError as error:
-    if (error.name or "").partition(".")[0] != "transformers":
-        raise
-    raise MissingDependencyError(
-        "this needs the package transformers", fix="pip install 'transformers>=5'"
-    ) from None
 
 if TYPE_CHECKING:
     import os
@@ -29,31 +23,32 @@ class TickCallback(Recording, TrainerCallback):
     """Records every optimizer step as a tick: `Trainer(..., callbacks=[TickCallback(directory)])`.
 
     Args:
-        directory: the run. New, or one that is continued: as a new attempt, when the Trainer
-            resumes from a checkpoint or this callback is used for a second training.
-        resume: continue the run in any case; ticks count on from its last one.
-        name: what to call the run; the directory's name by default.
-        config: what to put beside the `TrainingArguments` in the run's config.
+        directory: the run's directory. An existing run is continued, as a new attempt, if the
+            Trainer resumes from a checkpoint or this callback is used for a second training.
+        resume: continue an existing run in any case; ticks count on from its last one.
+        name: the run's name; by default the directory's name.
+        config: values for the run's config, beside the `TrainingArguments`.
 
-    Phases: `data` (all batches of the tick), `forward_backward` (clipping included: no event lies
-    between), `update`, `evaluate`, `checkpoint`. `beats` are the batches that were accumulated.
+    Phases: `data` (all batches of the tick), `forward_backward` (with clipping, as the Trainer has
+    no hook between), `update`, `evaluate`, `checkpoint`. `beats` are the accumulated batches.
 
-    Metrics are what the Trainer logs, under the tick it logs them for, and `epoch`. Its `loss` is
-    the mean over the ticks since it logged last: the loss of one tick is in no callback's reach, so
-    for that let it log every tick (`logging_steps=1`). `tokens` need
-    `include_num_input_tokens_seen`; they are those of all ranks, on the record of the first. What
-    it logs of the whole training becomes the event `trained`; what it logs before the first tick,
-    and what is no number, the event `logged`.
+    Metrics are what the Trainer logs, under the tick that it logs them for, and `epoch`. Its `loss`
+    is the mean over the ticks since its last log. No callback can see the loss of one tick, so let
+    the Trainer log every tick (`logging_steps=1`) if you need it. `tokens` need
+    `include_num_input_tokens_seen`; they are counted over all ranks, and are on the record of rank
+    0. What the Trainer logs about the whole training becomes the event `trained`. What it logs
+    before the first tick, and what is not a number, becomes the event `logged`.
 
-    Where `auto_find_batch_size` begins again with smaller batches, as memory was too small, so does
-    the count: a new attempt, whose ticks are the Trainer's steps.
+    `auto_find_batch_size` begins again with smaller batches when memory was too small. Then the
+    ticks begin again too: a new attempt, and its ticks are the Trainer's steps.
 
-    A tick is on record when all is said that the Trainer announces for it; with strategies that act
-    on epochs, when the next one begins. The Trainer tells no callback of an exception: the end of
-    the run is written when the callback trains again, goes, or the process ends.
+    A tick is on record when the Trainer has done what it announces for it; with strategies that act
+    on epochs, when the next tick begins. The Trainer does not report exceptions to callbacks: the
+    end of the run is written when the callback trains again, when it is collected as garbage, or
+    when the process ends.
 
     Raises:
-        RunError: when training begins, what `Clock` raises.
+        RunError: what `Clock` raises, when training begins.
     """
 
     def __init__(
@@ -65,24 +60,23 @@ class TickCallback(Recording, TrainerCallback):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(directory, resume=resume, name=name, config=config)
-        self._offset = 0
+        self._offset = 0  # what a tick's number is larger by than the Trainer's step
         self._batch_size = 0
         self._beats = 0
-        self._tokens = 0
-        self._evaluated = False
+        self._tokens = 0  # all tokens up to the last tick
+        self._has_evaluated = False  # in the open tick
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Open the run."""
-        # `auto_find_batch_size` has found no memory, and begins again with fewer
         again = False
-        if self._steps is not None:  # an exception left it
+        if self._steps is not None:  # an exception has ended the training before
             self._steps.abandon()
+            # smaller batches: `auto_find_batch_size` has run out of memory
             again = (state.train_batch_size or 0) < self._batch_size
         start = state.global_step + (self._offset if again else 0)
-        config = _arguments(args) | dict(self._config)
-        steps = self._record(start=start, config=config, again=again)
+        steps = self._record(start=start, config=_arguments(args) | self._config, again=again)
         self._batch_size = state.train_batch_size or 0
         self._offset = steps.clock.tick - state.global_step
         self._tokens = state.num_input_tokens_seen
@@ -91,18 +85,17 @@ class TickCallback(Recording, TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Between epochs nothing waits for data."""
-        if self._steps is not None:
-            self._steps.assign_elapsed(None)
+        """Give the time between epochs to no phase: it is no wait for data."""
+        self._assign_elapsed(None)
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin a tick: its batches are there."""
+        """Begin a tick: its batches have arrived."""
         if self._steps is not None and not self._steps.running:
             self._steps.begin(state.global_step + 1 + self._offset)
             self._steps.phase("forward_backward")
-            self._evaluated = False
+            self._has_evaluated = False
 
     def on_substep_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -113,14 +106,13 @@ class TickCallback(Recording, TrainerCallback):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The gradient is there, and clipped."""
-        if self._steps is not None:
-            self._steps.phase("update")
+        """Begin the phase `update`: the gradient is complete and clipped."""
+        self._phase("update")
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The parameters are updated."""
+        """Log what is known of the tick: the parameters are updated."""
         if self._steps is None:
             return
         self._steps.end_work(beats=self._beats + 1)
@@ -129,7 +121,7 @@ class TickCallback(Recording, TrainerCallback):
         if args.include_num_input_tokens_seen != "no" and state.is_world_process_zero:
             self._steps.log({"tokens": state.num_input_tokens_seen - self._tokens})
         self._tokens = state.num_input_tokens_seen
-        self._expect(args, control)
+        self._begin_announced_phase(args, control)
 
     def on_log(
         self,
@@ -139,54 +131,52 @@ class TickCallback(Recording, TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Put down what the Trainer logs."""
+        """Record what the Trainer logs."""
         if self._steps is None or not logs:
             return
         if {"train_loss", "train_runtime"} <= logs.keys():
             self._steps.clock.event("trained", values=dict(logs))
             return
         if any(name.startswith("eval_") for name in logs):
-            self._evaluated = True
-            self._steps.assign_elapsed("evaluate")
+            self._has_evaluated = True
+            self._assign_elapsed("evaluate")
         self._steps.log(logs)
-        self._expect(args, control)
+        self._begin_announced_phase(args, control)
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """An evaluation is over."""
+        """End the phase `evaluate`."""
         if self._steps is not None:
             self._steps.assign_elapsed("evaluate")
-            self._expect(args, control)
+            self._begin_announced_phase(args, control)
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """A checkpoint is written."""
+        """Record the checkpoint, which is written by now."""
         if self._steps is not None:
             self._steps.assign_elapsed("checkpoint")
             path = Path(args.output_dir or "").absolute() / f"checkpoint-{state.global_step}"
             self._steps.clock.event("checkpoint", path=str(path))
-            self._evaluated = False  # a checkpoint comes last
-            self._expect(args, control)
+            self._has_evaluated = False  # nothing follows a checkpoint
+            self._begin_announced_phase(args, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """An evaluation or a checkpoint may follow."""
+        """Begin the evaluation or the checkpoint that may follow an epoch."""
         if self._steps is not None:
-            self._expect(args, control)
+            self._begin_announced_phase(args, control)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the run."""
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
+        self._close()
 
-    def _expect(self, args: TrainingArguments, control: TrainerControl) -> None:
-        """What the Trainer does next; if that is to go on, the tick is over."""
+    def _begin_announced_phase(self, args: TrainingArguments, control: TrainerControl) -> None:
+        """Begin the phase that `control` announces; if it announces none, the tick is over."""
         assert self._steps is not None
         if control.should_log:
             self._steps.phase(None)
@@ -196,7 +186,7 @@ class TickCallback(Recording, TrainerCallback):
             self._steps.phase("checkpoint")
         else:
             self._steps.phase(DATA)
-            if not self._evaluated and not _acts_on_epochs(args):
+            if not self._has_evaluated and not _acts_on_epochs(args):
                 self._steps.write()
 
 

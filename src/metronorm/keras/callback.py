@@ -126,14 +126,12 @@ class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Begin the phase `evaluate`; the time since the last call was its preparation."""
-        if self._steps is not None:
-            self._steps.assign_elapsed("evaluate")
-            self._steps.phase("evaluate")
+        self._assign_elapsed("evaluate")
+        self._phase("evaluate")
 
     def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
         """End the phase `evaluate`."""
-        if self._steps is not None:
-            self._steps.phase(DATA)
+        self._phase(DATA)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Log what Keras reports about the epoch."""
@@ -143,9 +141,7 @@ class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         """Close the run."""
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
+        self._close()
 
     def _open(self, epoch: int) -> None:
         model = self.model
@@ -157,7 +153,7 @@ class TickCallback(Recording, keras.callbacks.Callback):  # type: ignore[misc]
         batches = epoch * (self.params.get("steps") or 0)
         self._record(
             start=start or batches // self._batches_per_tick,
-            config=_fit_config(model, optimizer, self.params) | dict(self._config),
+            config=_fit_config(model, optimizer, self.params) | self._config,
         )
         self._beats = 0
 
