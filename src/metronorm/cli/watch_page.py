@@ -27,7 +27,13 @@ BAR_WIDTH = 20
 CHART_WIDTH, CHART_HEIGHT = 100, 13
 EVENTS = 10
 TEXT_LIMIT = 400  # characters of one field of an event
-COLORS = {"running": "green", "killed": "red", "failed": "red", "stopped": "yellow"}
+COLORS = {
+    "running": "green",
+    "running or killed": "yellow",
+    "killed": "red",
+    "failed": "red",
+    "stopped": "yellow",
+}
 ALARMS = ("stall", "dropped", "not finite", "checkpoint failed", "signal")
 
 
@@ -89,7 +95,8 @@ def overview(
 def _state(snapshot: Snapshot, problem: str) -> Text:
     if problem:
         return Text(printable(problem), "red")
-    state = Text(printable(snapshot.state), COLORS.get(re.split(r"\W", snapshot.state)[0], ""))
+    color = COLORS.get(snapshot.state) or COLORS.get(re.split(r"\W", snapshot.state)[0], "")
+    state = Text(printable(snapshot.state), color)
     if snapshot.attempts > 1:
         state.append(f", attempt {snapshot.attempts}", "not bold default")
     if len(snapshot.ranks) > 1:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +9,9 @@ import msgspec
 
 from metronorm.runs.curves import POINTS, TICK_TIME, Curve, read_curve
 from metronorm.runs.goodput import goodput
+from metronorm.runs.state import run_state
 from metronorm.store.parquet_parts import batches
-from metronorm.store.run_directory import tape_folders
 from metronorm.store.sql_columns import identifier
-from metronorm.store.tape import is_written
 
 if TYPE_CHECKING:
     from metronorm.runs.reader import Run
@@ -96,7 +94,7 @@ def summarize(run: Run) -> Summary:
     return Summary(
         name=run.info.name,
         directory=str(run.directory),
-        state=_state(run, events),
+        state=run_state(run, events),
         ticks=max((rank["ticks"] for rank in ranks), default=0),
         attempts=len(run.attempts),
         ranks=len(ranks),
@@ -179,25 +177,6 @@ def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
                 if count:
                     found.setdefault(name, (rank, Best(last, best, tick)))
     return {name: found[name] for name in losses if name in found}
-
-
-def _state(run: Run, events: Table) -> str:
-    """How the newest attempt ended, by its events `end` and `signal`; a killed one left none."""
-    rows = events.sql(
-        """select event, fields::VARCHAR from events
-           where attempt = (select max(attempt) from events)
-           and event in ('start', 'end', 'signal')"""
-    ).fetchall()
-    told = {event: msgspec.json.decode(fields) for event, fields in rows}
-    if "end" in told:
-        if "signal" in told:
-            return f"stopped by {told['signal'].get('signal')}"
-        error = told["end"].get("error")
-        return f"failed: {error}" if error else "finished"
-    if any(is_written(folder) for folder in tape_folders(run.directory, "ticks")):
-        return "running"
-    here = told.get("start", {}).get("host") == platform.node()
-    return "killed" if here else "running or killed"
 
 
 def _machine(events: Table) -> str:

@@ -16,10 +16,11 @@ import msgspec
 from metronorm.errors import RunError
 from metronorm.runs.amendments import amendment
 from metronorm.runs.curves import TICK_TIME, Curves
-from metronorm.runs.following.recent import EVENTS, RESOURCE_WINDOW_NS, TELLING, WINDOW, Recent
+from metronorm.runs.following.recent import EVENTS, RESOURCE_WINDOW_NS, WINDOW, Recent
 from metronorm.runs.following.snapshot import Event, Snapshot
 from metronorm.runs.following.tail import Tail
 from metronorm.runs.reader import open_run
+from metronorm.runs.state import STATE_EVENTS, attempt_state
 from metronorm.store.run_directory import number, numbered, read_run_info
 from metronorm.store.schema import KINDS, TickRecord
 from metronorm.store.sql_columns import identifier, literal
@@ -99,9 +100,8 @@ class Follower:
         else:
             event = Event(record.event, rank, record.tick, record.time_ns, record.fields)
             self._recent.add_event(event)
-            if event.name in TELLING:
-                self._recent.add_telling(event)
-            elif event.name == "between":
+            self._recent.attempt_events.add(event.name, rank, event.fields)
+            if event.name == "between":
                 self._amend(event)
 
     def _amend(self, event: Event) -> None:
@@ -196,7 +196,7 @@ class Follower:
         return until
 
     def _begin_events(self, events: Table, attempt: int) -> dict[Place, int]:
-        told = ", ".join(map(literal, TELLING))
+        told = ", ".join(map(literal, STATE_EVENTS))
         rows = events.sql(
             f"""(select attempt, event, rank, tick, time_ns, fields::VARCHAR from events
                  order by time_ns desc limit {EVENTS})
@@ -211,13 +211,14 @@ class Follower:
             self._recent.add_event(event)
             if of == attempt:
                 until["events", rank] = time_ns
-                if name in TELLING:
-                    self._recent.add_telling(event)
+                self._recent.attempt_events.add(name, rank, event.fields)
         return until
 
     def _snapshot(self, info: RunInfo, attempts: int) -> Snapshot:
         recent, curves = self._recent, self._curves
-        ranks, state = recent.ranks(), recent.state()
+        ranks = recent.ranks()
+        tapes = [rank for kind, rank in self._tapes if kind == "ticks"]
+        state = attempt_state(self.directory, tapes, recent.attempt_events)
         total = info.config.get("ticks")
         total = total if isinstance(total, int) else None
         tick = max((rank.tick for rank in ranks), default=0)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import statistics
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from metronorm.files import lives
 from metronorm.runs.following.snapshot import Event, Rank
+from metronorm.runs.state import AttemptEvents
 
 if TYPE_CHECKING:
     from metronorm.store.schema import TickRecord
@@ -25,8 +24,6 @@ COUNTED = (
     "network_received_bytes",
     "network_sent_bytes",
 )
-# events that say how an attempt stands
-TELLING = ("start", "signal", "end")
 
 
 class Recent:
@@ -36,7 +33,7 @@ class Recent:
         self.ticks: dict[int, deque[TickRecord]] = {}
         self._samples: dict[int, deque[tuple[int, dict[str, float]]]] = {}
         self._events: deque[Event] = deque(maxlen=EVENTS)
-        self._told: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in TELLING}
+        self.attempt_events = AttemptEvents()
 
     def add_tick(self, rank: int, record: TickRecord) -> None:
         """A tick of the attempt."""
@@ -62,10 +59,6 @@ class Recent:
     def add_event(self, event: Event) -> None:
         """An event of any attempt."""
         self._events.append(event)
-
-    def add_telling(self, event: Event) -> None:
-        """One of the events of the attempt that say how it stands; of each the first counts."""
-        self._told[event.name].setdefault(event.rank, event.fields)
 
     def events(self) -> tuple[Event, ...]:
         """The newest first."""
@@ -123,18 +116,3 @@ class Recent:
             if end_ns > begin_ns and high >= low:
                 found[name] = (high - low) / (end_ns - begin_ns) * 1e9
         return found
-
-    def state(self) -> str:
-        """How the attempt stands, by what its ranks said when they began and ended."""
-        begun, ended = self._told["start"], self._told["end"]
-        failed = [f"failed: {fields['error']}" for fields in ended.values() if "error" in fields]
-        if failed:
-            return failed[0]
-        if not begun:
-            return "not begun"
-        alive = begun.keys() - ended.keys()
-        if not alive:
-            signals = [str(fields.get("signal")) for fields in self._told["signal"].values()]
-            return f"stopped by {signals[0]}" if signals else "finished"
-        here = [begun[rank] for rank in alive if begun[rank].get("host") == platform.node()]
-        return "running" if all(lives(fields.get("process", 0)) for fields in here) else "killed"

@@ -40,7 +40,7 @@ class Rank:
 class Snapshot:
     """A run at `time_ns` (since 1970).
 
-    `state` is `not begun`, `running`, `killed`, `finished`, `stopped by SIGNAL` or `failed: ERROR`.
+    `state` is one of the states of `metronorm.runs.state`.
     `total` is what the config says of `ticks`. Shares of phases, rates and the median tick time
     are of the last `live.WINDOW` ticks of the newest attempt, over all ranks: `ticks_per_second` is
     their mean, `tokens_per_second` their sum. `latest` has each metric's newest value, `curves`

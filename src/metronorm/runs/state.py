@@ -1,0 +1,158 @@
+"""How the newest attempt of a run stands, in the words that `show` and `watch` print.
+
+Everything that needs to know it asks here. First, what the ranks of the attempt have recorded:
+
+| the ranks recorded | state |
+| --- | --- |
+| an `end` with an error, in any rank | failed: ERROR |
+| no `end`, in a rank that has begun | the worst state of such ranks, by the next table |
+| no `end` at all: no rank has begun | not begun |
+| a `signal` | stopped by SIGNAL |
+| an `end` by Ctrl-C | stopped by KeyboardInterrupt |
+| an `end` | finished |
+
+The first row that holds decides, here and below. A rank has begun if it recorded a `start`, or if
+its owner file names a process while the `start` is not on the tape yet.
+
+A killed process records no `end`. The owner file of the rank (`metronorm.store.owner`) shows
+whether its owner lives; the `start` names the process that began the attempt, and its host:
+
+| owner file | process of the `start` | rank | because |
+| --- | --- | --- | --- |
+| names another process | | killed | the rank was taken for a new attempt |
+| owned | | running | a living process holds the lock |
+| not owned | | killed | the kernel released the lock of a dead process |
+| unknown, touched a moment ago | | running | a living process touches it every second |
+| unknown, or no file | of another host, or not known | running or killed | nobody can ask |
+| unknown, or no file | exists | running | |
+| unknown, or no file | does not exist | killed | |
+
+"Unknown" means that a look at the owner file does not show whether the rank is owned: its process
+is of another machine, or the file system has no locks. Runs of older versions and imported runs
+have no owner file.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+
+from metronorm.files import is_alive
+from metronorm.scalars import as_integer
+from metronorm.store.owner import read_owner_file
+from metronorm.store.run_directory import number, numbered
+from metronorm.store.sql_columns import literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from metronorm.runs.reader import Run
+    from metronorm.runs.table import Table
+
+# the events that show how an attempt stands
+STATE_EVENTS = ("start", "signal", "end")
+# errors that end an attempt because a person wants it
+_STOPPED_BY = ("KeyboardInterrupt",)
+
+_WORST_FIRST = ("killed", "running or killed", "running")
+
+
+class AttemptEvents:
+    """The fields of the `STATE_EVENTS` of one attempt: of each event, by rank."""
+
+    def __init__(self) -> None:
+        self.start: dict[int, dict[str, Any]] = {}
+        self.signal: dict[int, dict[str, Any]] = {}
+        self.end: dict[int, dict[str, Any]] = {}
+        self._by_name = {"start": self.start, "signal": self.signal, "end": self.end}
+
+    def add(self, name: str, rank: int, fields: dict[str, Any]) -> None:
+        """Add an event of any name; events are added in the order of their time.
+
+        Of each name and rank the first counts: it is the clock's own, whereas a script may record
+        more events with these names.
+        """
+        if name in self._by_name:
+            self._by_name[name].setdefault(rank, fields)
+
+
+def run_state(run: Run, events: Table) -> str:
+    """How the newest attempt of a run stands; see the tables of this module.
+
+    Args:
+        run: the run.
+        events: its events, as `run.events()` gives them.
+    """
+    attempt = max(run.attempts, default=-1)
+    names = ", ".join(map(literal, STATE_EVENTS))
+    rows = events.sql(
+        f"""select event, rank, fields::VARCHAR from events
+            where attempt = {attempt} and event in ({names}) order by time_ns"""
+    )
+    attempt_events = AttemptEvents()
+    for name, rank, fields in rows.fetchall():
+        attempt_events.add(name, rank, msgspec.json.decode(fields))
+    tapes = numbered(run.directory / "ticks" / f"attempt={attempt}", "rank")
+    return attempt_state(run.directory, map(number, tapes), attempt_events)
+
+
+def attempt_state(directory: Path, ranks: Iterable[int], events: AttemptEvents) -> str:
+    """How the newest attempt stands.
+
+    Args:
+        directory: the directory of the run.
+        ranks: the ranks that have a tape in the attempt; its `start` may not be on the tape yet.
+        events: the events of the attempt.
+
+    Returns:
+        "not begun", "running", "killed", "running or killed", "finished", "stopped by SIGNAL" or
+        "failed: ERROR".
+    """
+    errors = [error for fields in events.end.values() if (error := failure(fields))]
+    if errors:
+        return f"failed: {errors[0]}"
+    open_ranks = (events.start.keys() | set(ranks)) - events.end.keys()
+    states = {_open_rank(directory, rank, events.start.get(rank)) for rank in open_ranks}
+    states.discard("not begun")
+    if states:
+        return next(state for state in _WORST_FIRST if state in states)
+    if not events.end:
+        return "not begun"
+    signals = [fields.get("signal") for fields in events.signal.values()]
+    signals += [fields["error"] for fields in events.end.values() if fields.get("error")]
+    return f"stopped by {signals[0]}" if signals else "finished"
+
+
+def failure(end: dict[str, Any]) -> str | None:
+    """The error that ended an attempt; None if nothing failed, as when a person stopped it.
+
+    Args:
+        end: the fields of an event `end`.
+    """
+    error = end.get("error")
+    return None if error is None or error in _STOPPED_BY else str(error)
+
+
+def _open_rank(
+    directory: Path, rank: int, start: dict[str, Any] | None
+) -> Literal["not begun", "running", "killed", "running or killed"]:
+    """How a rank stands that has recorded no `end`; `start` has the fields of its `start`."""
+    file = read_owner_file(directory, rank)
+    owner = file.owner if file else None
+    if start is None and owner is None:
+        return "not begun"
+    start = start or {}
+    process, host = as_integer(start.get("process")) or 0, start.get("host")
+    if file is not None:
+        if owner and process and owner.process and (owner.process, owner.host) != (process, host):
+            return "killed"
+        if file.is_owned is not None:
+            return "running" if file.is_owned else "killed"
+        if file.is_touched:
+            return "running"
+    if host != platform.node() or process < 1:
+        return "running or killed"
+    return "running" if is_alive(process) else "killed"
