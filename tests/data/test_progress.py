@@ -25,15 +25,15 @@ def test_without_a_terminal_a_line_comes_every_ten_seconds(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock = Clock()
-    with progress("writing train.bin", 40_000_000, now=clock) as advance:
+    with progress("writing train.bin", 40 << 20, now=clock) as advance:
         for _ in range(40):
             clock.seconds += 1
-            advance(1_000_000)
+            advance(1 << 20)
     assert capsys.readouterr().err.splitlines() == [
-        "writing train.bin: 25% of 40.0 MB",
-        "writing train.bin: 50% of 40.0 MB",
-        "writing train.bin: 75% of 40.0 MB",
-        "writing train.bin: 100% of 40.0 MB",
+        "writing train.bin: 25% of 40 MiB",
+        "writing train.bin: 50% of 40 MiB",
+        "writing train.bin: 75% of 40 MiB",
+        "writing train.bin: 100% of 40 MiB",
     ]
 
 
@@ -41,12 +41,12 @@ def test_a_pass_of_a_few_seconds_has_one_line_at_its_end(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     clock = Clock()
-    with progress("writing train.bin", 2_000_000, now=clock) as advance:
+    with progress("writing train.bin", 2 << 20, now=clock) as advance:
         for _ in range(2):
             clock.seconds += 1
-            advance(1_000_000)
+            advance(1 << 20)
             assert capsys.readouterr().err == ""
-    assert capsys.readouterr().err == "writing train.bin: 100% of 2.0 MB\n"
+    assert capsys.readouterr().err == "writing train.bin: 100% of 2 MiB\n"
 
 
 def test_a_quick_pass_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,7 @@ def test_a_terminal_shows_a_bar_whether_it_reports_its_width_or_not(columns: int
     assert process.returncode == 0
     lines = re.split(r"[\r\n]+", shown.decode())
     assert any(line.startswith("writing train.bin: ") and "|" in line for line in lines)
-    assert any(line == "learning 300 tokens: 0 s" for line in lines)
+    assert any(line == "learning 300 tokens: 0:00" for line in lines)
     assert max(map(len, lines)) <= (columns or 80)
     assert lines[-1].strip() == ""  # the terminal is left clean
 

@@ -1,4 +1,4 @@
-"""`metronorm prepare`: text to token files, with a short report."""
+"""`metronorm prepare`: turn text into token files, and print a short report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tyro
 from metronorm.cli.arguments import parse, value_of
 from metronorm.data.config import TextConfig
 from metronorm.data.sources import COPIES
-from metronorm.text import printable
+from metronorm.text import counted, percent, printable
 from metronorm.train.presets import training_preset
 
 if TYPE_CHECKING:
@@ -35,10 +35,16 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Prepare the text that `argv` names and print what it came to. Returns the exit code.
+    """Prepare the text that `argv` names, and print a report.
+
+    Args:
+        argv: arguments of the command line, after `prepare`.
+
+    Returns:
+        The exit code.
 
     Raises:
-        MetronormError: what cannot be prepared.
+        MetronormError: the text cannot be prepared.
     """
     preset = value_of("--preset", argv) or "quick"
     default = Arguments(training_preset(preset).text, preset)
@@ -46,23 +52,28 @@ def main(argv: list[str]) -> int:
         Arguments, argv, command="prepare", description=DESCRIPTION, default=default
     ).text
     from metronorm.data.corpus import find_documents
-    from metronorm.data.text import prepare  # numpy is loaded only now
+    from metronorm.data.text import prepare  # here, because it loads numpy
 
     print(report(find_documents(config.data), prepare(config)))
     return 0
 
 
 def report(corpus: Corpus, dataset: TextDataset) -> str:
-    """What was found and what it became, in a few lines."""
+    """Describe in a few lines which documents were found, and the tokens made of them.
+
+    Args:
+        corpus: the documents that were found.
+        dataset: the tokens that were made of them.
+    """
     meta = dataset.meta
     whole = meta.train.bytes + meta.validation.bytes
-    lines = [f"{'taken':<12}{_taken(corpus)}"]
+    lines = [f"{'read':<12}{_documents(corpus)}"]
     if left_out := _left_out(corpus, meta.copies):
         lines.append(f"{'left out':<12}{left_out}")
     for name, split in (("training", meta.train), ("held out", meta.validation)):
         lines.append(
-            f"{name:<12}{_counted(split.documents, 'document')}, {split.characters:,} characters, "
-            f"{split.tokens:,} tokens ({split.bytes / whole:.1%})"
+            f"{name:<12}{counted(split.documents, 'document')}, {split.characters:,} characters, "
+            f"{split.tokens:,} tokens ({percent(split.bytes / whole)})"
         )
     shown = [f"{'':<12}{printable(name)}" for name in meta.held_out[:8]]
     if len(meta.held_out) > len(shown):
@@ -76,20 +87,16 @@ def report(corpus: Corpus, dataset: TextDataset) -> str:
     return "\n".join(lines)
 
 
-def _taken(corpus: Corpus) -> str:
+def _documents(corpus: Corpus) -> str:
     if corpus.is_default:
-        return f"the works of Shakespeare, {_counted(len(corpus.documents), 'document')}"
+        return f"the works of Shakespeare, {counted(len(corpus.documents), 'document')}"
     parts = [
-        f"{count:,} {printable(suffix) or 'without ending'}"
+        f"{count:,} {printable(suffix) or 'without a suffix'}"
         for suffix, count in corpus.suffixes.items()
     ]
-    return f"{_counted(len(corpus.documents), 'document')} ({', '.join(parts)})"
+    return f"{counted(len(corpus.documents), 'document')} ({', '.join(parts)})"
 
 
 def _left_out(corpus: Corpus, copies: int) -> str:
     kinds = {**corpus.left_out, COPIES: copies}
     return ", ".join(f"{kind}: {number:,}" for kind, number in kinds.items() if number)
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"

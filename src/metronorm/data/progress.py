@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from metronorm.text import hours_minutes, percent, size
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -44,6 +46,7 @@ def progress(
             desc=what,
             unit="B",
             unit_scale=True,
+            unit_divisor=1024,
             delay=_BAR_AFTER_SECONDS,
             leave=False,
             ncols=_columns(),
@@ -56,8 +59,7 @@ def progress(
     def write_line() -> None:
         nonlocal shown, last_line
         shown, last_line = done, now()
-        share = done / max(total_bytes, 1)
-        _write_line(f"{what}: {share:.0%} of {total_bytes / 1e6:,.1f} MB")
+        _write_line(f"{what}: {percent(done / max(total_bytes, 1))} of {size(total_bytes)}")
 
     def advance(more: int) -> None:
         nonlocal done
@@ -102,7 +104,7 @@ def waiting(
 
     def report() -> None:
         while not done.wait(every_seconds or _LINE_EVERY_SECONDS):
-            (write_line or _write_line)(f"{what}: {time.monotonic() - start:.0f} s")
+            (write_line or _write_line)(f"{what}: {hours_minutes(time.monotonic() - start)}")
 
     thread = threading.Thread(target=report, daemon=True)
     thread.start()

@@ -12,6 +12,7 @@ from metronorm.data.bpe_tokenizer import BPETokenizer, tokenizers_library
 from metronorm.data.char_tokenizer import CharTokenizer
 from metronorm.errors import DataError, MissingDependencyError
 from metronorm.files import open_regular
+from metronorm.text import size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
         with open(open_regular(path), "rb") as file:
             data = file.read(_MOST_BYTES + 1)
         if len(data) > _MOST_BYTES:
-            raise ValueError(f"more than {_MOST_BYTES >> 20} MiB")
+            raise ValueError(f"more than {size(_MOST_BYTES)}")
         text = data.decode()
         content = json.loads(text)
         if isinstance(content, dict) and content.get("metronorm") == "characters":
