@@ -1,4 +1,4 @@
-"""A user's mistake ends in one clear line and exit code 2, and nothing is damaged."""
+"""A mistake of the user's ends in one clear line and exit code 2, and damages nothing."""
 
 import hashlib
 import os
@@ -232,7 +232,7 @@ CASES = {
 def test_one_clear_line(
     case: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv, says = CASES[case]
+    argv, expected = CASES[case]
     monkeypatch.chdir(workplace)
     before = content(workplace / "runs")
     assert main(argv) == 2
@@ -240,12 +240,12 @@ def test_one_clear_line(
     assert out == ""
     assert err.count("\n") == 1, err
     assert err.startswith("metronorm")
-    assert says in err
+    assert expected in err
     assert content(workplace / "runs") == before
     assert [path.name for path in (workplace / "runs").iterdir()] == ["old"]
 
 
-def test_a_damaged_checkpoint_is_passed_over(
+def test_a_damaged_checkpoint_is_skipped(
     workplace: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -264,7 +264,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert "only damaged ones" in capsys.readouterr().err
 
 
-def test_folders_of_somebody_else_in_a_run_are_passed_over(
+def test_foreign_folders_in_a_run_are_ignored(
     workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -280,7 +280,7 @@ def test_folders_of_somebody_else_in_a_run_are_passed_over(
 
 
 @pytest.mark.parametrize("footer", [False, True])
-def test_a_damaged_part_is_told_of_and_put_aside(
+def test_a_damaged_part_is_reported_and_set_aside(
     footer: bool, workplace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""The commands, as a user types them."""
+"""The commands, as a user types them, and their help."""
 
 import os
 import re
@@ -186,7 +186,7 @@ def test_a_command_to_go_on_can_be_pasted(
     assert len(open_run(run).ticks().rows()) == 4
 
 
-def test_an_end_that_is_not_saved_has_an_exit_code_of_its_own(
+def test_a_last_checkpoint_that_cannot_be_written_has_its_own_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -196,12 +196,12 @@ def test_an_end_that_is_not_saved_has_an_exit_code_of_its_own(
             options = ["--run", "disk/run", "--keep", "1", "--evaluate-every", "9"]
             assert main(["train", *TINY, *options]) == 3
         out, err = capsys.readouterr()
-        assert out == "", "it does not write as if all were well"
-        said = err.splitlines()[-1]
-        assert said.startswith("metronorm train: the checkpoint of the last tick, 4, could not be")
-        assert "the newest there is of tick 2; make room, then go on with: " in said
+        assert out == "", "it does not print a sample, as after success"
+        line = err.splitlines()[-1]
+        assert line.startswith("metronorm train: the checkpoint of the last tick, 4, could not be")
+        assert "the newest there is of tick 2; make room, then go on with: " in line
         (disk / "ballast").unlink()
-        assert main(["train", *shlex.split(said.partition("go on with: ")[2])[2:]]) == 0
+        assert main(["train", *shlex.split(line.partition("go on with: ")[2])[2:]]) == 0
 
 
 def test_runs_side_by_side(
@@ -230,7 +230,7 @@ def test_signals_end_with_a_stated_code(tmp_path: Path, number: signal.Signals, 
         text=True,
     )
     assert child.stderr is not None
-    child.stderr.readline()  # the first tick is told of
+    child.stderr.readline()  # the progress of the first tick
     os.kill(child.pid, number)
     err = child.stderr.read()
     assert child.wait() == code

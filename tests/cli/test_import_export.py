@@ -28,7 +28,7 @@ def test_in_and_out(history: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert open_run(tmp_path / "again").ticks().metrics == ["loss"]
 
 
-def test_a_format_that_is_said(history: Path, tmp_path: Path) -> None:
+def test_a_format_that_is_given(history: Path, tmp_path: Path) -> None:
     other = history.rename(tmp_path / "history.csv.txt")
     with pytest.raises(DataError, match="--format"):
         import_run.main([str(other), str(tmp_path / "run")])

@@ -70,8 +70,8 @@ def test_an_output_without_room_is_one_line(command: str, run: Path) -> None:
             text=True,
             check=False,
         )
-    says = "the output must have room; got No space left on device"
-    assert done.stderr == f"metronorm {command}: {says}\n"
+    message = "the output must have room; got No space left on device"
+    assert done.stderr == f"metronorm {command}: {message}\n"
     assert done.returncode == 2
 
 

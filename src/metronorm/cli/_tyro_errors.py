@@ -72,7 +72,9 @@ def _sections(box: str) -> list[list[str]]:
 def _wrong_kind(
     name: str, reason: str, help_lines: list[str], argv: list[str], usage: str
 ) -> ConfigError:
-    if help_lines[:1] != ["Argument helptext:"]:  # raised by a dataclass, which says it all
+    if help_lines[:1] != [
+        "Argument helptext:"
+    ]:  # a dataclass raised it
         return ConfigError(reason)
     several = re.match(r"Could not parse arguments \[(.*)\] into", reason)
     value = several[1].replace("'", "") if several else value_of(name, argv) or reason
@@ -116,7 +118,7 @@ def _unknown(arguments: str, help_lines: list[str], command: str, usage: str) ->
 
 
 def _whole(value: str) -> str | None:
-    """The whole number that somebody means who writes 1e3."""
+    """The whole number that is meant by "1e3"; None: the value is no whole number."""
     try:
         number = float(value)
     except ValueError:
