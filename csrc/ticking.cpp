@@ -1,4 +1,15 @@
-// What the training thread pays for several times in every tick: metronorm.clock._ticking.
+// metronorm.clock._ticking: code that runs on the training thread several times in every tick.
+//
+// At any moment the passing time belongs to one place, by the stack of open accounts:
+//
+//   open accounts | counting | charge() adds the time to   | because
+//   at least one  | either   | the innermost account       | a phase does not count phases inside it
+//   none          | true     | rest_ns                     | a tick is running: `unattributed`
+//   none          | false    | nothing                     | between two loops
+//
+// charge() runs before every change of that state, so the accounts and the rest add up to the time
+// of a tick to the nanosecond. `now` may be any Python function and may let other threads run; no
+// other step does, so each function is atomic under the GIL from its last call of `now` on.
 #include <Python.h>
 #include <structmember.h>
 
@@ -16,14 +27,14 @@ struct Account {
 struct Accounts {
   PyObject_HEAD
   PyObject* now;           // null before __init__
-  PyObject* rest;          // the name of what no account covers
-  PyObject* counts;        // asked in other threads than the one that began
+  PyObject* rest;          // the name of time outside of accounts
+  PyObject* counts;        // called in other threads than `thread`: does this account count?
   PyObject* all;           // a list of Account
-  Account** open;          // of these, the innermost last; one may be there twice
+  Account** open;          // the open ones, the innermost last; one may be there several times
   Py_ssize_t depth, room;  // of `open`
-  long long since;         // until here all time is charged
+  long long since;         // all time until here is charged
   long long last, rest_ns, entered;
-  unsigned long thread;  // that began; 0: none did
+  unsigned long thread;  // the thread that called begin(); 0: none
   char counting;
 };
 
@@ -54,8 +65,8 @@ bool read(PyObject* clock, long long* moment) {
   return *moment != -1 || !PyErr_Occurred();
 }
 
-// Charges the time since the last call; false if that raised. Only `now` may run Python code: what
-// follows it in a function is done at once, for other threads too.
+// Charges the time since the last call; false if that raised. Only `now` may run Python code: the
+// rest of a function after it is atomic for other threads.
 bool charge(Accounts* self) {
   long long moment;
   if (!is_made(self->now) || !read(self->now, &moment)) return false;
@@ -154,7 +165,7 @@ int accounts_traverse(PyObject* object, visitproc visit, void* arg) {
   return 0;
 }
 
-void deallocate(PyObject* object) {  // what has let go of its references
+void deallocate(PyObject* object) {  // its references are released already
   PyTypeObject* type = Py_TYPE(object);
   reinterpret_cast<freefunc>(PyType_GetSlot(type, Py_tp_free))(object);
   Py_DECREF(type);
@@ -205,18 +216,19 @@ PyObject* account_leave(PyObject* object, PyObject*) {
   if (!charge(accounts)) return nullptr;
   Py_ssize_t depth = accounts->depth;
   while (depth && accounts->open[depth - 1] != as<Account>(object)) --depth;
-  // those inside are left too: a generator was left in one, for example
+  // accounts inside are left too: a generator may have stopped inside one
   if (depth) accounts->depth = depth - 1;
   Py_RETURN_NONE;
 }
 
-// Whether this thread's phases count: 1, 0, or -1 if asking raised.
+// Whether this account counts in this thread: 1, 0, or -1 if `counts` raised.
 int counts_here(PyObject* object) {
   const Accounts* accounts = as<Accounts>(as<Account>(object)->accounts);
   if (!accounts->thread || accounts->thread == PyThread_get_thread_ident()) return 1;
-  PyObject* told = PyObject_CallFunctionObjArgs(accounts->counts, as<Account>(object)->name, nullptr);
-  const int counts = told ? PyObject_IsTrue(told) : -1;
-  Py_XDECREF(told);
+  PyObject* answer =
+      PyObject_CallFunctionObjArgs(accounts->counts, as<Account>(object)->name, nullptr);
+  const int counts = answer ? PyObject_IsTrue(answer) : -1;
+  Py_XDECREF(answer);
   return counts;
 }
 
@@ -232,7 +244,7 @@ PyObject* phase_exit(PyObject* object, PyObject* const*, Py_ssize_t) {
   return if_it_counts(object, account_leave);
 }
 
-// Without tp_clear: every cycle of accounts goes through Accounts, which has one.
+// No tp_clear: every reference cycle of an account goes through Accounts, which has one.
 int account_traverse(PyObject* object, visitproc visit, void* arg) {
   Py_VISIT(Py_TYPE(object));
   Py_VISIT(as<Account>(object)->accounts);
@@ -335,7 +347,7 @@ PyObject* all_plain(PyObject*, PyObject* const* args, Py_ssize_t given) {
       if (!PyLong_CheckExact(value)) Py_RETURN_FALSE;
       int overflow;
       const long long number = PyLong_AsLongLongAndOverflow(value, &overflow);
-      if (overflow || number == LLONG_MIN) Py_RETURN_FALSE;  // its size is more than LARGEST
+      if (overflow || number == LLONG_MIN) Py_RETURN_FALSE;  // more than LARGEST, or -2**63
     }
     const int is_known = PySet_Contains(args[1], name);
     if (is_known < 0) return nullptr;

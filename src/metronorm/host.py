@@ -9,17 +9,17 @@ from typing import Any
 
 
 def describe_host() -> dict[str, Any]:
-    """Name and size of this machine."""
+    """Name, platform, CPU, number of cores and memory in bytes of this machine, for `run.json`."""
     return {
         "name": platform.node(),
         "platform": platform.platform(),
-        "processor": _processor(),
+        "processor": _cpu_model(),
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
     }
 
 
-def _processor() -> str:
+def _cpu_model() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -1,14 +1,13 @@
 """Which rank this process is, and which launch it belongs to.
 
-Ranks do not talk to each other. Those of one launch find the same attempt because each launcher
-gives its processes something in common: that is the launch's identity.
+Ranks do not communicate for this. Each launcher gives its processes environment variables that are
+the same in all ranks; they identify the launch, so its ranks find the same attempt.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Place:
-    """The process among its ranks.
+    """The place of this process among the ranks of its launch.
 
-    `launch` is the same text in all ranks of a launch, and differs after a restart.
+    Args:
+        rank: from 0 to `world_size` - 1.
+        world_size: number of ranks.
+        launch: the same text in all ranks of a launch; a restart has another.
     """
 
     rank: int
@@ -32,7 +34,7 @@ class Place:
 
 _SLURM = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
 
-# launcher, rank, number of ranks, and what all ranks of one launch have in common
+# launcher, and its variables: the rank, the number of ranks, those that identify the launch
 _LAUNCHERS = (
     (
         "torchrun",
@@ -57,32 +59,40 @@ _LAUNCHERS = (
 
 
 def find_place(environment: Mapping[str, str] | None = None) -> Place:
-    """What the launcher's environment says; a process without a launcher is rank 0 of 1.
+    """Find the rank and the launch of this process; without a launcher it is rank 0 of 1.
 
-    Known are torchrun (and everybody who sets RANK, WORLD_SIZE and MASTER_ADDR), SLURM, Open MPI
-    and MPICH, in this order; and processes that joined a torch.distributed group by themselves.
+    Known launchers, in this order: torchrun (and others that set RANK, WORLD_SIZE and MASTER_ADDR),
+    Open MPI, MPICH, SLURM; and processes that joined a torch.distributed group by themselves.
+
+    Args:
+        environment: environment variables; None: those of this process.
 
     Raises:
-        ConfigError: a rank that is no number, or not below the number of ranks.
+        ConfigError: a rank is not a number, or not below the number of ranks.
     """
     known = os.environ if environment is None else environment
-    for launcher, rank, world_size, common in _LAUNCHERS:
-        # a shell inside an allocation has SLURM_PROCID too, but is no step of it
+    for launcher, rank, world_size, identifying in _LAUNCHERS:
+        # a shell inside a SLURM allocation has SLURM_PROCID too, but is not a step
         if rank not in known or (launcher == "slurm" and "SLURM_STEP_ID" not in known):
             continue
-        place = _numbers(rank, known[rank], known.get(world_size))
-        told = [known[name] for name in common if name in known]
-        # no name for the launch at all: the parent is the launcher
-        identity = "/".join(told) if told else f"parent {os.getppid()}"
-        # not the world's size that was made up
-        return Place(*place, f"{launcher} {identity} of {known.get(world_size)}")
+        number, world = _numbers(rank, known[rank], known.get(world_size))
+        identity = _identity(known, identifying)
+        # the variable and not `world`, which may be a guess that differs between ranks
+        return Place(number, world, f"{launcher} {identity} of {known.get(world_size)}")
     group = sys.modules.get("torch.distributed")
     if environment is None and group and group.is_available() and group.is_initialized():
         world = group.get_world_size()
-        told = [known[name] for name in ("MASTER_ADDR", "MASTER_PORT") if name in known]
-        identity = "/".join(told) if told else f"parent {os.getppid()}"
+        identity = _identity(known, ("MASTER_ADDR", "MASTER_PORT"))
         return Place(group.get_rank(), world, f"{identity} of {world}")
+    import uuid  # here, as `import metronorm.clock` must be quick
+
     return Place(0, 1, uuid.uuid4().hex)
+
+
+def _identity(known: Mapping[str, str], names: tuple[str, ...]) -> str:
+    """What all ranks of a launch have in common; without a variable, their parent process."""
+    values = [known[name] for name in names if name in known]
+    return "/".join(values) if values else f"parent {os.getppid()}"
 
 
 def _numbers(name: str, rank: str, world_size: str | None) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from metronorm.clock import Clock, StallWatch
 from metronorm.clock import background_threads as watcher
 from metronorm.clock.background_threads import Watcher
 from metronorm.clock.resources import Resources
-from metronorm.clock.stall import Stalls, tell
+from metronorm.clock.stall import Stalls, notify
 from metronorm.runs import open_run
 
 from . import records
@@ -132,11 +132,11 @@ def test_a_clock_notices_a_loop_that_hangs(
 ) -> None:
     told = threading.Event()
 
-    def tell_and_say(watch: StallWatch, event: dict[str, Any], folder: Path | None) -> None:
-        tell(watch, event, folder)
+    def notify_and_set(watch: StallWatch, event: dict[str, Any], folder: Path | None) -> None:
+        notify(watch, event, folder)
         told.set()
 
-    monkeypatch.setattr(watcher, "tell", tell_and_say)
+    monkeypatch.setattr(watcher, "notify", notify_and_set)
     monkeypatch.chdir(tmp_path)
     watch = StallWatch(command=(sys.executable, "-c", KEEP, "event"))
     run = tmp_path / "run"

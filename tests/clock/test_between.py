@@ -247,14 +247,16 @@ def test_phases_between_loops_are_measured_whatever_the_budget(tmp_path: Path) -
     time = VirtualTime()
     clock = Clock(tmp_path / "run", progress=False, now=time, budget=1e-9)
     with clock:
-        clock._cost_of_phase = 1_000  # where time is virtual, a phase costs nothing
+        clock._recording.sampling.cost_of_phase_ns = (
+            1_000  # where time is virtual, a phase costs nothing
+        )
         for _ in range(10):
             for _ in clock.ticks(range(64)):
                 with clock.phase("forward"):
                     time.pass_(1)
             with clock.phase("evaluate"):
                 time.pass_(100)
-        assert clock._budget.every > 1
+        assert clock._recording.sampling.budget.every > 1
     evaluated = [fields["phases"]["evaluate"] for _, fields in told(tmp_path / "run")]
     assert evaluated == [100] * 10
 

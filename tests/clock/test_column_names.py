@@ -135,7 +135,7 @@ def test_names_that_are_too_many_are_left_out_with_one_warning(
         for tick in clock.ticks(range(120)):
             clock.log(**{f"loss_{tick}": 1.0}, loss=float(tick))
             clock.log(**{f"LOSS_{tick + 200}": 1.0} if tick > 110 else {})
-        assert len(clock._names._by_lower_case) == 100, "those left out are not kept"
+        assert len(clock._recording._names._by_lower_case) == 100, "those left out are not kept"
     assert [record.getMessage() for record in caplog.records] == [
         "a run records 100 names of metrics at most; left out: 'loss_99' ...; is there a number in "
         "the name that should be a metric itself?"

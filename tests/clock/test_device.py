@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from metronorm.clock import Clock
-from metronorm.clock import pending_records as deferred
+from metronorm.clock import Clock, pending_records
 from metronorm.clock.device import TorchDevice, fetcher, find_device
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
@@ -23,7 +22,7 @@ Fake = FakeDevice | FakeJax | FakeTorch
 @pytest.fixture(params=["device", "torch with phases", "torch", "jax"])
 def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """Phases are in device time with the first two, in host time with the others."""
-    deferred._tell.cache_clear()
+    pending_records._warn_once.cache_clear()
     if request.param == "device":
         return FakeDevice(VirtualTime())
     if request.param == "jax":
@@ -37,7 +36,7 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fak
 @pytest.fixture(params=["torch", "jax"])
 def beside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fake:
     """One in whose time no phases are measured."""
-    deferred._tell.cache_clear()
+    pending_records._warn_once.cache_clear()
     if request.param == "jax":
         return FakeJax()
     fake_torch = FakeTorch()
@@ -181,11 +180,11 @@ def test_a_tick_on_the_host_does_not_wait_for_those_before(tmp_path: Path, besid
 def test_a_device_that_never_answers_does_not_fill_memory(
     tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(deferred, "MOST", 8)
+    monkeypatch.setattr(pending_records, "MOST", 8)
     with new_clock(tmp_path / "run", fake) as clock:
         for number in clock.ticks(range(20)):
             clock.log(loss=fake.number(number), tokens=64)
-            assert len(clock._deferred) <= 8
+            assert len(clock._recording._pending) <= 8
         assert on_record(tmp_path / "run") == list(range(1, 13))
         fake.may_wait = True
     ticks = records.ticks(tmp_path / "run")
@@ -210,7 +209,7 @@ def test_not_finite_values_of_a_device_are_recorded_and_told(tmp_path: Path, fak
 def test_an_array_that_is_donated_before_it_arrives_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    deferred._tell.cache_clear()
+    pending_records._warn_once.cache_clear()
     jax = FakeJax()
     with caplog.at_level(logging.WARNING), new_clock(tmp_path / "run", jax) as clock:
         for number in clock.ticks(range(5)):

@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metronorm.clock import Clock
-from metronorm.clock import tick_recording as ticking
+from metronorm.clock import Clock, phase_sampling
 from metronorm.clock.device import TorchDevice
 from metronorm.clock.device_ledger import DeviceLedger, DevicePhases
 from metronorm.clock.phase_timer import Ledger
@@ -286,7 +285,7 @@ def test_the_time_becomes_that_of_the_device_between_two_loops(
     time = VirtualTime()
     device = FakeDevice(time)
     found: list[FakeDevice] = []
-    monkeypatch.setattr(ticking, "find_device", lambda: found[0] if found else None)
+    monkeypatch.setattr(phase_sampling, "find_device", lambda: found[0] if found else None)
     with Clock(tmp_path / "run", progress=False, now=time, stall=None) as clock:
         for _ in clock.ticks(range(3)):
             with clock.phase("forward"):

@@ -23,7 +23,7 @@ def use(clock):
     clock.log(child=2.0)
     clock.end_tick()
     clock.pause()
-    clock.forget()
+    clock.detach_after_fork()
     clock.close(RuntimeError("of the child"))
     clock.close()
 """

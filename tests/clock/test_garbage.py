@@ -144,7 +144,7 @@ def test_nothing_is_left_behind(tmp_path: Path, way: str) -> None:
     clock = Clock(tmp_path / "run", progress=False).open()
     assert len(gc.callbacks) == len(before) + 1
     if way == "forgotten":
-        clock.forget()
+        clock.detach_after_fork()
     else:
         clock.close(KeyError("broken") if way == "failed" else None)
     clock.close()

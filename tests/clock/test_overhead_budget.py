@@ -162,7 +162,7 @@ def test_the_cost_goes_on_when_the_time_becomes_a_devices(
     device = FakeDevice(time)
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         train(clock, time, 3, 1_000)
-        monkeypatch.setattr("metronorm.clock.tick_recording.find_device", lambda: device)
+        monkeypatch.setattr("metronorm.clock.phase_sampling.find_device", lambda: device)
         train(clock, time, 3, 1_000)
         device.may_wait = True
     found = costs(tmp_path / "run")
@@ -170,16 +170,16 @@ def test_the_cost_goes_on_when_the_time_becomes_a_devices(
     assert found[3] == found[0] + PHASE + READING, "and what the first loop's end cost"
 
 
-def test_a_budget_weighs_what_a_window_cost() -> None:
+def test_a_budget_reviews_what_a_window_cost() -> None:
     budget = Budget(0.01)
-    assert not budget.weigh(10**6, 0), "what came before the first window is nobody's"
-    assert not budget.weigh(10, 1_000), "all of it, and no more"
-    assert budget.weigh(11, 2_000)
+    assert not budget.review(10**6, 0), "what came before the first window is nobody's"
+    assert not budget.review(10, 1_000), "all of it, and no more"
+    assert budget.review(11, 2_000)
     assert budget.every == 2
-    assert not budget.weigh(3, 3_000), "between, nothing changes"
-    assert budget.weigh(2, 4_000)
+    assert not budget.review(3, 3_000), "between, nothing changes"
+    assert budget.review(2, 4_000)
     assert budget.every == 1
-    assert not budget.weigh(0, 5_000)
+    assert not budget.review(0, 5_000)
     assert budget.every == 1
 
 

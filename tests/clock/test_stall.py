@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from metronorm.clock import StallWatch, stall
-from metronorm.clock.stall import Stalls, stacks, tell
+from metronorm.clock.stall import Stalls, notify, stacks
 
 from .virtual import VirtualTime
 
@@ -182,10 +182,10 @@ def test_a_command_and_a_webhook_are_given_the_event(
     tmp_path: Path, hook: Hook, caplog: pytest.LogCaptureFixture
 ) -> None:
     command = (sys.executable, "-c", KEEP, str(tmp_path / "event"))
-    tell(StallWatch(command=command, webhook=hook.address), EVENT)
+    notify(StallWatch(command=command, webhook=hook.address), EVENT)
     assert json.loads((tmp_path / "event").read_bytes()) == EVENT
     assert hook.posted == [("/stalls?run=mine", "application/json", EVENT)]
-    tell(StallWatch(), EVENT)
+    notify(StallWatch(), EVENT)
     assert len(hook.posted) == 1
     assert caplog.text == ""
 
@@ -208,7 +208,7 @@ def test_a_command_that_fails_is_logged_and_the_webhook_called(
 ) -> None:
     if why == "timed out":
         monkeypatch.setattr(stall, "_TIMEOUT_SECONDS", 0.2)
-    tell(StallWatch(command=command, webhook=hook.address if why != "timed out" else ""), EVENT)
+    notify(StallWatch(command=command, webhook=hook.address if why != "timed out" else ""), EVENT)
     assert len(hook.posted) == (why != "timed out")
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "the stall command failed" in caplog.text
@@ -227,7 +227,7 @@ def test_a_webhook_that_fails_is_logged(
             thread.start()
         else:
             server.close()
-        tell(
+        notify(
             StallWatch(
                 webhook={"status": hook.address, "nonsense": "not an address"}.get(how, address)
             ),

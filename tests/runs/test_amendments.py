@@ -97,7 +97,7 @@ def test_phases_that_were_not_measured_leave_the_time_unattributed(tmp_path: Pat
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         for _ in clock.ticks(range(1)):
-            clock._measured = False
+            clock._recording.sampling.measured = False
             time.pass_(10)
         with clock.phase("evaluate"):
             time.pass_(100)

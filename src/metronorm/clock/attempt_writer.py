@@ -1,4 +1,4 @@
-"""The recorder: everything between the clock and the disk of one attempt."""
+"""The recorder: everything between the clock and the disk, for one rank of one attempt."""
 
 from __future__ import annotations
 
@@ -29,24 +29,28 @@ if TYPE_CHECKING:
     from metronorm.store.owner import Ownership
     from metronorm.store.writer import Loss
 
-_SEALED_HERE_BYTES = 1 << 20  # what takes a tenth of a second
+_SEALED_HERE_BYTES = 1 << 20  # sealing this takes a tenth of a second
 
 _log = logging.getLogger("metronorm")
 
 
 class Recorder:
-    """Takes lines of ticks, events and samples of the machine; never waits for a disk.
+    """Takes lines of ticks, events and samples of the machine; never waits for the disk.
+
+    For each kind of lines there is a channel: a ring in shared memory, and the tape on the disk.
+    Lines of ticks come from the training thread, which puts them into the ring `ticks.ring`
+    itself. Events come from any thread, samples from the thread of the `Watcher`.
 
     Args:
-        directory: of the run.
-        identity: of the run.
-        attempt: that this process claimed.
-        rank: of this process.
-        owner: holds the rank for this process; released by `close`.
-        tick: the number of the tick that runs.
-        running: whether one does.
-        time_ns: nanoseconds since 1970.
-        stall: when to call it a stall; None: never.
+        directory: the run's directory.
+        identity: the id in `run.json`.
+        attempt: the number of this process's attempt.
+        rank: this process's rank.
+        owner: keeps other processes from writing this rank; `close` releases it.
+        tick: returns the number of the running tick.
+        running: returns whether ticks are expected: false between loops.
+        time_ns: returns nanoseconds since 1970.
+        stall: when missing ticks are a stall; None: never.
 
     Raises:
         OSError: the directory is not writable.
@@ -68,7 +72,7 @@ class Recorder:
         recover_all()
         self._directory, self._owner = directory, owner
         self._tick, self._time_ns = tick, time_ns
-        self._forgotten = False
+        self._closed = False
         self.latest_resources: dict[str, float] = {}
         self._channels = {}
         for kind, capacity in CAPACITIES.items():
@@ -77,28 +81,35 @@ class Recorder:
             path = ring_path(identity, kind, attempt, rank)
             self._channels[kind] = Channel(folder, path, capacity, identity)
         self.ticks = self._channels["ticks"]
-        self._writer = Writer(self._channels, self._on_return, owner.touch)
+        self._writer = Writer(self._channels, self._report_loss, owner.touch)
         self.event("start", process=os.getpid(), host=platform.node(), versions=versions())
         self._watcher = Watcher(tick, running, self._sample, self.event, stall)
 
     @property
     def dropped(self) -> int:
-        """Lines that are lost."""
+        """How many lines are lost."""
         return sum(channel.dropped for channel in self._channels.values())
 
     def overflow(self, line: bytes, tick: int) -> None:
-        """A tick's line that the ring has no room for."""
+        """Take the line of a tick for which the ring has no room, or drop and count it."""
         self._writer.put_or_drop(self.ticks, line, tick)
 
     def event(self, name: str, /, **fields: Any) -> dict[str, Any]:
-        """Something that happened; the record that was made of it."""
+        """Record an event of the running tick, from any thread; returns its record."""
         return self.event_of(self._tick(), self._time_ns(), name, fields)
 
     def event_of(
         self, tick: int, time_ns: int, name: str, fields: dict[str, Any]
     ) -> dict[str, Any]:
-        """Something that happened in another tick, or at another time, than now."""
-        return self._event(tick, time_ns, name, fields, put=not self._forgotten)
+        """Record an event of any tick and time; returns its record.
+
+        Args:
+            tick: the number of the tick.
+            time_ns: nanoseconds since 1970.
+            name: the event's name.
+            fields: its fields; values that JSON does not have become text.
+        """
+        return self._event(tick, time_ns, name, fields, put=not self._closed)
 
     def _event(
         self, tick: int, time_ns: int, name: str, fields: dict[str, Any], *, put: bool
@@ -112,7 +123,7 @@ class Recorder:
         try:
             record["fields"], _ = to_json(fields, other=str)  # JSON has no NaN
             line = encode(record)
-        # text that is no Unicode, a key that is no text, what holds itself, what makes no text
+        # invalid Unicode, a key that is no text, a list that holds itself, an object without a text
         except Exception:
             record["fields"] = {"text": _unicode(_text(fields))}
             record["event"] = _unicode(name)
@@ -128,7 +139,7 @@ class Recorder:
             "time_ns": _as_column(self._time_ns()),
             "values": {name: value for name, value in values.items() if math.isfinite(value)},
         }
-        if not self._forgotten:
+        if not self._closed:
             self._put("resources", encode(record))
 
     def _put(self, kind: str, line: bytes) -> None:
@@ -136,42 +147,43 @@ class Recorder:
         if not channel.put(line):
             self._writer.put_or_drop(channel, line, self._tick())
 
-    def _on_return(self, kind: str, loss: Loss) -> None:
+    def _report_loss(self, kind: str, loss: Loss) -> None:
         fields = {"kind": kind, **dataclasses.asdict(loss)}
         self._event(self._tick(), self._time_ns(), "dropped", fields, put=True)
 
     def flush(self) -> bool:
-        """Wait until all that was said is on the tapes; False if the disk does not take it."""
-        return self._forgotten or self._writer.flush()
+        """Wait until all lines are on the tapes; False if the disk does not take them."""
+        return self._closed or self._writer.flush()
 
-    def forget(self) -> None:
-        """For the child of a fork: this attempt is its parent's."""
-        self._forgotten = True
+    def detach_after_fork(self) -> None:
+        """Write nothing more, in a child of `fork`: the attempt belongs to the parent process."""
+        self._closed = True
         for channel in self._channels.values():
             channel.ring.detach_after_fork()
             channel.tape.close()
         self._owner.detach_after_fork()
 
     def close(self) -> None:
-        """Write what is on the way, seal it, and tell what was lost; waits seconds at most."""
+        """Write the last lines, seal the tapes, and warn of lost lines; waits seconds at most."""
         try:
             self._close()
         finally:
-            if not self._writer.is_writing():  # at a disk that does not answer: left in peace
+            # a writer that still waits for the disk may write later: then nobody else may
+            if not self._writer.is_writing():
                 self._owner.release()
 
     def _close(self) -> None:
         self._watcher.close()
-        self._forgotten = True
+        self._closed = True
         left = self._writer.close()
         errors = [channel.tape.last_error for channel in self._channels.values()]
-        why = next((error.strerror for error in errors if error), "the disk does not answer")
+        reason = next((error.strerror for error in errors if error), "the disk does not answer")
         if self.dropped:
             _log.warning(
                 "%d records could not be written to %s (%s); training went on without them",
                 self.dropped,
                 self._directory,
-                why,
+                reason,
             )
         if left:
             _log.warning(
@@ -179,36 +191,36 @@ class Recorder:
                 "this machine runs",
                 left,
                 self._directory,
-                why,
+                reason,
             )
         if left or self._writer.is_writing():
             return
         self._seal()
 
     def _seal(self) -> None:
-        """Here if that is soon done, else in a process that may outlive this one."""
+        """Seal small tapes here, large ones in a process that may outlive this one."""
         size = 0
         folders = {kind: channel.tape.folder for kind, channel in self._channels.items()}
         for folder in folders.values():
-            with _trying():
+            with _suppress_failures():
                 size += finish_tape(folder)
         if size > _SEALED_HERE_BYTES:
-            with _trying():
+            with _suppress_failures():
                 start_sealing(*folders.values())
                 return
         for kind, folder in folders.items():
-            with _trying():
+            with _suppress_failures():
                 seal_parts(folder, kind)
 
 
-def _trying() -> AbstractContextManager[None]:
-    return contextlib.suppress(OSError, MetronormError)  # sealing can be done at any time
+def _suppress_failures() -> AbstractContextManager[None]:
+    return contextlib.suppress(OSError, MetronormError)  # the tapes can be sealed at any time
 
 
 def _text(fields: dict[str, Any]) -> str:
     try:
         return repr(fields)
-    except Exception:  # by code of others
+    except Exception:  # foreign code makes the text
         return ", ".join(fields)
 
 
@@ -217,5 +229,5 @@ def _unicode(text: str) -> str:
 
 
 def _as_column(number: int) -> int:
-    """A number as the column of an integer can hold it: one beyond becomes the last."""
+    """The nearest number that a column of integers can hold."""
     return max(-LARGEST, min(number, LARGEST))

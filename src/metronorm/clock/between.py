@@ -1,16 +1,17 @@
-"""What is logged outside of the ticks that count: after one, and in one that never ended.
+"""Values that are logged between ticks, and in a tick that never ended.
 
-A tick is on the tape when it ends, and the tape is append-only. So what is logged later is an event
-`between` that says the tick before it, and readers put it into that tick's row:
+A tick is on the tape when it ends, and the tape is append-only. So values that are logged later are
+recorded as an event `between`, which has the number of the tick before; readers put them into the
+row of that tick:
 
-| logged | stands in |
+| logged | recorded in |
 | --- | --- |
-| before the first tick | the first tick; without one, an event `between` |
+| before the first tick | the first tick; if there is none, an event `between` |
 | in a tick | that tick; if it never ends, an event `unfinished` |
 | after a tick, before the next | an event `between`, at once |
 
-Phases of the time that is no tick's are treated alike; they are written with the next values, when
-the next loop begins, or when the clock closes.
+Phases between ticks are recorded in the same way: with the next values, when the next loop begins,
+or when the clock closes.
 """
 
 from __future__ import annotations
@@ -18,28 +19,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.device_ledger import DevicePhases
-from metronorm.clock.pending_records import Late
+from metronorm.clock.pending_records import PendingRecord
 from metronorm.store.schema import UNATTRIBUTED, TickRecord
 
 if TYPE_CHECKING:
-    from metronorm.clock.device import Pending
+    from metronorm.clock.device import PendingValue
 
 
-def logged_after(
+def record_between(
     tick: int,
     time_ns: int,
     phases: dict[str, int] | DevicePhases,
     metrics: dict[str, Any],
-    fetching: dict[str, Pending],
-) -> Late | None:
-    """A record without beats of what was logged after a tick; None if that was nothing.
+    fetching: dict[str, PendingValue],
+) -> PendingRecord | None:
+    """A record without beats of what was logged after a tick; None if there is nothing.
 
     Args:
-        tick: the one before.
+        tick: the number of the tick before.
         time_ns: nanoseconds since 1970.
-        phases: since it ended, or since this was called last.
-        metrics: None for those that `fetching` has on their way.
-        fetching: by name.
+        phases: time in phases since that tick ended, or since the last call.
+        metrics: values by name; None where `fetching` has the name.
+        fetching: values on their way from a device, by name.
     """
     on_host = (
         {name: ns for name, ns in phases.items() if ns and name != UNATTRIBUTED}
@@ -49,11 +50,11 @@ def logged_after(
     on_device = phases if isinstance(phases, DevicePhases) and phases else None
     if not (metrics or on_host or on_device):
         return None
-    return Late(TickRecord(tick, time_ns, 0, 0, on_host, metrics), on_device, fetching)
+    return PendingRecord(TickRecord(tick, time_ns, 0, 0, on_host, metrics), on_device, fetching)
 
 
 def event_fields(record: TickRecord) -> dict[str, Any]:
-    """Metrics and phases of a record, as the fields of an event."""
+    """Metrics and phases of a record, as the fields of an event; empty parts are left out."""
     phases = {name: ns for name, ns in record.phases.items() if ns and name != UNATTRIBUTED}
-    told = {"metrics": record.metrics, "phases": phases}
-    return {key: values for key, values in told.items() if values}
+    fields = {"metrics": record.metrics, "phases": phases}
+    return {key: values for key, values in fields.items() if values}

@@ -1,4 +1,4 @@
-"""Names of metrics and phases: which can be columns, and how many there may be."""
+"""Names of metrics and phases: which names can be columns, and how many there may be."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _log = logging.getLogger("metronorm")
 
 
 class Names:
-    """The metrics of one run so far."""
+    """The names of metrics that a run has recorded so far."""
 
     def __init__(self) -> None:
         self.known: set[str] = set()
         self._by_lower_case: dict[str, str] = {}
-        self._told = False
+        self._has_warned = False
 
     def check(self, names: Iterable[str]) -> list[str]:
-        """Take new names; those that are too many to be recorded.
+        """Add new names to `known`; returns those beyond `MOST`, with one warning.
 
         Raises:
-            ConfigError: a name that cannot be a column of its own.
+            ConfigError: a name cannot be a column of its own.
         """
         too_many = []
         for name in names:
@@ -40,8 +40,8 @@ class Names:
                 self.known.add(name)
             else:
                 too_many.append(name)
-        if too_many and not self._told:
-            self._told = True
+        if too_many and not self._has_warned:
+            self._has_warned = True
             _log.warning(
                 "a run records %d names of metrics at most; left out: %r ...; is there a number in "
                 "the name that should be a metric itself?",
@@ -62,19 +62,35 @@ def _check(name: str) -> None:
 
 
 def check_text(what: str, name: str) -> None:
-    """Raise ConfigError for a name that is no Unicode, or that a column cannot have."""
+    """Check that a column can have this name.
+
+    Args:
+        what: what has the name, for the error.
+        name: the name.
+
+    Raises:
+        ConfigError: the name is invalid Unicode, or has a null character.
+    """
     try:
-        name.encode()  # half of a surrogate pair cannot be
+        name.encode()  # half of a surrogate pair has no encoding
     except UnicodeEncodeError:
-        whole = False
+        valid = False
     else:
-        whole = "\0" not in name
-    if not whole:
+        valid = "\0" not in name
+    if not valid:
         raise ConfigError(f"{what} must be text", got=repr(name))
 
 
 def check_case(name: str, by_lower_case: dict[str, str]) -> None:
-    """Raise ConfigError for a name that SQL takes for one of those; else it becomes one."""
+    """Check that SQL does not take a name for another one, and add it.
+
+    Args:
+        name: the name.
+        by_lower_case: all names so far, by their lower case.
+
+    Raises:
+        ConfigError: another name differs in upper and lower case only.
+    """
     same = by_lower_case.setdefault(name.lower(), name)
     if same != name:
         raise ConfigError(

@@ -1,100 +1,125 @@
 """Accelerators, without waiting for them: values on their way to the host, and device time.
 
-No framework is imported: a value says by its methods whose it is, and torch is used where the
-process has loaded it.
+No framework is imported: the methods of a value show to which framework it belongs, and torch is
+used where the process has loaded it.
 """
 
 from __future__ import annotations
 
 import functools
 import sys
+import weakref
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-_KINDS = ("cuda", "xpu", "mps")  # torch has events for these; a value of any other is waited for
+_KINDS = ("cuda", "xpu", "mps")  # torch has events for these; values of other kinds are waited for
 
 
-class Pending(Protocol):
-    """A number that is on its way."""
+class PendingValue(Protocol):
+    """A number that is on its way from a device to the host."""
 
     def ready(self) -> bool:
         """Whether it has arrived; never waits."""
 
     def get(self) -> float:
-        """The number; waits if it must."""
+        """The number; waits until it has arrived."""
 
 
 class Moment(Protocol):
     """A point in a device's stream of work."""
 
     def ready(self) -> bool:
-        """Whether the device has come to it; never waits."""
+        """Whether the device has reached it; never waits."""
 
     def wait(self) -> None:
-        """Until the device has come to it."""
+        """Wait until the device has reached it."""
 
 
 class Device(Protocol):
-    """What the clock asks of an accelerator. `TorchDevice` is one; a test may bring its own."""
+    """What the clock needs of an accelerator. `TorchDevice` is one; tests may have their own."""
 
-    def fetch(self, value: Any) -> Pending:
-        """Begin to copy a one-element value to the host."""
+    def fetch(self, value: Any) -> PendingValue:
+        """Begin to copy a value of one element to the host."""
 
     def mark(self) -> Moment:
-        """A moment after all work that was given to the device so far."""
+        """A moment after all work that the device has been given so far."""
 
     def elapsed_ns(self, begin: Moment, end: Moment) -> int:
-        """Device time between two moments that it has come to."""
+        """Nanoseconds of device time between two moments that the device has reached."""
 
 
 class TorchDevice:
     """An accelerator of torch: CUDA, ROCm, XPU or MPS.
 
     Args:
-        torch: the module.
+        torch: the module `torch`.
         device: a `torch.device` with its index: a process may use several.
     """
 
     def __init__(self, torch: Any, device: Any) -> None:
         self._torch, self._device = torch, device
-        self._free: list[Any] = []
+        self._events = _Events(lambda: torch.Event(device=device, enable_timing=True))
 
-    def fetch(self, value: Any) -> Pending:
-        """Copied into pinned memory, which torch takes for a copy that does not block."""
+    def fetch(self, value: Any) -> PendingValue:
+        """Begin to copy a tensor of one element into pinned memory, without blocking."""
         value = value.detach()
-        if hasattr(value, "full_tensor"):  # of a DTensor each rank has a part; all of them log it
+        if hasattr(value, "full_tensor"):  # each rank has a part of a DTensor; all ranks log it
             value = value.full_tensor()
-        return _TorchPending(value.to("cpu", non_blocking=True), self.mark())
+        return _TorchValue(value.to("cpu", non_blocking=True), self.mark())
 
     def mark(self) -> Moment:
-        """An event on the device's current stream, from a pool."""
-        free = self._free
-        event = free.pop() if free else self._torch.Event(device=self._device, enable_timing=True)
-        # without a stream it would be that of the current device, which may be another one
+        """A moment in the device's current stream."""
+        event = self._events.take()
+        # without a stream it would be the stream of the current device, which may be another one
         event.record(self._torch.accelerator.current_stream(self._device))
-        return _TorchMoment(event, free)
+        moment = _TorchMoment(event)
+        self._events.use(event, moment)
+        return moment
 
     def elapsed_ns(self, begin: Moment, end: Moment) -> int:
-        """By the device's own clock, to about half a microsecond."""
+        """Nanoseconds between two moments, by the device's clock, to about 500 ns."""
         assert isinstance(begin, _TorchMoment)
         assert isinstance(end, _TorchMoment)
         milliseconds: float = begin.event.elapsed_time(end.event)
         return round(milliseconds * 1e6)
 
 
+class _Events:
+    """Events of one device. An event is free again when nothing refers to its moment any more.
+
+    Args:
+        make: makes an event.
+    """
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        # in the order of their use: moments are dropped in nearly the same order
+        self._used: deque[tuple[Any, weakref.ref[Any]]] = deque()
+
+    def take(self) -> Any:
+        """A free event, or a new one."""
+        # two, and not only the oldest: a moment that is kept for long must not block all others
+        for _ in range(min(2, len(self._used))):
+            event, moment = self._used.popleft()
+            if moment() is None:
+                return event
+            self._used.append((event, moment))
+        return self._make()
+
+    def use(self, event: Any, moment: Any) -> None:
+        """Keep `event` until `moment` is dropped."""
+        self._used.append((event, weakref.ref(moment)))
+
+
 class _TorchMoment:
-    """Gives its event back to the pool when nobody needs it any more."""
+    __slots__ = ("__weakref__", "event")
 
-    __slots__ = ("_free", "event")
-
-    def __init__(self, event: Any, free: list[Any]) -> None:
-        self.event, self._free = event, free
-
-    def __del__(self) -> None:
-        self._free.append(self.event)
+    def __init__(self, event: Any) -> None:
+        self.event = event
 
     def ready(self) -> bool:
         return bool(self.event.query())
@@ -103,7 +128,7 @@ class _TorchMoment:
         self.event.synchronize()
 
 
-class _TorchPending:
+class _TorchValue:
     def __init__(self, host: Any, moment: Moment) -> None:
         self._host, self._moment = host, moment
 
@@ -115,7 +140,7 @@ class _TorchPending:
         return float(self._host.item())
 
 
-class _JaxPending:
+class _JaxValue:
     def __init__(self, value: Any) -> None:
         value.copy_to_host_async()
         self._value = value
@@ -137,10 +162,15 @@ def find_device() -> Device | None:
     return None
 
 
-def fetcher(value: Any, device: Device | None) -> Callable[[Any], Pending] | None:
-    """How to fetch a value without waiting; None if it is on the host already."""
+def fetcher(value: Any, device: Device | None) -> Callable[[Any], PendingValue] | None:
+    """The function that fetches a value without waiting; None for a value on the host.
+
+    Args:
+        value: an array or a tensor of one element, or a number.
+        device: fetches values that are not on the host; None: the value's own framework does.
+    """
     if hasattr(value, "copy_to_host_async"):  # a JAX array, on whatever device
-        return None if value.is_ready() else _JaxPending
+        return None if value.is_ready() else _JaxValue
     place = getattr(value, "device", None)
     kind = getattr(place, "type", "cpu")
     if kind in ("cpu", "meta"):
@@ -151,6 +181,6 @@ def fetcher(value: Any, device: Device | None) -> Callable[[Any], Pending] | Non
     return _of_torch(torch, place).fetch if torch and kind in _KINDS else None
 
 
-@functools.cache  # one pool of events for each
+@functools.cache  # one pool of events for each device
 def _of_torch(torch: Any, device: Any) -> TorchDevice:
     return TorchDevice(torch, device)

@@ -1,9 +1,9 @@
-"""The accounts of a tick in the time of an accelerator.
+"""Where the time of a tick went, in the time of an accelerator.
 
 At every change of phase a moment is marked in the device's stream of work, and nothing waits for
-it. A stretch between two moments is charged to the phase that was open: while the device computes
-ahead of the host, a wait for data costs it nothing and is charged nothing; when it runs dry, the
-wait is what it did. The stretches of a tick follow each other, so they add up to its wall time.
+it. The stretch between two moments is charged to the phase that was open. While the device still
+has work, a wait for data costs it no time and is charged none; a device without work waits too, and
+that time is charged. The stretches of a tick follow each other, so they add up to its wall time.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 class DeviceLedger:
-    """To be used as `Ledger` is; what `close` gives is known when the device has come so far.
+    """Used like `Ledger`, but the result of `close` is known later, when the device is there.
 
     Args:
         now: a monotonic clock of the host, in integer nanoseconds.
-        device: whose time it is.
-        counts: whether a phase of this name counts that another thread than the loop's opens.
+        device: the accelerator that measures.
+        counts: whether a phase with this name counts in a thread other than the loop's.
     """
 
     def __init__(
@@ -39,29 +39,29 @@ class DeviceLedger:
         counts: Callable[[str], bool] = works_for_the_loop,
     ) -> None:
         self._now, self._counts = now, counts
-        self._thread: int | None = None  # that began
+        self._thread: int | None = None  # the thread that called `begin`
         self.last = now()
         self.phases = Phases(functools.partial(_DeviceAccount, self))
-        self.entered = 0  # how often phases were, in all
-        self.counting = False  # whether time that no phase covers is a tick's
+        self.entered = 0  # how often phases were entered, in all
+        self.counting = False  # whether time outside of phases belongs to a tick
         self._device = device
         self._stack: list[str] = []
         self._marks: list[tuple[Moment, str]] = []
 
     def begin(self) -> None:
-        """From now on what no phase covers is `unattributed`."""
+        """From now on time outside of phases is `unattributed`."""
         self.last = self._now()
         self._thread = get_ident()
         self.counting = True
         self.mark()
 
     def pause(self) -> None:
-        """From now on what no phase covers is nobody's."""
+        """From now on time outside of phases belongs to no tick."""
         self.counting = False
         self.mark()
 
     def close(self) -> tuple[int, DevicePhases]:
-        """End the tick now, where the next one starts: its time on the host, and its accounts."""
+        """End the tick, where the next one begins: host time in nanoseconds, and its phases."""
         moment = self._now()
         wall_ns = moment - self.last
         self.last = moment
@@ -70,19 +70,19 @@ class DeviceLedger:
         return wall_ns, DevicePhases(self._device, marks)
 
     def count_here(self, name: str) -> bool:
-        """Whether what this thread does with the phase counts."""
+        """Whether the phase with this name counts in this thread."""
         return self._thread in (None, get_ident()) or self._counts(name)
 
     def enter(self, name: str) -> None:
-        """What follows is charged to `name`."""
+        """Charge the time from now on to `name`."""
         self.entered += 1
         self._stack.append(name)
         self.mark()
 
     def leave(self, name: str) -> None:
-        """What follows is charged to the phase outside, if there is one.
+        """Charge the time from now on to the phase around `name`, if there is one.
 
-        Phases inside that are still open are left too.
+        Phases inside `name` that are still open are left too.
         """
         if name in self._stack:
             while self._stack.pop() != name:
@@ -90,7 +90,7 @@ class DeviceLedger:
             self.mark()
 
     def mark(self) -> None:
-        """A moment, from which on the innermost open phase is charged."""
+        """Mark a moment; the time after it is charged to the innermost open phase."""
         bottom = UNATTRIBUTED if self.counting else ""
         charged = self._stack[-1] if self._stack else bottom
         self._marks.append((self._device.mark(), charged))
@@ -118,22 +118,28 @@ class _DeviceAccount:
 
 
 class DevicePhases:
-    """The phases of one tick, on their way."""
+    """The phases of one tick; the device may not have reached its end yet.
+
+    Args:
+        device: the accelerator that measures.
+        marks: moments, each with the name that the time after it is charged to; "" for no tick.
+            The last moment is the end of the tick.
+    """
 
     def __init__(self, device: Device, marks: list[tuple[Moment, str]]) -> None:
         self._device, self._marks = device, marks
 
     def __bool__(self) -> bool:
-        """Whether any of the time is a phase's."""
+        """Whether some of the time is in a phase."""
         return any(name not in ("", UNATTRIBUTED) for _, name in self._marks[:-1])
 
     def ready(self) -> bool:
-        """Whether the device has come to the end of the tick; never waits."""
-        # the last first; there may be several streams
+        """Whether the device has reached the end of the tick; never waits."""
+        # the last moment first; several streams may reach their moments in another order
         return all(moment.ready() for moment, _ in reversed(self._marks))
 
     def get(self) -> tuple[int, dict[str, int]]:
-        """Wall time and phases in ns of device time; waits if it must."""
+        """Wall time and time by phase, in nanoseconds of device time; waits for the device."""
         for moment, _ in reversed(self._marks):
             moment.wait()
         spent = {UNATTRIBUTED: 0}

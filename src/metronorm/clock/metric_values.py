@@ -1,33 +1,66 @@
-"""How a value that is logged becomes a number of the record."""
+"""How a logged value becomes a number of the record."""
 
 from __future__ import annotations
 
 import math
-import operator
 import sys
 from decimal import Decimal
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from metronorm.clock.device import fetcher
 from metronorm.errors import ConfigError
+from metronorm.scalars import as_integer
 from metronorm.store.schema import LARGEST
+
+if TYPE_CHECKING:
+    from metronorm.clock.device import Device, PendingValue
+
+
+def convert(metrics: dict[str, Any], device: Device | None) -> dict[str, PendingValue]:
+    """Make Python numbers of values; values on an accelerator are returned, on their way.
+
+    Args:
+        metrics: values by name, replaced in place: by a number, or by None where the result has
+            the name, so that the order of names stays.
+        device: copies values from an accelerator; None: the value's own framework does.
+
+    Raises:
+        ConfigError: a value is not one number.
+    """
+    fetching = {}
+    for name, value in metrics.items():
+        fetch = fetcher(value, device)
+        if fetch is None:
+            metrics[name] = plain_number(name, value)
+        else:
+            check_one_element(name, value)
+            fetching[name] = fetch(value)
+            metrics[name] = None
+    return fetching
 
 
 def check_beats(value: Any) -> int:
-    """How many beats a tick has; ConfigError if that is no positive integer of 64 bits."""
-    try:
-        beats = operator.index(value)
-    except TypeError:
-        beats = 0
-    if not 0 < beats <= LARGEST:
+    """The number of beats of a tick as an int.
+
+    Raises:
+        ConfigError: `value` is not a positive integer of 64 bits.
+    """
+    beats = as_integer(value)
+    if beats is None or not 0 < beats <= LARGEST:
         raise ConfigError("beats must be a positive integer", got=repr(value))
     return beats
 
 
 def plain_number(name: str, value: Any) -> float | int:
-    """A metric's value as a Python number; ConfigError if it is not one.
+    """The value of a metric as a Python number; NaN for a value that NumPy has masked.
 
-    A value that NumPy has masked is NaN: there is none.
+    Args:
+        name: the metric's name, for the error.
+        value: a Python number, or an object that holds one: an array or tensor of one element.
+
+    Raises:
+        ConfigError: `value` is not one number.
     """
     if _is_masked(value):
         return math.nan
@@ -45,16 +78,20 @@ def plain_number(name: str, value: Any) -> float | int:
         return int(number) if -LARGEST <= number <= LARGEST else _as_float(number)
     if isinstance(number, Real | Decimal):  # also a Fraction, and floats longer than Python's
         return _as_float(number)
-    raise _no_number(name, value)
+    raise _not_a_number(name, value)
 
 
 def check_one_element(name: str, value: Any) -> None:
-    """Raise ConfigError for a tensor on a device that does not hold one number."""
+    """Check a tensor on a device by its shape and dtype, without its value.
+
+    Raises:
+        ConfigError: it does not have one element, or is complex.
+    """
     if math.prod(getattr(value, "shape", ())) != 1 or getattr(value, "is_complex", bool)():
-        raise _no_number(name, value)
+        raise _not_a_number(name, value)
 
 
-def _no_number(name: str, value: Any) -> ConfigError:
+def _not_a_number(name: str, value: Any) -> ConfigError:
     shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
     return ConfigError(
         "a metric must be one number (a Python number, or a tensor of one element)",

@@ -1,8 +1,8 @@
-"""Phases that other threads than the loop's open.
+"""Phases that threads other than the loop's open.
 
-A tick's time is that of the thread that loops. What another thread does meanwhile would be charged
-twice, so its phases are left out, and the clock warns of it. One that works while the loop waits
-for it is no other: the backward pass of torch runs in threads of its own on an accelerator.
+A tick's time is the time of the thread that loops. Phases of other threads run at the same time, so
+they would be counted twice; they are left out, and the clock warns. There is one exception: on an
+accelerator the backward pass of torch runs in threads of its own while the loop waits for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _log = logging.getLogger("metronorm")
 
 
 def works_for_the_loop(name: str = "") -> bool:
-    """Whether this thread is torch's, in a backward pass, and not one that Python started."""
+    """Whether this thread is one of torch's own, in a backward pass; `name` has no effect."""
     autograd = getattr(sys.modules.get("torch"), "_C", None)
     # public only as the error of torch.autograd.Variable._execution_engine.queue_callback
     task = getattr(autograd, "_current_graph_task_id", lambda: -1)()
@@ -27,17 +27,16 @@ def works_for_the_loop(name: str = "") -> bool:
 
 
 def _started_by_python() -> set[int | None]:
-    dummy: Any = (
-        threading._DummyThread
-    )  # of a thread that has only looked itself up, as logging does
+    # Python makes a dummy for a foreign thread that has asked for its name, as logging does
+    dummy: Any = threading._DummyThread
     return {each.ident for each in threading.enumerate() if not isinstance(each, dummy)}
 
 
 class OtherThreads:
-    """Asked for each phase that another thread opens or closes: whether it counts.
+    """Decides for each phase that another thread opens or closes whether it counts.
 
     Args:
-        event: takes the name and the fields of what happened.
+        event: records an event by its name and fields.
     """
 
     def __init__(self, event: Callable[..., None]) -> None:
@@ -45,7 +44,7 @@ class OtherThreads:
         self._left_out: set[str] = set()
 
     def __call__(self, name: str) -> bool:
-        """Whether the phase of this name counts; False once with a warning."""
+        """Whether the phase with this name counts; if not, warn once for each name."""
         if works_for_the_loop():
             return True
         if name not in self._left_out:

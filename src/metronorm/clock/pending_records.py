@@ -1,4 +1,4 @@
-"""Records whose values are still on an accelerator: they land a few ticks later."""
+"""Records with values that are still on an accelerator: they are written a few ticks later."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metronorm.clock.device import Pending
+from metronorm.clock.device import PendingValue
 from metronorm.clock.device_ledger import DevicePhases
 from metronorm.store.schema import TickRecord
 
@@ -16,33 +16,39 @@ if TYPE_CHECKING:
     from collections import deque
     from collections.abc import Callable
 
-MOST = 4096  # records that wait; a device is never that far behind
+MOST = 4096  # records that may wait; no device is that far behind the host
 _POLL_SECONDS = 0.001
 
 _log = logging.getLogger("metronorm")
 
 
 @dataclass
-class Late:
-    """A record that lacks its phases, some of its metrics, or both."""
+class PendingRecord:
+    """A record without its phases, without some of its metrics, or both.
+
+    Args:
+        record: its metrics are None where `values` has the name.
+        phases: the phases in device time; None: `record` has them.
+        values: metrics on their way, by name.
+    """
 
     record: TickRecord
     phases: DevicePhases | None
-    values: dict[str, Pending]
+    values: dict[str, PendingValue]
 
     @property
     def tick(self) -> int:
-        """Of the record."""
+        """The number of the record's tick."""
         return self.record.tick
 
     def ready(self) -> bool:
-        """Whether nothing is missing that will come; never waits."""
+        """Whether everything has arrived that will arrive; never waits."""
         if self.phases is not None and not _ready(self.phases):
             return False
         return all(map(_ready, self.values.values()))
 
     def get(self, *, wait: bool = False) -> TickRecord:
-        """The record with all that has arrived, or with `wait` will; the rest is left out."""
+        """The record with what has arrived, or waits for the rest; what failed is left out."""
         record = self.record
         if self.phases is not None:
             found = _get(self.phases, "the phases of a tick", wait)
@@ -57,51 +63,54 @@ class Late:
         return record
 
 
-def land(waiting: deque[Late], write: Callable[[TickRecord], None]) -> None:
-    """Write the records that have arrived, oldest first.
+def write_ready(pending: deque[PendingRecord], write: Callable[[TickRecord], None]) -> None:
+    """Write the records that are ready, oldest first, up to the first that is not.
 
-    A device finishes in order, so what comes after one that has not arrived is not there either.
-    Of more than `MOST` the oldest are written without what is missing.
+    A device finishes in order, so a record after one that is not ready is not ready either. Beyond
+    `MOST` the oldest records are written without what is missing.
     """
-    while waiting and (waiting[0].ready() or len(waiting) > MOST):
-        write(waiting.popleft().get())
+    while pending and (pending[0].ready() or len(pending) > MOST):
+        write(pending.popleft().get())
 
 
-def land_all(
-    waiting: deque[Late],
+def write_all(
+    pending: deque[PendingRecord],
     write: Callable[[TickRecord], None],
     patience_seconds: float | None,
 ) -> None:
-    """Write all records, waiting for the device; with `patience_seconds` no longer than these.
+    """Write all records, and wait for the device.
 
-    What is not there then is left out.
+    Args:
+        pending: the records, oldest first; empty afterwards.
+        write: gets each complete record.
+        patience_seconds: how long to wait at most; what is missing then is left out. None: no end.
     """
     until = time.monotonic() + (patience_seconds or 0.0)
-    while waiting:
-        late = waiting.popleft()
-        while patience_seconds is not None and not late.ready() and time.monotonic() < until:
+    while pending:
+        record = pending.popleft()
+        while patience_seconds is not None and not record.ready() and time.monotonic() < until:
             time.sleep(_POLL_SECONDS)
-        write(late.get(wait=patience_seconds is None))
+        write(record.get(wait=patience_seconds is None))
 
 
-def _ready(part: Pending | DevicePhases) -> bool:
+def _ready(part: PendingValue | DevicePhases) -> bool:
     try:
         return part.ready()
-    except Exception:  # a device that failed, an array that was deleted: nothing will come
+    except Exception:  # a device failed or an array was deleted: nothing will arrive
         return True
 
 
-def _get(part: Pending | DevicePhases, what: str, wait: bool) -> Any:
-    """None if it is not there; what an accelerator can raise must not reach training."""
+def _get(part: PendingValue | DevicePhases, what: str, wait: bool) -> Any:
+    """None if it is not there; errors of an accelerator must not reach the training."""
     try:
         if wait or part.ready():
             return part.get()
-        _tell(what, "it took too long")
+        _warn_once(what, "it took too long")
     except Exception as error:
-        _tell(what, f"{type(error).__name__}: {error}")
+        _warn_once(what, f"{type(error).__name__}: {error}")
     return None
 
 
-@functools.lru_cache(maxsize=256)  # once each
-def _tell(what: str, why: str) -> None:
-    _log.warning("%s did not arrive from the device and is not on record (%s)", what, why)
+@functools.lru_cache(maxsize=256)
+def _warn_once(what: str, why: str) -> None:
+    _log.warning("%s did not arrive from the device and is not recorded (%s)", what, why)

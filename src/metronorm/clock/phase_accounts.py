@@ -1,7 +1,7 @@
-"""The accounts of a ledger without a compiler: what `csrc/ticking.cpp` does, in Python.
+"""The accounts of a ledger in Python, for a package that was built without a compiler.
 
-`Accounts`, `Account`, `Pauses` and `all_plain` are those of `_ticking`, where the package was built
-with it, and behave alike; these take twice as long.
+`Accounts`, `Account`, `Pauses` and `all_plain` come from `_ticking` (`csrc/ticking.cpp`) if it was
+built. The classes here behave in the same way and take twice as long.
 """
 
 from __future__ import annotations
@@ -16,19 +16,25 @@ if TYPE_CHECKING:
 
 
 class PlainAccounts:
-    """See `_ticking.Accounts`."""
+    """The time of ticks by account; the same as `_ticking.Accounts`.
+
+    Args:
+        now: a monotonic clock in integer nanoseconds.
+        rest: the name of the time that no account covers.
+        counts: whether an account with this name counts in a thread other than the loop's.
+    """
 
     def __init__(self, now: Callable[[], int], rest: str, counts: Callable[[str], bool]) -> None:
         self._now, self._rest, self._counts = now, rest, counts
-        self._thread: int | None = None  # that began
-        self._since = self.last = now()  # until here all time is charged
+        self._thread: int | None = None  # the thread that called `begin`
+        self._since = self.last = now()  # all time until here is charged
         self.entered = self._rest_ns = 0
         self.counting = False
         self.all: list[PlainAccount] = []
-        self.open: list[PlainAccount] = []  # the innermost last; one may be there twice
+        self.open: list[PlainAccount] = []  # the innermost last; one may be there several times
 
     def charge(self) -> None:
-        """Charge the time since the last call."""
+        """Charge the time since the last call to the innermost open account, or to the rest."""
         moment = self._now()
         passed = moment - self._since
         self._since = moment
@@ -38,18 +44,18 @@ class PlainAccounts:
             self._rest_ns += passed
 
     def begin(self) -> None:
-        """From now on what no account covers is the rest."""
+        """From now on time outside of accounts is the rest."""
         self.charge()
         self._thread = get_ident()
         self.counting, self.last = True, self._since
 
     def pause(self) -> None:
-        """From now on what no account covers is nobody's."""
+        """From now on time outside of accounts belongs to no tick."""
         self.charge()
         self.counting, self.last = False, self._since
 
     def close(self) -> tuple[int, dict[str, int]]:
-        """The time since it was closed last, and that of each account; all begin anew."""
+        """End a tick: its nanoseconds, and those of each account; all begin at 0 again."""
         self.charge()
         self.last = self._since
         spent = {account.name: account.ns for account in self.all if account.ns}
@@ -59,12 +65,17 @@ class PlainAccounts:
         return sum(spent.values()), spent
 
     def count_here(self, name: str) -> bool:
-        """Whether what this thread does with the phase counts."""
+        """Whether the account with this name counts in this thread."""
         return self._thread in (None, get_ident()) or self._counts(name)
 
 
 class PlainAccount:
-    """See `_ticking.Account`."""
+    """One account; the same as `_ticking.Account`.
+
+    Args:
+        accounts: the accounts that it becomes one of.
+        name: the name of the phase.
+    """
 
     __slots__ = ("_accounts", "name", "ns")
 
@@ -81,30 +92,38 @@ class PlainAccount:
             self.leave()
 
     def enter(self) -> None:
+        """Charge the time from now on to this account."""
         accounts = self._accounts
         accounts.charge()
         accounts.open.append(self)
         accounts.entered += 1
 
     def leave(self) -> None:
+        """Charge the time from now on to the account around this one, if there is one."""
         accounts = self._accounts
         accounts.charge()
         if self in accounts.open:
-            # those inside are left too: a generator was left in one, for example
+            # accounts inside are left too: a generator may have stopped inside one
             while accounts.open.pop() is not self:
                 pass
 
 
 class PlainPauses:
-    """See `_ticking.Pauses`."""
+    """Time in garbage collections; the same as `_ticking.Pauses`.
+
+    Args:
+        now: a monotonic clock in integer nanoseconds.
+        long_ns: pauses of this length and more are kept one by one.
+    """
 
     def __init__(self, now: Callable[[], int], long_ns: int) -> None:
         self._now, self._long_ns = now, long_ns
-        self._since: int | None = None  # the collection that runs began
+        self._since: int | None = None  # the begin of the running collection
         self._spent_ns = 0
         self._longest: list[tuple[int, int, int]] = []
 
     def notice(self, phase: str, info: dict[str, int]) -> None:
+        """A callback for `gc.callbacks`."""
         moment = self._now()
         if phase == "start":
             self._since = moment
@@ -115,16 +134,18 @@ class PlainPauses:
                 self._longest.append((info["generation"], since, moment - since))
 
     def take(self) -> int:
+        """Nanoseconds in collections since the last call."""
         spent_ns, self._spent_ns = self._spent_ns, 0
         return spent_ns
 
     def take_longest(self) -> list[tuple[int, int, int]]:
+        """Long pauses since the last call: generation, begin and duration in nanoseconds."""
         longest, self._longest = self._longest, []
         return longest
 
 
 def plain_all_plain(metrics: dict[str, Any], known: set[str]) -> bool:
-    """See `_ticking.all_plain`."""
+    """Whether all values are floats or ints of 64 bits and all names are known."""
     return known.issuperset(metrics) and all(
         type(value) is float or (type(value) is int and abs(value) <= LARGEST)
         for value in metrics.values()

@@ -1,9 +1,10 @@
 """Where the time of a tick went: accounts that add up to its wall time to the nanosecond.
 
-The present moment is always charged to exactly one account: the innermost open phase, else
-`unattributed`, else (between two loops) nobody's. Of nested phases each is charged its own time.
+At any moment exactly one account is charged: that of the innermost open phase, else `unattributed`,
+else (between two loops) none. A phase is not charged for the phases inside it.
 
-A tick's time is that of the thread that loops, so only its phases count; see `other_threads`.
+A tick's time is the time of the thread that loops, so only phases of that thread count; see
+`other_threads`.
 """
 
 from __future__ import annotations
@@ -23,23 +24,26 @@ if TYPE_CHECKING:
 
 
 class Phase(AbstractContextManager[None], Protocol):
-    """`with` asks in other threads whether it counts; hooks that the loop waits for do not ask."""
+    """A phase of a ledger; in other threads `with` first asks whether the phase counts there.
+
+    `enter` and `leave` do not ask: hooks call them in threads that the loop waits for.
+    """
 
     def enter(self) -> None:
-        """From now on it is charged."""
+        """Charge the time from now on to this phase."""
 
     def leave(self) -> None:
-        """From now on it is not."""
+        """Charge the time from now on to the phase around this one, if there is one."""
 
 
 class Ledger(Accounts):
     """The accounts of one thread's ticks, in host time.
 
-    `phases` makes a phase when it is first asked for one; ConfigError for a name it cannot have.
+    `phases` makes a phase when its name is first used.
 
     Args:
         now: a monotonic clock in integer nanoseconds.
-        counts: whether a phase of this name counts that another thread than the loop's opens.
+        counts: whether a phase with this name counts in a thread other than the loop's.
     """
 
     def __init__(
@@ -52,7 +56,14 @@ class Ledger(Accounts):
 
 
 class Phases(dict[str, Phase]):
-    """The phases of a ledger, by name; `account` makes one."""
+    """The phases of a ledger, by name.
+
+    Args:
+        account: makes the phase with a name.
+
+    Raises:
+        ConfigError: on access, for a name that no phase can have.
+    """
 
     def __init__(self, account: Callable[[str], Phase]) -> None:
         super().__init__()

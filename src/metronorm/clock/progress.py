@@ -1,62 +1,69 @@
-"""The bar: tick, loss, tokens per second and time left, by tqdm."""
+"""The progress bar: tick, loss, tokens per second and remaining time, drawn by tqdm."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 TERMINAL_PERIOD_NS = 100_000_000
-LINE_PERIOD_NS = 10_000_000_000  # into a file or a pipe: whole lines, and fewer
+LINE_PERIOD_NS = 10_000_000_000  # into a file or a pipe: whole lines, and fewer of them
 
 
 class Progress:
-    """Redraws at most ten times a second on a terminal, and a line every ten seconds elsewhere.
+    """A bar that is redrawn ten times a second at most on a terminal; elsewhere a line in 10 s.
 
     Between two drawings a tick costs a comparison and two additions.
+
+    Args:
+        initial: how many ticks are done.
+        total: the number of the last tick; None: unknown.
+        enabled: whether anything is drawn.
     """
 
     def __init__(self, *, initial: int = 0, total: int | None = None, enabled: bool = True) -> None:
         self._terminal = sys.stderr.isatty()
-        self._period = TERMINAL_PERIOD_NS if self._terminal else LINE_PERIOD_NS
-        self._due = 0
+        self._period_ns = TERMINAL_PERIOD_NS if self._terminal else LINE_PERIOD_NS
+        self._due_ns = 0
         self._tokens = 0.0
-        self._spent = 0
+        self._spent_ns = 0
         self._bar: Any = None
-        self._last: tuple[int, Mapping[str, float | str]] | None = None
+        self._last: tuple[int, Mapping[str, float | str]] | None = None  # not drawn yet
         if enabled:
-            # without a terminal tqdm only keeps the rate and words the line; it draws nothing
+            from tqdm import tqdm  # here, as `import metronorm.clock` must be quick
+
+            # without a terminal tqdm draws nothing: it measures the rate and formats the line
             self._bar = tqdm(
                 initial=initial,
                 total=total,
                 unit="tick",
                 leave=True,
                 dynamic_ncols=True,
-                file=sys.stderr if self._terminal else _Nowhere(),
+                file=sys.stderr if self._terminal else _Discard(),
                 mininterval=0,
                 miniters=1,
             )
 
-    @property
-    def shown(self) -> bool:
-        """Whether there is anything to draw on."""
-        return self._bar is not None
-
     def show(
         self, tick: int, wall_ns: int, metrics: Mapping[str, float | str], now_ns: int
     ) -> None:
-        """Tell of a finished tick."""
+        """Take a finished tick, and draw it if that is due.
+
+        Args:
+            tick: its number.
+            wall_ns: its time in nanoseconds.
+            metrics: values by name; `loss` and `tokens` are shown.
+            now_ns: the clock's time in nanoseconds.
+        """
         tokens = metrics.get("tokens")
         if tokens is not None:
             self._tokens += float(tokens)
-        self._spent += wall_ns
+        self._spent_ns += wall_ns
         self._last = (tick, metrics)
-        if now_ns >= self._due:
-            self._due = now_ns + self._period
+        if now_ns >= self._due_ns:
+            self._due_ns = now_ns + self._period_ns
             self._draw()
 
     def _draw(self) -> None:
@@ -66,9 +73,9 @@ class Progress:
         if "loss" in metrics:
             loss = f"{float(metrics['loss']):#.5g}".rstrip(".")  # 2.0000, 12346, 3.0000e-06
             parts.append(f"loss {loss}")
-        if self._tokens and self._spent:
-            parts.append(f"{self._tokens / self._spent * 1e9:,.0f} tokens/s")
-        self._tokens, self._spent = 0.0, 0
+        if self._tokens and self._spent_ns:
+            parts.append(f"{self._tokens / self._spent_ns * 1e9:,.0f} tokens/s")
+        self._tokens, self._spent_ns = 0.0, 0
         self._last = None
         self._bar.set_postfix_str(", ".join(parts), refresh=False)
         self._bar.update(tick - self._bar.n)
@@ -76,7 +83,7 @@ class Progress:
             print(str(self._bar), file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        """Draw what is not drawn yet and leave the bar standing."""
+        """Draw the last tick if it is not drawn yet, and leave the bar on the terminal."""
         if self._bar is None:
             return
         if self._last is not None:
@@ -86,12 +93,12 @@ class Progress:
 
 
 def last_tick(loader: Iterable[Any], size: int, done: int) -> int | None:
-    """The tick with which a loader will be exhausted, if it says how long it is.
+    """The number of the tick that exhausts a loader; None if the loader has no length.
 
     Args:
-        loader: of batches.
+        loader: yields batches.
         size: batches in a tick.
-        done: ticks that are done.
+        done: number of ticks that are done.
     """
     length = getattr(loader, "__len__", None)
     if length is None:
@@ -102,6 +109,6 @@ def last_tick(loader: Iterable[Any], size: int, done: int) -> int | None:
         return None
 
 
-class _Nowhere:
+class _Discard:
     def write(self, text: str) -> None: ...
     def flush(self) -> None: ...

@@ -1,4 +1,4 @@
-"""What the process and its machine use: one sample of everything that can be read here."""
+"""What the process and its machine use: samples of everything that can be read here."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _NVIDIA = Path("/proc/driver/nvidia/version")
 
 
 class Resources:
-    """Samples processor, memory, disk, network, energy and GPUs.
+    """Samples CPU, memory, disk, network, energy and GPUs, by psutil and NVML.
+
+    The unit is part of a value's name. Values with `_ns` and `_joules`, and `_bytes` of disk and
+    network, count up from the start of the process or machine; others are of the moment.
 
     Args:
-        on_missing: told once, as `(what, why)`, of each thing that is there but cannot be read.
-        energy: where Linux shows the processor's energy counters (RAPL).
-
-    Names carry their units; what ends in `_bytes` of disk and network, `_ns` and `_joules` counts
-    up, all else is of the moment. By psutil and NVML.
+        on_missing: called as `(what, why)`, once for each thing that exists but cannot be read.
+        energy: the directory in which Linux shows the CPU's energy counters (RAPL).
     """
 
     def __init__(self, on_missing: Callable[[str, str], None], *, energy: Path = _RAPL) -> None:
@@ -38,10 +38,10 @@ class Resources:
             import psutil
 
             process = psutil.Process()
-            psutil.cpu_percent()  # the share is since the last call
+            psutil.cpu_percent()  # each call returns the share since the last one
         except ImportError:
             on_missing("machine", "psutil is not installed")
-        except Exception as error:  # errors of its own
+        except Exception as error:  # psutil has errors of its own
             on_missing("machine", f"{type(error).__name__}: {error}")
         else:
             self._probes |= {
@@ -52,14 +52,14 @@ class Resources:
                 "network": lambda: _network(psutil),
             }
         for path in sorted(energy.glob("intel-rapl:[0-9]*")):
-            if path.name.count(":") == 1:  # a whole package, not a part of one
+            if path.name.count(":") == 1:  # a whole CPU package, not a part of it
                 counter = _EnergyCounter(path)
                 self._probes[f"energy of {path.name}"] = counter.read
         if _NVIDIA.exists():
             self._add_gpus()
 
     def sample(self) -> dict[str, float]:
-        """One sample; what cannot be read is left out of it and of all later ones."""
+        """One sample, values by name; a thing that cannot be read is left out from then on."""
         values: dict[str, float] = {}
         for what, probe in list(self._probes.items()):
             try:
@@ -94,7 +94,7 @@ def _own_process() -> dict[str, float]:
 
 
 def _memory(process: Any) -> dict[str, float]:
-    """Resident memory; where it is known, what of it are mapped files and shared memory."""
+    """Resident memory; if known, also the part that is mapped files and shared memory."""
     memory = process.memory_info()
     shared = getattr(memory, "shared", None)
     return {"memory_bytes": memory.rss} | (
@@ -103,10 +103,10 @@ def _memory(process: Any) -> dict[str, float]:
 
 
 def _children(process: Any) -> dict[str, float]:
-    """Of all processes that this one began and that live, such as data loader workers."""
+    """Memory and CPU time of all living child processes, such as data loader workers."""
     memory = spent = 0.0
     for child in process.children(recursive=True):
-        with contextlib.suppress(Exception):  # it may end while it is looked at
+        with contextlib.suppress(Exception):  # the child may end meanwhile
             times = child.cpu_times()
             memory += child.memory_info().rss
             spent += times.user + times.system
@@ -137,7 +137,7 @@ def _network(psutil: Any) -> dict[str, float]:
 
 
 class _EnergyCounter:
-    """Microjoules that wrap around, as joules that do not."""
+    """Makes joules that only grow of a counter of microjoules that starts again at 0."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

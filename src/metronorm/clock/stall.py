@@ -1,16 +1,12 @@
-"""The stall watch: when no tick comes for much longer than usual, what is everybody doing?"""
+"""The stall watch: when no tick comes for much longer than usual, record where all threads are."""
 
 from __future__ import annotations
 
-import json
 import logging
-import subprocess
 import sys
 import threading
 import traceback
-import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,21 +14,21 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("metronorm")
 
-_FIRST_TICKS = 5  # these load, compile and warm up
+_FIRST_TICKS = 5  # they load, compile and warm up
 _TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
 class StallWatch:
-    """When to call it a stall, and whom to tell.
+    """When missing ticks are a stall, and whom to notify.
 
     Args:
-        times: how many usual ticks without one.
-        at_least_seconds: and not before this, whatever is usual: evaluations and checkpoints are
-            no stalls.
-        command: a program and its arguments to run then, in the folder in which the clock was
-            opened; it is given the event as JSON on its standard input.
-        webhook: an http(s) address to send the event to as JSON.
+        times: how many usual ticks without a tick are a stall.
+        at_least_seconds: the shortest stall, however short usual ticks are: evaluations and
+            checkpoints are no stalls.
+        command: a program and its arguments, run at a stall in the directory in which the clock
+            was opened; its standard input is the event as JSON.
+        webhook: an http(s) address that gets the event as JSON.
     """
 
     times: float = 20.0
@@ -42,45 +38,59 @@ class StallWatch:
 
 
 class Stalls:
-    """Looks at a tick counter now and then, and tells of a stall once.
+    """Finds stalls from a tick counter that is read now and then.
+
+    | state | event | next | why |
+    | --- | --- | --- | --- |
+    | loading | the first tick | warming up | a resumed run begins with a high number |
+    | warming up | `_FIRST_TICKS` ticks | watching | first ticks compile |
+    | watching | no tick within the limit | stalled | reported once |
+    | stalled | the tick number changes | watching | |
+
+    The limit is `times` usual ticks, and `at_least_seconds` at least. A usual tick is the slowest
+    of late: each new tick lowers the last maximum by a tenth at most, so a tick with an evaluation
+    in it is usual for some time.
 
     Args:
-        watch: when it is one.
-        now_ns: the moment the watch begins.
+        watch: when missing ticks are a stall.
+        now_ns: the begin of the watch, in nanoseconds.
     """
 
     def __init__(self, watch: StallWatch, now_ns: int) -> None:
         self._watch = watch
         self._tick = self._changes = self._seen = 0
-        self._since = now_ns
+        self._since_ns = now_ns
         self._usual_ns = 0.0
-        self._told = False
+        self._reported = False
 
     def look(self, tick: int, now_ns: int) -> float | None:
-        """Seconds without a tick, if that has just become a stall."""
+        """Seconds without a tick, if that has just become a stall; else None.
+
+        Args:
+            tick: the number of the running tick.
+            now_ns: the time, in nanoseconds.
+        """
         if tick != self._tick:
             self._changes += 1
-            # loading comes before the first change, and the count of a resumed run jumps there
             if self._changes > 1:
                 ticks = max(tick - self._tick, 1)
-                period = (now_ns - self._since) / ticks
+                tick_ns = (now_ns - self._since_ns) / ticks
                 self._seen += ticks
-                # the slower of late counts: a tick with an evaluation in it is usual too
-                self._usual_ns = max(period, 0.9 * self._usual_ns)
-            self._tick, self._since, self._told = tick, now_ns, False
+                self._usual_ns = max(tick_ns, 0.9 * self._usual_ns)
+            self._tick, self._since_ns, self._reported = tick, now_ns, False
             return None
-        waited = now_ns - self._since
-        limit = max(self._watch.times * self._usual_ns, self._watch.at_least_seconds * 1e9)
-        if self._told or self._seen < _FIRST_TICKS or waited <= limit:
+        waited_ns = now_ns - self._since_ns
+        limit_ns = max(self._watch.times * self._usual_ns, self._watch.at_least_seconds * 1e9)
+        if self._reported or self._seen < _FIRST_TICKS or waited_ns <= limit_ns:
             return None
-        self._told = True
-        return waited / 1e9
+        self._reported = True
+        return waited_ns / 1e9
 
 
 def stacks() -> str:
-    """Where every Python thread of this process is, by the names in its frames alone.
+    """The stack of every Python thread of this process, from the names in its frames alone.
 
-    No file is read or written: it may be the disk that everybody waits for.
+    No file is read or written: the threads may all wait for the disk with that file.
     """
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     text = []
@@ -93,10 +103,35 @@ def stacks() -> str:
     return "\n".join(text)
 
 
-def tell(watch: StallWatch, event: dict[str, Any], folder: Path | None = None) -> None:
-    """Run the command in a folder and call the webhook; what fails is logged, and nothing else."""
+def load_what_notify_uses(watch: StallWatch) -> None:
+    """Import the modules that `notify` needs, when the watch begins.
+
+    `import metronorm.clock` does not need them, and in a stall an import may wait for the disk.
+    """
+    if watch.command or watch.webhook:
+        import json  # noqa: F401
+    if watch.command:
+        import subprocess  # noqa: F401
+    if watch.webhook:
+        import urllib.request  # noqa: F401
+
+
+def notify(watch: StallWatch, event: dict[str, Any], folder: Path | None = None) -> None:
+    """Run the command and call the webhook; failures are logged, not raised.
+
+    Args:
+        watch: has the command and the webhook.
+        event: the event's record.
+        folder: the directory in which the command runs; None: the working directory.
+    """
+    if not (watch.command or watch.webhook):
+        return
+    import json
+
     message = json.dumps(event).encode()
     if watch.command:
+        import subprocess
+
         try:
             subprocess.run(
                 list(watch.command), input=message, timeout=_TIMEOUT_SECONDS, check=True, cwd=folder
@@ -104,6 +139,9 @@ def tell(watch: StallWatch, event: dict[str, Any], folder: Path | None = None) -
         except (OSError, ValueError, subprocess.SubprocessError) as error:
             _log.warning("the stall command failed: %s", error)
     if watch.webhook:
+        import urllib.request
+        from http.client import HTTPException
+
         try:
             request = urllib.request.Request(
                 watch.webhook, data=message, headers={"Content-Type": "application/json"}

@@ -1,148 +1,176 @@
-"""The running tick: its phases, its metrics, and its record when it ends.
+"""The running tick: the numbers that are logged in it, and the way of its record to the ring.
 
-It runs on the training thread at every tick.
+This code runs on the training thread at every tick.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import operator
+import sys
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
+from metronorm.clock.between import event_fields, record_between
 from metronorm.clock.column_names import Names
-from metronorm.clock.device import Device, Pending, fetcher, find_device
-from metronorm.clock.device_ledger import DeviceLedger, DevicePhases
-from metronorm.clock.metric_values import check_one_element, plain_number
+from metronorm.clock.device_ledger import DevicePhases
+from metronorm.clock.garbage_pauses import LONG_PAUSE_NS, GarbagePauses
+from metronorm.clock.metric_values import convert
 from metronorm.clock.other_threads import OtherThreads
-from metronorm.clock.overhead_budget import WINDOW, Budget
-from metronorm.clock.pending_records import Late, land
-from metronorm.clock.phase_accounts import Pauses, all_plain
-from metronorm.clock.phase_timer import Ledger, Phase
+from metronorm.clock.pending_records import PendingRecord, write_all, write_ready
+from metronorm.clock.phase_accounts import all_plain
+from metronorm.clock.phase_sampling import TRIALS, PhaseSampling
 from metronorm.errors import ConfigError
-from metronorm.store.schema import LARGEST, TickRecord, spell_out
+from metronorm.store.schema import TickRecord, spell_out
 from metronorm.store.tape import encode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metronorm.clock.attempt_writer import Recorder
+    from metronorm.clock.device import Device, PendingValue
+    from metronorm.clock.phase_timer import Phase
 
 _log = logging.getLogger("metronorm")
 
-_SCATTER = 2654435761  # 2**32 over the golden ratio (Knuth, The Art of Computer Programming 6.4)
-_TRIALS = 100
 _TRIAL = {"loss": 1.0, "tokens": 1, "learning_rate": 1.0, "gradient_norm": 1.0}
-LONG_PAUSE_NS = 10_000_000  # of the garbage collector, to be an event
 
 
-class _NoPhase(contextlib.nullcontext[None]):
-    def enter(self) -> None: ...
-    def leave(self) -> None: ...
+class TickRecording:
+    """Collects the numbers of the running tick, and writes its record when it ends.
 
+    The way of a number: `log` puts it into `_metrics` (and its copy from a device into
+    `_fetching`); `end` makes a `TickRecord` of it; `record` gives a complete record to `_write`,
+    and lets one with missing values wait in `pending`; `_write` encodes the record as a line and
+    puts the line into the ring.
 
-_NO_PHASE = _NoPhase()
+    Which tick a number belongs to depends on two attributes that `TickLoop` sets:
 
+    | `between` | `unwritten` | `log` puts the number |
+    | --- | --- | --- |
+    | false | | into the running tick, or into the first tick |
+    | true | None | into an event `between`, for the newest tick |
+    | true | a record | into the same, after `unwritten` was recorded as the newest tick |
 
-class Ticking:
-    """One tick after the other.
+    `unwritten` is the record of a loop body that was left: by `break`, which ends a tick, or by an
+    exception, which does not. The generator cannot see which; it is known later.
 
     Args:
         now: a monotonic clock in integer nanoseconds.
-        device: whose time phases are measured in; None: the host's, until an accelerator is used.
-        budget: share of a tick that its phases may cost.
+        device: the accelerator that measures phases; None: the host.
+        budget: part of a tick that measuring its phases may cost.
+        publish: gets the function that `clock.phase` is from now on.
     """
 
-    phase: Callable[[str], Phase]
-    """A named stretch of the tick: `with clock.phase("forward"):`.
-
-    Time in a phase between two loops (an evaluation after an epoch) counts to the tick before it,
-    or to the first tick if there is none before. Phases of other threads do not count.
-    """
-
-    def __init__(self, *, now: Callable[[], int], device: Device | None, budget: float) -> None:
-        self._tick = 0
-        self._newest: int | None = None  # of the ticks on record
-        self._in_tick = False
-        self._between = True  # what is logged now is no running tick's; nor is there a tick to come
-        self.latest: TickRecord | None = None  # of the newest tick on record
-        self.now = now
-        self._epoch = time.time_ns() - now()
-        self._device = device
-        self._others = OtherThreads(self.event)
-        # not by `now`: a reading of that may mean something to whoever brought it
-        self._pauses = Pauses(time.perf_counter_ns, LONG_PAUSE_NS)
-        self._pauses_epoch = time.time_ns() - time.perf_counter_ns()
-        self._use_ledger(self._new_ledger(device))
-        self._beats = 1
-        self._arrival: int | None = None
+    def __init__(
+        self,
+        *,
+        now: Callable[[], int],
+        device: Device | None,
+        budget: float,
+        publish: Callable[[Callable[[str], Phase]], None],
+    ) -> None:
+        self._now, self._device = now, device
+        self._epoch_ns = time.time_ns() - now()
+        self.tick = 0
+        self.beats = 1
+        self.between = True
+        self.unwritten: TickRecord | PendingRecord | None = None
+        self.newest: int | None = None  # the number of the newest recorded tick
+        self.latest: TickRecord | None = None  # the newest complete record
+        self.garbage = GarbagePauses(self.event)
+        self.sampling = PhaseSampling(
+            now=now,
+            device=device,
+            budget=budget,
+            counts=OtherThreads(self.event),
+            event=self.event,
+            publish=publish,
+        )
+        self._arrival_ns: int | None = None
         self._names = Names()
         self._metrics: dict[str, Any] = {}
-        self._fetching: dict[str, Pending] = {}
-        self._deferred: deque[Late] = deque()
+        self._fetching: dict[str, PendingValue] = {}
+        self._pending: deque[PendingRecord] = deque()
         self._not_finite: set[str] = set()
         self._totals: dict[str, int] | None = None
-        self._budget = Budget(budget)
-        self._measured, self._sampling = True, False
-        self._cost_ns = self._cost_on_record = self._logged = 0
-        self._unweighed, self._entered = WINDOW, 0
-        self._cost_of_phase = self._cost_of_log = 0
+        # what recording cost: in all, and how much of it is in records already
+        self._cost_ns = self._recorded_cost_ns = 0
+        self._cost_of_log_ns = self._logged = 0
         self._recorder: Recorder | None = None
-        self._closed = self._idle = self._has_refused = False
-        self._put: Callable[[bytes], bool] = self._refuse
-        self._show: Callable[..., None] | None = None
+        self.closed = self._has_warned = False
+        self.idle = False  # in a child of `fork` or in a copy: closed without a warning
+        self._put: Callable[[bytes], bool] = self.refuse
+        self.show: Callable[..., None] | None = None  # the progress bar's
 
-    @property
-    def tick(self) -> int:
-        """The number of the tick that runs, or of the last one; the first is 1.
+    # --- life -----------------------------------------------------------------------------------
 
-        Set it to count on from another number: to the ticks that are done, before a loop or
-        `begin_tick`, or to the number of the tick that runs.
+    def open(self, recorder: Recorder, log: Callable[..., None]) -> None:
+        """Begin to record.
 
-        Raises:
-            ConfigError: when it is set to what is no integer of 64 bits, or back to a tick that is
-                on record.
+        Args:
+            recorder: takes lines of ticks and events.
+            log: `Clock.log`, to find out what a call costs here; to measure each call would cost
+                as much again.
         """
-        return self._tick
+        self._recorder = recorder
+        # past the recorder and its channel: one call for each tick, not three
+        self._put = recorder.ticks.ring.put
+        self.between = False
+        self.sampling.calibrate()
+        begin = self._now()
+        for _ in range(TRIALS):
+            log(**_TRIAL)
+        self._cost_of_log_ns = (self._now() - begin) // TRIALS
+        self._metrics, self._names, self._logged = {}, Names(), 0
+        self.garbage.start()
 
-    @tick.setter
-    def tick(self, value: int) -> None:
-        self._tick = self._check_tick(value, self._in_tick)
+    def time_ns(self) -> int:
+        """Nanoseconds since 1970, by the clock's own time."""
+        return self._epoch_ns + self._now()
 
-    def _check_tick(self, value: int, in_tick: bool) -> int:
-        try:
-            tick = operator.index(value)
-        except TypeError:
-            tick = LARGEST
-        if not -LARGEST <= tick < LARGEST:
-            raise ConfigError("a tick must be an integer of 64 bits", got=repr(value))
-        if self._newest is not None and tick < self._newest + in_tick:
-            raise ConfigError(
-                "a clock must not count back: each tick has one record",
-                got=f"{tick} after tick {self._newest}",
-                fix="close this clock; Clock(directory, resume=True) begins another attempt, which "
-                "may count from an earlier tick",
-            )
-        return tick
+    def close(self) -> None:
+        """Record nothing more; later values are refused with a warning."""
+        self.closed = self.between = True
+        self._put = self.refuse
 
-    def log(self, /, **metrics: Any) -> None:
-        """Put numbers on the tick's record; of two of the same name, the last one holds.
+    def detach_after_fork(self) -> None:
+        """Record nothing more, and do not warn: the clock belongs to the parent process."""
+        self.idle = True
+        self.close()
+        self.garbage.stop()
 
-        Takes Python numbers and what `float` takes, but text: tensors of one element, NumPy
-        scalars, Decimals, Fractions. A value that NumPy has masked is NaN. A tensor on an
-        accelerator is not waited for: its value is copied while training goes on, and the tick's
-        record is written when it has arrived, a few ticks later. `loss` and `tokens` are shown in
-        the bar.
+    def check_open(self) -> None:
+        """Raise ConfigError if the clock was never opened."""
+        if self._recorder is None and not self.closed:
+            raise clock_not_open()
 
-        Between two loops, and between `end_tick` and `begin_tick`, they belong to the tick before:
-        an event `between` holds them at once, and readers put them into that tick's row. Before
-        the first tick they are its own.
+    def refuse(self, line: bytes = b"") -> bool:
+        """Drop a line of a closed clock, with one warning; True, as if the ring had taken it."""
+        if not (self.idle or self._has_warned):
+            self._has_warned = True
+            _log.warning("a clock is closed: what is given to it now is not recorded")
+        return True
+
+    def event(self, name: str, /, **fields: Any) -> None:
+        """Record an event of the running tick; from any thread."""
+        if self.closed:
+            self.refuse()
+            return
+        if self._recorder is None:
+            raise clock_not_open()
+        self._recorder.event(name, **fields)
+
+    # --- the numbers of a tick ------------------------------------------------------------------
+
+    def log(self, metrics: dict[str, Any]) -> None:
+        """Put values by name on the record of the running tick; `metrics` is changed.
 
         Raises:
-            ConfigError: not one number, or a name that cannot be a column.
+            ConfigError: a value is not one number, or a name cannot be a column.
         """
         self._logged += 1
         fetching = None
@@ -150,8 +178,10 @@ class Ticking:
             for name in self._names.check(metrics):
                 del metrics[name]
             if not all_plain(metrics, self._names.known):
-                fetching = self._convert(metrics)
-        if self._between:
+                begin = self._now()
+                fetching = convert(metrics, self._device)
+                self._cost_ns += self._now() - begin
+        if self.between:
             self._log_between(metrics, fetching or {})
             return
         if self._fetching:
@@ -164,143 +194,62 @@ class Ticking:
         else:
             self._metrics = metrics
 
-    def _log_between(self, metrics: dict[str, Any], fetching: dict[str, Pending]) -> None:
-        raise not_entered()
+    def arrive(self, waited_ns: int) -> None:
+        """Put the time since the begin of the tick, less `waited_ns`, on its record."""
+        self._arrival_ns = self._now() - self.sampling.ledger.last - waited_ns
 
-    def _write_after(self, metrics: dict[str, Any], fetching: dict[str, Pending]) -> None:
-        raise not_entered()
+    # --- the record of a tick -------------------------------------------------------------------
 
-    def _convert(self, metrics: dict[str, Any]) -> dict[str, Pending]:
-        begin = self.now()
-        fetching = {}
-        for name, value in metrics.items():
-            fetch = fetcher(value, self._device)
-            if fetch is None:
-                metrics[name] = plain_number(name, value)
-            else:
-                check_one_element(name, value)
-                fetching[name] = fetch(value)
-                metrics[name] = None  # keeps its place
-        self._cost_ns += self.now() - begin
-        return fetching
-
-    def arrive(self, *, waited_ns: int = 0) -> None:
-        """This rank has its gradients and enters the collective that waits for all ranks.
-
-        Said several times in a tick, the last one holds; `waited_ns` is what it spent waiting for
-        other ranks in the tick before.
-        """
-        self._arrival = self.now() - self._ledger.last - int(waited_ns)
-
-    def event(self, name: str, /, **fields: Any) -> None:
-        """Put something that happened on record, with the tick it happened in; from any thread."""
-        if self._closed:
-            self._refuse()
-            return
-        if self._recorder is None:
-            raise not_entered()
-        self._recorder.event(name, **fields)
-
-    def _refuse(self, line: bytes = b"") -> bool:
-        """Where lines go of a clock that is closed."""
-        if not (self._idle or self._has_refused):
-            self._has_refused = True
-            _log.warning("a clock is closed: what is given to it now is not recorded")
-        return True
-
-    def _calibrate(self) -> None:
-        """What a phase and a call of `log` cost here: to measure each one would cost as much."""
-        self._cost_of_phase = self._try_phase(self._new_ledger(self._device))
-        begin = self.now()
-        for _ in range(_TRIALS):
-            self.log(**_TRIAL)
-        self._cost_of_log = (self.now() - begin) // _TRIALS
-        self._metrics, self._names, self._logged = {}, Names(), 0
-
-    def _try_phase(self, ledger: Ledger | DeviceLedger) -> int:
-        begin = self.now()
-        for _ in range(_TRIALS):
-            with ledger.phases["trial"]:
-                pass
-        return (self.now() - begin) // _TRIALS
-
-    @property
-    def totals(self) -> dict[str, int]:
-        """Nanoseconds by phase, over all ticks since this was first asked; from any thread."""
-        if self._totals is None:
-            self._totals = {}
-        return dict(self._totals)
-
-    def _choose_ledger(self) -> None:
-        """Between two loops the time may become that of an accelerator."""
-        device = None if isinstance(self._ledger, DeviceLedger) else find_device()
-        if device is not None:
-            self._write_after({}, {})
-            self._cost_ns += self._ledger.entered * self._cost_of_phase
-            self._cost_of_phase = self._try_phase(self._new_ledger(device))
-            self._use_ledger(self._new_ledger(device))
-            self._entered = 0
-
-    def _new_ledger(self, device: Device | None) -> Ledger | DeviceLedger:
-        if device is None:
-            return Ledger(self.now, self._others)
-        return DeviceLedger(self.now, device, self._others)
-
-    def _use_ledger(self, ledger: Ledger | DeviceLedger) -> None:
-        self._ledger = ledger
-        self.phase = ledger.phases.__getitem__
-
-    def _end(self) -> TickRecord | Late:
-        ledger = self._ledger
+    def end(self) -> TickRecord | PendingRecord:
+        """End the running tick; its record, which `record` takes."""
+        sampling = self.sampling
+        ledger = sampling.ledger
         wall_ns, phases = ledger.close()
-        if not self._measured:
+        if not sampling.measured:
             phases = {}
         metrics, self._metrics = self._metrics, {}
-        gc_ns = self._pauses.take()
+        gc_ns = self.garbage.take()
         if gc_ns >= LONG_PAUSE_NS:
-            self._tell_pauses()
+            self.garbage.report_long()
         cost_ns = (
-            self._cost_ns + ledger.entered * self._cost_of_phase + self._logged * self._cost_of_log
+            self._cost_ns
+            + ledger.entered * sampling.cost_of_phase_ns
+            + self._logged * self._cost_of_log_ns
         )
         record = TickRecord(
-            self._tick,
-            self._epoch + ledger.last,
+            self.tick,
+            self._epoch_ns + ledger.last,
             wall_ns,
-            self._beats,
+            self.beats,
             phases if type(phases) is dict else {},
             metrics,
-            cost_ns - self._cost_on_record,
-            self._arrival,
+            cost_ns - self._recorded_cost_ns,
+            self._arrival_ns,
             gc_ns,
         )
-        self._cost_on_record = cost_ns
-        self._arrival = None
+        self._recorded_cost_ns = cost_ns
+        self._arrival_ns = None
         if not self._fetching and type(phases) is dict:
             return record
         fetching, self._fetching = self._fetching, {}
-        return Late(record, phases if isinstance(phases, DevicePhases) else None, fetching)
+        on_device = phases if isinstance(phases, DevicePhases) else None
+        return PendingRecord(record, on_device, fetching)
 
-    def _tell_pauses(self) -> None:
-        for generation, since, duration_ns in self._pauses.take_longest():
-            self.event(
-                "gc",
-                generation=generation,
-                start_ns=self._pauses_epoch + since,
-                duration_ns=duration_ns,
-            )
-
-    def _record(self, record: TickRecord | Late) -> None:
-        if isinstance(record, Late):
-            self._deferred.append(record)
+    def record(self, record: TickRecord | PendingRecord) -> None:
+        """Write the record of a tick that has ended, now or when its values have arrived."""
+        if isinstance(record, PendingRecord):
+            self._pending.append(record)
         else:
             self._write(record)
-        if self._deferred:
-            land(self._deferred, self._write_late)
-        self._unweighed -= 1
-        if self._sampling or not self._unweighed:
-            self._weigh()
-        # what was spent since the tick's end is a part of the next one
-        self._cost_ns += self.now() - self._ledger.last
+        if self._pending:
+            write_ready(self._pending, self._write_late)
+        sampling = self.sampling
+        sampling.ticks_to_review -= 1
+        if sampling.budget.every > 1 or not sampling.ticks_to_review:
+            sampling.review(self.tick)
+        self.newest = record.tick
+        # the time since the end of the tick is a part of the next tick
+        self._cost_ns += self._now() - sampling.ledger.last
 
     def _write(self, record: TickRecord) -> None:
         if not math.isfinite(sum(record.metrics.values())):  # type: ignore[arg-type]
@@ -312,48 +261,139 @@ class Ticking:
         self.latest = record
         if self._totals is not None:
             self._add_to_totals(record)
-        if self._show is not None:
-            self._show(record.tick, record.wall_ns, record.metrics, self._ledger.last)
+        if self.show is not None:
+            self.show(record.tick, record.wall_ns, record.metrics, self.sampling.ledger.last)
+
+    def _write_late(self, record: TickRecord) -> None:
+        """Write a record that has waited, while newer ones were written."""
+        if not record.beats:
+            self._write_between(record)
+            return
+        newest = self.latest
+        self._write(record)
+        if newest is not None and newest.tick > record.tick:
+            self.latest = newest
+
+    def _spell_out(self, record: TickRecord) -> None:
+        """Make text of NaN and infinities, for JSON; the first of each metric is an event."""
+        for name in spell_out(record):
+            if name not in self._not_finite:
+                self._not_finite.add(name)
+                self.event("not finite", metric=name, value=record.metrics[name])
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Nanoseconds by phase, over all ticks since the first call; from any thread."""
+        if self._totals is None:
+            self._totals = {}
+        return dict(self._totals)
 
     def _add_to_totals(self, record: TickRecord) -> None:
         if self._totals is not None:
             for name, ns in record.phases.items():
                 self._totals[name] = self._totals.get(name, 0) + ns
 
-    def _write_late(self, record: TickRecord) -> None:
-        newest = self.latest
-        self._write(record)
-        if newest is not None and newest.tick > record.tick:  # it did not wait for a device
-            self.latest = newest
+    # --- between ticks --------------------------------------------------------------------------
 
-    def _spell_out(self, record: TickRecord) -> None:
-        for name in spell_out(record):
-            if name not in self._not_finite:
-                self._not_finite.add(name)
-                self.event("not finite", metric=name, value=record.metrics[name])
+    @property
+    def has_ticks(self) -> bool:
+        """Whether a tick has ended, so that there is one before whatever comes now."""
+        return self.newest is not None or self.unwritten is not None
 
-    def _weigh(self) -> None:
-        """Measure phases on fewer ticks, or on more, by what they cost; on this one or not."""
-        if not self._unweighed:
-            entered, self._entered = self._ledger.entered - self._entered, self._ledger.entered
-            if self._budget.weigh(entered * self._cost_of_phase, self._ledger.last):
-                self.event("sampling", every=self._budget.every)
-            self._unweighed = WINDOW
-        self._sampling = self._budget.every > 1
-        # no period that an evaluation or a checkpoint may fall in with
-        self._measured = self._tick * _SCATTER % 2**32 < 2**32 // self._budget.every
-        self._choose_phases()
+    def _log_between(self, metrics: dict[str, Any], fetching: dict[str, PendingValue]) -> None:
+        if self.closed:
+            self.refuse()
+            return
+        if self._recorder is None:
+            raise clock_not_open()
+        self.write_left()
+        self._record_between(metrics, fetching)
 
-    def _choose_phases(self) -> None:
-        """Those between two loops are always measured."""
-        measured = self._measured or not self._ledger.counting
-        self.phase = self._ledger.phases.__getitem__ if measured else _unmeasured
+    def record_phases(self) -> None:
+        """Record phases since the last tick; phases before the first tick are that tick's own."""
+        if self.has_ticks and not self.closed:
+            self._record_between({}, {})
+
+    def _record_between(self, metrics: dict[str, Any], fetching: dict[str, PendingValue]) -> None:
+        """Record values that were logged after a tick, and the phases since then."""
+        begin = self._now()
+        ledger = self.sampling.ledger
+        tick = self.newest if self.unwritten is None else self.unwritten.tick
+        pending = record_between(
+            self.tick if tick is None else tick,
+            self._epoch_ns + begin,
+            {} if ledger.counting else ledger.close()[1],
+            metrics,
+            fetching,
+        )
+        if pending is not None:
+            self._pending.append(pending)  # behind older ones, so that they stay in order
+            write_ready(self._pending, self._write_late)
+        if ledger.counting:
+            self._cost_ns += self._now() - begin
+
+    def _write_between(self, record: TickRecord) -> None:
+        self._write_event("between", record)
+        self._add_to_totals(record)
+        latest = self.latest
+        if latest is not None and latest.tick == record.tick:
+            self.latest = structs.replace(latest, metrics=latest.metrics | record.metrics)
+
+    def _write_event(self, name: str, record: TickRecord) -> None:
+        self._spell_out(record)
+        fields = event_fields(record)
+        if fields and self._recorder is not None:
+            self._recorder.event_of(record.tick, record.time_ns, name, fields)
+
+    def choose_device(self) -> None:
+        """Between two loops: measure phases in the time of an accelerator that is in use now."""
+        device = self.sampling.new_device()
+        if device is not None:
+            self._record_between({}, {})
+            self._cost_ns += self.sampling.phases_cost_ns
+            self.sampling.use_device(device)
+
+    def write_left(self) -> None:
+        """Record `unwritten` if no exception is on its way: then `break` left the loop body."""
+        if self.unwritten is not None and sys.exc_info()[0] is None:
+            self.write_unwritten()
+
+    def write_unwritten(self) -> None:
+        """Record `unwritten` as a tick."""
+        if self.unwritten is not None:
+            unwritten, self.unwritten = self.unwritten, None
+            self.record(unwritten)
+
+    def write_unfinished(self, patience_seconds: float | None) -> None:
+        """Record the values of `unwritten` as an event `unfinished`: it is no tick.
+
+        Args:
+            patience_seconds: how long to wait for a device at most; None: no end.
+        """
+        unwritten, self.unwritten = self.unwritten, None
+        if isinstance(unwritten, PendingRecord):
+            write_all(deque([unwritten]), self._report_unfinished, patience_seconds)
+        elif unwritten is not None:
+            self._report_unfinished(unwritten)
+
+    def _report_unfinished(self, record: TickRecord) -> None:
+        if record.metrics:
+            self._write_event("unfinished", record)
+
+    def write_rest(self, patience_seconds: float | None) -> None:
+        """At the end: record values and phases that belong to no finished tick."""
+        self.garbage.stop()
+        self.garbage.report_long()
+        self.write_unfinished(patience_seconds)
+        self.sampling.ledger.pause()
+        metrics, self._metrics, fetching, self._fetching = self._metrics, {}, self._fetching, {}
+        self._record_between(metrics, fetching)
+
+    def write_pending(self, patience_seconds: float | None) -> None:
+        """At the end: write the records that wait for a device."""
+        write_all(self._pending, self._write_late, patience_seconds)
 
 
-def _unmeasured(name: str) -> Phase:
-    return _NO_PHASE
-
-
-def not_entered() -> ConfigError:
-    """What a clock says that is not open."""
+def clock_not_open() -> ConfigError:
+    """The error of a clock that was never opened."""
     return ConfigError("a clock must be entered before it records", fix="with Clock(...) as clock:")
