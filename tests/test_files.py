@@ -65,7 +65,7 @@ def fill_twice(target: Path) -> None:
             (other / "file").write_text("other")
 
 
-def test_two_at_once_in_one_process_do_not_meet(tmp_path: Path) -> None:
+def test_two_directories_aside_in_one_process_do_not_share_a_name(tmp_path: Path) -> None:
     target = tmp_path / "done"
     with pytest.raises(OSError, match="not empty"):
         fill_twice(target)
@@ -76,11 +76,11 @@ def test_two_at_once_in_one_process_do_not_meet(tmp_path: Path) -> None:
 def test_a_directory_is_removed(tmp_path: Path) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     remove_directory(tmp_path / "a")
-    remove_directory(tmp_path / "a")  # it is gone already
+    remove_directory(tmp_path / "a")  # it does not exist any more
     assert not list(tmp_path.iterdir())
 
 
-def test_leftovers_of_the_dead_are_removed_and_nothing_else(
+def test_only_leftovers_of_dead_processes_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.node", lambda: "here.example.org")
@@ -88,7 +88,7 @@ def test_leftovers_of_the_dead_are_removed_and_nothing_else(
     names = {
         aside_name("here-example-org", dead): False,
         aside_name("here-example-org", alive): True,
-        aside_name("there", dead): True,  # a living process of another machine, for all we know
+        aside_name("there", dead): True,  # it may be alive on the other machine
         ".somebody.else.tmp": True,
         "tick-00001000": True,
     }
@@ -109,7 +109,7 @@ def test_leftovers_of_the_dead_are_removed_and_nothing_else(
 
 @pytest.mark.parametrize("flags", [os.O_RDONLY, os.O_WRONLY, os.O_RDWR, os.O_RDWR | os.O_CREAT])
 def test_only_regular_files_are_opened(tmp_path: Path, flags: int) -> None:
-    """A named pipe would be waited for, and a device never ends."""
+    """Opening a named pipe would wait, and a device has no end."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()

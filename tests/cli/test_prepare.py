@@ -34,7 +34,7 @@ def test_the_command_reports_what_it_did(folder: Path, capsys: pytest.CaptureFix
     assert main(command) == 0
     second = capsys.readouterr().out
     dataset = prepare(TextConfig(data=(str(folder),), cache=cache))
-    for said in (
+    for line in (
         "12 documents (12 .txt)\n",
         "left out    files without a text suffix: 1, empty files: 1\n",
         f"{dataset.meta.train.tokens:,} tokens",
@@ -42,11 +42,11 @@ def test_the_command_reports_what_it_did(folder: Path, capsys: pytest.CaptureFix
         f"char, {dataset.tokenizer.vocab_size} tokens, 1.00 characters per token",
         f"built       {dataset.directory}",
     ):
-        assert said in first
+        assert line in first
     assert second == first.replace("built ", "reused")
 
 
-def test_what_is_left_out_is_told_with_its_number(
+def test_what_is_left_out_is_counted(
     folder: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     text = (folder / "00.txt").read_bytes()
@@ -55,9 +55,9 @@ def test_what_is_left_out_is_told_with_its_number(
     (folder / "broken.txt").symlink_to("nothing")
     with caplog.at_level(logging.WARNING, "metronorm"):
         assert main(["prepare", "--data", str(folder), "--cache", str(folder.parent / "c")]) == 0
-    said = "folders behind links: 1, broken links: 1, copies of other documents: 1"
-    assert f"\nleft out    {said}\n" in capsys.readouterr().out
-    assert caplog.messages == [f"left out of the text: {said}"]
+    counts = "folders behind links: 1, broken links: 1, copies of other documents: 1"
+    assert f"\nleft out    {counts}\n" in capsys.readouterr().out
+    assert caplog.messages == [f"left out of the text: {counts}"]
 
 
 @pytest.mark.parametrize("preset", ["quick", "gpt2"])
@@ -72,7 +72,9 @@ def test_training_finds_what_prepare_has_built(
     assert main(["train", *options, *tiny.split(), "--run", str(tmp_path / "run")]) == 0
 
 
-def test_names_cannot_steer_the_terminal(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_cannot_control_the_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for i in range(100):
         (folder / f"\x1b[2J{i}.t\x1bxt").write_text(f"Document {i}\n" + WORDS, "utf-8")
     assert main(["prepare", "--data", f"{folder}/*", "--cache", str(folder.parent / "c")]) == 0

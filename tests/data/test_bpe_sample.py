@@ -33,7 +33,7 @@ def distinct_bytes(pieces: list[str]) -> int:
 
 
 @pytest.mark.parametrize("kind", ["ACGT", "漢字仮名交じり文", "abcdefgh0123456789"])
-def test_of_text_whose_words_hardly_repeat_a_bounded_part_is_learned_from(
+def test_bpe_learns_from_a_bounded_part_of_a_text_with_few_repeated_words(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpe_sample, "_LEAST_DISTINCT_BYTES", 10_000)
@@ -50,7 +50,7 @@ def test_of_text_whose_words_hardly_repeat_a_bounded_part_is_learned_from(
     assert more > limit
 
 
-def test_text_whose_words_repeat_is_learned_from_whole() -> None:
+def test_bpe_learns_from_the_whole_of_a_text_with_repeated_words() -> None:
     words = [f"word{i} and" for i in range(1000)]
     pieces: list[str | None] = [" ".join(words), None] * 500
     assert learnable_bytes(pieces, 300) is None

@@ -3,6 +3,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from metronorm.data.config import TextConfig, default_cache
@@ -31,15 +32,25 @@ from metronorm.errors import ConfigError
         {"split_seed": None},
     ],
 )
-def test_a_value_that_cannot_work_is_refused(wrong: dict[str, object]) -> None:
+def test_a_wrong_value_is_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="got") as caught:
         TextConfig(**wrong)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
-def test_paths_are_absolute_from_the_beginning(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_numbers_of_other_kinds_become_plain_numbers() -> None:
+    config = TextConfig(
+        vocab_size=np.int64(300),  # type: ignore[arg-type]
+        validation=np.float64(0.25),
+        split_seed=np.array(7),  # type: ignore[arg-type]
+    )
+    assert config == TextConfig(vocab_size=300, validation=0.25, split_seed=7)
+    for value, kind in ((config.vocab_size, int), (config.validation, float)):
+        assert type(value) is kind
+    assert type(config.split_seed) is int
+
+
+def test_paths_become_absolute_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     config = TextConfig(data=("a.txt", "b/*.txt", "/c"), cache=Path("cache"))
     assert config.data == (str(tmp_path / "a.txt"), str(tmp_path / "b/*.txt"), "/c")

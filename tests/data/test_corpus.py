@@ -31,7 +31,7 @@ def names(corpus: Corpus) -> list[str]:
     return [document.name for document in corpus.documents]
 
 
-def test_a_folder_is_searched_to_the_bottom_without_what_is_hidden(tmp_path: Path) -> None:
+def test_a_folder_is_searched_with_all_folders_below_except_hidden_ones(tmp_path: Path) -> None:
     write(
         tmp_path,
         dict.fromkeys(
@@ -44,7 +44,7 @@ def test_a_folder_is_searched_to_the_bottom_without_what_is_hidden(tmp_path: Pat
     assert corpus.suffixes == {".md": 1, ".txt": 1, ".RST": 1}
 
 
-def test_sources_are_files_folders_and_globs_each_file_once(
+def test_a_file_that_several_sources_match_is_one_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {"a/1.txt": 9, "a/2.log": 9, "b/3.txt": 9, "empty.txt": 0, "[x].txt": 9})
@@ -56,7 +56,7 @@ def test_sources_are_files_folders_and_globs_each_file_once(
 
 
 @pytest.mark.parametrize("source", ["missing.txt", "*.txt", "~nobody-here/x", "a" * 5000])
-def test_a_source_that_is_not_there_is_refused(
+def test_a_source_that_does_not_exist_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_listed_is_refused(
         find_documents([tmp_path])
 
 
-def test_a_copy_is_left_out_however_its_lines_end(tmp_path: Path) -> None:
+def test_a_copy_with_other_line_ends_is_left_out(tmp_path: Path) -> None:
     text = "één\ntwee\n" * 20
     for name, copy in {
         "a.txt": text,
@@ -104,7 +104,7 @@ def test_a_copy_is_left_out_however_its_lines_end(tmp_path: Path) -> None:
     assert [document.name for document in kept] == ["a.txt", "longer.txt", "other.txt"]
 
 
-def test_each_document_is_opened_once_to_find_copies_however_many_are_of_one_size(
+def test_finding_copies_opens_each_document_once_even_if_many_have_one_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, {f"{i}.txt": 100 for i in range(50)})
@@ -144,7 +144,9 @@ def test_the_plays_held_out_share_no_passage_with_the_others() -> None:
             assert passages.isdisjoint(text[i : i + 50] for i in range(len(text) - 49))
 
 
-def test_without_the_package_the_error_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_missing_package_shows_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def missing(name: str) -> None:
         raise importlib.metadata.PackageNotFoundError(name)
 

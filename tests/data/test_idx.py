@@ -55,7 +55,7 @@ def test_what_was_written_is_read(
     assert not read.flags.writeable
 
 
-def test_a_plain_file_is_mapped_and_its_name_is_anything(tmp_path: Path) -> None:
+def test_a_plain_file_is_mapped_whatever_its_name(tmp_path: Path) -> None:
     plain = tmp_path / "plain.gz"
     plain.write_bytes(CONTENT)
     read = read_idx(str(plain))
@@ -63,20 +63,20 @@ def test_a_plain_file_is_mapped_and_its_name_is_anything(tmp_path: Path) -> None
     assert (read == IMAGES).all()
 
 
-def test_a_file_larger_than_a_block_is_unpacked_whole(tmp_path: Path) -> None:
+def test_a_file_larger_than_a_block_is_decompressed_completely(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 256, (3, 1 << 20), dtype=np.uint8)
     assert (read_idx(written(tmp_path, idx(values), packed=True)) == values).all()
 
 
 @pytest.mark.parametrize("length", range(len(CONTENT)))
-def test_a_file_cut_anywhere_is_told_of(tmp_path: Path, packed: bool, length: int) -> None:
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path, packed: bool, length: int) -> None:
     path = written(tmp_path, CONTENT[:length], packed)
     with pytest.raises(DataError, match=r"must have the length|must begin") as caught:
         read_idx(path)
     assert str(path) in str(caught.value)
 
 
-def test_a_packed_file_cut_anywhere_is_told_of(tmp_path: Path) -> None:
+def test_a_compressed_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     whole = gzip.compress(CONTENT)
     path = tmp_path / "cut.gz"
     for length in range(len(whole)):
@@ -86,7 +86,7 @@ def test_a_packed_file_cut_anywhere_is_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("place", [10, -8, -1])
-def test_a_changed_byte_of_a_packed_file_is_told_of(tmp_path: Path, place: int) -> None:
+def test_a_compressed_file_with_a_changed_byte_is_refused(tmp_path: Path, place: int) -> None:
     content = bytearray(gzip.compress(CONTENT))
     content[place] ^= 0xFF
     path = tmp_path / "changed.gz"
@@ -95,7 +95,7 @@ def test_a_changed_byte_of_a_packed_file_is_told_of(tmp_path: Path, place: int) 
         read_idx(path)
 
 
-def test_more_than_the_header_says_is_told_of(tmp_path: Path, packed: bool) -> None:
+def test_a_file_longer_than_its_header_requires_is_refused(tmp_path: Path, packed: bool) -> None:
     with pytest.raises(DataError, match="2 x 3 x 4 of uint8, 24 bytes, and the file has"):
         read_idx(written(tmp_path, CONTENT + b"x", packed))
 
@@ -110,25 +110,27 @@ def test_more_than_the_header_says_is_told_of(tmp_path: Path, packed: bool) -> N
         b"<!DOCTYPE html>",
     ],
 )
-def test_another_format_is_told_of(tmp_path: Path, packed: bool, content: bytes) -> None:
+def test_another_format_is_refused(tmp_path: Path, packed: bool, content: bytes) -> None:
     with pytest.raises(DataError, match="must begin with two zero bytes and a known type"):
         read_idx(written(tmp_path, content, packed))
 
 
-def test_a_header_that_lies_asks_for_no_memory(tmp_path: Path, packed: bool) -> None:
+def test_a_wrong_size_in_the_header_allocates_no_memory(tmp_path: Path, packed: bool) -> None:
     huge = struct.pack(">BBBB3I", 0, 0, 8, 3, 0xFFFFFFFF, 3, 0x7FFFFFF)
     with pytest.raises(DataError, match="4294967295 x 3 x 134217727 of uint8"):
         read_idx(written(tmp_path, huge, packed))
 
 
 @pytest.mark.parametrize("sizes", [(1,) * 255, (0, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF)])
-def test_sizes_that_no_array_has(tmp_path: Path, packed: bool, sizes: tuple[int, ...]) -> None:
+def test_sizes_that_no_array_can_have_are_refused(
+    tmp_path: Path, packed: bool, sizes: tuple[int, ...]
+) -> None:
     content = struct.pack(f">BBBB{len(sizes)}I", 0, 0, 8, len(sizes), *sizes)
     with pytest.raises(DataError, match="sizes that an array can have"):
         read_idx(written(tmp_path, content, packed))
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_file_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone.*No such file"):
         read_idx(tmp_path / "gone")
     with pytest.raises(DataError, match=r"not a regular file"):
@@ -136,7 +138,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pipe", "device"])
-def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, name: str) -> None:
+def test_a_pipe_or_a_device_is_refused_at_once(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "device").symlink_to("/dev/zero")
     with pytest.raises(DataError, match="not a regular file"):

@@ -19,7 +19,7 @@ def test_the_files_are_found_and_read(tmp_path: Path, inside: str, packed: bool)
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))
 
 
-def test_without_a_folder_it_is_where_the_package_puts_it(
+def test_without_a_folder_the_files_of_the_package_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "_ROOT", tmp_path)
@@ -29,7 +29,7 @@ def test_without_a_folder_it_is_where_the_package_puts_it(
     assert len(fashion_mnist().images) == 6
 
 
-def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_missing_file(tmp_path: Path) -> None:
     write(tmp_path, t10k_labels=None)
     with pytest.raises(DataError, match=r"no t10k-labels-idx1-ubyte in .* or .*dpkg -x"):
         fashion_mnist(tmp_path)
@@ -46,12 +46,14 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
         {"train_images": IMAGES[:0], "train_labels": LABELS[:0]},
     ],
 )
-def test_files_that_do_not_fit_each_other(tmp_path: Path, instead: dict[str, np.ndarray]) -> None:
+def test_files_that_do_not_fit_each_other_are_refused(
+    tmp_path: Path, instead: dict[str, np.ndarray]
+) -> None:
     with pytest.raises(DataError, match=r"a label below 10 for each image.*train-labels-idx1"):
         fashion_mnist(write(tmp_path, **instead))
 
 
-def test_images_of_two_sizes(tmp_path: Path) -> None:
+def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"have the same size; got \(3, 4\) and \(3, 3\)"):
         fashion_mnist(write(tmp_path, t10k_images=IMAGES[:2, :, :3]))
 

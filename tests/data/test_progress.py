@@ -90,7 +90,7 @@ def read_if_open(descriptor: int) -> bytes:
         return b""
 
 
-def test_while_something_lasts_lines_come_and_then_no_more(
+def test_lines_come_while_the_work_lasts_and_then_no_more(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     lines: queue.Queue[str] = queue.Queue()

@@ -46,7 +46,7 @@ def test_only_the_bytes_asked_for_are_read(tmp_path: Path) -> None:
         (b"\xed\xa0\x80", "byte 0xed at offset 0 .* \\(line 1"),
     ],
 )
-def test_a_bad_byte_is_named_with_its_place(
+def test_the_error_for_a_bad_byte_names_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes, where: str, block: int
 ) -> None:
     monkeypatch.setattr(reading, "BLOCK_BYTES", block)
@@ -58,28 +58,28 @@ def test_a_bad_byte_is_named_with_its_place(
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "reason"),
     [
         (b"\x7fELF\0\0", "binary"),
         ("text".encode("utf-16"), "UTF-16"),
         ("text".encode("utf-16-le"), "binary"),
     ],
 )
-def test_what_is_no_text_is_refused(tmp_path: Path, content: bytes, said: str) -> None:
+def test_a_binary_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "binary"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=reason):
         whole(path)
 
 
-def test_a_file_that_went_away_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_file_that_was_removed_is_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="No such file"):
         list(read_text(tmp_path / "gone", 0, 5))
 
 
 @in_one_folder
 @given(text=texts, where=st.floats(0, 1), slack=st.integers(0, 30), block=st.integers(1, 9))
-def test_a_cut_comes_near_the_goal_after_a_line_break_or_a_space_or_before_a_character(
+def test_a_cut_is_near_the_goal_after_a_line_feed_or_a_space_or_before_a_character(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     text: str,
@@ -115,7 +115,7 @@ def test_character_starts(tmp_path: Path) -> None:
 
 @in_one_folder
 @given(text=texts, block=st.integers(1, 9))
-def test_a_digest_names_the_text_that_is_read(
+def test_the_digest_is_that_of_the_text_as_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, block: int
 ) -> None:
     path = tmp_path / "a.txt"

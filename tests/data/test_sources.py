@@ -55,7 +55,7 @@ def found(folder: Path, source: str, left_out: Counter[str] | None = None) -> li
         "a.txt/*",
     ],
 )
-def test_globs_match_the_files_that_those_of_python_do(
+def test_globs_match_the_same_files_as_globs_of_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
 ) -> None:
     names = ["a.txt", "a/1.txt", "a/2.log", "a/.h/3.txt", "a/.hidden.txt"]
@@ -75,7 +75,7 @@ def test_globs_match_the_files_that_those_of_python_do(
             find_files(pattern, Counter())
 
 
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
+def test_links_in_a_circle_are_not_followed_forever(tmp_path: Path) -> None:
     write(tmp_path, "x.txt", "deep/er/y.txt")
     for name in ("one", "two", "deep/up"):
         (tmp_path / name).symlink_to(tmp_path)
@@ -86,7 +86,7 @@ def test_links_in_a_circle_end(tmp_path: Path) -> None:
     assert found(tmp_path, f"{tmp_path}/on*/x.txt") == ["one/x.txt"]  # a link that is named
 
 
-def test_a_path_that_exists_is_taken_literally(
+def test_a_path_that_exists_is_not_read_as_a_glob(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path, "a[1]/1.txt", "a1/2.txt", "x[1].txt", "x1.txt", "b/c*d/3.txt", "b/c-d/4.txt")
@@ -125,7 +125,7 @@ def test_an_empty_path_is_not_the_current_folder() -> None:
         find_files("", Counter())
 
 
-def test_a_path_that_no_record_could_hold_is_refused() -> None:
+def test_a_path_that_a_record_cannot_store_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"UTF-8; got 'caf\\udce9'"):
         absolute(os.fsdecode(b"caf\xe9"))
 
@@ -145,7 +145,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["pipe", "broken"])
-def test_what_is_named_and_no_file_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_source_that_is_a_pipe_or_a_broken_link_is_refused(tmp_path: Path, name: str) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "broken").symlink_to(tmp_path / "nothing")
     advice = {"pipe": "write its content", "broken": "name the text itself, or correct the link"}

@@ -51,7 +51,7 @@ def test_what_is_held_out_does_not_depend_on_where_the_corpus_lies(tmp_path: Pat
 
 
 @pytest.mark.parametrize("sizes", [[100] * 5, [100] * 9, [900, 800, 700, 700, 800, 900]])
-def test_the_smallest_document_is_held_out_where_it_is_at_most_twice_the_share(
+def test_the_smallest_document_is_held_out_if_it_is_at_most_twice_the_share(
     tmp_path: Path, sizes: list[int]
 ) -> None:
     documents = write(tmp_path, sizes)
@@ -61,7 +61,7 @@ def test_the_smallest_document_is_held_out_where_it_is_at_most_twice_the_share(
 
 
 @pytest.mark.parametrize(
-    ("sizes", "whole", "parted"),
+    ("sizes", "whole", "cut"),
     [
         ([1000, 10], {"1.txt"}, "0.txt"),
         ([10, 1000], {"0.txt"}, "1.txt"),
@@ -70,21 +70,21 @@ def test_the_smallest_document_is_held_out_where_it_is_at_most_twice_the_share(
         ([1000], set(), "0.txt"),
     ],
 )
-def test_the_tail_of_the_largest_document_makes_up_for_what_whole_ones_cannot_give(
-    tmp_path: Path, sizes: list[int], whole: set[str], parted: str
+def test_the_end_of_the_largest_document_is_held_out_if_whole_ones_do_not_suffice(
+    tmp_path: Path, sizes: list[int], whole: set[str], cut: str
 ) -> None:
     documents = write(tmp_path, sizes)
     for seed in range(3):
         training, validation = hold_out(documents, 0.1, seed)
         head, tail = training[-1], validation[-1]
-        assert head.document.name == tail.document.name == parted
+        assert head.document.name == tail.document.name == cut
         assert (head.start, head.stop, tail.stop) == (0, tail.start, tail.document.bytes)
         assert {span.document.name for span in validation[:-1]} == whole
         assert size_of(training) + size_of(validation) == sum(sizes)
         assert size_of(validation) == pytest.approx(0.1 * sum(sizes), abs=5)
 
 
-def test_a_long_last_line_does_not_turn_the_split_over(tmp_path: Path) -> None:
+def test_a_long_last_line_does_not_change_the_share(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("A title\n" + "alpha beta " * 200_000)
     (training,), (validation,) = hold_out(find_documents([path]).documents, 0.1, 0)
@@ -93,7 +93,7 @@ def test_a_long_last_line_does_not_turn_the_split_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "ab", "abc", "\ufeffa", "漢字"])
-def test_a_share_far_from_the_one_asked_for_is_an_error(tmp_path: Path, text: str) -> None:
+def test_a_text_too_short_for_the_share_is_an_error(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text(text, "utf-8")
     with pytest.raises(DataError, match=r"for training and for validation; got \d bytes in /"):

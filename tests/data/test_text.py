@@ -43,7 +43,7 @@ def leftovers(config: TextConfig) -> list[Path]:
 
 
 @pytest.mark.parametrize("kind", ["char", "bpe"])
-def test_the_token_files_hold_the_documents_whole(config: TextConfig, kind: str) -> None:
+def test_the_token_files_contain_complete_documents(config: TextConfig, kind: str) -> None:
     config = replace(config, tokenizer=kind, vocab_size=300)  # type: ignore[arg-type]
     dataset = prepare(config)
     end = dataset.tokenizer.decode([dataset.tokenizer.separator])
@@ -73,7 +73,7 @@ def test_the_token_files_hold_the_documents_whole(config: TextConfig, kind: str)
     )
 
 
-def test_of_one_document_the_two_sides_make_the_whole(tmp_path: Path) -> None:
+def test_the_two_parts_of_one_document_are_the_whole_document(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("\ufeff" + WORDS.replace("\n", "\r\n") * 100, "utf-8", newline="")
     dataset = prepare(TextConfig(data=(str(path),), cache=tmp_path))
@@ -112,7 +112,9 @@ def test_it_is_built_once(config: TextConfig, monkeypatch: pytest.MonkeyPatch) -
         {"split_seed": 5},
     ],
 )
-def test_another_option_builds_anew(config: TextConfig, change: dict[str, object]) -> None:
+def test_another_option_builds_another_folder(
+    config: TextConfig, change: dict[str, object]
+) -> None:
     first = prepare(config)
     second = prepare(replace(config, **change))  # type: ignore[arg-type]
     assert not second.reused
@@ -120,12 +122,12 @@ def test_another_option_builds_anew(config: TextConfig, change: dict[str, object
     assert prepare(config).reused
 
 
-def test_what_does_not_shape_the_tokens_does_not_build_anew(config: TextConfig) -> None:
+def test_an_option_without_effect_on_the_tokens_builds_nothing(config: TextConfig) -> None:
     prepare(config)
-    assert prepare(replace(config, vocab_size=999)).reused  # of characters it means nothing
+    assert prepare(replace(config, vocab_size=999)).reused  # it has no effect on characters
 
 
-def test_a_changed_document_builds_anew_in_the_same_place(config: TextConfig) -> None:
+def test_a_changed_document_is_built_again_in_the_same_folder(config: TextConfig) -> None:
     first = prepare(config)
     tokens = first.train[:50].copy()
     path = Path(config.data[0], "03.txt")
@@ -138,7 +140,7 @@ def test_a_changed_document_builds_anew_in_the_same_place(config: TextConfig) ->
     path.unlink()
     assert not prepare(config).reused
     assert [one.name for one in first.directory.parent.iterdir()] == [first.directory.name]
-    assert first.train[:50].tolist() == tokens.tolist()  # whoever reads it goes on
+    assert first.train[:50].tolist() == tokens.tolist()  # a reader can go on
     assert first.tokenizer.decode(first.validation)
 
 
@@ -154,13 +156,13 @@ def test_documents_that_are_only_touched_are_not_tokenized_again(
     assert (again.directory, again.sha256) == (first.directory, first.sha256)
     assert open_dataset(first.directory).meta.fingerprint != first.meta.fingerprint
     monkeypatch.setattr("metronorm.data.text.digests_of", None)
-    assert prepare(config).reused  # nor read again
+    assert prepare(config).reused  # not even read
 
 
 def test_a_renamed_document_is_another_text(config: TextConfig) -> None:
     prepare(config)
     Path(config.data[0], "03.txt").rename(Path(config.data[0], "x.txt"))
-    assert not prepare(config).reused  # the split goes by names
+    assert not prepare(config).reused  # the split depends on names
 
 
 def test_a_build_that_fails_leaves_what_was_there(config: TextConfig) -> None:
@@ -173,7 +175,7 @@ def test_a_build_that_fails_leaves_what_was_there(config: TextConfig) -> None:
     assert prepare(config).sha256 == first.sha256
 
 
-def test_what_was_not_asked_for_in_thirty_days_is_removed(config: TextConfig) -> None:
+def test_tokens_unused_for_thirty_days_are_removed(config: TextConfig) -> None:
     first, second = prepare(config), prepare(replace(config, split_seed=1))
     folder = first.directory.parent
     (folder / "mine").mkdir()
@@ -184,12 +186,12 @@ def test_what_was_not_asked_for_in_thirty_days_is_removed(config: TextConfig) ->
     remove_unused(folder, now=built + 29 * 86_400)
     assert sorted(folder.iterdir()) == sorted([first.directory, folder / "mine"])
     os.utime(first.directory / "meta.json", (0, 0))
-    assert prepare(config).reused  # asking for it is use
+    assert prepare(config).reused  # this is a use
     remove_unused(folder, now=built + 29 * 86_400)
     assert first.directory.exists()
 
 
-def test_a_resumed_run_finds_its_tokens_whatever_became_of_the_text(config: TextConfig) -> None:
+def test_a_resumed_run_finds_its_tokens_when_the_text_has_moved(config: TextConfig) -> None:
     first = prepare(config)
     moved = replace(config, data=("nowhere",))
     found = prepare(moved, sha256=first.sha256)
@@ -218,7 +220,7 @@ def test_tokens_of_an_older_version_are_found_by_a_resumed_run_only(config: Text
     assert not old.exists()
 
 
-def test_the_cache_is_one_wherever_the_process_goes(
+def test_a_relative_cache_stays_the_same_if_the_process_changes_its_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.txt").write_text(WORDS * 50)
@@ -236,7 +238,7 @@ def test_the_cache_is_one_wherever_the_process_goes(
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_what_is_unusual_about_a_text_is_said(
+def test_warnings_are_logged_for_what_is_left_out_and_for_records(
     config: TextConfig, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = Path(config.data[0])
@@ -259,12 +261,14 @@ def test_what_is_unusual_about_a_text_is_said(
         records.write_text('{"text": "what is meant"}\n' * 50)
         dataset = prepare(replace(config, data=(str(records),)))
     assert dataset.tokenizer.decode(dataset.train).startswith('{"text": "what is meant"}\n')
-    (said,) = caplog.messages
-    assert "read as plain text" in said
-    assert ".jsonl: 1" in said
+    (message,) = caplog.messages
+    assert "read as plain text" in message
+    assert ".jsonl: 1" in message
 
 
-def test_a_copy_that_only_ends_its_lines_otherwise_is_on_no_side(config: TextConfig) -> None:
+def test_a_copy_with_other_line_ends_is_neither_in_training_nor_held_out(
+    config: TextConfig,
+) -> None:
     plain = prepare(config)
     folder = Path(config.data[0])
     for path in sorted(folder.iterdir()):
@@ -275,7 +279,7 @@ def test_a_copy_that_only_ends_its_lines_otherwise_is_on_no_side(config: TextCon
     assert doubled.sha256 == plain.sha256
 
 
-def test_names_that_are_no_unicode_are_no_obstacle(config: TextConfig) -> None:
+def test_names_that_are_not_unicode_are_read(config: TextConfig) -> None:
     for number in range(20):
         name = os.fsencode(config.data[0]) + b"/caf\xe9 %d.txt" % number
         with open(name, "wb") as file:
@@ -328,7 +332,7 @@ def test_old_runs_find_the_tokens_they_had(tmp_path: Path, kind: str, many: str,
 
 
 @pytest.mark.parametrize("damage", ["train.bin", "meta.json", "tokenizer.json"])
-def test_a_damaged_folder_is_built_anew(config: TextConfig, damage: str) -> None:
+def test_a_damaged_folder_is_built_again(config: TextConfig, damage: str) -> None:
     first = prepare(config)
     path = first.directory / damage
     if damage == "train.bin":
@@ -387,7 +391,7 @@ print(moment)
 """
 
 
-def test_a_build_killed_at_any_moment_leaves_nothing_that_is_taken_for_finished(
+def test_a_build_killed_at_any_moment_leaves_nothing_that_looks_finished(
     config: TextConfig,
 ) -> None:
     done = subprocess.run(
@@ -418,7 +422,7 @@ print(len(dataset.train), dataset.sha256)
 """
 
 
-def test_two_processes_that_build_at_once_both_end_well(config: TextConfig) -> None:
+def test_two_processes_that_build_at_once_both_succeed(config: TextConfig) -> None:
     command = [sys.executable, "-c", TWO, config.data[0], str(config.cache)]
     pipe = subprocess.PIPE
     both = [
@@ -466,7 +470,7 @@ def test_a_bad_document_leaves_nothing_behind(config: TextConfig) -> None:
     assert not list((config.cache / "text").iterdir())
 
 
-def test_a_document_that_changes_meanwhile_is_noticed(
+def test_a_document_that_changes_while_it_is_read_is_an_error(
     config: TextConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = build._distinct_characters
@@ -481,7 +485,7 @@ def test_a_document_that_changes_meanwhile_is_noticed(
         prepare(config)
 
 
-def test_a_mark_without_text_is_not_text(tmp_path: Path) -> None:
+def test_a_byte_order_mark_alone_is_no_text(tmp_path: Path) -> None:
     for name in ("a.txt", "b.txt"):
         (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + b"x" * 50 * (name == "a.txt"))
     dataset = prepare(TextConfig(data=(str(tmp_path / "a.txt"),), cache=tmp_path))
@@ -532,7 +536,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_grow_with_text_that_nothing_parts(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_text_without_spaces(tmp_path: Path) -> None:
     peaks_kib = []
     for megabytes in (1, 4):
         path = tmp_path / f"{megabytes}.txt"

@@ -86,7 +86,7 @@ def test_a_stream_of_many_pieces_is_encoded_as_the_whole(tokenizer: Tokenizer) -
     assert np.array_equal(stream, tokenizer.encode(TEXT))
 
 
-def test_a_text_without_spaces_is_cut_all_the_same(
+def test_a_text_without_spaces_is_cut_too(
     bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bpe_tokenizer, "_LONGEST_PIECE", 100)
@@ -155,7 +155,9 @@ def test_words_up_to_the_longest_are_encoded_as_the_library_does(bpe: BPETokeniz
     assert bpe.encode(text).tolist() == whole.ids
 
 
-def test_little_text_is_held_at_once(bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_text_is_in_memory_at_once(
+    bpe: BPETokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bpe_tokenizer, "_BATCH_CHARACTERS", 1000)
     monkeypatch.setattr(bpe_tokenizer, "_LONGEST_PIECE", 500)
     given = 0
@@ -189,7 +191,7 @@ def test_a_character_is_streamed_when_its_last_byte_has_come(bpe: BPETokenizer) 
     assert list(stream_decode(bpe, ids[:-2])) == ["a", "\ufffd"]
 
 
-def test_a_text_that_spells_the_separator_does_not_end_itself(bpe: BPETokenizer) -> None:
+def test_the_separator_spelled_out_in_a_text_is_ordinary_text(bpe: BPETokenizer) -> None:
     ids = bpe.encode(f"a{SEPARATOR}b")
     assert bpe.separator not in ids
     assert bpe.decode(ids) == f"a{SEPARATOR}b"
@@ -257,7 +259,7 @@ def test_a_character_twice_is_refused() -> None:
 
 
 @pytest.mark.parametrize("ids", [[-1], [10_000], [0.5], [[1, 2]], ["a"]])
-def test_ids_that_are_not_its_own_are_refused(tokenizer: Tokenizer, ids: list[object]) -> None:
+def test_wrong_ids_are_refused(tokenizer: Tokenizer, ids: list[object]) -> None:
     with pytest.raises(DataError, match="token ids must"):
         tokenizer.decode(ids)  # type: ignore[arg-type]
 
