@@ -36,7 +36,7 @@ def test_what_is_printed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
         "well: nothing found",
         "failed",
         "critical  failed",
-        r"The run was ended by ValueError at tick 101: [red]\x1b[2J shape.",
+        r"The run ended with ValueError at tick 101: [red]\x1b[2J shape.",
     ]
     assert lines[6] == "warning  data-bound"
     assert re.match(r"23\.\d% of the time is spent waiting for data: 31 ms a tick", lines[7])

@@ -68,9 +68,9 @@ def test_seconds_to_the_loss_that_the_other_ended_with(tmp_path: Path) -> None:
     assert of_a.b_seconds == pytest.approx(200, abs=10)
     assert (of_b.end_of, of_b.a_seconds) == ("B", None)
     assert of_b.b_seconds == pytest.approx(295, abs=15)
-    said = compare(a, b).statements
-    assert said[-1].startswith("B's last loss, 0.1")
-    assert ": reached by A never, by B after " in said[-1]
+    found = compare(a, b).statements
+    assert found[-1].startswith("B's last loss, 0.1")
+    assert ": reached by A never, by B after " in found[-1]
 
 
 def test_a_single_lucky_loss_is_not_reached(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_metric_that_is_not_in_both(tmp_path: Path) -> None:
         compare(a, b, metric="loss")
     with pytest.raises(ConfigError, match=r"not in .*a and .*b; try: one of tokens"):
         compare(a, b, metric="perplexity")
-    with pytest.raises(ConfigError, match=r"not in .*c; try: other runs: .* none in common"):
+    with pytest.raises(ConfigError, match=r"not in .*c; try: other runs: .* share no metric"):
         compare(a, c, metric="loss")
 
 

@@ -70,7 +70,7 @@ def test_twenty_ticks_on_end_are_too_many(
     assert rules(findings) == found
     for finding in findings:
         assert (finding.severity, finding.ticks) == ("warning", [first, last])
-        assert ("as many steps as it has ticks" in finding.advice) == (last == 400)
+        assert ("as many steps as the run has ticks" in finding.advice) == (last == 400)
 
 
 @pytest.mark.parametrize(("ticks", "found"), [(600, ["zero-learning-rate"]), (640, [])])

@@ -222,7 +222,7 @@ def test_a_straggler(tmp_path: Path, seed: int, ranks: int, late: int, arrival: 
     assert finding.evidence["late_ns"] == pytest.approx(7 * MS, rel=0.2)
     assert finding.evidence["share"] == pytest.approx(7 / 107, rel=0.2)
     assert finding.evidence["late_ticks_share"] > 0.95  # type: ignore[operator]
-    assert finding.what.startswith(f"Rank {late} {'arrives' if arrival else 'is through'}")
+    assert finding.what.startswith(f"Rank {late} {'arrives' if arrival else 'finishes'}")
     assert len(finding.ticks) == 10
 
 

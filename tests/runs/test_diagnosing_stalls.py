@@ -103,8 +103,8 @@ def test_what_the_watch_has_noticed_is_the_same_stall(tmp_path: Path) -> None:
     assert (finding.rule, finding.severity, finding.ticks) == ("stall", "warning", [251, 400])
     assert finding.evidence["stalls"] == 2
     assert finding.evidence["seconds"] == pytest.approx(80.1, abs=0.1)
-    assert "2 times, longest at tick 251, for 1.33 min, in forward" in finding.what
-    assert "stacks in run.events()" in finding.advice
+    assert "2 times, the longest at tick 251, for 1.33 min, in forward" in finding.what
+    assert "stacks of all threads: read them in run.events()" in finding.advice
 
 
 def test_a_loop_of_milliseconds_without_phases(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_divergence(tmp_path: Path, seed: int) -> None:
     assert finding.evidence["last"] == pytest.approx(12, abs=0.05)
     (since,) = finding.ticks
     assert 495 <= since <= 530
-    assert f"checkpoint of about tick {since}" in finding.advice
+    assert f"checkpoint before tick {since}" in finding.advice
 
 
 @pytest.mark.parametrize("seed", SEEDS)

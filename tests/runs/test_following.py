@@ -193,7 +193,7 @@ def test_ranks_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert seen.tokens_per_second == pytest.approx(64_000 + 32_000)
     assert seen.ticks_per_second == pytest.approx(750)
     assert seen.tick_ns is not None
-    assert seen.tick_ns.values == [1.5 * MILLISECOND] * 18 + [MILLISECOND] * 2
+    assert seen.tick_ns.mean == [1.5 * MILLISECOND] * 18 + [MILLISECOND] * 2
     assert seen.state == "finished"
 
 

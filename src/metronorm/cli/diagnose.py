@@ -16,7 +16,7 @@ from metronorm.cli.runs import read_runs
 from metronorm.cli.words import tell
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
-from metronorm.runs.diagnosing import Finding, at_least, diagnose, spelled
+from metronorm.runs.diagnosing import Finding, at_least, diagnose, evidence_in_words
 from metronorm.text import printable
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def show(console: Console, path: Path, findings: list[Finding]) -> None:
     for finding in findings:
         head = Text(finding.severity, style=STYLES[finding.severity])
         console.print(head.append(f"  {finding.rule}", style="not bold default"))
-        evidence = [f"{name} {value}" for name, value in spelled(finding.evidence)]
+        evidence = [f"{name} {value}" for name, value in evidence_in_words(finding.evidence)]
         if finding.ticks:
             evidence.append(f"see tick{'s' * (len(finding.ticks) > 1)} {_listed(finding.ticks)}")
         for line, style in (

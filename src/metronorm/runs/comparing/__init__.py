@@ -1,4 +1,4 @@
-"""Two recorded runs against each other: what a tick costs, and where the loss is when.
+"""Comparing two recorded runs: the time of a tick, and the loss at equal places.
 
 >>> from metronorm.clock import Clock
 >>> from metronorm.runs import open_run
@@ -10,13 +10,13 @@
 >>> compare(run, run).measures["tick_median_ns"].ratio
 1.0
 
-docs/compare.md tells how the intervals are made.
+docs/compare.md describes how the intervals are made.
 """
 
 from metronorm.runs.comparing.comparison import Comparison, Side, compare
 from metronorm.runs.comparing.losses import LossAt, Reached
+from metronorm.runs.comparing.statements import Verdict
 from metronorm.runs.comparing.times import Measure
-from metronorm.runs.comparing.words import Verdict, parse_percent
 
 __all__ = [
     "Comparison",
@@ -26,5 +26,4 @@ __all__ = [
     "Side",
     "Verdict",
     "compare",
-    "parse_percent",
 ]

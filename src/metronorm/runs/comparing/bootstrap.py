@@ -1,11 +1,11 @@
-"""How far figures of a noisy series can be trusted: a bootstrap by moving blocks.
+"""The moving-block bootstrap: how far a figure of a noisy series can be trusted.
 
-Neighbouring ticks are alike (a warm machine, another program), so drawing single ticks at random
-would promise too much. Whole blocks of neighbours are drawn instead: H. R. Künsch, "The jackknife
-and the bootstrap for general stationary observations", Annals of Statistics 17 (1989). How long a
-block is: D. N. Politis and H. White, "Automatic block-length selection for the dependent
-bootstrap", Econometric Reviews 23 (2004), corrected by A. Patton, D. N. Politis and H. White,
-Econometric Reviews 28 (2009).
+Neighbouring ticks are alike (a warm machine, another program), so an interval from single ticks
+drawn at random would be too narrow. The bootstrap draws whole blocks of neighbours: H. R. Künsch,
+"The jackknife and the bootstrap for general stationary observations", Annals of Statistics 17
+(1989). The length of a block is from D. N. Politis and H. White, "Automatic block-length selection
+for the dependent bootstrap", Econometric Reviews 23 (2004), corrected by A. Patton, D. N. Politis
+and H. White, Econometric Reviews 28 (2009).
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from random import Random
 
-QUIET_LAGS = 5  # so many insignificant autocorrelations in a row end the memory of a series
+QUIET_LAGS = 5  # insignificant autocorrelations in a row that end the memory of a series
 SHARE = 0.95
 
 
 def block_length(series: Sequence[float]) -> int:
-    """The length of blocks that suits the autocorrelation of a series (Politis and White).
+    """The length of blocks for the autocorrelation of a series (Politis and White).
 
-    Where the series repeats itself, as with an evaluation every hundred ticks, a block has a whole
-    period at least. It has three times the root of the series' length at most, or that period, and
-    a third of the series' length in any case.
+    If the series repeats itself, as with an evaluation every hundred ticks, a block has at least
+    one period. A block is never longer than a third of the series, and longer than three times the
+    square root of the series' length only if the period is.
     """
     count = len(series)
     mean = fmean(series)
@@ -47,7 +47,7 @@ def block_length(series: Sequence[float]) -> int:
 
 
 def _optimum(covariances: Sequence[float], count: int) -> float:
-    """The length at which bias and variance of the bootstrap's spread are least."""
+    """The length that minimizes the bias and the variance of the bootstrap's spread."""
     last_lag = len(covariances) - 1
     significant = 2 * math.sqrt(math.log10(count) / count) * covariances[0]
     loud = [lag for lag in range(1, last_lag + 1) if abs(covariances[lag]) >= significant]
@@ -66,10 +66,10 @@ def _optimum(covariances: Sequence[float], count: int) -> float:
 def resampled_sums(
     columns: Sequence[Sequence[float]], length: int, resamples: int, random: Random
 ) -> list[list[float]]:
-    """Sums of every column over resamples of its rows, drawn as blocks of `length` rows.
+    """Sum every column over resamples of its rows, which are drawn in blocks of `length` rows.
 
-    A resample has as many rows as there are, and the same ones in all columns; the last block is
-    cut short where `length` does not divide their number.
+    A resample has as many rows as the columns, and the same rows in all columns. The last block is
+    shorter if `length` does not divide the number of rows.
 
     Returns:
         For each column, one sum per resample.
@@ -88,11 +88,11 @@ def resampled_sums(
 
 
 def interval(ratio: float, resampled: Sequence[float], blocks: float) -> tuple[float, float]:
-    """The 95 % interval of a ratio: what 2.5 % of the resampled ratios lie below, and above.
+    """The 95% interval of a ratio: 2.5% of the resampled ratios lie below it, and 2.5% above it.
 
-    Few blocks do not tell their own spread well. As Student did for the mean of few numbers, the
-    interval is widened for that: on the logarithm, by the root of `blocks / (blocks - 1)` and by
-    what Student's quantile is above the normal one (its expansion in the degrees of freedom).
+    A few blocks underestimate their spread. The interval is therefore widened, as Student did for
+    the mean of a few numbers: on the logarithm, by the square root of `blocks / (blocks - 1)` and
+    by the ratio of Student's quantile to the normal one (expanded in the degrees of freedom).
     """
     ordered = sorted(resampled)
     outside = round(len(ordered) * (1 - SHARE) / 2)

@@ -1,4 +1,4 @@
-"""The comparison of two runs: reads both, and puts the figures side by side."""
+"""The comparison of two runs: it reads both and puts their figures side by side."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from metronorm.errors import ConfigError
 from metronorm.runs.comparing.losses import LossAt, Reached, losses_at, reached, read_course
 from metronorm.runs.comparing.resources import others_share, read_usage
+from metronorm.runs.comparing.statements import Verdict, judge, statements
 from metronorm.runs.comparing.times import (
     Measure,
     Times,
@@ -16,8 +17,8 @@ from metronorm.runs.comparing.times import (
     ratio_of,
     read_times,
 )
-from metronorm.runs.comparing.words import Verdict, judge, percent, statements
 from metronorm.store.schema import UNATTRIBUTED
+from metronorm.text import percent
 
 if TYPE_CHECKING:
     from metronorm.runs.reader import Run
@@ -25,13 +26,13 @@ if TYPE_CHECKING:
 
 LEAST_TICKS = 50
 WARM_UP = 20
-# the share of a machine that others may use before its times are doubted
+# a note warns of the times if other programs used more than this share of a machine
 BUSY = 0.1
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two runs; `ticks` are those that count, warm-up left out."""
+    """One of the two runs. `ticks` is the number of ticks after warm-up."""
 
     name: str
     directory: str
@@ -41,12 +42,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Run B against run A.
+    """Run B compared with run A.
 
-    `measures` may have `tick_median_ns` and `tick_mean_ns` (always there), `tokens_per_second`,
-    `peak_memory_bytes` (of the largest process), `gpu_memory_bytes` (of the fullest GPU) and
-    `tick_processor_ns` (of all processes and their children, per tick). `phases` are means per
-    tick, in ns.
+    `measures` has `tick_median_ns` and `tick_mean_ns`, and, if both runs recorded them,
+    `tokens_per_second`, `peak_memory_bytes` (the largest process), `gpu_memory_bytes` (the fullest
+    GPU) and `tick_processor_ns` (CPU time of all processes and their children per tick). `phases`
+    has the mean time of each phase per tick, in ns. `notes` are caveats, `statements` sentences
+    about the figures. `skip` is the number of warm-up ticks of every attempt. `metric`, `losses`
+    and `reached` are about the loss; `verdict` is None without a limit.
     """
 
     a: Side
@@ -73,18 +76,19 @@ def compare(
     """Compare two runs over their effective histories.
 
     Args:
-        a: the run that is compared with.
-        b: the run that is compared.
-        metric: the metric to compare, one that should fall; `loss` by default, if both have it.
-        skip: so many ticks at the beginning of every attempt are warm-up and left out of all times;
+        a: the run to compare with.
+        b: the run to compare.
+        metric: the name of a metric that should fall; by default `loss`, if both runs have it.
+        skip: the number of warm-up ticks at the beginning of every attempt, which no time includes;
             by default 20, or a tenth of the shorter run if that is less.
-        limit: by what share B's median tick may be slower, for the verdict: 0.05 is 5 %.
+        limit: the share by which B's median tick may be slower, for the verdict: 0.05 is 5%.
 
     Raises:
-        ConfigError: fewer than 50 ticks are left, `metric` is not in both, or a negative number.
+        ConfigError: fewer than 50 ticks are left, `metric` is not in both runs, or `skip` or
+            `limit` is negative.
     """
     if limit is not None and not limit >= 0:
-        raise ConfigError("a limit must be at least 0", got=str(limit), fix="0.05 for 5 %")
+        raise ConfigError("a limit must be at least 0", got=str(limit), fix="0.05 for 5%")
     runs, tables = (a, b), (a.ticks(), b.ticks())
     if skip is None:
         skip = min(WARM_UP, *(count_ticks(table, 0) // 10 for table in tables))
@@ -95,8 +99,8 @@ def compare(
         if (count := count_ticks(table, skip)) < LEAST_TICKS:
             raise ConfigError(
                 f"intervals need at least {LEAST_TICKS} ticks of each run"
-                + (f", without the first {skip} of every attempt" if skip else ""),
-                got=f"{count} of {run.directory}",
+                + (f", after the first {skip} of every attempt" if skip else ""),
+                got=f"{count} in {run.directory}",
                 fix="longer runs" + (", or a smaller skip" if skip else ""),
             )
     first, second = (read_times(table, skip) for table in tables)
@@ -124,7 +128,7 @@ def compare(
 
 
 def _metric(runs: tuple[Run, Run], tables: tuple[Table, Table], wanted: str | None) -> str | None:
-    """The metric to compare; None if none was asked for and the runs do not both have a loss."""
+    """The metric to compare; None if no metric was named and `loss` is not in both runs."""
     have = [table.metrics for table in tables]
     name = "loss" if wanted is None else wanted
     if all(name in names for names in have):
@@ -136,14 +140,14 @@ def _metric(runs: tuple[Run, Run], tables: tuple[Table, Table], wanted: str | No
         str(run.directory) for run, names in zip(runs, have, strict=True) if name not in names
     ]
     raise ConfigError(
-        "the metric must be one that both runs logged",
+        "both runs must have logged the metric",
         got=f"{name!r}, which is not in {' and '.join(dict.fromkeys(lacking))}",
-        fix=f"one of {', '.join(both)}" if both else "other runs: these two have none in common",
+        fix=f"one of {', '.join(both)}" if both else "other runs: these two share no metric",
     )
 
 
 def _measures(a: Times, b: Times) -> dict[str, Measure]:
-    """Tick times; tokens per second, which divide those counted by the time of the ticks."""
+    """Tick times, and tokens per second: the tokens logged over the time of the ticks."""
     found = {
         "tick_median_ns": measure(a.median, b.median),
         "tick_mean_ns": measure(a.sums.quotient("wall"), b.sums.quotient("wall")),
@@ -155,7 +159,7 @@ def _measures(a: Times, b: Times) -> dict[str, Measure]:
 
 
 def _phases(a: Times, b: Times) -> dict[str, Measure]:
-    """The mean time of each phase that one of them has; none if one recorded no phases at all."""
+    """The mean time of each phase of either run; nothing if one run recorded no phases."""
     if not (a.sums.totals["sampled"] and b.sums.totals["sampled"]):
         return {}
     names = sorted(dict.fromkeys([*a.phases, *b.phases]), key=UNATTRIBUTED.__eq__)
@@ -163,7 +167,7 @@ def _phases(a: Times, b: Times) -> dict[str, Measure]:
 
 
 def _usage(runs: tuple[Run, Run], skip: int) -> dict[str, Measure]:
-    """What both recorded of memory and processor: one figure each, so without intervals."""
+    """Memory and CPU time, if both recorded them: a single figure of each run, so no interval."""
     a, b = (read_usage(run.resources(), skip) for run in runs)
     return {name: Measure(a[name], b[name], ratio_of(a[name], b[name])) for name in a if name in b}
 
@@ -176,11 +180,11 @@ def _side(run: Run, table: Table, times: Times) -> Side:
 def _notes(
     sides: tuple[Side, Side], runs: tuple[Run, Run], times: tuple[Times, Times]
 ) -> list[str]:
-    """What the figures do not say, and the reader should know."""
+    """Caveats that the figures do not show."""
     notes = []
     hosts = [f"{run.info.host.get('name')} ({run.info.host.get('processor')})" for run in runs]
     if hosts[0] != hosts[1]:
-        notes.append(f"other machines: A on {hosts[0]}, B on {hosts[1]}")
+        notes.append(f"different machines: A on {hosts[0]}, B on {hosts[1]}")
     shares = [others_share(run) for run in runs]
     if any(share is not None and share > BUSY for share in shares):
         used = (
@@ -188,15 +192,15 @@ def _notes(
             for letter, share in zip("AB", shares, strict=True)
         )
         notes.append(
-            f"other programs used {', '.join(used)}: times are not those of the runs alone, and "
-            "intervals know nothing of that"
+            f"other programs used {', '.join(used)}: they change the times, and the intervals do "
+            "not show that"
         )
     if sides[0].ranks != sides[1].ranks:
-        notes.append(f"ranks: {sides[0].ranks} in A, {sides[1].ranks} in B")
+        notes.append(f"different numbers of ranks: {sides[0].ranks} in A, {sides[1].ranks} in B")
     tokens = [each.sums.totals["tokens"] / each.ticks for each in times]
     if all(tokens) and not 0.99 < tokens[1] / tokens[0] < 1.01:
         notes.append(
-            f"a tick of B has {tokens[1] / tokens[0]:.3g} times the tokens of one of A: tokens per "
-            "second say more than tick times"
+            f"a tick of B has {tokens[1] / tokens[0]:.3g} times as many tokens as a tick of A: "
+            "compare tokens per second instead of tick times"
         )
     return list(dict.fromkeys([*notes, *runs[0].notices(), *runs[1].notices()]))

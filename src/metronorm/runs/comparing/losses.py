@@ -1,4 +1,4 @@
-"""The losses of two runs where both have done as many ticks, read as many tokens, spent as long."""
+"""The losses of two runs at equal ticks, at equal tokens and after equal time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from metronorm.runs.comparing.times import per_tick
+from metronorm.runs.trend import SIGMAS_PER_MAD
 
 if TYPE_CHECKING:
     from metronorm.runs.table import Table
@@ -17,21 +18,19 @@ Axis = Literal["ticks", "tokens", "seconds"]
 
 BINS = 2_000
 STRETCH = 1 / 20
-# losses that differ by less than so many standard errors are the same
+# Losses that differ by less than this number of standard errors count as equal.
 NEAR = 1.5
-# of normally distributed noise the median of absolute deviations is this much less than sigma
-SIGMAS_PER_MAD = 1.4826
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
 class LossAt:
-    """The smoothed losses of both where they are `at` on an axis, the same place for both.
+    """The smoothed losses of both runs at the same place `at` of an axis.
 
-    The place is in ticks, in tokens or in seconds of time in ticks. Smoothed is the median of the
-    last twentieth of the way that both have gone (in seconds, a twentieth of the ticks at least:
-    one slow tick may take as long), or, where none was logged there, the newest loss before. A
-    loss that is not finite counts as infinite; None if there was none yet.
+    The axis counts ticks, tokens, or seconds of time in ticks. The smoothed loss is the median over
+    the last twentieth of the length that both runs have. In seconds it covers at least a twentieth
+    of the ticks, because one slow tick may take that long. Without a loss in that stretch it is
+    the newest loss before it. A loss that is not finite counts as infinite. None: no loss yet.
     """
 
     axis: Axis
@@ -42,9 +41,10 @@ class LossAt:
 
 @dataclass(frozen=True)
 class Reached:
-    """When both first had the smoothed loss that one of them ended with; None is never.
+    """When both runs first reached the smoothed loss at the end of one of them; None is never.
 
-    As low as that is what is not above it by more than the noise of two smoothed losses.
+    A loss is reached if the smoothed loss is not above it by more than the noise of two smoothed
+    losses. Times are in seconds.
     """
 
     end_of: Literal["A", "B"]
@@ -55,14 +55,14 @@ class Reached:
 
 @dataclass(frozen=True)
 class Course:
-    """A loss over a run: places on every axis, rising, and the loss there."""
+    """A loss over a run: rising places on every axis, the loss there, and where each axis ends."""
 
     places: dict[Axis, list[float]]
     ends: dict[Axis, float]
     losses: list[float]
 
     def smoothed(self, axis: Axis, at: float, stretch: float, ticks: float = 0) -> float | None:
-        """The median of the losses behind `at - stretch` and up to `at`, of `ticks` at least."""
+        """The median of the losses from `at - stretch` to `at`, over at least `ticks` ticks."""
         places = self.places[axis]
         end = bisect_right(places, at)
         if not end:
@@ -76,11 +76,12 @@ class Course:
         return median(self.losses[begin:end])
 
     def noise(self, ticks: float) -> float:
-        """The standard error of the median of the losses of so many ticks.
+        """The standard error of the median of the losses of this number of ticks.
 
-        By what lies off the line between its neighbours, so a loss that falls has none by that.
+        It is estimated from the distance of each loss to the line between its neighbours, so a
+        steady fall adds no noise.
         """
-        late = self.losses[len(self.losses) // 2 :]  # noise often falls with the loss
+        late = self.losses[len(self.losses) // 2 :]  # the noise often falls with the loss
         known = [loss for loss in late if math.isfinite(loss)]
         if len(known) < 3:
             return 0.0
@@ -91,7 +92,7 @@ class Course:
 
 
 def read_course(ticks: Table, metric: str) -> Course:
-    """The course of a metric, in at most `BINS` stretches of ticks."""
+    """Read a metric, in at most `BINS` stretches of ticks."""
     tokens = ["tokens"] * ("tokens" in ticks.metrics)
     ticks = ticks.only("attempt", "rank", "tick", "wall_ns", *tokens, metric)
     rows = ticks.sql(
@@ -118,7 +119,7 @@ def read_course(ticks: Table, metric: str) -> Course:
 
 
 def losses_at(a: Course, b: Course) -> list[LossAt]:
-    """The losses at the quarters of the way that both have gone, on each axis that both have."""
+    """The losses at the quarters of the length that both runs have, on each axis of both."""
     found = []
     axes: tuple[Axis, ...] = ("ticks", "tokens", "seconds")
     for axis in axes:
@@ -136,7 +137,7 @@ def losses_at(a: Course, b: Course) -> list[LossAt]:
 
 
 def reached(a: Course, b: Course) -> list[Reached]:
-    """When both first had the loss that A ended with, and the one that B ended with."""
+    """When both runs first reached the last loss of A, and the last loss of B."""
     stretch = min(a.ends["seconds"], b.ends["seconds"]) * STRETCH
     ticks = _ticks(a, b)
     found = []
@@ -155,9 +156,9 @@ def _ticks(a: Course, b: Course) -> float:
 
 
 def _first(course: Course, loss: float, stretch: float, ticks: float) -> float | None:
-    """Seconds until the smoothed loss was first as low as `loss`."""
+    """The seconds until the smoothed loss was first as low as `loss`."""
     for seconds, tick in zip(course.places["seconds"], course.places["ticks"], strict=True):
-        # before that the stretch is not full: a single low loss would do
+        # earlier the stretch is not full, and a single low loss would count
         if seconds >= stretch and tick >= ticks:
             smoothed = course.smoothed("seconds", seconds, stretch, ticks)
             if smoothed is not None and smoothed <= loss:

@@ -1,4 +1,4 @@
-"""What a run used of the machine, for a comparison: memory and processor time."""
+"""What a run used of the machine, for a comparison: memory and CPU time."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ if TYPE_CHECKING:
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
-
 _BUSY = {"time_ns", "machine_processor_share", "processor_ns", "children_processor_ns"}
 
 
 def read_usage(resources: Table, skip: int) -> dict[str, float]:
-    """Peaks and processor time of a run, as far as it recorded them.
+    """The peaks and the CPU time of a run, if it recorded them.
 
-    `peak_memory_bytes` is that of the largest process, `gpu_memory_bytes` that of the fullest GPU,
-    `tick_processor_ns` the processor time per tick of all ranks and their children, without the
-    first `skip` ticks of every attempt.
+    `peak_memory_bytes` is of the largest process, and `gpu_memory_bytes` of the fullest GPU.
+    `tick_processor_ns` is the CPU time per tick of all ranks and their children, after the first
+    `skip` ticks of every attempt.
     """
     columns = resources.columns
     gpus = [name for name in columns if re.fullmatch(r"gpu\d+_memory_bytes", name)]
@@ -35,9 +34,9 @@ def read_usage(resources: Table, skip: int) -> dict[str, float]:
 
 
 def others_share(run: Run) -> float | None:
-    """The share of the machine's processors that other programs used while the run went on.
+    """The share of the machine's CPUs that other programs used during the run, from 0 to 1.
 
-    None where that was not recorded. Of a run on several machines it is their mean.
+    It is None if it was not recorded, and the mean of all machines if there were several.
     """
     resources, cores = run.resources(), run.info.host.get("cores")
     columns = resources.columns
@@ -77,7 +76,7 @@ def _largest(columns: list[str]) -> str:
 
 
 def _processor(columns: list[str], skip: int) -> str:
-    """SQL for the processor time per tick: from sample to sample, for a child may have ended."""
+    """SQL for the CPU time per tick: the steps between samples, because a child may have ended."""
     spent = " + ".join(
         f"coalesce(greatest({name} - lag({name}) over samples, 0), 0)"
         for name in ("processor_ns", "children_processor_ns")

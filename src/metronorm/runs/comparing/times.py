@@ -1,4 +1,4 @@
-"""The times of a run for a comparison: a few sums per stretch of ticks, and their resamples."""
+"""The times of a run for a comparison: sums over stretches of ticks, and their resamples."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 BINS = 1_000
 RESAMPLES = 1_000
-LEVELS = 200  # quantiles of the tick time that are kept
+LEVELS = 200  # quantiles of the tick time
 ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure of both runs, and that of B over that of A.
+    """A figure of both runs, and the ratio of B to A.
 
-    `low` and `high` are the ends of the 95 % interval of `ratio`; None where a run has but one
-    such figure. `ratio` is infinite where only A's is 0.
+    `low` and `high` are the ends of the 95% interval of `ratio`; they are None if a run has only
+    one such figure. `ratio` is infinite if only A's figure is 0.
     """
 
     a: float
@@ -45,7 +45,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure of a run, the same of each resample (nan where there is none), and their blocks."""
+    """A figure of a run, the figure of each resample (nan: none), and the number of blocks."""
 
     value: float
     resampled: list[float]
@@ -57,22 +57,22 @@ def measure(a: Figure, b: Figure) -> Measure:
     ratio = ratio_of(a.value, b.value)
     pairs = zip(a.resampled, b.resampled, strict=True)
     ratios = [ratio_of(x, y) for x, y in pairs if not (math.isnan(x) or math.isnan(y))]
-    if len(ratios) < RESAMPLES // 2:  # what is that rare tells no spread
+    if len(ratios) < RESAMPLES // 2:  # too few to show the spread
         return Measure(a.value, b.value, ratio)
     ends = interval(ratio, ratios, min(a.blocks, b.blocks))
     return Measure(a.value, b.value, ratio, *ends)
 
 
 def ratio_of(a: float, b: float) -> float:
-    """B over A, 1 where they are the same."""
+    """B over A; 1 if they are equal, also at 0."""
     return 1.0 if a == b else b / a if a else math.inf
 
 
 def per_tick(ticks: Table, phases: Sequence[str] = (), metric: str | None = None) -> str:
     """SQL with one row per tick of all ranks: `tick, attempt, wall, tokens, value, sampled, pN`.
 
-    A tick takes as long as its slowest rank. Tokens are summed; of phases and of the metric it is
-    the mean over the ranks. A phase that a sampled tick did not have took no time in it.
+    `wall` is the time of the slowest rank, `tokens` the sum of all ranks, `pN` (the N-th phase) and
+    `value` (the metric) the mean of the ranks. A phase that a sampled tick did not enter took 0 ns.
     """
     tokens, value, sampled = "0", "null", "false"
     if "tokens" in ticks.metrics:
@@ -81,8 +81,9 @@ def per_tick(ticks: Table, phases: Sequence[str] = (), metric: str | None = None
         value = f"avg({identifier(metric)} order by rank)"
     if phases:
         sampled = "count(unattributed_ns) > 0"
+    # rounded to whole numbers, whose sum does not depend on the order of adding
     times = [
-        f"round(avg(coalesce({identifier(phase + '_ns')}, 0))"  # whole: added up in any order
+        f"round(avg(coalesce({identifier(phase + '_ns')}, 0))"
         f" filter (where unattributed_ns is not null)) as p{number}"
         for number, phase in enumerate(phases)
     ]
@@ -118,7 +119,7 @@ class Sums:
 
 @dataclass(frozen=True)
 class Times:
-    """What is known of the tick times of a run, warm-up left out.
+    """The tick times of a run after warm-up.
 
     `sums` has the columns `ticks`, `wall` (ns), `tokens`, `sampled` (ticks whose phases were
     measured) and `phase NAME` (ns).
@@ -130,25 +131,25 @@ class Times:
     sums: Sums
 
     def phase(self, name: str) -> Figure:
-        """The mean time per tick in a phase, ns; 0 for one that this run did not have."""
+        """The mean time per tick in a phase, ns; 0 if the run did not have the phase."""
         if name in self.phases:
             return self.sums.quotient(f"phase {name}", "sampled")
         return Figure(0.0, [0.0] * RESAMPLES, self.sums.blocks)
 
 
 def count_ticks(ticks: Table, skip: int) -> int:
-    """How many ticks there are without the first `skip` ones of every attempt."""
+    """Count the ticks after the first `skip` ticks of every attempt."""
     ticks = ticks.only(*_columns(ticks))
     query = f"with {_kept(ticks, (), skip)} select count(*) from kept"
     return int(ticks.sql(query).fetchall()[0][0])
 
 
 def read_times(ticks: Table, skip: int) -> Times:
-    """The times of a run, without the first `skip` ticks of every attempt; some must be left.
+    """The times of a run after the first `skip` ticks of every attempt; some ticks must be left.
 
-    Of the median it is resampled what share of the ticks is below it; that shift is carried over
-    to the quantiles of all ticks (R. S. Woodruff, "Confidence intervals for medians and other
-    position measures", Journal of the American Statistical Association 47, 1952).
+    For the median, the resampled figure is the share of the ticks below it; the shift of that share
+    is looked up in the quantiles of all ticks (R. S. Woodruff, "Confidence intervals for medians
+    and other position measures", Journal of the American Statistical Association 47, 1952).
     """
     phases = ticks.phases
     ticks = ticks.only(*_columns(ticks), *(f"{phase}_ns" for phase in phases))
@@ -173,7 +174,7 @@ def read_times(ticks: Table, skip: int) -> Times:
             from placed group by bin order by bin"""
     ).fetchall()
     series = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
-    # seeded by the tick times: a run has the same resamples as A, as B, and beside itself
+    # seeded by the tick times: a run has the same resamples as A and as B, and equals itself
     random = Random(repr(series["wall"]))
     halves = {"below": series.pop("below"), "ticks": series["ticks"]}
     shares = _resample(halves, "below", random).quotient("below")
@@ -187,7 +188,7 @@ def read_times(ticks: Table, skip: int) -> Times:
 
 
 def _resample(series: dict[str, list[float]], leading: str, random: Random) -> Sums:
-    """Sums over resamples, in blocks that suit the column `leading`."""
+    """Sums over resamples, in blocks whose length suits the column `leading`."""
     length = block_length(list(map(_quotient, series[leading], series["ticks"])))
     resampled = resampled_sums(list(series.values()), length, RESAMPLES, random)
     return Sums(
@@ -198,7 +199,7 @@ def _resample(series: dict[str, list[float]], leading: str, random: Random) -> S
 
 
 def _columns(ticks: Table) -> list[str]:
-    """What of a run the times are made of, beside its phases."""
+    """The columns that the times are made of, apart from the phases."""
     return ["attempt", "rank", "tick", "wall_ns", *(["tokens"] * ("tokens" in ticks.metrics))]
 
 

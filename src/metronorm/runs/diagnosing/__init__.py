@@ -1,4 +1,4 @@
-"""What is amiss with a run: rules over its ticks, resources and events, each with its evidence.
+"""Finding problems of a run: rules over its ticks, resources and events.
 
 >>> from metronorm.clock import Clock
 >>> from metronorm.runs import open_run
@@ -9,7 +9,7 @@
 >>> [(finding.rule, finding.severity, finding.ticks) for finding in diagnose(open_run("runs/mine"))]
 [('not-finite', 'critical', [1])]
 
-docs/diagnosis.md tells each rule with its threshold; each file here begins with its thresholds.
+docs/diagnosis.md lists the rules and their thresholds. Each file here begins with its thresholds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from metronorm.runs.diagnosing.attempts import failed, failed_checkpoints, replay, restarts
-from metronorm.runs.diagnosing.finding import SEVERITIES, Finding, Severity, at_least, spelled
+from metronorm.runs.diagnosing.finding import (
+    SEVERITIES,
+    Finding,
+    Severity,
+    at_least,
+    evidence_in_words,
+)
 from metronorm.runs.diagnosing.garbage import garbage
 from metronorm.runs.diagnosing.learning import learning
 from metronorm.runs.diagnosing.losses import losses
@@ -33,7 +39,7 @@ from metronorm.runs.diagnosing.values import not_finite
 if TYPE_CHECKING:
     from metronorm.runs.reader import Run
 
-__all__ = ["SEVERITIES", "Finding", "Severity", "at_least", "diagnose", "spelled"]
+__all__ = ["SEVERITIES", "Finding", "Severity", "at_least", "diagnose", "evidence_in_words"]
 
 RULES = (
     failed,
@@ -62,16 +68,17 @@ RULES = (
 
 
 def diagnose(run: Run) -> list[Finding]:
-    """What the rules find in a run, worst first; also while it runs.
+    """Find the problems of a run, which may still be running.
 
-    All but `replay` and `restarts` look at the effective history. A rule is silent where the record
-    has not what it needs, or too few ticks.
+    All rules but `replay` and `restarts` read the effective history. A rule finds nothing if the
+    record lacks what it needs, or has too few ticks.
 
     Args:
-        run: from `open_run`.
+        run: the run, from `open_run`.
 
     Returns:
-        Findings in order of severity; of equal ones, what concerns more of the time comes first.
+        Findings, the most severe first. Those of one severity are ordered by their share of the
+        run's time.
     """
     reading = Reading(run)
     reading.leave_out(find_stalls(reading))

@@ -1,29 +1,28 @@
-"""How attempts ended, what was done again, and what their events tell."""
+"""Rules about attempts: errors, repeated ticks, restarts, and checkpoints that failed."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding, counted
-from metronorm.text import short_time
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding
+from metronorm.runs.state import failure
+from metronorm.text import counted, percent, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from metronorm.runs.diagnosing.reading import Event, Reading
 
-# Of the time of all attempts, what was done in vain.
+# The share of the time of all attempts that was lost.
 REPLAY_SHARE = 0.05
-# One or two interruptions are daily life.
+# One or two interruptions are usual.
 RESTARTS = 3
 # A message may be as long as a traceback.
 MESSAGE_LENGTH = 160
-# What a person or a scheduler does on purpose.
-_STOPPED = ("KeyboardInterrupt",)
 
 
 def failed(reading: Reading) -> Iterator[Finding]:
-    """The newest attempt ended by an error."""
+    """Find that the newest attempt ended with an error."""
     newest = max(reading.run.attempts, default=0)
     errors = [event for event in reading.events if _failed(event) and event.attempt == newest]
     if not errors:
@@ -33,20 +32,21 @@ def failed(reading: Reading) -> Iterator[Finding]:
     if len(message) > MESSAGE_LENGTH:
         message = message[:MESSAGE_LENGTH] + " [...]"
     ranks = sorted({event.rank for event in errors})
-    others = f", and {counted(len(ranks) - 1, 'other rank')} after it" if len(ranks) > 1 else ""
+    others = f", then on {counted(len(ranks) - 1, 'other rank')}" if len(ranks) > 1 else ""
     yield Finding(
         rule="failed",
         severity="critical",
-        what=f"The run was ended by {first.fields['error']} at tick {first.tick:,}"
+        what=f"The run ended with {first.fields['error']} at tick {first.tick:,}"
         f"{reading.of_rank(first.rank)}{others}" + (f": {message}." if message else "."),
-        advice="Mend the cause and resume the run; of several ranks the first that failed has it.",
+        advice="Fix the cause and resume the run. With several ranks, look at the first that "
+        "failed.",
         evidence={"rank": first.rank, "ranks": ranks, "attempt": newest},
         ticks=[first.tick],
     )
 
 
 def replay(reading: Reading) -> Iterator[Finding]:
-    """Ticks that were done again after a restart."""
+    """Find ticks that were repeated after a restart."""
     if len(reading.run.attempts) < 2:
         return
     query = f"select count(*), sum(wall_ns)::DOUBLE from ticks where rank = {reading.rank}"
@@ -64,11 +64,11 @@ def replay(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="replay",
         severity="warning",
-        what=f"{share:.1%} of the time of all {attempts} attempts was lost: {done - kept:,} ticks, "
-        f"{short_time(done_ns - kept_ns)}, were done after the checkpoint that the next one "
-        "began from.",
-        advice="Checkpoint more often: on average half the ticks between two checkpoints are lost "
-        "to every restart.",
+        what=f"{percent(share)} of the time of all {attempts} attempts was lost: {done - kept:,} "
+        f"ticks ({short_time(done_ns - kept_ns)}) were done after the checkpoint from which the "
+        "next attempt started.",
+        advice="Write checkpoints more often: on average, a restart loses half of the ticks "
+        "between two checkpoints.",
         evidence={
             "share": share,
             "attempts": attempts,
@@ -80,7 +80,7 @@ def replay(reading: Reading) -> Iterator[Finding]:
 
 
 def restarts(reading: Reading) -> Iterator[Finding]:
-    """Many attempts broke off."""
+    """Find that many attempts were interrupted."""
     attempts = reading.run.attempts
     ends = [event for event in reading.events if event.name == "end"]
     errors = {event.attempt for event in ends if _failed(event)}
@@ -88,20 +88,20 @@ def restarts(reading: Reading) -> Iterator[Finding]:
     broken = [attempt for attempt in attempts[:-1] if attempt not in whole]
     if len(broken) < RESTARTS:
         return
-    told = sum(attempt in errors for attempt in broken)
+    with_error = sum(attempt in errors for attempt in broken)
     yield Finding(
         rule="restarts",
         severity="notice",
-        what=f"{len(broken)} of {len(attempts)} attempts broke off: {told} by an error, "
-        f"{len(broken) - told} without a word, as a killed process does.",
-        advice="For what is killed see the log of the machine (out of memory) and of the scheduler "
-        "(time limits, preemption).",
-        evidence={"attempts": len(attempts), "broken": len(broken), "errors": told},
+        what=f"{len(broken)} of {len(attempts)} attempts were interrupted: {with_error} by an "
+        f"error, {len(broken) - with_error} without a message, as when a process is killed.",
+        advice="For killed processes, see the log of the machine (out of memory) and of the "
+        "scheduler (time limits, preemption).",
+        evidence={"attempts": len(attempts), "broken": len(broken), "errors": with_error},
     )
 
 
 def failed_checkpoints(reading: Reading) -> Iterator[Finding]:
-    """Checkpoints that could not be written."""
+    """Find checkpoints that could not be written."""
     events = [event for event in reading.events if event.name == "checkpoint failed"]
     if not events:
         return
@@ -112,12 +112,11 @@ def failed_checkpoints(reading: Reading) -> Iterator[Finding]:
         severity="critical",
         what=f"{counted(len(events), 'checkpoint')} could not be written, the last at tick "
         f"{last.tick:,}" + (f": {error}" if error else "."),
-        advice="Make room, or end the run only when a checkpoint has been written.",
+        advice="Free space on the disk, and do not end the run before a checkpoint is written.",
         evidence={"checkpoints": len(events), "rank": last.rank},
         ticks=sorted({event.tick for event in events})[-TICKS_NAMED:],
     )
 
 
 def _failed(event: Event) -> bool:
-    error = event.fields.get("error") if event.name == "end" else None
-    return error is not None and error not in _STOPPED
+    return event.name == "end" and failure(event.fields) is not None

@@ -1,11 +1,12 @@
-"""What a rule returns, and how its sentences spell numbers."""
+"""What a rule returns, and its evidence in words."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from metronorm.text import short_time, three_digits
+from metronorm.store.schema import UNATTRIBUTED
+from metronorm.text import percent, short_time, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,16 +20,16 @@ TICKS_NAMED = 10
 
 @dataclass(frozen=True)
 class Finding:
-    """Something amiss.
+    """A problem of a run.
 
     Args:
-        rule: which rule found it: a short name.
-        severity: `critical`: the run or a part of it is lost, wrong, or soon will be. `warning`: it
-            costs a lot, or is probably wrong. `notice`: good to know.
-        what: one sentence with the numbers.
-        evidence: the numbers by themselves, units in their names; `share` is of the run's time.
+        rule: the short name of the rule that found it.
+        severity: `critical` if the run or a part of it is lost or wrong, or soon will be; `warning`
+            if it costs a lot or is probably wrong; `notice` if it is good to know.
+        what: a sentence with the numbers.
+        advice: what to do.
+        evidence: the numbers, with units in their names; `share` is a share of the run's time.
         ticks: the ticks to look at, at most ten.
-        advice: one sentence on what to do.
     """
 
     rule: str
@@ -40,44 +41,36 @@ class Finding:
 
     @property
     def share(self) -> float:
-        """The share of the run's time that this is about; 0 where it is not about time."""
+        """The share of the run's time that this is about; 0 if it is not about time."""
         share = self.evidence.get("share", 0.0)
         return 0.0 if isinstance(share, list) else float(share)
 
 
 def at_least(findings: Iterable[Finding], severity: Severity) -> list[Finding]:
-    """The findings that are as severe as `severity`, or more."""
+    """The findings that are at least as severe as `severity`."""
     wanted = SEVERITIES[: SEVERITIES.index(severity) + 1]
     return [finding for finding in findings if finding.severity in wanted]
 
 
-def spelled(evidence: Evidence) -> list[tuple[str, str]]:
+def evidence_in_words(evidence: Evidence) -> list[tuple[str, str]]:
     """Evidence for people: `("mean", "31 ms")` for `mean_ns`."""
-    return [_spelled(name, value) for name, value in evidence.items()]
+    return [_in_words(name, value) for name, value in evidence.items()]
 
 
-def _spelled(name: str, value: float | int | list[int]) -> tuple[str, str]:
+def _in_words(name: str, value: float | int | list[int]) -> tuple[str, str]:
     if isinstance(value, list):
         return name, ", ".join(map(str, value))
-    for end, spell in (("_ns", short_time), ("_bytes", size)):
+    for end, form in (("_ns", short_time), ("_bytes", size)):
         if name.endswith(end):
-            return name.removesuffix(end).replace("_", " "), spell(value)
+            return name.removesuffix(end).replace("_", " "), form(value)
     words = name.replace("_", " ")
     if name.endswith(("share", "change", "utilization")):
-        return words, f"{value:.1%}"
+        return words, percent(value)
     if name.startswith("bytes_per_"):
         return words.removeprefix("bytes "), size(value)
     return words, f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
 
 
-def size(count: float) -> str:
-    """Bytes in the unit that suits: "512 MiB"."""
-    for unit, one in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if abs(count) >= one:
-            return f"{three_digits(count / one)} {unit}"
-    return f"{three_digits(count)} bytes"
-
-
-def counted(number: int, name: str) -> str:
-    """A number of things: "1 tick", "12,000 ticks"."""
-    return f"{number:,} {name}{'' if number == 1 else 's'}"
+def in_phase(phase: str) -> str:
+    """Where time was spent: "in forward", or "in no phase"."""
+    return "in no phase" if phase == UNATTRIBUTED else f"in {phase}"

@@ -1,35 +1,35 @@
-"""Time that Python's garbage collector takes."""
+"""Rule about the time of Python's garbage collector."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding, counted
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding
 from metronorm.runs.diagnosing.reading import MINIMUM_TICKS
-from metronorm.text import short_time
+from metronorm.text import counted, percent, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# Of a usual training the collector takes less than a hundredth. The tick with most of it is left
-# out, so one long collection is none; and what is less than a second is not worth a change.
+# In a usual training the collector takes less than 1% of the time. The longest collection is left
+# out, so that a single one is not found; less than a second is not worth a change.
 GARBAGE_SHARE = 0.05
 GARBAGE_NS = 1e9
-# It runs in nearly every tick where the median tick has this part of the mean.
+# It runs in nearly every tick if the median is at least this part of the mean.
 EVERY_TICK = 0.5
 
 ADVICE = (
-    "After set-up, `gc.collect()` and `gc.freeze()` spare it what is there to stay; "
-    "`gc.disable()`, and `gc.collect()` every few hundred ticks (of all ranks at the same), makes "
-    "it rare."
+    "After set-up, call `gc.collect()` and `gc.freeze()`: it then skips the objects that stay. To "
+    "make it rare, call `gc.disable()`, and `gc.collect()` every few hundred ticks, on all ranks "
+    "at the same tick."
 )
-_OWN_ADVICE = "If the loop calls `gc.collect()` itself, do it less often. "
+_OWN_ADVICE = "If the loop calls `gc.collect()` itself, call it less often. "
 
 
 def much_garbage(reading: Reading) -> dict[str, Any] | None:
-    """The rank of which the collector takes most, with `share`; None if that is not much."""
+    """The rank on which the collector takes most of the time, with `share`; None if not much."""
     rows = [
         row | {"share": row["gc_time"] / row["warm_time"]}
         for row in reading.totals
@@ -38,12 +38,12 @@ def much_garbage(reading: Reading) -> dict[str, Any] | None:
     row = max(rows, key=lambda row: row["share"], default=None)
     if row is None:
         return None
-    usual = row["gc_time"] - row["longest_gc"]
-    return row if usual > max(GARBAGE_SHARE * row["warm_time"], GARBAGE_NS) else None
+    without_longest = row["gc_time"] - row["longest_gc"]
+    return row if without_longest > max(GARBAGE_SHARE * row["warm_time"], GARBAGE_NS) else None
 
 
 def garbage(reading: Reading) -> Iterator[Finding]:
-    """The garbage collector takes much of the time."""
+    """Find that the garbage collector takes much of the time."""
     row = much_garbage(reading)
     if row is None:
         return
@@ -59,7 +59,7 @@ def garbage(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="garbage",
         severity="warning",
-        what=f"{row['share']:.1%} of the time goes into Python's garbage collector"
+        what=f"{percent(row['share'])} of the time is spent in Python's garbage collector"
         f"{reading.of_rank(rank)}: {short_time(mean)} a tick on average, {spread}, "
         f"{short_time(row['longest_gc'])} at most.",
         advice=(_OWN_ADVICE if always else "") + ADVICE,

@@ -1,4 +1,4 @@
-"""Runs that learn nothing: a learning rate of 0, a loss that is flat from the start."""
+"""Rules about runs that learn nothing: a learning rate of 0, a loss that is flat from the start."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from itertools import accumulate, groupby, pairwise
 from statistics import median
 from typing import TYPE_CHECKING
 
-from metronorm.runs.diagnosing.finding import Evidence, Finding, counted
+from metronorm.runs.diagnosing.finding import Evidence, Finding
 from metronorm.runs.diagnosing.reading import MINIMUM_TICKS
-from metronorm.runs.diagnosing.trend import SIGMAS_PER_MAD, mann_kendall
+from metronorm.runs.trend import SIGMAS_PER_MAD, levels, mann_kendall
 from metronorm.store.sql_columns import identifier
+from metronorm.text import counted, percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,15 +20,16 @@ if TYPE_CHECKING:
 
     Series = list[tuple[int, float]]
 
-# So many ticks on end, and so much of what is on record: a warm-up may begin, a schedule end at 0.
+# The rate must be 0 for this number of ticks in a row, and this share of the record: a warm-up may
+# begin at 0, and a schedule may end at 0.
 ZERO_TICKS = MINIMUM_TICKS
 ZERO_SHARE = 0.05
-# With a loss that surely falls meanwhile, something learns, at another rate than the one on record.
+# A loss that falls by this trend meanwhile learns, at a rate that is not on record.
 LEARNING_SIGMAS = -3.0
 
-# The fifths of the run lie so close together, beside the level itself and beside the error of each,
-# its stretches do not fall on the whole, and it neither began higher nor ends lower: of noise alone
-# three runs in four pass; of a loss that falls by a hundredth, hardly one.
+# A loss is flat if the fifths of the run are this close (as part of the level, and in standard
+# errors of a fifth), its stretches do not fall, and it neither began higher nor ends lower. Of runs
+# with noise alone, three of four pass; of runs whose loss falls by a hundredth, hardly any.
 FLAT_TICKS = 200
 FLAT_WITHIN = 0.01
 FLAT_SIGMAS = 4.0
@@ -36,13 +38,13 @@ END_SIGMAS = 3.0
 FIFTHS = 5
 BINS = 20
 
-# What training itself makes smaller. Others may be flat: those of networks that compete, say.
+# Losses that training makes smaller. Others may be flat, such as those of competing networks.
 _LOSSES = ("loss", "train_loss", "training_loss", "train/loss", "training/loss")
 _RATES = ("learning_rate", "lr", "train/learning_rate", "train/lr")
 
 
 def learning(reading: Reading) -> Iterator[Finding]:
-    """A learning rate of 0 for many ticks, or a loss that is flat from the start."""
+    """Find a learning rate of 0 for many ticks, or a loss that is flat from the start."""
     rates = _series(reading, [name for name in reading.metrics if name in _RATES])
     losses = {metric: _series(reading, [metric]) for metric in reading.metrics if metric in _LOSSES}
     zero = _longest_zero(rates)
@@ -65,18 +67,18 @@ def _zero_finding(rates: Series, zero: Series) -> Finding:
         "records_share": len(zero) / len(rates),
     }
     if len(zero) == len(rates):
-        what = f"The learning rate is 0 in all of {counted(len(rates), 'tick')} that tell it."
+        what = f"The learning rate is 0 in all {counted(len(rates), 'tick')} that logged it."
         advice = (
-            "Nothing is learned. See whether the schedule is stepped, whether its warm-up ever "
-            "ends, and which rate the optimizer's parameter groups were given."
+            "Nothing is learned. Check that the loop steps the schedule, that its warm-up ends, "
+            "and which learning rate the parameter groups of the optimizer have."
         )
     else:
         what = f"The learning rate is 0 from tick {first:,} to {last:,}."
         advice = "Nothing is learned there. See what the schedule does at these ticks."
         if last == rates[-1][0]:
             advice = (
-                "Nothing is learned there. Give the schedule of a new run as many steps as it has "
-                "ticks, or end it where the schedule ends."
+                "Nothing is learned there. In a new run, give the schedule as many steps as the "
+                "run has ticks, or end the run with the schedule."
             )
     return Finding(
         rule="zero-learning-rate",
@@ -94,13 +96,14 @@ def _flat_finding(metric: str, series: Series, error: float) -> Finding:
     return Finding(
         rule="flat-loss",
         severity="warning",
-        what=f"{metric} has not moved from {level:.4g}, where it began, in "
-        f"{counted(len(series), 'tick')}"
-        + (f": to within {within:.2%}." if error else ": it is the same in all of them."),
-        advice="Unless the model was trained before: see whether gradients reach the parameters (a "
-        "norm above 0; no detach or no_grad on the way), whether the optimizer has the parameters "
-        "of this model, and whether the learning rate is far too small. A loop that learns can "
-        "learn a single batch by heart.",
+        what=f"{metric} began at {level:.4g} and has not moved in {counted(len(series), 'tick')}"
+        + (
+            f": by no more than {percent(within)}." if error else ": it is the same in all of them."
+        ),
+        advice="If the model was not trained before, check that gradients reach the parameters (a "
+        "norm above 0; no detach or no_grad on the way), that the optimizer has the parameters of "
+        "this model, and that the learning rate is not far too small. A loop that works can learn "
+        "a single batch by heart.",
         evidence={
             "level": level,
             "within_share": within,
@@ -113,7 +116,7 @@ def _flat_finding(metric: str, series: Series, error: float) -> Finding:
 
 
 def _series(reading: Reading, metrics: Sequence[str]) -> Series:
-    """Tick and value: the mean of the ranks; of several metrics the largest."""
+    """Ticks and values: the mean of the ranks, and the largest of several metrics."""
     if not metrics:
         return []
     values = ", ".join(f"avg({identifier(metric)})" for metric in metrics)
@@ -123,33 +126,33 @@ def _series(reading: Reading, metrics: Sequence[str]) -> Series:
 
 
 def _longest_zero(rates: Series) -> Series:
-    """The longest stretch of rates that are 0; empty if it is not long."""
+    """The longest stretch of rates that are 0; empty if it is not long enough."""
     stretches = groupby(rates, lambda row: row[1] == 0)
     longest = max((list(rows) for is_zero, rows in stretches if is_zero), key=len, default=[])
     return longest if len(longest) >= max(ZERO_TICKS, ZERO_SHARE * len(rates)) else []
 
 
 def _learns(loss: Series, zero: Series) -> bool:
-    """Whether a loss falls while the learning rate is said to be 0."""
+    """Whether a loss falls while the recorded learning rate is 0."""
     first, last = zero[0][0], zero[-1][0]
     values = [value for tick, value in loss if first <= tick <= last and math.isfinite(value)]
-    return mann_kendall(_levels(values, min(BINS, len(values)))) < LEARNING_SIGMAS
+    return mann_kendall(levels(values, min(BINS, len(values)))) < LEARNING_SIGMAS
 
 
 def _still_warming_up(rates: Series) -> bool:
-    """Whether the learning rate rises to the end: what is not learned yet may well be."""
+    """Whether the learning rate still rises at the end: the loss may fall later."""
     values = [value for _, value in rates]
     return bool(values) and values[-1] == max(values) > values[len(values) * 9 // 10 - 1]
 
 
 def _error_if_flat(series: Series) -> float | None:
-    """The standard error of a fifth of a loss that does not move; None if it does, or may do."""
+    """The standard error of a fifth of a loss that does not move; None if it moves, or may move."""
     ticks, values = [tick for tick, _ in series], [value for _, value in series]
     if len(values) < FLAT_TICKS or not all(map(math.isfinite, values)):
         return None
     if ticks[0] > 2 * median(later - earlier for earlier, later in pairwise(ticks)):
-        return None  # what came before is not on record
-    fifths = _levels(values, FIFTHS)
+        return None  # the beginning is not on record
+    fifths = levels(values, FIFTHS)
     level, fifth = median(values), len(values) // FIFTHS
     above = [value - level for value in values]
     noise = SIGMAS_PER_MAD * median(
@@ -160,7 +163,7 @@ def _error_if_flat(series: Series) -> float | None:
         not level
         or FLAT_SIGMAS * error > FLAT_WITHIN * abs(level)
         or max(fifths) - min(fifths) > FLAT_SIGMAS * error
-        or mann_kendall(_levels(values, BINS)) <= FALLING_SIGMAS
+        or mann_kendall(levels(values, BINS)) <= FALLING_SIGMAS
         or _far_above(above[:fifth], noise)
         or _far_above([-each for each in above[: -fifth - 1 : -1]], noise)
     ):
@@ -169,13 +172,7 @@ def _error_if_flat(series: Series) -> float | None:
 
 
 def _far_above(values: Sequence[float], noise: float) -> bool:
-    """Whether the first 1, 2, 4, ... values together are above 0 by more than chance."""
+    """Whether the sum of the first 1, 2, 4, ... values is above 0 by more than chance."""
     sums = dict(enumerate(accumulate(values), 1))
     counts = (2**power for power in range(len(values).bit_length()))
     return any(sums[count] > END_SIGMAS * noise * math.sqrt(count) for count in counts)
-
-
-def _levels(values: Sequence[float], bins: int) -> list[float]:
-    """The median of each of as many stretches."""
-    edges = [len(values) * i // bins for i in range(bins + 1)] if bins else []
-    return [median(values[begin:end]) for begin, end in pairwise(edges)]

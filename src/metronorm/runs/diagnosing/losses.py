@@ -1,4 +1,4 @@
-"""Losses that jump and come back, and losses that rise and stay up."""
+"""Rules about losses that jump and come back, and losses that rise and stay high."""
 
 from __future__ import annotations
 
@@ -7,41 +7,42 @@ from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding, counted
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding
 from metronorm.runs.diagnosing.reading import MINIMUM_TICKS
-from metronorm.runs.diagnosing.trend import SIGMAS_PER_MAD
 from metronorm.runs.diagnosing.values import is_loss
+from metronorm.runs.trend import SIGMAS_PER_MAD, edges, levels
 from metronorm.store.parquet_parts import batches
 from metronorm.store.sql_columns import identifier
+from metronorm.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# A spike is above the median of the ticks before it by this many sigmas, told by their median
-# deviation, and by a tenth of that median.
+# A spike is above the median of the ticks before it by both: this number of sigmas (estimated from
+# the median deviation), and this part of that median.
 SPIKE_SIGMAS = 10
 SPIKE_RISE = 0.10
 BEFORE = 50
 MINIMUM_BEFORE = 20
-# It is over at the first value within these of what was before.
+# A spike ends at the first value within this number of sigmas of the median before it.
 OVER_SIGMAS = 3
-# A loss that jumps more often than in one of so many ticks is like that: none of it is a spike.
+# A loss that jumps more often than once in this number of ticks always does: it has no spikes.
 TICKS_PER_SPIKE = 100
-# A spike as long as this changed the parameters for the worse; a shorter one is an odd batch.
+# A spike of this number of ticks made the parameters worse; a shorter one is an unusual batch.
 LONG_SPIKE = 3
 
-# Of so many losses, in the order of their columns, each is looked at, some at a time.
+# The largest number of losses to look at, in the order of their columns, and how many at a time.
 MOST_LOSSES = 200
 LOSSES_AT_ONCE = 50
 
-# Stretches of the run; a divergence has to last for the last tenth of them.
+# The stretches of the run. A divergence must last for the last tenth of them.
 BINS = 20
 LAST = BINS // 10
-# It must undo this part of what was learned, and be this part of the best level, and of the first
-# values (next to which a loss that has learned all there is may do what it likes), and more than
-# chance would have the lowest of the stretches lie below the others.
+# The rise must be more than each of: this part of what was learned; this part of the best level;
+# this part of the first values (a loss near 0 may change by any factor); and what chance explains,
+# because the best level is the lowest of all stretches.
 UNDONE = 0.25
 RISEN = 0.10
 RISEN_OF_BEGUN = 0.01
@@ -52,7 +53,7 @@ _HELD_OUT = ("val", "test", "eval")
 
 @dataclass(frozen=True)
 class Spike:
-    """Where a loss jumped, from what to what, and the tick it was back at; None: not yet."""
+    """A jump of a loss: its tick, its values, and the tick when the loss was back, or None."""
 
     tick: int
     before: float
@@ -62,7 +63,10 @@ class Spike:
 
 @dataclass(frozen=True)
 class Rise:
-    """From its best level, at a tick, to its last."""
+    """A rise of a loss from its best level, at `tick`, to its last level.
+
+    `first` is the first level, `since` the tick at which the rise began.
+    """
 
     tick: int
     best: float
@@ -72,7 +76,7 @@ class Rise:
 
 
 def losses(reading: Reading) -> Iterator[Finding]:
-    """A loss that ends far above its best, or that jumped and came back."""
+    """Find a loss that ends far above its best level, or that jumped and came back."""
     for metric, series in _all_series(reading):
         found = _spikes(series)
         rise = _rise(series)
@@ -86,20 +90,20 @@ def losses(reading: Reading) -> Iterator[Finding]:
 def _divergence(metric: str, rise: Rise) -> Finding:
     if metric.startswith(_HELD_OUT):
         advice = (
-            f"Take the checkpoint of about tick {rise.tick:,}; if the training loss still falls, "
-            "the model overfits: stop earlier, regularize, or add data."
+            f"Use a checkpoint of about tick {rise.tick:,}. If the training loss still falls, the "
+            "model overfits: stop earlier, regularize, or add data."
         )
     else:
         advice = (
-            "Start a new run with a lower learning rate, a longer warm-up or a clipped gradient; "
-            "or go on from a checkpoint of about "
-            f"tick {rise.since:,}, if your loop takes such a change on resume."
+            "Start a new run with a lower learning rate, a longer warm-up or a clipped gradient. "
+            "If your loop allows such a change on resume, continue from a checkpoint before tick "
+            f"{rise.since:,}."
         )
     return Finding(
         rule="divergence",
         severity="critical" if rise.last > rise.first else "warning",
-        what=f"{metric} was at {rise.best:.4g} about tick {rise.tick:,}, began to rise about tick "
-        f"{rise.since:,} and stays at {rise.last:.4g}.",
+        what=f"{metric} was {rise.best:.4g} at about tick {rise.tick:,}, began to rise at about "
+        f"tick {rise.since:,}, and stays at {rise.last:.4g}.",
         advice=advice,
         evidence={
             "best": rise.best,
@@ -118,14 +122,14 @@ def _spike_finding(metric: str, found: Sequence[Spike], end: int) -> Finding:
         outcome = "is not back yet"
     else:
         outcome = f"was back after {counted(worst.back - worst.tick, 'tick')}"
-    times = "once, " if len(found) == 1 else f"{len(found)} times, worst "
+    times = "once, " if len(found) == 1 else f"{len(found)} times, the worst "
     return Finding(
         rule="loss-spike",
         severity="warning" if longest >= LONG_SPIKE else "notice",
         what=f"{metric} jumped {times}at tick {worst.tick:,} from {worst.before:.4g} to "
         f"{worst.peak:.4g}, and {outcome}.",
-        advice="See the batches of these ticks; in a new run, against spikes help clipping the "
-        "gradient, a lower learning rate, and a shorter memory of the second moments (beta2).",
+        advice="See the batches of these ticks. In a new run, a clipped gradient, a lower learning "
+        "rate, or a smaller beta2 (the memory of the second moments) make spikes rarer.",
         evidence={
             "spikes": len(found),
             "worst_tick": worst.tick,
@@ -142,14 +146,14 @@ def _all_series(reading: Reading) -> Iterator[tuple[str, list[tuple[Any, ...]]]]
     metrics = [metric for metric in reading.metrics if is_loss(metric)][:MOST_LOSSES]
     for batch in batches(metrics, LOSSES_AT_ONCE):
         table = reading.table_of(batch)
-        # of a wide run every look at its parts costs more than these columns
+        # copied once: in a run with many columns, every read of its parts costs more than the copy
         table.sql("create or replace temp table losses as select * from ticks")
         for metric in batch:
             yield metric, _series(reading, metric)
 
 
 def _series(reading: Reading, metric: str) -> list[tuple[Any, ...]]:
-    """Tick, value (mean of the ranks), and the median before it with the noise around that."""
+    """Tick, value (mean of the ranks), the median before it, the noise, and how many are known."""
     name = identifier(metric)
     before = f"over (order by tick rows between {BEFORE} preceding and 1 preceding)"
     return reading.sql(
@@ -187,21 +191,20 @@ def _rise(series: Sequence[tuple[Any, ...]]) -> Rise | None:
         return None
     ticks = [row[0] for row in series]
     values = [row[1] for row in series]
-    edges = [count * i // BINS for i in range(BINS + 1)]
-    levels = [median(values[edges[i] : edges[i + 1]]) for i in range(BINS)]
-    at = min(range(BINS), key=levels.__getitem__)
-    best, last = levels[at], min(levels[-LAST:])
+    bounds, medians = edges(count, BINS), levels(values, BINS)
+    at = min(range(BINS), key=medians.__getitem__)
+    best, last = medians[at], min(medians[-LAST:])
     steps = median(abs(b - a) for a, b in pairwise(values))
-    # of differences of two, in a median of count / BINS
+    # steps are differences of two values; a level is the median of count / BINS values
     noise = SIGMAS_PER_MAD / 2**0.5 * steps * 1.25 / (count / BINS) ** 0.5
     rise = last - best
     begun = RISEN_OF_BEGUN * abs(median(values[:FIRST_VALUES]))
-    if rise <= max(UNDONE * (levels[0] - best), RISEN * abs(best), begun, RISEN_SIGMAS * noise):
+    if rise <= max(UNDONE * (medians[0] - best), RISEN * abs(best), begun, RISEN_SIGMAS * noise):
         return None
     quarter = best + rise / 4
     since = max(
-        (i for i in range(edges[at], count) if median(values[max(i - 4, 0) : i + 5]) <= quarter),
-        default=edges[at],
+        (i for i in range(bounds[at], count) if median(values[max(i - 4, 0) : i + 5]) <= quarter),
+        default=bounds[at],
     )
-    middle = (edges[at] + edges[at + 1]) // 2
-    return Rise(ticks[middle], best, last, levels[0], ticks[since])
+    middle = (bounds[at] + bounds[at + 1]) // 2
+    return Rise(ticks[middle], best, last, medians[0], ticks[since])

@@ -1,4 +1,4 @@
-"""What the machine tells: memory that only grows, GPUs that idle."""
+"""Rules about the machine: memory that only grows, idle GPUs."""
 
 from __future__ import annotations
 
@@ -8,41 +8,42 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import TYPE_CHECKING, Any
 
-from metronorm.runs.diagnosing.finding import Evidence, Finding, counted, size
+from metronorm.runs.diagnosing.finding import Evidence, Finding
 from metronorm.runs.diagnosing.reading import GPU_IN_USE
-from metronorm.runs.diagnosing.trend import mann_kendall, theil_sen
-from metronorm.text import short_time
+from metronorm.runs.trend import mann_kendall, theil_sen
+from metronorm.text import counted, percent, short_time, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# The record of a process, after its first tick, is cut into as many stretches of time; in the first
-# fifth it fills its caches. Of the others so many must have samples: a minute, at one a second.
+# The record of a process after its first tick is divided into this number of stretches of time. In
+# the first fifth it fills its caches. Of the other stretches, this number must have samples: a
+# minute, at one sample a second.
 BINS = 25
 FIRST_BIN = 5
 MINIMUM_BINS = 16
 MINIMUM_SAMPLES = 60
-# Less than a minute tells of a leak that is fast: it rises by so much, in every stretch, and would
-# take what the machine has left within the hour. Pages of mapped files do not count; where it is
-# not known how many there are, it is not told.
+# A record of less than a minute shows only a fast leak: it rises by this number of bytes, in every
+# stretch, and would use up the free memory of the machine within an hour. Pages of mapped files do
+# not count; if their number is not on record, nothing is found.
 FAST_BINS = 10
 FAST_SAMPLES = 12
 FAST_BYTES = 256 * 2**20
 FAST_HOURS = 1.0
-# Rising in nearly every stretch, by chance never; and the second half at least so much as the
-# first: what only fills up (a mapped file, a cache) slows down.
+# A leak rises in nearly every stretch, which chance does not do; and in the second half at this
+# part of the rate of the first: what only fills up (a mapped file, a cache) slows down.
 LEAK_SIGMAS = 4
 STILL_RISING = 0.6
-# What is less than both is not worth looking for.
+# A rise below either, as part of the memory and in bytes, is not worth looking for.
 LEAK_SHARE = 0.05
 LEAK_BYTES = 32 * 2**20
-# Memory that will be gone by this time tomorrow is urgent.
+# It is urgent if the free memory is used up within this time.
 URGENT_HOURS = 24.0
 
-# A GPU computes about all the time that it is not waited for; utilization is the share of time in
-# which any kernel ran, so even a busy figure says little of how well it ran.
+# A GPU in good use computes nearly all the time. Utilization is the share of time in which any
+# kernel ran, so even a high value says little about how well it ran.
 GPU_BUSY = 0.70
 
 _MEMORY = {"memory_bytes": "memory", "children_memory_bytes": "memory of its child processes"}
@@ -53,9 +54,9 @@ _SHARED = "shared_memory_bytes"
 
 @dataclass(frozen=True)
 class Leak:
-    """A steady rise of one rank's memory; rates are per nanosecond.
+    """A steady rise of one rank's memory. Rates are in bytes per nanosecond.
 
-    `seconds` is how long it was looked at, `fast` whether that was less than a minute.
+    `seconds` is the length of the record, and `fast` whether it has less than a minute of samples.
     """
 
     attempt: int
@@ -72,14 +73,14 @@ class Leak:
 
     @property
     def hours_left(self) -> float | None:
-        """Until what the machine had left at the end is used up, at the rate of that or of this."""
+        """The hours until the machine's free memory is used up, at the faster of the two rates."""
         if self.available_bytes is None:
             return None
         return self.available_bytes / max(self.rate, -self.available_rate) / 3600e9
 
 
 def memory(reading: Reading) -> Iterator[Finding]:
-    """Memory that rises to the end at a steady rate."""
+    """Find memory that rises until the end at a steady rate."""
     for column in reading.resources.columns:
         gpu = _GPU_MEMORY.fullmatch(column)
         if gpu or column in _MEMORY:
@@ -90,7 +91,7 @@ def memory(reading: Reading) -> Iterator[Finding]:
 
 
 def idle_gpus(reading: Reading) -> Iterator[Finding]:
-    """GPUs of the run that compute for little of the time."""
+    """Find GPUs of the run that compute only a small part of the time."""
     means = reading.gpu_utilizations
     if not means:
         return
@@ -101,7 +102,7 @@ def idle_gpus(reading: Reading) -> Iterator[Finding]:
             rule="idle-gpu",
             severity="notice",
             what=f"The machine has {counted(number, 'GPU')} and the run used none of them.",
-            advice="If that is not on purpose, see which device the model was moved to.",
+            advice="If that is not on purpose, check the device of the model.",
             evidence={"gpus": number},
         )
         return
@@ -110,13 +111,14 @@ def idle_gpus(reading: Reading) -> Iterator[Finding]:
         return
     mean, gpu, rank = idle[0]
     others = len({number for _, number, _ in idle}) - 1
-    more = f" (and {counted(others, 'other GPU')} below {GPU_BUSY:.0%})" if others else ""
+    more = f" ({counted(others, 'other GPU')} below {percent(GPU_BUSY)}, too)" if others else ""
     yield Finding(
         rule="idle-gpu",
         severity="warning",
-        what=f"GPU {gpu} computed for only {mean:.0%} of the time{reading.of_rank(rank)}{more}.",
-        advice="See what it waits for: the phase data, the host between kernels (larger beats, "
-        "compilation), values read back every tick, other ranks.",
+        what=f"GPU {gpu} computed only {percent(mean)} of the time{reading.of_rank(rank)}{more}.",
+        advice="See what it waits for: data (the phase `data`), the host between kernels (try "
+        "larger beats, or compile the model), values that are read back every tick, or other "
+        "ranks.",
         evidence={
             "gpu": gpu,
             "rank": rank,
@@ -127,7 +129,7 @@ def idle_gpus(reading: Reading) -> Iterator[Finding]:
 
 
 def _leaks(reading: Reading, column: str) -> list[Leak]:
-    """Of each rank and attempt whose memory rises; the fastest first."""
+    """The leaks of all ranks and attempts, the fastest first."""
     names = reading.resources.columns
     available = _AVAILABLE if _AVAILABLE in names and "gpu" not in column else "null"
     own = f"{column} - {_SHARED}" if _SHARED in names and column == "memory_bytes" else "null"
@@ -158,7 +160,7 @@ def _leaks(reading: Reading, column: str) -> list[Leak]:
 
 
 def _is_certain(leak: Leak) -> bool:
-    """Whether one that was looked at for less than a minute would soon take all there is."""
+    """Whether a leak in a short record would soon use up all memory."""
     left = math.inf if leak.available_bytes is None else leak.available_bytes
     risen = leak.last_bytes - leak.first_bytes
     return risen >= FAST_BYTES and left <= leak.rate * FAST_HOURS * 3600e9
@@ -219,17 +221,17 @@ def _leak_finding(reading: Reading, name: str, leaks: list[Leak], gpu: bool) -> 
     if hours is not None and worst.available_bytes is not None:
         evidence |= {"available_bytes": worst.available_bytes, "hours_left": hours}
         end = (
-            f"; the {size(worst.available_bytes)} that the machine had left are used up in "
+            f"; at this rate the machine's free {size(worst.available_bytes)} are used up in "
             f"{short_time(hours * 3600e9)}"
         )
         if worst.ticks_per_ns > 0:
             evidence["ticks_left"] = int(hours * 3600e9 * worst.ticks_per_ns)
             end += f" or {evidence['ticks_left']:,} ticks"
     urgent = hours is not None and hours < URGENT_HOURS and not worst.fast
-    within, but = "", "; pages of a mapped file count too, but stop when all of it is read."
+    within, but = "", ". Pages of a mapped file also count, until the whole file is read."
     if worst.fast:
         within = f" in {short_time(worst.seconds * 1e9)}"
-        but = "; a cache or a replay buffer that fills rises like this, too, but has an end."
+        but = ". A cache or a replay buffer that fills also rises like this, but it ends."
     elif gpu:
         but = "."
     return Finding(
@@ -237,8 +239,8 @@ def _leak_finding(reading: Reading, name: str, leaks: list[Leak], gpu: bool) -> 
         severity="critical" if urgent else "warning",
         what=f"The {name} rises steadily{reading.of_rank(worst.rank)}, from "
         f"{size(worst.first_bytes)} to {size(worst.last_bytes)}{within}: {pace}{end}.",
-        advice="Look for what is kept from tick to tick: losses with their graph, growing lists, "
-        f"hooks{but}",
+        advice="Look for objects that are kept from tick to tick: losses with their graph, growing "
+        f"lists, hooks{but}",
         evidence=evidence,
         ticks=[worst.first_tick],
     )

@@ -1,4 +1,4 @@
-"""Ranks that the others wait for."""
+"""Rule about stragglers: ranks that the others wait for."""
 
 from __future__ import annotations
 
@@ -7,44 +7,45 @@ from typing import TYPE_CHECKING
 from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding
 from metronorm.runs.diagnosing.reading import MINIMUM_TICKS
 from metronorm.store.sql_columns import identifier
-from metronorm.text import short_time
+from metronorm.text import percent, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# Every other rank waits this part of every tick for it.
+# The other ranks wait for it during this share of every tick.
 LATE_SHARE = 0.03
-# Of ranks that are alike each is later than the median of the others in half of the ticks.
+# Ranks that are alike are later than the median of the others in half of the ticks.
 LATE_TICKS = 0.80
-# A rank that is always late is late in these, too; they are chosen by a hash of their number.
+# The number of ticks to read, chosen by a hash of their numbers. A rank that is always late is
+# late in these, too.
 TICKS_READ = 2000
 
-# Before the gradients meet, a rank is on its own. Without a phase `communicate` the backward pass
-# may hold the wait for the others.
-_ALONE = ("data", "forward", "backward")
+# The phases before the gradients are added up, in which a rank waits for no other. Without a phase
+# `communicate`, the backward pass may include the wait for the others.
+_BEFORE_COLLECTIVE = ("data", "forward", "backward")
 
 
 def stragglers(reading: Reading) -> Iterator[Finding]:
-    """A rank that reaches the collective later than the others, tick after tick."""
+    """Find a rank that reaches the collective later than the others in most ticks."""
     if reading.ranks < 2:
         return
     if "arrival_ns" in reading.columns:
         yield from _late(reading, "arrival_ns", "arrives")
         return
-    alone = [phase for phase in _ALONE if phase in reading.phases]
-    if "communicate" not in reading.phases and "backward" in alone:
-        alone.remove("backward")
-    if not alone or "unattributed" not in reading.phases:
+    before = [phase for phase in _BEFORE_COLLECTIVE if phase in reading.phases]
+    if "communicate" not in reading.phases and "backward" in before:
+        before.remove("backward")
+    if not before or "unattributed" not in reading.phases:
         return
-    parts = " + ".join(f"coalesce({identifier(phase + '_ns')}, 0)" for phase in alone)
+    parts = " + ".join(f"coalesce({identifier(phase + '_ns')}, 0)" for phase in before)
     moment = f"case when unattributed_ns is not null then {parts} end"
-    yield from _late(reading, moment, f"is through {' and '.join(alone)}")
+    yield from _late(reading, moment, f"finishes {' and '.join(before)}")
 
 
 def _late(reading: Reading, moment: str, does: str) -> Iterator[Finding]:
-    """Ranks whose `moment` (SQL, ns after the tick began) is later than that of the others."""
+    """Find ranks with a `moment` (SQL, ns after the tick began) later than that of the others."""
     ticks = max(row["last"] - row["first"] + 1 for row in reading.totals)
     rows = reading.sql(
         f"""with moments as (
@@ -76,9 +77,10 @@ def _late(reading: Reading, moment: str, does: str) -> Iterator[Finding]:
         rule="straggler",
         severity="warning",
         what=f"Rank {rank} {does} {short_time(late_ns)} after the median of the other ranks, in "
-        f"{part:.0%} of the ticks: {late_ns / wall_ns:.1%} of a tick that all wait for it{others}.",
-        advice="Compare its host with the others': temperatures, clock rates, other processes, "
-        "its disk and network; or its share of the data is larger.",
+        f"{percent(part)} of the ticks. All ranks wait for it during {percent(late_ns / wall_ns)} "
+        f"of a tick{others}.",
+        advice="Compare its host with the other hosts: temperatures, clock rates, other processes, "
+        "disk, network. Or its share of the data is larger.",
         evidence={
             "share": late_ns / wall_ns,
             "rank": rank,

@@ -1,4 +1,4 @@
-"""What the rules look at: one rank's ticks in order, every rank's sums, events, resources."""
+"""What the rules read: the ticks of one rank, the sums of all ranks, events and resources."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
-MINIMUM_TICKS = 20  # of fewer no share and no median is worth a word
+MINIMUM_TICKS = 20  # fewer ticks give no reliable share or median
 MINIMUM_SAMPLES = 20  # of the machine, about one a second
-GPU_IN_USE = 0.02  # mean utilization of one that the run computes on at all
-WARM_UP_TICKS = 10  # of an attempt: compilers, allocators, caches and loaders settle within them
-# in SQL over the timeline
+GPU_IN_USE = 0.02  # a run uses a GPU if its mean utilization is above this
+WARM_UP_TICKS = 10  # of an attempt, in which compilers, allocators, caches and loaders start
+# SQL conditions on rows of the timeline
 WARM = f"age >= {WARM_UP_TICKS}"
 STEADY = f"{WARM} and not still"
-PLANNED = ("evaluate", "checkpoint", "sample")  # what a loop does on purpose, now and then
+PLANNED = ("evaluate", "checkpoint", "sample")  # what a loop does on purpose, but not in every tick
 _UTILIZATION = re.compile(r"gpu(\d+)_utilization")
 _EVENTS = ("end", "dropped", "sampling", "stall", "checkpoint failed")
 
 
 @dataclass(frozen=True)
 class Event:
-    """One event that a rule knows."""
+    """An event that a rule reads."""
 
     name: str
     attempt: int
@@ -41,7 +41,7 @@ class Event:
     fields: dict[str, Any]
 
     def number(self, name: str) -> float:
-        """A field as a number; 0 if it is none."""
+        """A field as a number; 0 if it is not a number."""
         value = self.fields.get(name)
         return float(value) if isinstance(value, int | float) else 0.0
 
@@ -49,14 +49,22 @@ class Event:
 class Reading:
     """A run, read once for all rules.
 
-    In SQL there are `ticks`, all ranks' ticks of the effective history, and `timeline`, those of
-    the lowest rank: where ranks wait for each other, one rank's time is everybody's. A row of
-    `timeline` has `tick`, `attempt`, `age` (ticks since its attempt began), `wall`, `own` (wall
-    without what is planned; null where that is not known), `gc` (of the garbage collector; 0 where
-    that is not known), `beats`, `work` (tokens, else beats), `sampled` (whether its phases are
-    known), `still` (whether the loop stood still in it: such a tick is left to the rule `stall`),
-    and a column `PHASE_ns` for each phase, 0 where there was none. All times are in nanoseconds. Of
-    the metrics `ticks` has `tokens` alone: a rule that looks at others takes a `table_of` them.
+    Queries see two tables. `ticks` has the ticks of all ranks in the effective history, with
+    `tokens` as the only metric; `table_of` reads other metrics. `timeline` has the ticks of the
+    lowest rank: if ranks wait for each other, the time of one rank is the time of all. Its columns,
+    with times in nanoseconds:
+
+    | column | |
+    | --- | --- |
+    | `tick`, `attempt`, `beats` | as in `ticks` |
+    | `age` | ticks since the attempt began |
+    | `wall` | the time of the tick |
+    | `own` | `wall` without planned phases; null if not known |
+    | `gc` | the time of the garbage collector; 0 if not known |
+    | `work` | tokens, or beats if there are no tokens |
+    | `sampled` | whether the phases were measured |
+    | `still` | whether the loop stood still; only the rule `stall` reads such a tick |
+    | `PHASE_ns` | the time of each phase; 0 if the tick did not have it |
     """
 
     def __init__(self, run: Run) -> None:
@@ -74,7 +82,7 @@ class Reading:
         self.stalls: Sequence[Stall] = ()
 
     def leave_out(self, stalls: Sequence[Stall]) -> None:
-        """Ticks in which the loop stood still; before anything is taken from the others."""
+        """Leave out the ticks in which the loop stood still. Call it before all rules."""
         self.stalls = stalls
         if stalls:
             ticks = ", ".join(str(each.tick) for each in stalls)
@@ -83,12 +91,12 @@ class Reading:
 
     @cached_property
     def steady_ticks(self) -> int:
-        """How many ticks of `timeline` are neither of the warm-up nor stalls."""
+        """The number of ticks of `timeline` that are neither warm-up nor stalls."""
         count: int = self.one(f"select count(*) from timeline where {STEADY}")[0]
         return count
 
     def sql(self, query: str) -> list[tuple[Any, ...]]:
-        """Rows of a query over `ticks` and `timeline`."""
+        """The rows of a query over `ticks` and `timeline`."""
         if query.split(None, 1)[0] in ("select", "with"):
             return self._ticks.fetch(query)
         return self._ticks.sql(query).fetchall()
@@ -98,19 +106,19 @@ class Reading:
         return self.sql(query)[0]
 
     def dicts(self, query: str) -> list[dict[str, Any]]:
-        """Rows of a query, with the names of their columns."""
+        """The rows of a query as dicts by column."""
         relation = self._ticks.sql(query)
         return [dict(zip(relation.columns, row, strict=True)) for row in relation.fetchall()]
 
     def table_of(self, metrics: Sequence[str]) -> Table:
-        """All ranks' ticks of the effective history: `tick, rank` and some metrics."""
+        """The columns `tick`, `rank` and some metrics of all ranks in the effective history."""
         return self._all.only("tick", "rank", *metrics)
 
     def worst(self, phase: str) -> dict[str, Any] | None:
-        """The sums of the rank whose share of a phase, after warm-up, is largest, with `share`.
+        """The row of `totals` with the largest share of a phase after warm-up, and `share`.
 
-        Of a phase that is planned it is the share of all ticks: where phases are sampled it may be
-        in those ticks by plan, too, or in none of them.
+        The share of a planned phase is of the time of all ticks, not only of the sampled ones: if
+        phases are sampled, the phase may be in all of the sampled ticks, or in none.
         """
         if phase not in self.phases:
             return None
@@ -124,11 +132,11 @@ class Reading:
 
     @property
     def ranks(self) -> int:
-        """How many ranks there are."""
+        """The number of ranks."""
         return len(self.totals)
 
     def of_rank(self, rank: int) -> str:
-        """The words " on rank 3" where there are several."""
+        """The words " on rank 3" if there are several ranks, else nothing."""
         return f" on rank {rank}" if self.ranks > 1 else ""
 
     @cached_property
@@ -138,7 +146,7 @@ class Reading:
 
     @cached_property
     def gpu_utilizations(self) -> list[tuple[int, int, float]]:
-        """Rank, number of the GPU, and its mean utilization (0 to 1) while ticks ran."""
+        """Rank, number of the GPU, and its mean utilization (0 to 1) after warm-up."""
         names = self.resources.columns
         numbers = [int(found[1]) for name in names if (found := _UTILIZATION.fullmatch(name))]
         if not numbers:
@@ -160,7 +168,7 @@ class Reading:
 
     @cached_property
     def events(self) -> list[Event]:
-        """Events that a rule knows, in order of time."""
+        """The events that rules read, in order of time."""
         known = ", ".join(literal(name) for name in _EVENTS)
         rows = (
             self.run.events()
@@ -179,7 +187,7 @@ class Reading:
 
     @cached_property
     def totals(self) -> list[dict[str, Any]]:
-        """A row per rank: sums over all its ticks, and over those after the warm-up if any."""
+        """A row per rank: sums over all its ticks, and over its ticks after warm-up, if any."""
         sums = []
         for phase in self.phases:
             name = identifier(f"{phase}_ns")
@@ -204,7 +212,7 @@ class Reading:
         return [row | by_rank.get(row["rank"], {}) for row in every]
 
     def _warm(self) -> str:
-        """SQL: whether a row of `ticks` is beyond the warm-up of its attempt."""
+        """SQL: whether a row of `ticks` is after the warm-up of its attempt."""
         firsts = self.sql("select attempt, min(tick) from ticks group by attempt order by attempt")
         later = (
             f"attempt = {attempt} and tick >= {first + WARM_UP_TICKS}" for attempt, first in firsts

@@ -1,25 +1,25 @@
-"""The record itself: what the clock cost, what it left out, what was lost."""
+"""Rules about the record itself: the cost of the clock, sampled phases, lost records."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding, counted
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding
 from metronorm.runs.diagnosing.reading import MINIMUM_TICKS
-from metronorm.text import short_time
+from metronorm.text import counted, percent, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# The clock is meant to cost a thousandth of a tick at most; from a hundredth on it distorts.
+# The clock should take at most 0.1% of the time; above 1% it distorts the other times.
 CLOCK_SHARE = 0.001
 CLOCK_SHARE_WARNING = 0.01
 
 
 def clock_cost(reading: Reading) -> Iterator[Finding]:
-    """The clock takes more of the ticks than it should."""
+    """Find that the clock takes more of the time than it should."""
     rows = [
         (row["clock_time"] / row["whole_time"], row)
         for row in reading.totals
@@ -32,16 +32,16 @@ def clock_cost(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="clock-cost",
         severity="warning" if share > CLOCK_SHARE_WARNING else "notice",
-        what=f"The clock itself took {share:.2%} of the time{reading.of_rank(row['rank'])}: "
+        what=f"The clock itself took {percent(share)} of the time{reading.of_rank(row['rank'])}: "
         f"{short_time(each)} a tick.",
-        advice="Ticks are very short, or each has very many phases and metrics: open fewer phases, "
-        "log fewer metrics, or let a tick hold more.",
+        advice="Ticks are very short, or have very many phases and metrics: use fewer phases, log "
+        "fewer metrics, or put more work into a tick.",
         evidence={"share": share, "rank": row["rank"], "mean_ns": each},
     )
 
 
 def sampling(reading: Reading) -> Iterator[Finding]:
-    """Phases were not taken in every tick."""
+    """Find that phases were not measured in every tick."""
     events = [event for event in reading.events if event.name == "sampling"]
     if not events:
         return
@@ -52,21 +52,21 @@ def sampling(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="sampling",
         severity="notice",
-        what=f"To stay cheap the clock measured phases in one tick of {every:,} only, from tick "
-        f"{last.tick:,} on{reading.of_rank(last.rank)}.",
-        advice="Shares of phases are those of the measured ticks; to have all of them open fewer "
-        "phases in a tick, let a tick hold more, or allow the clock a larger `budget`.",
+        what=f"To limit its cost, the clock measured phases only in one of {every:,} ticks, from "
+        f"tick {last.tick:,} on{reading.of_rank(last.rank)}.",
+        advice="The shares of phases are those of the measured ticks. To measure all ticks, use "
+        "fewer phases in a tick, put more work into a tick, or give the clock a larger `budget`.",
         evidence={"every": every, "rank": last.rank},
         ticks=[last.tick],
     )
 
 
 def lost_records(reading: Reading) -> Iterator[Finding]:
-    """Records that the disk did not take, or ticks that are missing for no stated reason."""
+    """Find records that could not be written, or ticks that are missing without an event."""
     events = [event for event in reading.events if event.name == "dropped"]
     if events:
         counts: dict[tuple[int, int, object], int] = {}
-        for event in events:  # each tells of all that its tape has lost so far
+        for event in events:  # each counts all records that its tape has lost so far
             tape = (event.attempt, event.rank, event.fields.get("kind"))
             counts[tape] = max(counts.get(tape, 0), int(event.number("records")))
         records = sum(counts.values())
@@ -78,7 +78,8 @@ def lost_records(reading: Reading) -> Iterator[Finding]:
             severity="critical",
             what=f"{counted(records, 'record')} between ticks {firsts[0]:,} and {last:,} could not "
             f"be written" + (f" ({error})." if error else "."),
-            advice="Make room on the disk of the run, or put it on another; what is lost is lost.",
+            advice="Free space on the disk of the run, or use another disk. The lost records "
+            "cannot be recovered.",
             evidence={"records": records, "first_tick": firsts[0], "last_tick": last},
             ticks=firsts[:TICKS_NAMED],
         )
@@ -97,10 +98,10 @@ def lost_records(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="missing-ticks",
         severity="warning",
-        what=f"{counted(missing, 'tick')}{reading.of_rank(rank)} have no record, the first of them "
+        what=f"{counted(missing, 'tick')}{reading.of_rank(rank)} have no record; the first is tick "
         f"{begins[0]:,}.",
-        advice="See what `metronorm show` says of damaged lines; a loop that sets `clock.tick` "
-        "itself may also have passed over them.",
+        advice="See what `metronorm show` reports about damaged lines. A loop that sets "
+        "`clock.tick` may also have skipped them.",
         evidence={"missing": missing, "rank": rank},
         ticks=begins,
     )

@@ -1,58 +1,53 @@
-"""Where the time goes, once the run is warm: data, evaluation, checkpoints, in no phase, beats."""
+"""Rules about shares of the time after warm-up: data, planned phases, no phase, small beats."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metronorm.runs.diagnosing.finding import (
-    TICKS_NAMED,
-    Evidence,
-    Finding,
-    counted,
-    size,
-)
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Evidence, Finding
 from metronorm.runs.diagnosing.reading import GPU_IN_USE, MINIMUM_TICKS, PLANNED, STEADY
-from metronorm.runs.diagnosing.trend import period
-from metronorm.text import short_time
+from metronorm.runs.trend import period
+from metronorm.text import counted, percent, short_time, size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# What the loop waits for data it does not compute; below a tenth there is little to win.
+# The loop does not compute while it waits for data. Below this share there is little to gain.
 DATA_SHARE = 0.10
-# The longest twentieth of the waits holding this much of them: they come in bursts.
+# The waits come in bursts if the longest twentieth of them has this share of their time.
 BURST_SHARE = 0.80
-# Of these the waits that have this part of the longest are the bursts.
+# The bursts are the waits of that twentieth that have at least this part of the longest wait.
 LONG_WAIT = 0.10
 
-# What share of the time each of these may take. An evaluation tells something; a checkpoint and a
-# sample are only written. ADVISED is what a longer period would bring it down to.
+# The share of the time that each planned phase may take. An evaluation gives information, so it may
+# take more. With the advised period, a phase takes the advised share.
 PLANNED_SHARES = {"evaluate": 0.20, "checkpoint": 0.05, "sample": 0.05}
 ADVISED_SHARES = {"evaluate": 0.05, "checkpoint": 0.01, "sample": 0.01}
-_OR = {"evaluate": "; or evaluate on less of the held-out data"}
+_ALTERNATIVE = {"evaluate": "; or evaluate on less of the held-out data"}
 
-# More time than this without a name may hide a cause from every other rule.
+# A larger share in no phase may hide a cause from all other rules.
 UNATTRIBUTED_SHARE = 0.15
 
-# A model's kernels cost microseconds each to launch, whatever their size, and there are hundreds in
-# a beat: a beat shorter than this is likely to be made of launches. One beat could not be fewer;
-# two or three would hardly be worth it.
+# To launch a kernel takes microseconds, and a beat has hundreds of kernels: a beat shorter than
+# this probably spends most of its time on launches.
 SMALL_BEAT_NS_GPU = 5e6
-SMALL_BEAT_NS_PROCESSOR = 2e6
+SMALL_BEAT_NS_CPU = 2e6
+# With fewer beats in a tick there is little to gain.
 SMALL_BEATS = 4
-MEMORY_FREE = 0.20  # of the machine's memory: with less, larger beats may not fit
+# With a smaller share of the machine's memory free, larger beats may not fit.
+MEMORY_FREE = 0.20
 
 
 def waits_for_data(reading: Reading) -> dict[str, Any] | None:
-    """The rank that waits most for its data, with `share`; None if that is not much."""
+    """The rank that waits for its data the most, with `share`; None if it is not much."""
     row = reading.worst("data")
     return row if row and row["share"] > DATA_SHARE else None
 
 
 def data_bound(reading: Reading) -> Iterator[Finding]:
-    """The loop waits for its data."""
+    """Find that the loop waits for its data."""
     row = waits_for_data(reading)
     if row is None:
         return
@@ -74,14 +69,14 @@ def data_bound(reading: Reading) -> Iterator[Finding]:
     in_bursts = burst >= BURST_SHARE
     if in_bursts:
         advice = (
-            "The wait is in few ticks: keep the loader's workers alive between epochs "
+            "Only a few ticks wait: keep the loader's workers alive between epochs "
             "(persistent_workers=True), and see what is read at these ticks."
         )
-        spread = f"{burst:.0%} of that in one tick of twenty, {short_time(longest)} at most"
+        spread = f"{percent(burst)} of it in one tick of twenty, {short_time(longest)} at most"
     else:
         advice = (
-            "Nearly every tick waits: more loader workers, a longer prefetch, or decode and "
-            "tokenize ahead of training."
+            "Nearly every tick waits: use more loader workers or a longer prefetch, or decode and "
+            "tokenize before training."
         )
         spread = f"the median tick waits {short_time(median)}"
     evidence: Evidence = {
@@ -95,11 +90,11 @@ def data_bound(reading: Reading) -> Iterator[Finding]:
     every = period(long or []) if in_bursts else None
     if every:
         evidence["every_ticks"] = every
-        spread += f"; they come every {every:,} ticks"
+        spread += f"; the long waits come every {every:,} ticks"
     yield Finding(
         rule="data-bound",
         severity="warning",
-        what=f"{share:.1%} of the time is spent waiting for data{reading.of_rank(rank)}: "
+        what=f"{percent(share)} of the time is spent waiting for data{reading.of_rank(rank)}: "
         f"{short_time(mean)} a tick on average, {spread}.",
         advice=advice,
         evidence=evidence,
@@ -108,13 +103,13 @@ def data_bound(reading: Reading) -> Iterator[Finding]:
 
 
 def planned(reading: Reading) -> Iterator[Finding]:
-    """Evaluations, checkpoints or samples take too much of the time."""
+    """Find that evaluations, checkpoints or samples take too much of the time."""
     for phase in PLANNED:
         row = reading.worst(phase)
         if row is None or row["share"] <= PLANNED_SHARES[phase]:
             continue
         count = row[f"{phase}_ticks"]
-        if count < 2:  # of a single one nobody can say how often it comes
+        if count < 2:  # a single one has no period
             continue
         share, advised = row["share"], ADVISED_SHARES[phase]
         least = "At least " * (row["sampled_ticks"] < row["warm_ticks"])
@@ -123,10 +118,10 @@ def planned(reading: Reading) -> Iterator[Finding]:
         yield Finding(
             rule=phase,
             severity="warning",
-            what=f"{least}{share:.1%} of the time is in the phase {phase}: "
-            f"{counted(count, 'tick')} have it, one of {every:,.0f}, for {short_time(mean)} each.",
-            advice=f"About every {_round(longer):,} ticks it would be {advised:.0%} of the time"
-            f"{_OR.get(phase, '')}.",
+            what=f"{least}{percent(share)} of the time is spent in the phase {phase}: "
+            f"{short_time(mean)} in each of {counted(count, 'tick')}, once in {every:,.0f} ticks.",
+            advice=f"Once in about {_round(longer):,} ticks, it would be {percent(advised)} of "
+            f"the time{_ALTERNATIVE.get(phase, '')}.",
             evidence={
                 "share": share,
                 "rank": row["rank"],
@@ -139,28 +134,26 @@ def planned(reading: Reading) -> Iterator[Finding]:
 
 
 def unattributed(reading: Reading) -> Iterator[Finding]:
-    """Too much of the time is in no phase."""
+    """Find that too much of the time is in no phase."""
     row = reading.worst("unattributed")
     if row is None or row["share"] <= UNATTRIBUTED_SHARE:
         return
-    if (
-        row["clock_time"] > row["share"] / 2 * row["whole_time"]
-    ):  # the rule `clock-cost` tells of it
-        return
+    if row["clock_time"] > row["share"] / 2 * row["whole_time"]:
+        return  # the rule `clock-cost` reports it
     mean = row["unattributed_ns"] / row["sampled_ticks"]
     yield Finding(
         rule="unattributed",
         severity="notice",
-        what=f"{row['share']:.1%} of the time is in no phase{reading.of_rank(row['rank'])}: "
+        what=f"{percent(row['share'])} of the time is in no phase{reading.of_rank(row['rank'])}: "
         f"{short_time(mean)} a tick.",
-        advice='Put `with clock.phase("NAME"):` around what the loop does there; until then the '
-        "other rules cannot see into it.",
+        advice='Put `with clock.phase("NAME"):` around this part of the loop. Without it the other '
+        "rules do not see what takes the time.",
         evidence={"share": row["share"], "rank": row["rank"], "mean_ns": mean},
     )
 
 
 def small_beats(reading: Reading) -> Iterator[Finding]:
-    """Beats so short that their fixed cost is likely to be a large part of them."""
+    """Find beats so short that their fixed cost is probably a large part of them."""
     if reading.steady_ticks < MINIMUM_TICKS:
         return
     beats, beat_ns = reading.one(
@@ -168,7 +161,7 @@ def small_beats(reading: Reading) -> Iterator[Finding]:
             where {STEADY} and own is not null and beats > 0"""
     )
     gpu = any(mean > GPU_IN_USE for _, _, mean in reading.gpu_utilizations)
-    limit = SMALL_BEAT_NS_GPU if gpu else SMALL_BEAT_NS_PROCESSOR
+    limit = SMALL_BEAT_NS_GPU if gpu else SMALL_BEAT_NS_CPU
     if beats is None or beats < SMALL_BEATS or beat_ns >= limit:
         return
     evidence: Evidence = {"beats": beats, "beat_ns": beat_ns}
@@ -183,18 +176,18 @@ def small_beats(reading: Reading) -> Iterator[Finding]:
             if memory and available < MEMORY_FREE * memory:
                 return
             evidence |= {"memory_bytes": used, "machine_memory_available_bytes": available}
-            room = f" (the process has {size(used)}, the machine {size(available)} to spare)"
+            room = f" (the process uses {size(used)}, the machine has {size(available)} free)"
     yield Finding(
         rule="small-beats",
         severity="notice",
-        what=f"{beats:,.0f} beats a tick take only {short_time(beat_ns)} each, all of the tick "
-        "included: what a beat costs whatever its size is likely a large part of that.",
-        advice=f"If memory allows{room}, try half as many beats of twice the size in another run "
+        what=f"A tick has {beats:,.0f} beats and takes only {short_time(beat_ns)} per beat: the "
+        "fixed cost of a beat is probably a large part of that.",
+        advice=f"If memory allows{room}, try half as many beats of twice the size in another run, "
         "and compare the tokens per second.",
         evidence=evidence,
     )
 
 
 def _round(ticks: float) -> int:
-    """To two digits: it is only advice."""
+    """Round to two digits: the number is only advice."""
     return max(int(float(f"{ticks:.2g}")), 1)

@@ -1,49 +1,49 @@
-"""Ticks in which the loop stood still for a long time."""
+"""Rule about stalls: ticks in which the loop stood still for a long time."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metronorm.runs.diagnosing.finding import TICKS_NAMED, Evidence, Finding, counted
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Evidence, Finding, in_phase
 from metronorm.runs.diagnosing.reading import MINIMUM_TICKS, STEADY
 from metronorm.store.sql_columns import identifier
-from metronorm.text import short_time
+from metronorm.text import counted, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# As long as this, and as so many usual ticks; the clock's own watch waits for a minute.
+# A stall takes at least this long, and at least as long as this number of usual ticks.
 STALL_NS = 10e9
 STALL_TIMES = 20
-# Where more ticks are like that, or they come regularly, the loop does it: other rules tell.
+# With more ticks like that, or at regular distances, the loop causes them: other rules report them.
 STALLS = 3
 TICKS_PER_STALL = 1000
-# Less of the time is only good to know, unless the clock's watch has called it a stall.
+# A smaller share of the time is a notice, unless the clock's stall watch reported it.
 STALL_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class Stall:
-    """A tick in which the loop stood still: for how long, and in which phase; "": not known.
+    """A tick in which the loop stood still, for how long, and in which phase ("" if not known).
 
-    `told` says that the clock's watch has noticed it and has the stacks.
+    `reported` is True if the clock's stall watch has recorded it, with the stacks of all threads.
     """
 
     tick: int
     ns: float
     phase: str = ""
     rank: int = 0
-    told: bool = False
+    reported: bool = False
 
 
 def find_stalls(reading: Reading) -> list[Stall]:
-    """Ticks that took very long, of a loop in which few do; of the lowest rank.
+    """The ticks of the lowest rank that took very long, if there are only a few.
 
-    What is in a phase that most ticks lack is not counted: it has a name because it takes time. Nor
-    is the last tick, which has what came after the loop.
+    Time in a phase that most ticks lack does not count: such phases are known to take long. The
+    last tick of an attempt does not count either: it includes what came after the loop.
     """
     steady = f"from timeline where {STEADY}"
     count, level = reading.one(f"select count(*), median(own) {steady}")
@@ -70,23 +70,23 @@ def find_stalls(reading: Reading) -> list[Stall]:
 
 
 def stalls(reading: Reading) -> Iterator[Finding]:
-    """The loop stood still for a long time."""
-    told = {
+    """Find that the loop stood still for a long time."""
+    reported = {
         (event.tick, event.rank): event.number("seconds") * 1e9
         for event in reading.events
         if event.name == "stall"
     }
-    # the watch says how many ticks had ended
+    # an event of the watch has the number of the last tick that had ended
     found = [
-        Stall(each.tick, each.ns, each.phase, each.rank, told=True)
-        if {(each.tick, each.rank), (each.tick - 1, each.rank)} & set(told)
+        Stall(each.tick, each.ns, each.phase, each.rank, reported=True)
+        if {(each.tick, each.rank), (each.tick - 1, each.rank)} & set(reported)
         else each
         for each in reading.stalls
     ]
     known = {(each.tick - back, each.rank) for each in found for back in (0, 1)}
     found += [
-        Stall(tick, ns, "", rank, told=True)
-        for (tick, rank), ns in told.items()
+        Stall(tick, ns, "", rank, reported=True)
+        for (tick, rank), ns in reported.items()
         if (tick, rank) not in known
     ]
     if found:
@@ -97,29 +97,30 @@ def _finding(reading: Reading, found: list[Stall]) -> Finding:
     longest = max(found, key=lambda each: each.ns)
     in_ticks = float(sum(each.ns for each in reading.stalls))
     share = in_ticks / float(reading.one("select sum(wall) from timeline")[0]) if in_ticks else 0.0
-    times = "once, " if len(found) == 1 else f"{counted(len(found), 'time')}, longest "
+    times = "once, " if len(found) == 1 else f"{counted(len(found), 'time')}, the longest "
     more = "" if longest.phase else " and more"
-    where = ""
-    if longest.phase:
-        where = f", {'in no phase' if longest.phase == 'unattributed' else f'in {longest.phase}'}"
+    where = f", {in_phase(longest.phase)}" if longest.phase else ""
     evidence: Evidence = {"share": share} if share else {}
     evidence |= {
         "stalls": len(found),
         "seconds": longest.ns / 1e9,
         "rank": longest.rank,
     }
-    if any(each.told for each in found):
-        advice = "The event `stall` holds where every thread was: read its stacks in run.events()."
+    reported = any(each.reported for each in found)
+    if reported:
+        advice = "The event `stall` has the stacks of all threads: read them in run.events()."
     else:
         advice = (
-            "See what the machine did then, in run.resources(): disk, swap, other processes. In a "
-            "loop of your own, put what is long on purpose into a `clock.phase`; the next time "
-            f"`Clock(stall=StallWatch(at_least_seconds={STALL_NS / 2e9:.0f}))` has the stacks of "
-            "all threads."
+            "See what the machine did then, in run.resources(): disk, swap, other processes. In "
+            "your own loop, put work that is meant to be long into a `clock.phase`. To record the "
+            "stacks of all threads the next time, use "
+            f"`Clock(stall=StallWatch(at_least_seconds={STALL_NS / 2e9:.0f}))`."
         )
     return Finding(
         rule="stall",
-        severity="warning" if share > STALL_SHARE or any(each.told for each in found) else "notice",
+        severity="warning"
+        if share > STALL_SHARE or any(each.reported for each in found)
+        else "notice",
         what=f"The loop stood still {times}at tick {longest.tick:,}"
         f"{reading.of_rank(longest.rank)}, for {short_time(longest.ns)}{more}{where}.",
         advice=advice,
@@ -129,7 +130,7 @@ def _finding(reading: Reading, found: list[Stall]) -> Finding:
 
 
 def _usual_phases(reading: Reading) -> list[str]:
-    """Those that are in most ticks."""
+    """The phases that most ticks have."""
     if not reading.phases:
         return []
     medians = ", ".join(f"median({identifier(f'{phase}_ns')})" for phase in reading.phases)
@@ -138,7 +139,7 @@ def _usual_phases(reading: Reading) -> list[str]:
 
 
 def _regular(ticks: Sequence[int]) -> bool:
-    """Whether each comes about as long after the one before as the first after the beginning."""
+    """Whether the first tick and the distances between ticks are about equal."""
     return len(ticks) > 1 and all(
         abs(tick - ticks[0] * at) <= at for at, tick in enumerate(ticks, 1)
     )

@@ -1,60 +1,62 @@
-"""How long ticks take: single slow ones, a drift over the run, the warm-up."""
+"""Rules about the time of ticks: slow ticks, a drift over the run, the warm-up."""
 
 from __future__ import annotations
 
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from metronorm.runs.diagnosing.finding import TICKS_NAMED, Evidence, Finding, counted
+from metronorm.runs.diagnosing.finding import TICKS_NAMED, Evidence, Finding, in_phase
 from metronorm.runs.diagnosing.garbage import ADVICE, much_garbage
 from metronorm.runs.diagnosing.reading import MINIMUM_TICKS, STEADY, WARM, WARM_UP_TICKS
 from metronorm.runs.diagnosing.shares import waits_for_data
-from metronorm.runs.diagnosing.trend import SIGMAS_PER_MAD, mann_kendall, period, step
+from metronorm.runs.trend import SIGMAS_PER_MAD, mann_kendall, period, step
+from metronorm.store.schema import UNATTRIBUTED
 from metronorm.store.sql_columns import identifier
-from metronorm.text import short_time
+from metronorm.text import counted, percent, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# A slow tick is beyond the median of the ticks around it by this many sigmas, told by their median
-# deviation, by half of that median, and by more than an operating system takes for itself.
+# A slow tick is above the median of the ticks around it by all three: this number of sigmas
+# (estimated from the median deviation), this part of the median, and more time than an operating
+# system takes for itself.
 SLOW_SIGMAS = 6
 SLOW_EXCESS = 0.5
 SLOW_NS = 1_000_000
-NEIGHBOURS = 50  # ticks on either side
-# Together they must cost this much of the time.
+NEIGHBOURS = 50  # ticks on each side
+# The slow ticks together must cost at least this share of the time.
 SLOW_SHARE = 0.02
 
-# The last fifth of the run against the first: a tenth is more than what a machine varies by.
+# How much slower the last fifth of the run is than the first. Machines vary by less than a tenth.
 DRIFT = 0.10
-DRIFT_TICKS = 100  # fewer make no trend
+DRIFT_TICKS = 100  # fewer ticks show no trend
 BINS = 20
 FIFTH = BINS // 5
-DRIFT_SIGMAS = 3  # of Mann and Kendall's test; by chance one run in 700
+DRIFT_SIGMAS = 3  # of the Mann-Kendall test; by chance in one run of 700
 
-# Compiling for a tenth of a run is a pity, if it is not a matter of seconds.
+# A warm-up is found if it takes both this share of the time and this long.
 WARM_UP_SHARE = 0.10
 WARM_UP_NS = 10e9
 
 _LOOK = {
     "data": "See what the loader does at these ticks: a new epoch, a new file, a slow disk.",
-    "forward": "See whether inputs of a new shape, which are compiled anew, or other processes on "
-    "the machine fall on these ticks.",
+    "forward": "See whether these ticks have inputs of a new shape, which need a new compilation, "
+    "and whether other processes ran on the machine.",
     "communicate": "Another rank was late or the network slow: see the ticks of the other ranks.",
-    "unattributed": "Put the parts of the loop outside of phases into `clock.phase`; logging "
-    "and other processes are candidates.",
+    UNATTRIBUTED: "Put the parts of the loop that have no phase into `clock.phase`; the cause may "
+    "also be logging or another process.",
 }
 _LOOK["backward"] = _LOOK["forward"]
-_LOOK_ELSE = "See what this phase does at these ticks, and what else ran on the machine."
+_LOOK_OTHERWISE = "See what this phase does at these ticks, and what else ran on the machine."
 
 
 def slow_ticks(reading: Reading) -> Iterator[Finding]:
-    """Single ticks that take far longer than those around them, for no planned reason.
+    """Find single ticks that take far longer than those around them, for no planned reason.
 
-    Those that wait for data or for the garbage collector are left to the rules about these, where
-    they find something.
+    Ticks that wait for data or for the garbage collector are left out if the rules about these
+    report them.
     """
     if reading.steady_ticks < MINIMUM_TICKS:
         return
@@ -89,7 +91,7 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
     causes = {
         phase: ns
         for phase, ns in zip(reading.phases, by_phase, strict=True)
-        if ns  # none, or no tick of these with its phases
+        if ns  # None if the phases of none of these ticks were measured
     }
     cause = max(causes, key=lambda phase: causes[phase], default=None)
     every = period(ticks)
@@ -101,17 +103,16 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
         "longest_ns": longest,
     }
     evidence |= {f"excess_in_{phase}_ns": ns for phase, ns in causes.items()}
-    advice = _LOOK.get(cause or "unattributed", _LOOK_ELSE)
+    advice = _LOOK.get(cause or UNATTRIBUTED, _LOOK_OTHERWISE)
     words = ""
     if in_gc:
         evidence["excess_in_gc_ns"] = in_gc
     if in_gc > excess / 2:
-        words, advice = f", {in_gc / float(excess):.0%} of it in Python's garbage collector", ADVICE
+        words = f", {percent(in_gc / float(excess))} of it in Python's garbage collector"
+        advice = ADVICE
     elif cause is not None:
         part = causes[cause] / sum(causes.values())
-        words = f", {part:.0%} of it " + (
-            "in no phase" if cause == "unattributed" else f"in {cause}"
-        )
+        words = f", {percent(part)} of it {in_phase(cause)}"
     if every:
         evidence["every_ticks"] = every
         words += f"; they come every {every:,} ticks"
@@ -119,7 +120,7 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
         rule="slow-ticks",
         severity="warning",
         what=f"{counted(count, 'tick')} took up to {short_time(longest)} instead of the usual "
-        f"{short_time(level)}: {share:.1%} of the time{words}.",
+        f"{short_time(level)}: {percent(share)} of the time{words}.",
         advice=advice,
         evidence=evidence,
         ticks=sorted(worst),
@@ -127,7 +128,7 @@ def slow_ticks(reading: Reading) -> Iterator[Finding]:
 
 
 def _reported(reading: Reading) -> str:
-    """SQL: whether most of a slow tick's excess is what another rule has found."""
+    """SQL: whether another rule reports most of a slow tick's excess."""
     names = []
     if waits_for_data(reading):
         names.append("data_ns")
@@ -144,7 +145,7 @@ def _reported(reading: Reading) -> str:
 
 
 def drift(reading: Reading) -> Iterator[Finding]:
-    """Ticks become slower and slower, though they do not do more."""
+    """Find that ticks become slower although they do not do more work."""
     if reading.steady_ticks < DRIFT_TICKS:
         return
     names = [
@@ -178,8 +179,8 @@ def drift(reading: Reading) -> Iterator[Finding]:
     most = max(grown, key=lambda phase: grown[phase], default=None)
     where = ""
     if most is not None and grown[most] > 0:
-        where = f", most of it in {'no phase' if most == 'unattributed' else most}"
-    since = f"since about tick {begins[at]:,}" if jumps else "little by little"
+        where = f", most of it {in_phase(most)}"
+    since = f"since about tick {begins[at]:,}" if jumps else "gradually"
     evidence: Evidence = {
         "change": last / first - 1,
         "first_fifth_ns": first,
@@ -191,12 +192,12 @@ def drift(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="drift",
         severity="warning",
-        what=f"Ticks have become {last / first - 1:.0%} slower, {since}: {short_time(last)} "
+        what=f"Ticks have become {percent(last / first - 1)} slower {since}: {short_time(last)} "
         f"instead of {short_time(first)}{where}.",
-        advice="See what ran on the machine besides, its temperatures and clock rates (resources), "
-        "and whether something grows with the run: lists of results, graphs kept alive."
+        advice="See what else ran on the machine, its temperatures and clock rates (resources), "
+        "and whether something grows with the run: lists of results, graphs that are kept."
         if not jumps
-        else "See what began on the machine then: another process, throttling by heat, a slower "
+        else "See what changed on the machine then: another process, throttling by heat, a slower "
         "disk or another host after a resume.",
         evidence=evidence,
         ticks=[begins[at]] if jumps else [],
@@ -204,7 +205,7 @@ def drift(reading: Reading) -> Iterator[Finding]:
 
 
 def warm_up(reading: Reading) -> Iterator[Finding]:
-    """The first ticks of the attempts take a real share of the run."""
+    """Find that the first ticks of the attempts take much of the time."""
     if reading.steady_ticks < MINIMUM_TICKS:
         return
     usual, wall, excess, longest, attempts = reading.one(
@@ -221,10 +222,10 @@ def warm_up(reading: Reading) -> Iterator[Finding]:
     yield Finding(
         rule="warm-up",
         severity="notice",
-        what=f"{share:.1%} of the time went into the first {WARM_UP_TICKS} ticks of "
-        f"{counted(attempts, 'attempt')}: {short_time(excess)} more than as many later ones.",
-        advice="It matters less in a longer run; what is compiled can be cached between runs, and "
-        "inputs of one shape are compiled once.",
+        what=f"{percent(share)} of the time was spent in the first {WARM_UP_TICKS} ticks of "
+        f"{counted(attempts, 'attempt')}: {short_time(excess)} more than in as many later ticks.",
+        advice="A longer run makes the share smaller. Compiled code can be cached between runs, "
+        "and inputs of one shape are compiled only once.",
         evidence={"share": share, "excess_ns": float(excess), "usual_ns": usual},
         ticks=[longest],
     )

@@ -1,4 +1,4 @@
-"""Metrics that are not finite."""
+"""Rule about metrics that are not finite."""
 
 from __future__ import annotations
 
@@ -6,41 +6,42 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metronorm.runs.diagnosing.finding import Finding, Severity, counted
+from metronorm.runs.diagnosing.finding import Finding, Severity
 from metronorm.store.parquet_parts import batches
 from metronorm.store.sql_columns import identifier
+from metronorm.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from metronorm.runs.diagnosing.reading import Reading
 
-# Of metrics that are no losses so many have a finding each, those that broke first.
+# Of the metrics that are not losses, this number have their own finding: those that broke first.
 METRICS_NAMED = 10
 _SEVERITIES: tuple[Severity, ...] = ("notice", "warning", "critical")
 
 
 def is_loss(metric: str) -> bool:
-    """Whether a metric is one that training makes smaller."""
+    """Whether a metric is a loss, by its name."""
     return metric.endswith("loss")
 
 
 def not_finite(reading: Reading) -> Iterator[Finding]:
-    """The first NaN or infinity of each metric."""
+    """Find the first NaN or infinity of each metric."""
     found = [row for batch in batches(reading.metrics) for row in _not_finite(reading, batch)]
-    # where a model breaks, all that is measured of its layers breaks with it
+    # if a model breaks, the metrics of all its layers break with it
     others = sorted((row for row in found if not is_loss(row.metric)), key=lambda row: row.tick)
     named = {row.metric for row in others[:METRICS_NAMED]}
     for row in found:
         if is_loss(row.metric) or row.metric in named:
             yield _finding(reading, row)
     if len(others) > METRICS_NAMED:
-        yield _rest(reading, others[METRICS_NAMED:])
+        yield _summary_finding(reading, others[METRICS_NAMED:])
 
 
 @dataclass(frozen=True)
 class _Bad:
-    """What is known of a metric that was not finite; `healthy` is the last tick at which it was."""
+    """A metric that was not finite; `healthy` is the last tick at which it was finite."""
 
     metric: str
     tick: int
@@ -56,15 +57,15 @@ class _Bad:
         return self.healthy is not None and self.healthy > self.last
 
     @property
-    def spelled(self) -> str:
+    def in_words(self) -> str:
         if math.isnan(self.value):
             return "NaN"
         return "infinite" if self.value > 0 else "minus infinite"
 
 
 def _not_finite(reading: Reading, metrics: Sequence[str]) -> list[_Bad]:
-    # a sum is finite only if every value is; what sums, but no value, overflowed to is sorted out
-    # below (a filter for each of many columns would take gigabytes)
+    # A sum is finite only if every value is; below, metrics are left out whose sum overflowed
+    # although all values are finite. A filter for each of many columns would take gigabytes.
     sums = ", ".join(f"sum({identifier(metric)})" for metric in metrics)
     row = reading.table_of(metrics).fetch(f"select {sums} from ticks")[0]
     suspects = [
@@ -92,10 +93,10 @@ def _finding(reading: Reading, bad: _Bad) -> Finding:
     return Finding(
         rule="not-finite",
         severity=_SEVERITIES[is_loss(bad.metric) + (not bad.recovered)],
-        what=f"{bad.metric} was first {bad.spelled} at tick {bad.tick:,}"
+        what=f"{bad.metric} was first {bad.in_words} at tick {bad.tick:,}"
         f"{reading.of_rank(bad.rank)}, "
-        + (f"{counted(bad.records, 'time')} in all" if bad.records > 1 else "and only then")
-        + ("; it was finite again after that." if bad.recovered else "; it is so to the end."),
+        + (f"{counted(bad.records, 'time')} in total" if bad.records > 1 else "and only then")
+        + ("; later it was finite again." if bad.recovered else "; it was never finite again."),
         advice=_advice(bad.metric, bad.recovered),
         evidence={
             "first_tick": bad.tick,
@@ -108,15 +109,15 @@ def _finding(reading: Reading, bad: _Bad) -> Finding:
     )
 
 
-def _rest(reading: Reading, others: Sequence[_Bad]) -> Finding:
+def _summary_finding(reading: Reading, others: Sequence[_Bad]) -> Finding:
     first, lasting = others[0], sum(not bad.recovered for bad in others)
     return Finding(
         rule="not-finite",
         severity=_SEVERITIES[lasting > 0],
-        what=f"{counted(len(others), 'more metric')} were not finite, {lasting:,} of them to the "
-        f"end; {first.metric} was the first of these, {first.spelled} at tick {first.tick:,}"
+        what=f"{counted(len(others), 'more metric')} were not finite, {lasting:,} of them until "
+        f"the end. {first.metric} was the first of them: {first.in_words} at tick {first.tick:,}"
         f"{reading.of_rank(first.rank)}.",
-        advice="See the metrics that were not finite before them.",
+        advice="See the findings about the metrics that broke earlier.",
         evidence={
             "first_tick": first.tick,
             "last_tick": max(bad.last for bad in others),
@@ -130,11 +131,11 @@ def _rest(reading: Reading, others: Sequence[_Bad]) -> Finding:
 
 def _advice(metric: str, recovered: bool) -> str:
     if not is_loss(metric):
-        return "See how it is computed: a division by zero, a logarithm of zero, an overflow."
+        return "See how it is computed: a division by 0, a logarithm of 0, or an overflow?"
     if recovered:
-        return "See the batch of that tick; an overflow of half precision is another candidate."
+        return "See the batch of that tick. The cause may also be an overflow of half precision."
     return (
         "See the batch of that tick. Start a new run with a lower learning rate, a clipped "
-        "gradient or bf16 instead of fp16; or go on from a checkpoint from before that tick, if "
-        "your loop takes such a change on resume."
+        "gradient or bf16 instead of fp16. If your loop allows such a change on resume, continue "
+        "from a checkpoint before that tick."
     )

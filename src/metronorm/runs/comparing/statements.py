@@ -1,4 +1,4 @@
-"""What a comparison comes to in words, and whether B is too slow."""
+"""The sentences about a comparison, and the verdict whether B is too slow."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metronorm.errors import ConfigError
-from metronorm.text import short_time
+from metronorm.text import percent, short_time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -18,9 +17,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether B's median tick is slower than A's by more than `limit`, with confidence.
+    """Whether B's median tick is slower than A's by more than `limit` (a share of 1).
 
-    `failed` if the whole interval of the ratio lies above `1 + limit`; `words` say which it was.
+    `failed` is True if the whole interval of the ratio lies above `1 + limit`; `words` is a
+    sentence about it.
     """
 
     limit: float
@@ -28,38 +28,18 @@ class Verdict:
     words: str
 
 
-def parse_percent(text: str) -> float:
-    """A share of 1 from "5%" or "0.05".
-
-    Raises:
-        ConfigError: no number, below 0, or not below 1 and without the sign for percent.
-    """
-    number = text.strip().removesuffix("%")
-    try:
-        value = float(number) / (100 if text.strip().endswith("%") else 1)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value < math.inf:
-        raise ConfigError("a limit must be a percentage of at least 0", got=repr(text), fix="5%")
-    if value >= 1 and not text.strip().endswith("%"):
-        raise ConfigError(
-            "a limit of 1 or more must say that it is in percent", got=repr(text), fix=f"{number}%"
-        )
-    return value
-
-
 def judge(tick: Measure, limit: float) -> Verdict:
-    """Hold the ratio of the median tick times against a limit."""
+    """Compare the ratio of the median ticks with a limit (a share of 1)."""
     low, high = tick.low or 0.0, tick.high or math.inf
     most = f"the limit of {percent(limit)}"
     if low > 1 + limit:
-        words = f"too slow: {_speed(tick)}, all of it above {most}"
+        words = f"too slow: {_speed(tick)}; the whole interval is above {most}"
     elif tick.ratio > 1 + limit:
-        words = f"not surely too slow: {_speed(tick)}, above {most}, but its interval begins below"
+        words = f"perhaps too slow: {_speed(tick)}; above {most}, but the interval begins below it"
     elif high > 1 + limit:
-        words = f"not surely too slow: {_speed(tick)}, below {most}, but its interval ends above"
+        words = f"perhaps too slow: {_speed(tick)}; below {most}, but the interval ends above it"
     else:
-        words = f"not too slow: {_speed(tick)}, all of it within {most}"
+        words = f"not too slow: {_speed(tick)}; the whole interval is within {most}"
     return Verdict(limit, low > 1 + limit, words)
 
 
@@ -69,29 +49,28 @@ def statements(
     metric: str | None = None,
     reached: Iterable[Reached] = (),
 ) -> list[str]:
-    """What the figures say, a sentence each."""
+    """Describe the figures, one sentence each.
+
+    Args:
+        measures: at least `tick_median_ns` and `tick_mean_ns`.
+        phases: the mean time of each phase per tick, ns.
+        metric: the name of the metric that `reached` is about.
+        reached: when each run reached the final losses.
+    """
     median, mean = measures["tick_median_ns"], measures["tick_mean_ns"]
-    said = [f"{_speed(median)}; a median tick takes {_pair(median)}"]
+    found = [f"{_speed(median)}; a median tick takes {_pair(median)}"]
     if _direction(mean) != _direction(median):
-        said.append(f"the mean, which counts rare slow ticks: {_speed(mean)}; {_pair(mean)}")
+        found.append(f"by the mean, which includes rare slow ticks, {_speed(mean)}; {_pair(mean)}")
     changed = {name: phase.b - phase.a for name, phase in phases.items() if phase.differs}
     if changed:
         name = max(changed, key=lambda name: abs(changed[name]))
-        said.append(f"the phase that changed most is {name}: {_pair(phases[name])}")
-    said += [
+        found.append(f"the phase {name} changed most: {_pair(phases[name])}")
+    found += [
         f"{end.end_of}'s last {metric}, {end.loss:.4g}: reached by A {_when(end.a_seconds)}, by B "
         f"{_when(end.b_seconds)}"
         for end in reached
     ]
-    return said
-
-
-def percent(share: float) -> str:
-    """A share of 1 in percent: "3.2 %"."""
-    value = 100 * share
-    if abs(value) < 1e-6:  # rounding
-        return "0 %"
-    return f"{value:.1f} %" if abs(value) >= 0.1 else f"{value:.1g} %"
+    return found
 
 
 def _direction(time: Measure) -> int:
