@@ -177,7 +177,7 @@ def _train_bpe(spans: Sequence[Span], vocab_size: int) -> BPETokenizer:
         sample = list(sample_evenly(sample, limit))
     with ExitStack() as until_trained:
 
-        def pieces() -> Iterator[str | None]:  # when all are read, the learning begins
+        def pieces() -> Iterator[str | None]:  # the library learns after the last piece
             yield from _pieces(sample, "reading the sample")
             until_trained.enter_context(waiting(f"learning {vocab_size:,} tokens"))
 

@@ -83,7 +83,7 @@ def read_idx(path: str | os.PathLike[str]) -> NDArray[Any]:
         raise DataError(
             "an idx file must be readable",
             got=f"{path}: {error.strerror or error}",
-            fix="check that it is there, and its permissions",
+            fix="check that it exists, and its permissions",
         ) from error
 
 
