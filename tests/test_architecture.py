@@ -1,9 +1,10 @@
-"""The shape of the package: what it exports, what may import what, what loads no framework."""
+"""The shape of the package: exports, docstrings, sizes, and what imports what."""
 
 import ast
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,29 @@ from metronorm import errors
 
 SOURCE = Path(metronorm.__file__).parent
 
+# What every package exports: `__all__` of its `__init__.py`, also where nothing is public.
 PUBLIC = {
     "metronorm": {"__version__"},
+    "metronorm.cli": {"COMMANDS", "main"},
     "metronorm.clock": {"Clock", "RunInfo", "StallWatch", "check_free", "read_run_info"},
-    "metronorm.runs": {
-        "Follower",
-        "Run",
-        "Table",
-        "compare",
-        "diagnose",
-        "open_run",
-        "summarize",
+    "metronorm.clock.hooks": {"Watch"},
+    "metronorm.data": {
+        "TextConfig",
+        "TextDataset",
+        "Tokenizer",
+        "WindowSampler",
+        "load_tokenizer",
+        "open_dataset",
+        "prepare",
+        "stream_decode",
+        "validation_windows",
+    },
+    "metronorm.integrations": set(),
+    "metronorm.integrations.importing": {
+        "import_run",
+        "import_tensorboard",
+        "import_trackio",
+        "import_wandb",
     },
     "metronorm.keras": {
         "LayerNormalization",
@@ -35,6 +48,7 @@ PUBLIC = {
         "rms_normalization",
         "windows",
     },
+    "metronorm.models": {"GPT", "PRESETS", "GPTConfig", "KVCache", "preset", "sample"},
     "metronorm.norm": {
         "AddLayerNorm",
         "AddRMSNorm",
@@ -61,8 +75,38 @@ PUBLIC = {
         "find_learning_rate",
         "windows",
     },
+    "metronorm.runs": {
+        "Follower",
+        "Run",
+        "Table",
+        "compare",
+        "diagnose",
+        "open_run",
+        "summarize",
+    },
+    "metronorm.runs.comparing": {
+        "Comparison",
+        "LossAt",
+        "Measure",
+        "Reached",
+        "Side",
+        "Verdict",
+        "compare",
+    },
+    "metronorm.runs.diagnosing": {
+        "SEVERITIES",
+        "Finding",
+        "Severity",
+        "at_least",
+        "diagnose",
+        "evidence_in_words",
+    },
+    "metronorm.runs.following": {"Follower", "Snapshot"},
+    "metronorm.store": set(),
     "metronorm.train": {"OptimizerConfig", "TrainConfig", "train", "training_preset"},
 }
+
+LARGEST_SHARE = 0.16  # of the package's lines, that one room may have
 
 # What each room may import of the others; errors, files and the like are everybody's.
 ARROWS = {
@@ -97,7 +141,53 @@ def imports(path: Path, tree: ast.Module | None = None) -> set[str]:
 def test_public_names(module: str) -> None:
     loaded = importlib.import_module(module)
     assert set(loaded.__all__) == PUBLIC[module]
+    assert len(loaded.__all__) == len(PUBLIC[module])
     assert all(hasattr(loaded, name) for name in loaded.__all__)
+
+
+def test_the_exports_of_every_package_are_pinned() -> None:
+    packages = {file.parent.relative_to(SOURCE.parent) for file in SOURCE.rglob("__init__.py")}
+    assert PUBLIC.keys() == {".".join(package.parts) for package in packages}
+
+
+def without_docstring(body: list[ast.stmt], where: str) -> list[str]:
+    """The public functions and classes of a module, and methods of those classes, without one."""
+    found = []
+    for node in body:
+        if isinstance(node, ast.If | ast.Try):
+            found += without_docstring([*node.body, *node.orelse], where)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            decorators = [ast.unparse(decorator) for decorator in node.decorator_list]
+            # an overload has its docstring at the implementation, a setter at the property
+            if any(name == "overload" or name.endswith(".setter") for name in decorators):
+                continue
+            if node.name.startswith("_"):
+                continue
+            if not ast.get_docstring(node):
+                found.append(f"{where}{node.name}, line {node.lineno}")
+            if isinstance(node, ast.ClassDef):
+                found += without_docstring(node.body, f"{where}{node.name}.")
+    return found
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    missing = [
+        name
+        for path in sorted(SOURCE.rglob("*.py"))
+        for name in without_docstring(
+            ast.parse(path.read_text()).body, f"{path.relative_to(SOURCE)}: "
+        )
+    ]
+    assert missing == []
+
+
+def test_no_room_is_much_larger_than_the_others() -> None:
+    lines: Counter[str] = Counter()
+    for path in SOURCE.rglob("*.py"):
+        lines[path.relative_to(SOURCE).parts[0]] += len(path.read_text().splitlines())
+    ((room, most),) = lines.most_common(1)
+    share = most / lines.total()
+    assert share < LARGEST_SHARE, f"{room} has {most:,} of {lines.total():,} lines, {share:.1%}"
 
 
 def parts() -> list[str]:
