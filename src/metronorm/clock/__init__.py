@@ -10,7 +10,7 @@
 >>> open_run("runs/mine").ticks().sql("select tick, loss, tokens from ticks").fetchall()
 [(1, 3.0, 2.0), (2, 3.0, 1.0)]
 
-Usable in any loop: no framework is imported here. `metronorm.runs` reads what it records.
+For any training loop: this package imports no framework. `metronorm.runs` reads the runs.
 """
 
 from metronorm.clock.clock import Clock
