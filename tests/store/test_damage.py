@@ -263,7 +263,7 @@ def test_what_another_user_has_to_write_yet_is_told_of(tmp_path: Path, shared: P
     assert numbers(run) == []
     (notice,) = open_run(run).notices()
     assert f"may be in {ring}" in notice
-    assert "metronorm seal, run by that user, writes it" in notice
+    assert "metronorm seal, run by that user, writes them" in notice
     tape = Tape(folder)
     assert open_run(run).notices() == [], "while it is written that is only a moment"
     tape.close()

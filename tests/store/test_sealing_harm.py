@@ -307,7 +307,7 @@ def test_one_process_after_the_other_seals_a_folder(tmp_path: Path) -> None:
             return any(file.samefile(folder) for file in Path(f"/proc/{process}/fd").iterdir())
         return False
 
-    with sealing._in_turn(folder):
+    with sealing._one_at_a_time(folder):
         processes = [start_sealing(folder) for _ in range(2)]
         until(lambda: all(map(is_there, processes)))
         assert not list(folder.glob("part-*"))

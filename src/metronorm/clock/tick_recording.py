@@ -24,7 +24,7 @@ from metronorm.clock.pending_records import PendingRecord, write_all, write_read
 from metronorm.clock.phase_accounts import all_plain
 from metronorm.clock.phase_sampling import TRIALS, PhaseSampling
 from metronorm.errors import ConfigError
-from metronorm.store.schema import TickRecord, spell_out
+from metronorm.store.schema import TickRecord, replace_non_finite
 from metronorm.store.tape import encode
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ class TickRecording:
 
     def _spell_out(self, record: TickRecord) -> None:
         """Make text of NaN and infinities, for JSON; the first of each metric is an event."""
-        for name in spell_out(record):
+        for name in replace_non_finite(record):
             if name not in self._not_finite:
                 self._not_finite.add(name)
                 self.event("not finite", metric=name, value=record.metrics[name])

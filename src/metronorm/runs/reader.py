@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Literal
 from metronorm.runs.amendments import Amendments, lines_between
 from metronorm.runs.table import PLACE, Source, Table
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import BROKEN, is_readable, looks_whole, out_of_memory, schemas
+from metronorm.store.parquet_parts import (
+    BROKEN,
+    has_parquet_magic,
+    is_readable,
+    out_of_memory,
+    schemas,
+)
 from metronorm.store.run_directory import RunInfo, number, numbered, read_run_info, tape_folders
 from metronorm.store.schema import FIXED, KINDS, OPTIONAL, UNATTRIBUTED
 from metronorm.store.sql_columns import identifier, load_lines
@@ -210,7 +216,7 @@ class Run:
         """Learn the columns of parts; of those that can be read."""
         import duckdb
 
-        parts = [part for part in parts if looks_whole(part)]
+        parts = [part for part in parts if has_parquet_magic(part)]
         if self._verify:
             parts = [part for part in parts if is_readable(self._connection, part)]
         if not parts:

@@ -1,9 +1,8 @@
-"""DuckDB, loaded when it is needed."""
+"""DuckDB, imported when it is first needed."""
 
 from __future__ import annotations
 
 import tempfile
-import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +11,17 @@ if TYPE_CHECKING:
 
 
 def connect(**config: Any) -> duckdb.DuckDBPyConnection:
-    """An empty database in memory.
+    """Open an empty database in memory.
 
-    What finds no room there goes into a folder of its own among the temporary files: DuckDB's own
-    choice is `.tmp` in the working folder, which may change, and be shared with other processes.
+    What does not fit into memory goes into a separate folder among the temporary files. DuckDB's
+    default is `.tmp` in the working directory, which may change and which other processes may use.
 
     Args:
-        config: settings of DuckDB.
+        config: settings of DuckDB, such as `threads`.
     """
+    import uuid
+
     import duckdb
 
-    spill = Path(tempfile.gettempdir(), f"metronorm-{uuid.uuid4().hex}")  # made when needed
+    spill = Path(tempfile.gettempdir(), f"metronorm-{uuid.uuid4().hex}")  # made by DuckDB, if used
     return duckdb.connect(config={"temp_directory": str(spill), **config})

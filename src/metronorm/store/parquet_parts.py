@@ -1,7 +1,8 @@
-"""Parquet parts: how they are read together, and which of them can be."""
+"""Parquet parts: how they are read together, and which of them can be read."""
 
 from __future__ import annotations
 
+import os
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -16,17 +17,21 @@ if TYPE_CHECKING:
 
 
 BATCH = 1000
-BROKEN = ".broken"  # what a part that cannot be read ends in, once it was found out
+BROKEN = ".broken"  # the ending of the name of a part that sealing has found to be unreadable
 
-# name and type of every column
+# (name, type) of every column
 Schema = tuple[tuple[str, str], ...]
 
 
 def scan(parts: Iterable[Path], options: str = "hive_partitioning = false") -> str:
-    """What reads parts, behind SQL's `from`.
+    """SQL that reads parts, to be put behind `from`.
 
-    Their columns must be the same, those that are asked for at least, or else `options` must have
-    `union_by_name = true`, which looks into every part once more for each query.
+    The parts must agree in the columns that a query uses. Otherwise `options` must have
+    `union_by_name = true`, which opens every part once more for each query.
+
+    Args:
+        parts: the files.
+        options: options of DuckDB's `read_parquet`.
     """
     files = ", ".join(literal(literal_glob(part)) for part in parts)
     return f"read_parquet([{files}], {options})"
@@ -36,7 +41,7 @@ def schemas(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> lis
     """The columns of each part, in the order of the parts.
 
     Raises:
-        duckdb.Error: one of them is damaged.
+        duckdb.Error: a part is damaged.
     """
     files = ", ".join(literal(literal_glob(part)) for part in parts)
     rows = connection.execute(
@@ -49,33 +54,33 @@ def schemas(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> lis
 
 
 def _top_level(rows: Sequence[tuple[str, str, str, int | None]]) -> Schema:
-    """Of a tree in which every row comes before its children, those below the first."""
+    """The children of the first row, where every row of a tree comes before its own children."""
     columns = []
     at = 1
     while at < len(rows):
-        _, name, form, _ = rows[at]
-        columns.append((name, form))
-        below = 1
-        while below:  # to the next that is not inside this one
-            below += (rows[at][3] or 0) - 1
+        _, name, type_name, _ = rows[at]
+        columns.append((name, type_name))
+        to_skip = 1
+        while to_skip:  # this row and all rows below it
+            to_skip += (rows[at][3] or 0) - 1
             at += 1
     return tuple(columns)
 
 
-def looks_whole(part: Path) -> bool:
-    """Whether there is a file that begins and ends as Parquet does.
+def has_parquet_magic(part: Path) -> bool:
+    """Whether this is a file that begins and ends with Parquet's magic bytes.
 
     Raises:
-        RunError: it may not be read.
+        RunError: the file may not be read.
     """
-    if not part.is_file():  # a pipe would be waited for
+    if not part.is_file():  # opening a named pipe would wait
         return False
     try:
         with open(part, "rb") as file:
-            begin = file.read(4)
-            file.seek(0, 2)
+            first = file.read(4)
+            file.seek(0, os.SEEK_END)
             file.seek(max(file.tell() - 4, 0))
-            return begin == file.read(4) == b"PAR1"
+            return first == file.read(4) == b"PAR1"
     except FileNotFoundError:
         return False
     except PermissionError as error:
@@ -86,7 +91,7 @@ def is_readable(connection: duckdb.DuckDBPyConnection, part: Path) -> bool:
     """Whether every value of a part can be read.
 
     Raises:
-        OutOfMemoryError: that takes more memory than there is.
+        OutOfMemoryError: reading it takes more memory than there is.
     """
     import duckdb
 
@@ -103,16 +108,16 @@ def is_readable(connection: duckdb.DuckDBPyConnection, part: Path) -> bool:
 
 
 def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
-    """Names of columns, as many at a time as a query does well with.
+    """Split the names of columns into groups for one query each.
 
-    Every column of a query has some 16 kB in each of its steps, and what DuckDB takes to plan it
-    grows faster than their number.
+    A query takes about 16 kB per column in each of its steps, and the time that DuckDB needs to
+    plan it grows faster than the number of columns.
     """
     return (names[at : at + size] for at in range(0, len(names), size))
 
 
 def out_of_memory(error: Exception) -> OutOfMemoryError:
-    """What to raise where DuckDB had not enough memory; the files are as they should be."""
+    """The error to raise when DuckDB ran out of memory; it says nothing about the files."""
     reason = str(error).partition("\n")[0].removeprefix("Out of Memory Error: ")
     return OutOfMemoryError(
         "reading this run takes more memory than there is", got=reason, fix="end other programs"

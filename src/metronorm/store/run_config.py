@@ -1,7 +1,7 @@
-"""A run's config as JSON that loses nothing, and what differs between two of them.
+"""The config of a run as JSON that loses nothing, and the differences between two configs.
 
-JSON has no NaN and no infinities. They stand in `run.json` as text, and `not_finite` says where, so
-that they are floats again when they are read:
+JSON has no NaN and no infinities. `run.json` has them as text, and `not_finite` lists their places,
+so that reading makes floats of them again:
 
     "config": {"clip": "inf", "name": "inf"}, "not_finite": [["clip"]]
 """
@@ -20,51 +20,68 @@ Path = tuple[str | int, ...]  # the keys and indices on the way to a value
 
 
 def to_json(value: Any, *, other: Callable[[Any], Any] | None = None) -> tuple[Any, list[Path]]:
-    """Plain JSON values, floats that are not finite as text; and where those are.
+    """Convert a value to plain JSON values, with text in place of floats that are not finite.
 
     Args:
-        value: dictionaries, lists and what stands in them.
-        other: makes a plain value of what JSON cannot hold; None: that is an error.
+        value: dictionaries and lists of any depth, and values in them.
+        other: converts a value that JSON cannot hold; None: such a value is an error.
+
+    Returns:
+        The plain value, and the places of the replaced floats.
 
     Raises:
-        TypeError, ValueError, RecursionError: there is what JSON cannot hold.
+        TypeError, ValueError, RecursionError: the value holds something that JSON cannot hold.
     """
-    found: list[Path] = []
-    return _spell_out(msgspec.to_builtins(value, enc_hook=other), (), found), found
+    places: list[Path] = []
+    return _replace_non_finite(msgspec.to_builtins(value, enc_hook=other), (), places), places
 
 
-def _spell_out(value: Any, here: Path, found: list[Path]) -> Any:
+def _replace_non_finite(value: Any, here: Path, places: list[Path]) -> Any:
     if isinstance(value, dict):
-        return {key: _spell_out(each, (*here, str(key)), found) for key, each in value.items()}
+        return {
+            key: _replace_non_finite(each, (*here, str(key)), places) for key, each in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_spell_out(each, (*here, index), found) for index, each in enumerate(value)]
+        return [
+            _replace_non_finite(each, (*here, index), places) for index, each in enumerate(value)
+        ]
     if isinstance(value, float) and not math.isfinite(value):
-        found.append(here)
+        places.append(here)
         return str(value)
     return value
 
 
 def from_json(value: Any, not_finite: Iterable[Iterable[str | int]]) -> Any:
-    """The values that `to_json` was given; places that hold no such text are passed over."""
+    """Put the floats back at their places, in `value` itself, and return it.
+
+    Args:
+        value: what `to_json` returned first.
+        not_finite: the places that it returned second; those that hold no such text are ignored.
+    """
     for place in not_finite:
-        *way, last = place or [""]
+        *outer, last = place or [""]
         inner = value
         try:
-            for key in way:
+            for key in outer:
                 inner = inner[key]
             inner[last] = float(inner[last])
-        except (LookupError, TypeError, ValueError):  # somebody has edited the file
+        except (LookupError, TypeError, ValueError):  # a person has edited the file
             continue
     return value
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[Any]]:
-    """What `after` says otherwise than `before`, by dotted names: the two values of each.
+    """The values that differ between two configs: `[old, new]` by dotted name.
 
-    What `after` does not mention does not differ: on resume a part may be given.
+    A name that only `before` has is no difference: on resume, a script may give a part of the
+    config. A name that only `after` has differs from None.
+
+    Args:
+        before: the config as `run.json` has it.
+        after: the new config, or a part of it.
 
     Raises:
-        TypeError, ValueError, RecursionError: there is what JSON cannot hold.
+        TypeError, ValueError, RecursionError: `after` holds something that JSON cannot hold.
     """
     values, not_finite = to_json(after)
     as_read = from_json(msgspec.json.decode(msgspec.json.encode(values)), not_finite)
@@ -72,7 +89,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list
     return {
         name: [old.get(name), value]
         for name, value in _flat(as_read).items()
-        # (as text, a NaN is itself, and True is not 1)
+        # (compared as text, a NaN equals itself, and True does not equal 1)
         if name not in old or repr(old[name]) != repr(value)
     }
 

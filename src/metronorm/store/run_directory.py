@@ -1,15 +1,20 @@
-"""A run is a directory: `run.json` says what it is, and every attempt adds tapes of its own."""
+"""A run is a directory: `run.json` describes it, and every attempt adds its own tapes.
+
+| path | |
+| --- | --- |
+| `run.json` | the description, a `RunInfo` |
+| `KIND/attempt=N/rank=R/` | a tape; KIND is one of `schema.KINDS` |
+| `ticks/attempt=N/.launch` | the launch that began the attempt |
+| `.owners/rank=R` | the process that writes the rank; see `owner.py` |
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import platform
-import subprocess
 import sys
 import time
-import uuid
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,7 +37,11 @@ _REPORTED = ("metronorm", "torch", "tensorflow", "jax", "keras", "numpy")
 
 
 class RunInfo(msgspec.Struct, kw_only=True):
-    """What `run.json` holds; times in nanoseconds since 1970."""
+    """The description of a run, as `run.json` holds it.
+
+    `created_ns` is in nanoseconds since 1970. `launch` is the launch that made the run, `git` the
+    commit and whether the checkout had changes, or None.
+    """
 
     schema: int
     id: str
@@ -47,16 +56,16 @@ class RunInfo(msgspec.Struct, kw_only=True):
 
 
 class _File(RunInfo, omit_defaults=True):
-    """`run.json` itself; see `metronorm.store.run_config`."""
+    """The file `run.json` itself; see `metronorm.store.run_config`."""
 
     not_finite: list[tuple[str | int, ...]] = []
 
 
 def read_run_info(directory: Path) -> RunInfo:
-    """Read `run.json`.
+    """Read the description of the run in a directory.
 
     Raises:
-        RunError: no such run, a damaged file, or one written by a newer schema.
+        RunError: there is no run, its `run.json` is damaged, or it has a newer schema.
     """
     path = directory / RUN_FILE
     try:
@@ -65,7 +74,7 @@ def read_run_info(directory: Path) -> RunInfo:
         raise RunError(
             f"a run is a directory with a {RUN_FILE}",
             got=f"{directory}, which has none",
-            fix="name the run's own directory, such as runs/shakespeare",
+            fix="give the directory of a run, such as runs/shakespeare",
         ) from None
     except OSError as error:
         raise RunError(
@@ -89,12 +98,12 @@ def read_run_info(directory: Path) -> RunInfo:
 
 
 def run_file(info: RunInfo) -> bytes:
-    """What `run.json` holds of a run.
+    """The content of `run.json` for a run.
 
     Raises:
-        ConfigError: the config holds what JSON cannot.
+        ConfigError: the config holds something that JSON cannot hold.
     """
-    with _plain():
+    with _config_errors():
         config, not_finite = to_json(info.config)
         known = msgspec.structs.asdict(info) | {"config": config}
         file = _File(**known, not_finite=not_finite)
@@ -102,22 +111,29 @@ def run_file(info: RunInfo) -> bytes:
 
 
 def changes(info: RunInfo, *, name: str | None, config: dict[str, Any]) -> dict[str, Any]:
-    """What a clock that resumes a run is given otherwise than `run.json` says; empty if nothing.
+    """What differs between a run and the arguments of a clock that resumes it.
 
-    `name` and `config`, each with the two values; of the config by dotted names.
+    Args:
+        info: the description of the run.
+        name: the new name; None: the clock has none.
+        config: the new config, or a part of it.
+
+    Returns:
+        `{"name": [old, new], "config": {DOTTED_NAME: [old, new], ...}}`, without what is equal.
 
     Raises:
-        ConfigError: the config holds what JSON cannot.
+        ConfigError: the config holds something that JSON cannot hold.
     """
-    with _plain():
+    with _config_errors():
         found: dict[str, Any] = {"config": differences(info.config, config)}
     if name is not None and _unicode(name) != info.name:
         found["name"] = [info.name, _unicode(name)]
-    return {what: values for what, values in found.items() if values}
+    return {key: values for key, values in found.items() if values}
 
 
 @contextlib.contextmanager
-def _plain() -> Iterator[None]:
+def _config_errors() -> Iterator[None]:
+    """Turn the errors of a config that JSON cannot hold into a ConfigError."""
     try:
         yield
     except (TypeError, ValueError, RecursionError, OverflowError) as error:
@@ -125,7 +141,11 @@ def _plain() -> Iterator[None]:
 
 
 def check_free(directory: Path) -> None:
-    """Raise RunError if `directory` holds a run."""
+    """Check that a directory holds no run.
+
+    Raises:
+        RunError: it holds one.
+    """
     if (directory / RUN_FILE).exists():
         raise RunError(
             "a new run needs a directory of its own",
@@ -137,12 +157,20 @@ def check_free(directory: Path) -> None:
 def create_run(
     directory: Path, *, name: str | None, config: dict[str, Any], place: Place | None = None
 ) -> RunInfo:
-    """Make `directory` a new run, or join the one that another rank of the launch has made.
+    """Make `directory` a new run, or join the run that another rank of the launch has made.
+
+    Args:
+        directory: the directory, which need not exist.
+        name: the name of the run; None: the name of the directory.
+        config: the config of the run: plain JSON values, NaN and infinities.
+        place: the rank and launch of this process; None: it joins no run.
 
     Raises:
-        RunError: it is a run already, or a file stands in its place.
-        ConfigError: `config` holds what JSON cannot.
+        RunError: the directory already holds a run, is a file, or is not writable.
+        ConfigError: `config` holds something that JSON cannot hold.
     """
+    import uuid  # here, as `import metronorm.clock` must be quick
+
     info = RunInfo(
         schema=SCHEMA,
         id=uuid.uuid4().hex,
@@ -165,7 +193,7 @@ def create_run(
                 "a run's directory must be writable", got=f"{directory}, a file"
             ) from None
         found = read_run_info(directory)
-        # a launch may have the name of one before; then its ranks are there already
+        # an earlier launch may have had the same name: then its ranks already have tapes
         if (
             place
             and found.launch == place.launch
@@ -181,10 +209,23 @@ def create_run(
 
 
 def new_attempt(directory: Path, place: Place) -> int:
-    """Claim an attempt for this rank: the newest if this launch has begun it, else the next.
+    """Claim an attempt for a rank, without a lock: making a folder succeeds in one process only.
 
-    Making a folder is the claim, so there is no lock; a rank that is there twice in a launch gets
-    an attempt of its own.
+    | the newest attempt | its folder of this rank | the claim |
+    | --- | --- | --- |
+    | was begun by this launch | is not there | the newest attempt: makes the folder |
+    | was begun by this launch | is there: the rank is twice in the launch | the next attempt |
+    | was begun by another launch, or there is none | | the next attempt |
+
+    The folder of the next attempt appears with its `.launch`, in one rename. If another rank was
+    faster, the table is read again, and that attempt is the newest.
+
+    Args:
+        directory: the directory of the run.
+        place: the rank and launch of this process.
+
+    Returns:
+        The number of the attempt.
 
     Raises:
         OSError: the directory is not writable.
@@ -193,28 +234,32 @@ def new_attempt(directory: Path, place: Place) -> int:
     ticks.mkdir(parents=True, exist_ok=True)
     while True:
         newest = max(map(number, numbered(ticks, "attempt")), default=-1)
-        begun = ticks / f"attempt={newest}"
+        newest_folder = ticks / f"attempt={newest}"
         with contextlib.suppress(FileNotFoundError):
-            if read_regular(begun / _LAUNCH) == place.launch.encode():
+            if read_regular(newest_folder / _LAUNCH) == place.launch.encode():
                 with contextlib.suppress(FileExistsError):
-                    (begun / f"rank={place.rank}").mkdir()
+                    (newest_folder / f"rank={place.rank}").mkdir()
                     return newest
-        following = ticks / f"attempt={newest + 1}"
+        next_folder = ticks / f"attempt={newest + 1}"
         try:
-            with directory_aside(following) as aside:
+            with directory_aside(next_folder) as aside:
                 (aside / _LAUNCH).write_bytes(place.launch.encode())
         except OSError:
-            if not following.exists():  # else another rank was faster
+            if not next_folder.exists():  # else another rank was faster
                 raise
 
 
 def tape_folder(directory: Path, kind: str, attempt: int, rank: int) -> Path:
-    """Where the tape of one (attempt, rank) lies."""
+    """The folder of the tape of one (kind, attempt, rank)."""
     return directory / kind / f"attempt={attempt}" / f"rank={rank}"
 
 
 def tape_folders(directory: Path, kind: str) -> list[Path]:
-    """The folders of all tapes of a kind, by attempt and rank."""
+    """The folders of all tapes of a kind, sorted by attempt and rank.
+
+    Raises:
+        RunError: a folder may not be read.
+    """
     return [
         folder
         for attempt in numbered(directory / kind, "attempt")
@@ -222,23 +267,23 @@ def tape_folders(directory: Path, kind: str) -> list[Path]:
     ]
 
 
-def numbered(folder: Path, what: str) -> list[Path]:
-    """The hive folders `what=NUMBER` in a folder, by their numbers; others are somebody else's.
+def numbered(folder: Path, key: str) -> list[Path]:
+    """The folders `KEY=NUMBER` in a folder, sorted by number; all other names are ignored.
 
     Raises:
         RunError: the folder may not be read.
     """
-    begin = f"{what}="
+    prefix = f"{key}="
     found = [
         path
         for path in listed(folder)
-        if path.name.startswith(begin) and path.name[len(begin) :].isdecimal()
+        if path.name.startswith(prefix) and path.name[len(prefix) :].isdecimal()
     ]
     return sorted(found, key=number)
 
 
 def listed(folder: Path) -> list[Path]:
-    """What is in a folder of a run; nothing, if it is not there.
+    """The paths in a folder of a run; none if there is no such folder.
 
     Raises:
         RunError: the folder may not be read.
@@ -254,17 +299,19 @@ def listed(folder: Path) -> list[Path]:
 
 
 def number(path: Path) -> int:
-    """The number in a hive folder's name: 3 for `attempt=3`."""
+    """The number in the name of a folder `KEY=NUMBER`: 3 for `attempt=3`."""
     return int(path.name.partition("=")[2])
 
 
 def _unicode(text: str) -> str:
-    """Text with what is no Unicode, such as a file's name on Linux may have, made visible."""
+    r"""Text that JSON can hold: bytes of a file's name that are no Unicode become `\xff`."""
     return os.fsencode(text).decode(errors="backslashreplace")
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the frameworks that this process has loaded."""
+    """The versions of Python and of the frameworks that this process has imported."""
+    from importlib import metadata
+
     found = {"python": platform.python_version()}
     for package in _REPORTED:
         if package in sys.modules:
@@ -276,7 +323,9 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the working directory and whether it has changes; None outside a checkout."""
+    """The `commit` of the working directory, and whether it is `dirty`; None outside of git."""
+    import subprocess
+
     try:
         commit = _git("rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
@@ -285,6 +334,8 @@ def git_state() -> dict[str, Any] | None:
 
 
 def _git(*arguments: str) -> str:
+    import subprocess
+
     done = subprocess.run(
         ["git", *arguments], capture_output=True, text=True, check=True, timeout=5
     )

@@ -1,13 +1,13 @@
-"""What a run's record holds: its kinds, the lines of each on the tape, and the columns of each.
+"""The schema of a run's records: their kinds, the lines on the tape, and the columns.
 
-| kind | a line on the tape | its columns |
+| kind | a line on the tape | columns |
 | --- | --- | --- |
-| `ticks` | `TickRecord` | its fields; `PHASE_ns` of each phase; each metric |
+| `ticks` | `TickRecord` | its plain fields, `PHASE_ns` for each phase, and one for each metric |
 | `events` | `EventRecord` | its fields; `fields` is JSON |
-| `resources` | `ResourceRecord` | its fields; each value |
+| `resources` | `ResourceRecord` | its plain fields, and one for each value |
 
-`attempt` and `rank` come from the folder. JSON has no numbers for what is not finite: such a metric
-travels as text, "nan", "inf" or "-inf".
+Every table also has `attempt` and `rank`, which come from the names of the folders. JSON has no NaN
+and no infinities: on the tape such a metric is the text "nan", "inf" or "-inf".
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ import msgspec
 
 KINDS = ("ticks", "events", "resources")
 
-SMALLEST, LARGEST = -(2**63), 2**63 - 1  # of the integers that a column holds
+SMALLEST_INTEGER, LARGEST_INTEGER = -(2**63), 2**63 - 1  # that a column holds
 
-UNATTRIBUTED = "unattributed"  # the phase of what no phase covers
+UNATTRIBUTED = "unattributed"  # the phase of the time that no phase covers
 
-# columns of the record's own: no phase may be called `NAME` of a `NAME_ns`, and no metric so
+# names of a record's own columns, which no phase (its column is `NAME_ns`) and no metric may have
 RESERVED_PHASES = frozenset({"", UNATTRIBUTED, "time", "wall", "clock", "arrival", "gc"})
 RESERVED_METRICS = frozenset({"attempt", "rank", "tick", "beats"})
 
-# the columns of a line, by their types in SQL; a map of many names is the array of their values
+# the columns of each kind with their SQL types; the array types hold the values of a map
 COLUMNS = {
     "ticks": {
         "tick": "BIGINT",
@@ -44,21 +44,24 @@ COLUMNS = {
     "resources": {"tick": "BIGINT", "time_ns": "BIGINT", "values": "DOUBLE[]"},
 }
 MAPS = {
-    kind: [name for name, form in columns.items() if form.endswith("[]")]
+    kind: [name for name, sql_type in columns.items() if sql_type.endswith("[]")]
     for kind, columns in COLUMNS.items()
 }
+# the columns that every record of a kind has, in their order
 FIXED = {
     kind: [name for name in columns if name not in MAPS[kind]] for kind, columns in COLUMNS.items()
 }
-OPTIONAL = ("arrival_ns", "gc_ns")  # columns only where they are known
+OPTIONAL = ("arrival_ns", "gc_ns")  # these columns are only there if a line has them
 
 
 class TickRecord(msgspec.Struct, gc=False, omit_defaults=True):
     """A line of a tick, as the clock makes it.
 
-    `clock_ns` is what the clock itself cost in the tick, `gc_ns` what Python's garbage collector
-    did. Without `phases` they were not measured. Without `beats` it is no tick: what was logged
-    between this one and the next.
+    `time_ns` is the time of its end, in nanoseconds since 1970; all other `_ns` are durations:
+    `wall_ns` of the tick, `clock_ns` of the clock's own work in it, `arrival_ns` until this rank
+    entered the collective, `gc_ns` of Python's garbage collector. `phases` is empty in a tick
+    whose phases were not measured. A record with 0 `beats` is no tick: it holds what was logged
+    after this tick, before the next one.
     """
 
     tick: int
@@ -72,14 +75,14 @@ class TickRecord(msgspec.Struct, gc=False, omit_defaults=True):
     gc_ns: int | None = None
 
 
-# what a column can hold, and what it can be called: a line that is read is held to it
-_Integer = Annotated[int, msgspec.Meta(ge=SMALLEST, le=LARGEST)]
+# values and names that a column can have: reading a line checks them
+_Integer = Annotated[int, msgspec.Meta(ge=SMALLEST_INTEGER, le=LARGEST_INTEGER)]
 _Number = float | Literal["nan", "inf", "-inf"]
 _Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class StoredTick(msgspec.Struct, gc=False, omit_defaults=True):
-    """A line of a tick, as it is read: a `TickRecord` whose every value has a column."""
+    """A line of a tick, as it is read: a `TickRecord` whose values all fit their columns."""
 
     tick: _Integer
     time_ns: _Integer
@@ -93,7 +96,7 @@ class StoredTick(msgspec.Struct, gc=False, omit_defaults=True):
 
 
 class EventRecord(msgspec.Struct):
-    """A line of an event."""
+    """A line of an event; `tick` is the tick in which it happened, `time_ns` is since 1970."""
 
     event: str
     tick: _Integer
@@ -102,21 +105,21 @@ class EventRecord(msgspec.Struct):
 
 
 class ResourceRecord(msgspec.Struct):
-    """A line of a sample of the machine."""
+    """A line of a sample of the machine; the units are in the names of the values."""
 
     tick: _Integer
     time_ns: _Integer
     values: dict[_Name, float]
 
 
-LINES = {"ticks": StoredTick, "events": EventRecord, "resources": ResourceRecord}
+LINE_TYPES = {"ticks": StoredTick, "events": EventRecord, "resources": ResourceRecord}
 
 
-def spell_out(record: TickRecord) -> list[str]:
-    """Make text of what JSON has no numbers for; the names of the metrics that are not finite."""
-    found = []
+def replace_non_finite(record: TickRecord) -> list[str]:
+    """Replace NaN and infinities among the metrics by text, in place; return their names."""
+    names = []
     for name, value in record.metrics.items():
         if isinstance(value, float) and not math.isfinite(value):
             record.metrics[name] = str(value)
-            found.append(name)
-    return found
+            names.append(name)
+    return names

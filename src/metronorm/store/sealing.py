@@ -1,10 +1,19 @@
-"""Sealing: finished stretches of tape become Parquet parts, columns by name.
+"""Sealing: finished stretches of tape become Parquet parts, with a column for each name.
 
-    _live.jsonl → _part-00000.jsonl → part-00000.parquet
+| state of a stretch | its files | read from | next step |
+| --- | --- | --- | --- |
+| live | `_live.jsonl` | the lines | `Tape.rotate` renames the file |
+| finished | `_part-00000.jsonl` | the lines | its Parquet is written aside and renamed |
+| sealed | both | the Parquet | the lines are removed |
+| done | `part-00000.parquet` | the Parquet | |
 
-Each arrow is one rename, and the lines are removed after the Parquet file is there, so at every
-instant each tick is there once: a part that has a Parquet file is read from it, any other from its
-lines. Damaged lines are kept in `_part-00000.damaged`.
+Every step is one rename or one removal, and a stretch with a Parquet part is read from there only.
+So at every instant each tick is read once, and a sealing that was killed is done again from the
+state that it left. The records of the part are counted before the lines are removed. Two processes
+may seal one folder: both write the same part, and the last rename wins.
+
+Damaged lines are kept in `_part-00000.damaged`. A Parquet part that cannot be read, and has no
+lines beside it, is renamed to `_part-00000.parquet.broken`.
 
     python -m metronorm.store.sealing FOLDER [FOLDER ...]
 """
@@ -22,7 +31,13 @@ from typing import TYPE_CHECKING
 from metronorm.errors import MetronormError, RunError
 from metronorm.files import file_aside, remove_leftovers, write_atomic
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import BROKEN, is_readable, looks_whole, out_of_memory, scan
+from metronorm.store.parquet_parts import (
+    BROKEN,
+    has_parquet_magic,
+    is_readable,
+    out_of_memory,
+    scan,
+)
 from metronorm.store.ring import abandoned_ring, abandoned_rings
 from metronorm.store.run_directory import read_run_info, tape_folders
 from metronorm.store.schema import KINDS
@@ -36,18 +51,18 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("metronorm")
 
-# the second version of the encodings: half the size, and twice as fast to read
+# version 2 of the encodings halves the size and the time to read
 FORMAT = "format parquet, parquet_version v2, compression zstd"
 
 
 def seal_run(directory: Path) -> int:
-    """Seal all that is finished of a run; how many parts were made.
+    """Seal all finished stretches of a run; return how many parts were made.
 
-    What a dead process has left in memory on this machine is put on its tape first. A tape that is
-    being written keeps its live lines. A part that cannot be read is put aside as `.broken`.
+    Lines that a dead process left in memory of this machine are first put on its tape. A tape that
+    is being written keeps its live lines.
 
     Raises:
-        RunError: no run there, or one of a newer schema.
+        RunError: there is no run, or it has a newer schema.
         OSError: the directory is not writable, or the disk is full; nothing is lost.
     """
     identity = read_run_info(directory).id
@@ -64,16 +79,16 @@ def seal_run(directory: Path) -> int:
             except RunError:  # it is being written
                 made += seal_parts(folder, kind)
             for part in folder.glob("part-*.parquet"):
-                if not _holds(part):
+                if not _is_sealed_part(part):
                     aside = part.rename(part.with_name(f"_{part.name}{BROKEN}"))
                     _log.warning("%s cannot be read; it is kept as %s", part, aside.name)
     return made
 
 
 def recover_all() -> None:
-    """Put on their tapes what dead processes have left in this machine's memory."""
+    """Put lines that dead processes left in memory of this machine on their tapes, of any run."""
     for ring, folder in abandoned_rings():
-        # what cannot be written now stays where it is
+        # lines that cannot be written now stay in their ring
         with contextlib.suppress(OSError, MetronormError):
             tape = Tape(folder)
             try:
@@ -84,30 +99,52 @@ def recover_all() -> None:
 
 
 def recover(folder: Path, tape: Tape, kind: str, identity: str) -> None:
-    """Put on a dead process's tape what is in its ring."""
+    """Put the lines in the ring of a dead process on its tape, and remove the ring.
+
+    Args:
+        folder: the folder of the tape.
+        tape: the tape, opened by this process.
+        kind: the kind of its lines.
+        identity: the `id` of the run.
+
+    Raises:
+        OSError: the tape did not take all lines; the ring stays.
+    """
     with abandoned_ring(tape_ring(folder, kind, identity), folder) as ring:
         if not ring:
             return
-        live = folder / LIVE
-        there, late = Lines(), Lines()
-        there.add(live.read_bytes(), kind)
-        late.add(ring, kind)
-        known = set(there.whole)
-        fresh = b"".join(line for line in late.whole if line not in known)
-        if there.torn:  # the whole line is in the ring
-            tape.cut(len(there.torn))
-        if tape.append(fresh) < len(fresh):
+        on_tape, in_ring = Lines(), Lines()
+        on_tape.add((folder / LIVE).read_bytes(), kind)
+        in_ring.add(ring, kind)
+        known = set(on_tape.whole)
+        only_in_ring = b"".join(line for line in in_ring.whole if line not in known)
+        if on_tape.torn:  # the whole of this line is in the ring
+            tape.cut(len(on_tape.torn))
+        if tape.append(only_in_ring) < len(only_in_ring):
             raise tape.last_error or OSError("the tape took only a part")
 
 
 def seal_tape(folder: Path) -> int:
-    """Seal all of a tape that nobody writes any more; how many parts were made."""
+    """Seal all lines of a tape that no process writes any more; return how many parts were made.
+
+    Raises:
+        RunError: a process writes the tape.
+        OSError: the directory is not writable, or the disk is full; nothing is lost.
+    """
     finish_tape(folder)
     return seal_parts(folder, folder.parent.parent.name)
 
 
 def finish_tape(folder: Path) -> int:
-    """Let all of a tape that nobody writes any more be sealed; how many bytes of lines that is."""
+    """Finish the last stretch of a tape that no process writes any more.
+
+    Returns:
+        The bytes of all lines of the tape that are not sealed.
+
+    Raises:
+        RunError: a process writes the tape.
+        OSError: the directory is not writable.
+    """
     live = folder / LIVE
     if live.is_file():
         tape = Tape(folder)
@@ -122,12 +159,20 @@ def finish_tape(folder: Path) -> int:
 
 
 def seal_parts(folder: Path, kind: str) -> int:
-    """Seal the finished stretches of a tape; how many parts were made."""
+    """Seal the finished stretches of a tape; return how many parts were made.
+
+    Args:
+        folder: the folder of the tape.
+        kind: the kind of its lines.
+
+    Raises:
+        OSError: the directory is not writable, or the disk is full; nothing is lost.
+    """
     made = 0
     for path in sorted(folder.glob("_part-*.jsonl")):
-        if not path.is_file():  # a pipe would be waited for
+        if not path.is_file():  # opening a named pipe would wait
             continue
-        if not _holds(sealed_as(path)):
+        if not _is_sealed_part(sealed_as(path)):
             try:
                 _seal(path, kind)
             except FileNotFoundError:
@@ -140,15 +185,16 @@ def seal_parts(folder: Path, kind: str) -> int:
     return made
 
 
-def _holds(part: Path) -> bool:
-    """Whether a part is there, as after sealing that was cut short, and can be read."""
-    if not looks_whole(part):
+def _is_sealed_part(part: Path) -> bool:
+    """Whether there is such a part, and all of it can be read."""
+    if not has_parquet_magic(part):
         return False
     with connect(threads=1) as connection:
         return is_readable(connection, part)
 
 
 def _seal(path: Path, kind: str) -> None:
+    """Write the Parquet part of a finished stretch; the lines stay."""
     import duckdb
 
     lines = Lines()
@@ -161,7 +207,7 @@ def _seal(path: Path, kind: str) -> None:
     ):
         try:
             columns = load_lines(connection, kind, [({}, lines.whole)], "lines")
-            # (what is sorted is narrow: the arrays of the lines)
+            # (sorted before the arrays become columns: the rows are narrow then)
             query = f"select {select(columns)} from (from lines order by tick, time_ns)"
             connection.execute(f"copy ({query}) to {literal(str(aside))} ({FORMAT})")
             counted = connection.sql(f"select count(*) from {scan([aside])}").fetchall()
@@ -174,16 +220,19 @@ def _seal(path: Path, kind: str) -> None:
 
 
 def start_sealing(*folders: Path) -> int:
-    """Seal the finished stretches of tapes in a process of its own; its number.
+    """Start a process that seals the finished stretches of tapes; return its number.
 
-    Sealing takes time and memory, of which the training thread spends none.
+    So sealing takes neither time nor memory of the process that trains.
+
+    Args:
+        folders: the folders of the tapes.
 
     Raises:
-        OSError: it cannot be begun.
+        OSError: the process cannot be started.
     """
     return spawn(
         sys.executable,
-        "-P",  # a module in the working folder is not the one that is meant
+        "-P",  # a file `metronorm.py` in the working directory must not be imported
         "-m",
         "metronorm.store.sealing",
         *map(str, folders),
@@ -191,17 +240,17 @@ def start_sealing(*folders: Path) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Seal the finished stretches in some folders."""
+    """Seal the finished stretches in the folders that `argv` names, at low priority."""
     os.nice(10)
     for folder in map(Path, argv):
-        with _in_turn(folder):
+        with _one_at_a_time(folder):
             seal_parts(folder, folder.parent.parent.name)
     return 0
 
 
 @contextlib.contextmanager
-def _in_turn(folder: Path) -> Iterator[None]:
-    """Wait for the process that seals a folder already: two would do the same work."""
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in this block for the folder: two would do the same work."""
     file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):  # a file system without locks

@@ -1,7 +1,7 @@
-"""A process begun without the training thread noticing.
+"""Start a process without holding up the training thread.
 
-Python's own ways hold the interpreter until the child runs its program, which on a busy machine
-takes many milliseconds; a foreign function does not.
+`subprocess` holds the interpreter's lock until the child runs its program, which takes many
+milliseconds on a busy machine. A call through `ctypes` releases that lock.
 """
 
 from __future__ import annotations
@@ -9,50 +9,57 @@ from __future__ import annotations
 import ctypes
 import os
 
-# the C libraries' structures are smaller
+# room for a `posix_spawn_file_actions_t`, which is smaller in every C library
 _ACTIONS_BYTES = 1024
 
-_begun: set[int] = set()
+_children: set[int] = set()  # those that have not been waited for
 
 
 def spawn(*arguments: str) -> int:
-    """Run a program, by its path, with nothing on its standard streams; its process number.
+    """Run a program with its standard streams on /dev/null.
 
-    One that has ended is laid to rest by `is_running`, or when the next is begun.
+    `is_running`, or the next `spawn`, waits for a child that has ended, so that it leaves no entry
+    in the table of processes.
+
+    Args:
+        arguments: the path of the program, and its arguments.
+
+    Returns:
+        The number of the process.
 
     Raises:
-        OSError: it cannot be run.
+        OSError: the program cannot be run.
     """
-    for earlier in list(_begun):
+    for earlier in list(_children):
         is_running(earlier)
     library = ctypes.CDLL(None)
     actions = ctypes.create_string_buffer(_ACTIONS_BYTES)
     library.posix_spawn_file_actions_init(actions)
     for stream in range(3):
         library.posix_spawn_file_actions_addopen(actions, stream, b"/dev/null", os.O_RDWR, 0)
-    given = [os.fsencode(argument) for argument in arguments]
+    argv = [os.fsencode(argument) for argument in arguments]
     environment = [name + b"=" + value for name, value in os.environb.items()]
     process = ctypes.c_int()
     error = library.posix_spawn(
-        ctypes.byref(process), given[0], actions, None, _texts(given), _texts(environment)
+        ctypes.byref(process), argv[0], actions, None, _c_strings(argv), _c_strings(environment)
     )
     library.posix_spawn_file_actions_destroy(actions)
     if error:
         raise OSError(error, os.strerror(error))
-    _begun.add(process.value)
+    _children.add(process.value)
     return process.value
 
 
 def is_running(process: int) -> bool:
-    """Whether a child has not ended; one that has is laid to rest."""
+    """Whether a child is still running; waits for one that has ended."""
     try:
-        runs = os.waitpid(process, os.WNOHANG) == (0, 0)
-    except ChildProcessError:  # somebody else has waited for it
-        runs = False
-    if not runs:
-        _begun.discard(process)  # its number may be another's from now on
-    return runs
+        running = os.waitpid(process, os.WNOHANG) == (0, 0)
+    except ChildProcessError:  # other code has waited for it
+        running = False
+    if not running:
+        _children.discard(process)  # another process may get this number from now on
+    return running
 
 
-def _texts(texts: list[bytes]) -> ctypes.Array[ctypes.c_char_p]:
+def _c_strings(texts: list[bytes]) -> ctypes.Array[ctypes.c_char_p]:
     return (ctypes.c_char_p * (len(texts) + 1))(*texts, None)

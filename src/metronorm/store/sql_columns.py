@@ -1,4 +1,8 @@
-"""From lines to columns, in DuckDB: one column for each phase and each metric."""
+"""From lines to columns, in DuckDB: one column for each phase and each metric.
+
+A column for each name would make wide rows, and DuckDB slow. So a map of a line is first loaded as
+one array, in which every name has its place, and a column is an element of that array.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,8 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    Tapes = Sequence[tuple[dict[str, int], Sequence[bytes]]]  # place and lines of each
+    # for each tape the columns that name its place, such as attempt and rank, and its lines
+    Tapes = Sequence[tuple[dict[str, int], Sequence[bytes]]]
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -26,22 +31,25 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 def load_lines(
     connection: duckdb.DuckDBPyConnection, kind: str, tapes: Tapes, table: str
 ) -> dict[str, str]:
-    """Put lines into a temporary table; SQL of every column that they have, by its name.
+    """Load lines into a temporary table.
 
     Args:
-        connection: gets the table.
-        kind: of the lines.
-        tapes: lines that are whole, with the columns that say where they are from.
-        table: its name.
+        connection: the database that gets the table.
+        kind: the kind of the lines.
+        tapes: whole lines, with the columns that name their place.
+        table: the name of the table.
+
+    Returns:
+        SQL for every column that the lines have, by its name.
 
     Raises:
         OSError: the folder for temporary files is full.
     """
     arrays = _arrays(tapes, MAPS[kind])
-    forms = dict.fromkeys((name for place, _ in tapes for name in place), "BIGINT") | COLUMNS[kind]
-    listed = ", ".join(f"{literal(name)}: {literal(form)}" for name, form in forms.items())
-    known = set(forms).difference(arrays, OPTIONAL)
-    longest = 16 << 20  # (DuckDB's own; each of its threads takes that twice)
+    types = dict.fromkeys((name for place, _ in tapes for name in place), "BIGINT") | COLUMNS[kind]
+    typed = ", ".join(f"{literal(name)}: {literal(form)}" for name, form in types.items())
+    known = set(types).difference(arrays, OPTIONAL)
+    longest = 16 << 20  # DuckDB's default; each of its threads takes twice as much memory
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "lines.jsonl")
         with open(path, "wb") as file:
@@ -55,9 +63,9 @@ def load_lines(
         connection.execute(
             f"create or replace temp table {identifier(table)} as select * from "
             f"read_json({literal(literal_glob(path))}, format = 'newline_delimited', "
-            f"columns = {{{listed}}}, maximum_object_size = {longest})"
+            f"columns = {{{typed}}}, maximum_object_size = {longest})"
         )
-    columns = {name: identifier(name) for name in forms if name in known and name not in arrays}
+    columns = {name: identifier(name) for name in types if name in known and name not in arrays}
     if kind == "ticks":
         columns["clock_ns"] = "coalesce(clock_ns, 0)"
         phases = sorted(arrays["phases"].names, key=lambda name: name == UNATTRIBUTED)
@@ -74,9 +82,14 @@ def load_lines(
 
 
 class _Array:
-    """The values of a map as arrays, in which every name has its place: frequent ones come first.
+    """The arrays of the values of a map, in which every name has a place.
 
-    So a line with few of many names stays short. `names` are in the order in which they came up.
+    Frequent names come first, so that a line with few of many names has a short array. `names` are
+    in the order of their first appearance.
+
+    Args:
+        column: the name of the map.
+        counts: how often each name appears, in the order of their first appearance.
     """
 
     def __init__(self, column: str, counts: Counter[str]) -> None:
@@ -85,7 +98,7 @@ class _Array:
         self._places = {name: at for at, (name, _) in enumerate(counts.most_common())}
 
     def of(self, values: dict[str, Any]) -> list[Any]:
-        """The array of a map."""
+        """The array of one map, up to the last place that it uses."""
         places = self._places
         array = [None] * (1 + max(map(places.__getitem__, values), default=-1))
         for name, value in values.items():
@@ -93,7 +106,7 @@ class _Array:
         return array
 
     def sql(self, names: Sequence[str]) -> str:
-        """The value of the first of some names that a line has."""
+        """SQL for the value of the first of these names that a line has."""
         values = [f"{identifier(self._column)}[{self._places[name] + 1}]" for name in names]
         return values[0] if len(values) == 1 else f"coalesce({', '.join(values)})"
 
@@ -110,7 +123,7 @@ def _arrays(tapes: Tapes, maps: Sequence[str]) -> dict[str, _Array]:
 
 
 def _by_lower_case(names: Iterable[str]) -> Iterable[list[str]]:
-    """Names that SQL takes for the same are the same column."""
+    """Group names that SQL takes for one column: those that differ in case only."""
     spellings: dict[str, list[str]] = {}
     for name in names:
         spellings.setdefault(name.lower(), []).append(name)
@@ -118,7 +131,7 @@ def _by_lower_case(names: Iterable[str]) -> Iterable[list[str]]:
 
 
 def select(columns: dict[str, str]) -> str:
-    """What stands behind `select` for columns by their names."""
+    """SQL to be put behind `select`, for the SQL of columns by their names."""
     return ", ".join(f"{sql} as {identifier(name)}" for name, sql in columns.items())
 
 
@@ -128,13 +141,13 @@ def literal(value: str) -> str:
 
 
 def literal_glob(path: Path) -> str:
-    """What DuckDB's readers take for this one file, whatever signs its path has.
+    """The pattern that makes DuckDB's readers read exactly this file.
 
-    They read every path as a pattern: `runs/layers=[64]` would be `runs/layers=6`. (`copy ... to`
-    does not: it takes `literal(str(path))`.)
+    They take every path for a pattern: `runs/layers=[64]` would match `runs/layers=6`. (`copy ...
+    to` takes a plain path.)
 
     Raises:
-        RunError: a path that DuckDB has no form for, with both a backslash and one of `*?[`.
+        RunError: the path has both a backslash and one of `*?[`, for which DuckDB has no pattern.
     """
     plain = str(path.resolve())
     escaped = glob.escape(plain)

@@ -1,8 +1,25 @@
 """The tape: append-only files of JSON lines in one folder, written by one process.
 
-`_live.jsonl` is being written; a stretch that is finished is renamed to `_part-00000.jsonl`, and
-becomes `part-00000.parquet` when it is sealed. What reads a folder of Parquet files passes over
-names that begin with an underscore.
+| file | holds | next | by |
+| --- | --- | --- | --- |
+| `_next.jsonl` | nothing yet | `_live.jsonl` | `rotate`, second rename |
+| `_live.jsonl` | the stretch that is being written | `_part-00000.jsonl` | `rotate`, first rename |
+| `_part-00000.jsonl` | a finished stretch | `part-00000.parquet` | `sealing.py` |
+| `part-00000.parquet` | a sealed stretch | | |
+
+Readers of Parquet data sets ignore names that begin with an underscore. `_next.jsonl` is made
+before the renames: if the disk is too full for a new file, `_live.jsonl` stays as it is. Between
+the two renames there is no `_live.jsonl`; a reader then looks again (`unsealed_lines.read_tape`).
+
+The end of `_live.jsonl`:
+
+| state | event | next |
+| --- | --- | --- |
+| whole lines | `append` succeeds | whole lines |
+| whole lines | the disk takes a part of a line | the part is cut off: whole lines |
+| whole lines | the same, and the file cannot be cut | torn |
+| torn | `append`, which writes a newline first | whole lines, and one that is damaged |
+| any | the process is killed inside a write | torn; the ring has the line |
 """
 
 from __future__ import annotations
@@ -26,25 +43,25 @@ LIVE = "_live.jsonl"
 NEXT = "_next.jsonl"
 _PART = re.compile(r"_?part-(\d+)\.")
 
-# what JSON has no form for (a path, a dtype) is put down as its text
+# a value that JSON cannot hold, such as a path or a dtype, becomes its text
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def encode(record: Any) -> bytes:
-    """One line of a tape."""
+    """A record as one line of a tape."""
     return _encode(record) + b"\n"
 
 
 class Tape:
-    """Appends lines to `_live.jsonl` in `folder`: whole lines, or none of a line.
+    """Appends whole lines to `_live.jsonl` in a folder.
 
-    What a full disk let through of a line is cut off again. Once `append` has returned, the lines
-    survive the death of the process (though not of the machine: there is no fsync).
+    Once `append` has returned, the lines survive the death of the process, but not of the machine:
+    there is no fsync. `last_error` is the error of the last append, None if it succeeded.
 
     Args:
-        folder: of the tape.
-        identity: of its run; a folder that was put into the place of this one and belongs to
-            another run is left alone. None: whichever run it is of.
+        folder: the folder of the tape.
+        identity: the `id` of the run. If another run has taken the place of this one, nothing is
+            written into its folder. None: write into the folder of any run.
 
     Raises:
         OSError: the folder is not writable.
@@ -75,43 +92,51 @@ class Tape:
 
     @property
     def size(self) -> int:
-        """Bytes of `_live.jsonl`."""
+        """Bytes of `_live.jsonl`; 0 if the file was removed."""
         try:
             return os.fstat(self._file).st_size
-        except OSError:  # it was taken away
+        except OSError:  # no file is open: the folder was removed
             return 0
 
     def append(self, *pieces: bytes | memoryview) -> int:
-        """Append whole lines; how many bytes of them are on the tape now: all, or up to a line.
+        """Append whole lines; an error of the disk is kept in `last_error`.
 
         Args:
-            pieces: of the lines; a line may begin in one and end in the next.
+            pieces: the lines; a line may begin in one piece and end in the next.
+
+        Returns:
+            How many bytes of them are on the tape now: whole lines, from the first on.
         """
-        ended = int(self._torn)
-        if ended:
+        added = int(self._torn)  # bytes that are not of the pieces
+        if added:
             pieces = (b"\n", *pieces)
         wanted = sum(len(memoryview(piece)) for piece in pieces)
         written = 0
         try:
-            self._find()
+            self._reopen_if_moved()
             written = os.writev(self._file, pieces)
-            if written < wanted:  # a disk that fills up, or a signal, stopped it half way
+            if written < wanted:  # the disk became full, or a signal interrupted the write
                 rest = b"".join(pieces)
                 while written < wanted:
                     written += os.write(self._file, rest[written:])
         except OSError as error:
-            # not the error itself: its frames would keep the pieces, and so the ring's memory
+            # a copy: the error itself has a traceback, which would keep the ring's memory alive
             self.last_error = OSError(error.errno, error.strerror)
             whole = b"".join(pieces).rfind(b"\n", 0, written) + 1
             if written > whole:
                 self.cut(written - whole)
-            return max(whole - ended, 0)
+            return max(whole - added, 0)
         self.last_error = None
         self._torn = False
-        return written - ended
+        return written - added
 
-    def _find(self) -> None:
-        """Write into the folder that is there, not into a file that was removed with another."""
+    def _reopen_if_moved(self) -> None:
+        """Open `_live.jsonl` again if the folder was replaced, and the open file is not in it.
+
+        Raises:
+            FileNotFoundError: there is no folder, it is of another run, or another process writes
+                its tape.
+        """
         here = self.folder / LIVE
         if self._file >= 0:
             if here.exists() and here.stat().st_ino == os.fstat(self._file).st_ino:
@@ -124,21 +149,22 @@ class Tape:
                 return
         except RunError:  # another process writes it, or there is no run
             pass
-        why = "another run is in its place" if self.folder.exists() else os.strerror(errno.ENOENT)
-        raise FileNotFoundError(errno.ENOENT, why)
+        is_other = self.folder.exists()
+        reason = "another run is in its place" if is_other else os.strerror(errno.ENOENT)
+        raise FileNotFoundError(errno.ENOENT, reason)
 
     def cut(self, count: int) -> None:
-        """Take back the last `count` bytes: a line without its end."""
+        """Cut off the last `count` bytes: a line without its end."""
         try:
             os.ftruncate(self._file, os.fstat(self._file).st_size - count)
         except OSError:
             self._torn = True
 
     def rotate(self) -> None:
-        """Finish this stretch: `_live.jsonl` becomes the next part, a new one is begun.
+        """Finish this stretch: `_live.jsonl` becomes the next part, and a new one begins.
 
         Raises:
-            OSError: the folder does not take it; the tape goes on as it was.
+            OSError: the disk refuses a new file; the tape stays as it was.
         """
         number = next_part(self.folder)
         file = self._open(NEXT)
@@ -152,7 +178,7 @@ class Tape:
         self._file = file
 
     def close(self) -> None:
-        """Close the file; closing twice does nothing."""
+        """Close the file; a second call does nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -163,7 +189,7 @@ def _run_of(folder: Path) -> str:
 
 
 def is_written(folder: Path) -> bool:
-    """Whether a process of this machine is writing a tape."""
+    """Whether a process writes this tape; False also where no lock can be seen."""
     try:
         file = open_regular(folder / LIVE)
     except OSError:
