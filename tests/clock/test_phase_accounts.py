@@ -15,7 +15,7 @@ import pytest
 
 from metronorm.clock._ticking import Account, Accounts, all_plain
 from metronorm.clock.phase_timer import Ledger
-from metronorm.store.schema import LARGEST, UNATTRIBUTED
+from metronorm.store.schema import LARGEST_INTEGER, UNATTRIBUTED
 
 from .virtual import VirtualTime
 
@@ -278,10 +278,10 @@ def test_threads_in_one_ledger() -> None:
         (1.0, True),
         (float("nan"), True),
         (0, True),
-        (LARGEST, True),
-        (-LARGEST, True),
-        (LARGEST + 1, False),
-        (-LARGEST - 1, False),
+        (LARGEST_INTEGER, True),
+        (-LARGEST_INTEGER, True),
+        (LARGEST_INTEGER + 1, False),
+        (-LARGEST_INTEGER - 1, False),
         (10**30, False),
         (True, False),
         (None, False),

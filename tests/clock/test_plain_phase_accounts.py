@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from metronorm.clock import _ticking
 from metronorm.clock import phase_accounts as accounts
-from metronorm.store.schema import LARGEST
+from metronorm.store.schema import LARGEST_INTEGER
 
 from .virtual import VirtualTime
 
@@ -46,7 +46,9 @@ def test_both_do_the_same(acts: list[tuple[str, Any]]) -> None:
     assert in_cpp == replayed(accounts.PlainAccounts, accounts.PlainAccount, acts)
 
 
-@pytest.mark.parametrize("value", [1.0, 3, LARGEST, -LARGEST, LARGEST + 1, True, None, "1"])
+@pytest.mark.parametrize(
+    "value", [1.0, 3, LARGEST_INTEGER, -LARGEST_INTEGER, LARGEST_INTEGER + 1, True, None, "1"]
+)
 @pytest.mark.parametrize("known", [{"a"}, {"b"}])
 def test_both_find_the_same_plain(value: Any, known: set[str]) -> None:
     for metrics in ({"a": value}, {}, {"a": 0.5, "b": value}):

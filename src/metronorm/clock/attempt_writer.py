@@ -15,7 +15,7 @@ from metronorm.errors import MetronormError
 from metronorm.store.ring import ring_path
 from metronorm.store.run_config import to_json
 from metronorm.store.run_directory import tape_folder, versions
-from metronorm.store.schema import LARGEST
+from metronorm.store.schema import LARGEST_INTEGER
 from metronorm.store.sealing import finish_tape, recover_all, seal_parts, start_sealing
 from metronorm.store.tape import encode
 from metronorm.store.writer import CAPACITIES, Channel, Writer
@@ -230,4 +230,4 @@ def _unicode(text: str) -> str:
 
 def _as_column(number: int) -> int:
     """The nearest number that a column of integers can hold."""
-    return max(-LARGEST, min(number, LARGEST))
+    return max(-LARGEST_INTEGER, min(number, LARGEST_INTEGER))

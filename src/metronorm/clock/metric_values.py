@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from metronorm.clock.device import fetcher
 from metronorm.errors import ConfigError
 from metronorm.scalars import as_integer
-from metronorm.store.schema import LARGEST
+from metronorm.store.schema import LARGEST_INTEGER
 
 if TYPE_CHECKING:
     from metronorm.clock.device import Device, PendingValue
@@ -47,7 +47,7 @@ def check_beats(value: Any) -> int:
         ConfigError: `value` is not a positive integer of 64 bits.
     """
     beats = as_integer(value)
-    if beats is None or not 0 < beats <= LARGEST:
+    if beats is None or not 0 < beats <= LARGEST_INTEGER:
         raise ConfigError("beats must be a positive integer", got=repr(value))
     return beats
 
@@ -75,7 +75,7 @@ def plain_number(name: str, value: Any) -> float | int:
         except (TypeError, ValueError, RuntimeError):
             number = None
     if isinstance(number, int):
-        return int(number) if -LARGEST <= number <= LARGEST else _as_float(number)
+        return int(number) if -LARGEST_INTEGER <= number <= LARGEST_INTEGER else _as_float(number)
     if isinstance(number, Real | Decimal):  # also a Fraction, and floats longer than Python's
         return _as_float(number)
     raise _not_a_number(name, value)

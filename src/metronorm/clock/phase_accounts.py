@@ -9,7 +9,7 @@ from __future__ import annotations
 from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
-from metronorm.store.schema import LARGEST
+from metronorm.store.schema import LARGEST_INTEGER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,7 +147,7 @@ class PlainPauses:
 def plain_all_plain(metrics: dict[str, Any], known: set[str]) -> bool:
     """Whether all values are floats or ints of 64 bits and all names are known."""
     return known.issuperset(metrics) and all(
-        type(value) is float or (type(value) is int and abs(value) <= LARGEST)
+        type(value) is float or (type(value) is int and abs(value) <= LARGEST_INTEGER)
         for value in metrics.values()
     )
 

@@ -10,7 +10,7 @@ from metronorm.clock.metric_values import check_beats
 from metronorm.clock.progress import Progress, last_tick
 from metronorm.errors import ConfigError
 from metronorm.scalars import as_integer
-from metronorm.store.schema import LARGEST
+from metronorm.store.schema import LARGEST_INTEGER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -64,7 +64,7 @@ class TickLoop:
 
     def _checked(self, value: Any, *, in_tick: bool) -> int:
         tick = as_integer(value)
-        if tick is None or not -LARGEST <= tick < LARGEST:
+        if tick is None or not -LARGEST_INTEGER <= tick < LARGEST_INTEGER:
             raise ConfigError("a tick must be an integer of 64 bits", got=repr(value))
         newest = self._recording.newest
         if newest is not None and tick < newest + in_tick:
@@ -133,7 +133,7 @@ class TickLoop:
                         batch = next(source, _EXHAUSTED)
                         beats = getattr(batch, "beats", 1)
                         recording.beats = (
-                            beats if type(beats) is int and 0 < beats <= LARGEST else 1
+                            beats if type(beats) is int and 0 < beats <= LARGEST_INTEGER else 1
                         )
                     else:
                         batch = list(itertools.islice(source, size))
