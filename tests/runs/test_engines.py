@@ -13,7 +13,7 @@ import pytest
 
 from metronorm.runs import open_run
 from metronorm.store import ring as rings
-from metronorm.store.run_directory import number
+from metronorm.store.run_directory import folder_number
 from metronorm.store.sealing import seal_run
 from metronorm.store.tape import LIVE, Tape
 
@@ -78,7 +78,9 @@ def pandas_parts(ticks: Path) -> Rows:
     """Each part with all of its columns."""
     pandas = pytest.importorskip("pandas")
     parts = [
-        pandas.read_parquet(part).assign(attempt=number(part.parents[1]), rank=number(part.parent))
+        pandas.read_parquet(part).assign(
+            attempt=folder_number(part.parents[1]), rank=folder_number(part.parent)
+        )
         for part in sorted(ticks.rglob("*.parquet"))
     ]
     found: Rows = pandas.concat(parts).to_dict("records")

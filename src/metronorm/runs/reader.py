@@ -16,7 +16,13 @@ from metronorm.store.parquet_parts import (
     out_of_memory,
     schemas,
 )
-from metronorm.store.run_directory import RunInfo, number, numbered, read_run_info, tape_folders
+from metronorm.store.run_directory import (
+    RunInfo,
+    folder_number,
+    numbered_folders,
+    read_run_info,
+    tape_folders,
+)
 from metronorm.store.schema import FIXED, KINDS, OPTIONAL, UNATTRIBUTED
 from metronorm.store.sql_columns import identifier, load_lines
 from metronorm.store.unsealed_lines import is_sealed, read_tape
@@ -69,7 +75,9 @@ class Run:
     @property
     def attempts(self) -> list[int]:
         """Numbers of the attempts that were begun."""
-        return [number(path) for path in numbered(self.directory / "ticks", "attempt")]
+        return [
+            folder_number(path) for path in numbered_folders(self.directory / "ticks", "attempt")
+        ]
 
     def ticks(self, history: History = "effective") -> Table:
         """One row per tick: `attempt, rank, tick, time_ns, wall_ns, beats`, `PHASE_ns`, metrics.
@@ -188,7 +196,7 @@ class Run:
         for folder in tape_folders(self.directory, kind):
             sealed, lines = read_tape(folder, kind, self.info.id)
             parts += sealed
-            place = {"attempt": number(folder.parent), "rank": number(folder)}
+            place = {"attempt": folder_number(folder.parent), "rank": folder_number(folder)}
             tapes.append((place, [line for line in lines.whole if having in line]))
         sources = self._sealed(parts)
         if any(lines for _, lines in tapes):

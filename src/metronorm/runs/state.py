@@ -42,7 +42,7 @@ import msgspec
 from metronorm.files import is_alive
 from metronorm.scalars import as_integer
 from metronorm.store.owner import read_owner_file
-from metronorm.store.run_directory import number, numbered
+from metronorm.store.run_directory import folder_number, numbered_folders
 from metronorm.store.sql_columns import literal
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ def run_state(run: Run, events: Table) -> str:
     attempt_events = AttemptEvents()
     for name, rank, fields in rows.fetchall():
         attempt_events.add(name, rank, msgspec.json.decode(fields))
-    tapes = numbered(run.directory / "ticks" / f"attempt={attempt}", "rank")
-    return attempt_state(run.directory, map(number, tapes), attempt_events)
+    tapes = numbered_folders(run.directory / "ticks" / f"attempt={attempt}", "rank")
+    return attempt_state(run.directory, map(folder_number, tapes), attempt_events)
 
 
 def attempt_state(directory: Path, ranks: Iterable[int], events: AttemptEvents) -> str:

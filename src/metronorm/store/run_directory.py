@@ -197,7 +197,7 @@ def create_run(
         if (
             place
             and found.launch == place.launch
-            and place.rank not in map(number, tape_folders(directory, "ticks"))
+            and place.rank not in map(folder_number, tape_folders(directory, "ticks"))
         ):
             return found
         check_free(directory)
@@ -233,7 +233,7 @@ def new_attempt(directory: Path, place: Place) -> int:
     ticks = directory / "ticks"
     ticks.mkdir(parents=True, exist_ok=True)
     while True:
-        newest = max(map(number, numbered(ticks, "attempt")), default=-1)
+        newest = max(map(folder_number, numbered_folders(ticks, "attempt")), default=-1)
         newest_folder = ticks / f"attempt={newest}"
         with contextlib.suppress(FileNotFoundError):
             if read_regular(newest_folder / _LAUNCH) == place.launch.encode():
@@ -262,12 +262,12 @@ def tape_folders(directory: Path, kind: str) -> list[Path]:
     """
     return [
         folder
-        for attempt in numbered(directory / kind, "attempt")
-        for folder in numbered(attempt, "rank")
+        for attempt in numbered_folders(directory / kind, "attempt")
+        for folder in numbered_folders(attempt, "rank")
     ]
 
 
-def numbered(folder: Path, key: str) -> list[Path]:
+def numbered_folders(folder: Path, key: str) -> list[Path]:
     """The folders `KEY=NUMBER` in a folder, sorted by number; all other names are ignored.
 
     Raises:
@@ -276,13 +276,13 @@ def numbered(folder: Path, key: str) -> list[Path]:
     prefix = f"{key}="
     found = [
         path
-        for path in listed(folder)
+        for path in paths_in(folder)
         if path.name.startswith(prefix) and path.name[len(prefix) :].isdecimal()
     ]
-    return sorted(found, key=number)
+    return sorted(found, key=folder_number)
 
 
-def listed(folder: Path) -> list[Path]:
+def paths_in(folder: Path) -> list[Path]:
     """The paths in a folder of a run; none if there is no such folder.
 
     Raises:
@@ -298,7 +298,7 @@ def listed(folder: Path) -> list[Path]:
         ) from None
 
 
-def number(path: Path) -> int:
+def folder_number(path: Path) -> int:
     """The number in the name of a folder `KEY=NUMBER`: 3 for `attempt=3`."""
     return int(path.name.partition("=")[2])
 

@@ -12,7 +12,7 @@ from metronorm.errors import RunError
 from metronorm.files import open_regular
 from metronorm.store.parquet_parts import has_parquet_magic
 from metronorm.store.ring import read_ring, ring_path
-from metronorm.store.run_directory import listed, number
+from metronorm.store.run_directory import folder_number, paths_in
 from metronorm.store.schema import LINE_TYPES
 from metronorm.store.tape import LIVE, encode, is_written, next_part
 
@@ -146,11 +146,11 @@ def sealed_parts(folder: Path) -> list[Path]:
     """
     return sorted(
         path
-        for path in listed(folder)
+        for path in paths_in(folder)
         if path.name.startswith("part-") and path.suffix == ".parquet"
     )
 
 
 def tape_ring(folder: Path, kind: str, identity: str) -> Path:
     """The path of the ring of the tape in a folder."""
-    return ring_path(identity, kind, number(folder.parent), number(folder))
+    return ring_path(identity, kind, folder_number(folder.parent), folder_number(folder))

@@ -21,7 +21,7 @@ from metronorm.runs.following.snapshot import Event, Snapshot
 from metronorm.runs.following.tail import Tail
 from metronorm.runs.reader import open_run
 from metronorm.runs.state import STATE_EVENTS, attempt_state
-from metronorm.store.run_directory import number, numbered, read_run_info
+from metronorm.store.run_directory import folder_number, numbered_folders, read_run_info
 from metronorm.store.schema import KINDS, TickRecord
 from metronorm.store.sql_columns import identifier, literal
 
@@ -62,12 +62,12 @@ class Follower:
             RunError: the run is there no more, or cannot be read.
         """
         info = read_run_info(self.directory)
-        attempts = numbered(self.directory / "ticks", "attempt")
-        newest = max(map(number, attempts), default=-1)
+        attempts = numbered_folders(self.directory / "ticks", "attempt")
+        newest = max(map(folder_number, attempts), default=-1)
         tapes = {
-            (kind, number(path)): path
+            (kind, folder_number(path)): path
             for kind in KINDS
-            for path in numbered(self.directory / kind / f"attempt={newest}", "rank")
+            for path in numbered_folders(self.directory / kind / f"attempt={newest}", "rank")
         }
         same = (info.id, tapes) == (self._identity, self._tapes)
         if not (self._tails and same and self._follow()):
