@@ -5,6 +5,7 @@
 # make format     repair lint and format
 # make sanitize   build the kernels with AddressSanitizer and UBSan, then run their tests
 # make bench      run the benchmarks, which append rows to bench/results
+# make gpu        run the tests and benchmarks that need a GPU, in at most 12 minutes
 # make clean      remove what was built or installed (not your runs)
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train test test-fast check format sanitize bench clean
+.PHONY: help train test test-fast check format sanitize bench gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -62,6 +63,9 @@ bench: .venv/bench
 	$(BIN)/python bench/keras_norm.py
 	$(BIN)/python bench/ticks.py
 	$(BIN)/python bench/ticks_training.py
+
+gpu: .venv/bench .venv/dev
+	bench/gpu.sh
 
 clean:
 	rm -rf .venv build dist src/metronorm/norm/_kernels.so .mypy_cache .ruff_cache .pytest_cache .hypothesis

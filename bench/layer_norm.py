@@ -1,16 +1,20 @@
 """Layer normalization: ours, torch eager, `torch.compile`, and the plain copy of the same tensor.
 
 Forward without gradients, backward alone, and residual add + norm forward and backward, in bf16 and
-fp32; images against permute + norm + permute. Large blocks of memory are kept, as `metronorm train`
-keeps them: otherwise page faults outweigh everything that is compared here.
+fp32; images against permute + norm + permute. On a GPU also Liger, where it is installed, and
+RMSNorm; the rows go to `layer_norm_cuda.csv`. On CPUs large blocks of memory are kept, as
+`metronorm train` keeps them: otherwise page faults outweigh everything that is compared here.
 
-python bench/layer_norm.py             all of it, about four minutes
-python bench/layer_norm.py --quick     without torch.compile
+python bench/layer_norm.py                  all of it on the CPU, about four minutes
+python bench/layer_norm.py --quick          without torch.compile
+python bench/layer_norm.py --device cuda    on a GPU, about three minutes
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
+import importlib
+import importlib.util
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,7 +23,7 @@ from _race import race, ratios
 from _rows import append
 from torch import Tensor, nn
 
-from metronorm.norm import AddLayerNorm, LayerNorm, LayerNorm2d, backend
+from metronorm.norm import AddLayerNorm, LayerNorm, LayerNorm2d, RMSNorm, backend
 from metronorm.train.machine import keep_large_blocks
 
 if TYPE_CHECKING:
@@ -27,6 +31,21 @@ if TYPE_CHECKING:
 
 SHAPES = [(4096, 768), (2048, 4096), (16384, 2048), (32, 768), (512, 16384)]
 IMAGES = (32, 96, 56, 56)
+
+
+class Device:
+    """Where the race takes place: its name, where its rows go, and how long a race takes."""
+
+    def __init__(self, name: str) -> None:
+        self.torch = torch.device(name)
+        self.gpu = self.torch.type != "cpu"
+        self.benchmark = f"layer_norm_{self.torch.type}" if self.gpu else "layer_norm"
+        self.seconds = 0.5 if self.gpu else 2.0
+
+    def wait(self) -> None:
+        """Return when the device has computed everything."""
+        if self.gpu:
+            torch.accelerator.synchronize(self.torch)
 
 
 class Separate(nn.Module):
@@ -54,28 +73,40 @@ class Permuted(nn.Module):
 
 
 def main() -> None:
-    print("backend:", backend(), "threads:", torch.get_num_threads())
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    device = Device(arguments.device)
+    check_same(device)
+    print("backend:", "Triton" if device.gpu else backend(), "threads:", torch.get_num_threads())
     keep_large_blocks(True)
     torch.manual_seed(0)
-    quick = "--quick" in sys.argv
     for dtype in (torch.bfloat16, torch.float32):
         for rows, width in SHAPES:
-            compare_rows(rows, width, dtype, compiled=not quick)
-        compare_images(dtype)
+            compare_rows(device, rows, width, dtype, compiled=not arguments.quick)
+        compare_images(device, dtype)
 
 
-def compare_rows(rows: int, width: int, dtype: torch.dtype, *, compiled: bool) -> None:
+def compare_rows(
+    device: Device, rows: int, width: int, dtype: torch.dtype, *, compiled: bool
+) -> None:
     """One shape; appends milliseconds and ratios."""
     torch.compiler.reset()
     name = f"{rows}x{width} {str(dtype).removeprefix('torch.')}"
-    x, residual, dy = (torch.randn(rows, width).to(dtype) for _ in range(3))
+    x, residual, dy = (torch.randn(rows, width).to(device.torch, dtype) for _ in range(3))
     layers: dict[str, nn.Module] = {"torch": nn.LayerNorm(width), "ours": LayerNorm(width)}
     pairs: dict[str, nn.Module] = {"torch": Separate(width), "ours": AddLayerNorm(width)}
-    for module in (*layers.values(), *pairs.values()):
-        module.to(dtype)
-    if compiled:
-        layers["compile"] = torch.compile(layers["torch"], dynamic=False)  # type: ignore[assignment]
-        pairs["compile"] = torch.compile(pairs["torch"], dynamic=False)  # type: ignore[assignment]
+    rms: dict[str, nn.Module] = {}
+    if device.gpu:
+        rms = {"torch": nn.RMSNorm(width, eps=1e-6), "ours": RMSNorm(width)}
+        layers |= liger("LigerLayerNorm", width, eps=1e-5)
+        rms |= liger("LigerRMSNorm", width, eps=1e-6, in_place=False)
+    for each_of in (layers, pairs, rms):
+        for module in each_of.values():
+            module.to(device.torch, dtype)
+        if compiled and each_of:
+            each_of["compile"] = torch.compile(each_of["torch"], dynamic=False)  # type: ignore[assignment]
 
     def forward(layer: nn.Module) -> Callable[[], object]:
         def run() -> None:
@@ -84,23 +115,35 @@ def compare_rows(rows: int, width: int, dtype: torch.dtype, *, compiled: bool) -
 
         return run
 
-    report(f"{name}, forward", {"copy": x.clone, **each(layers, forward)})
-    report(f"{name}, backward", each(layers, lambda layer: backward(layer, x, dy)))
+    report(device, f"{name}, forward", {"copy": x.clone, **each(layers, forward)})
+    report(device, f"{name}, backward", each(layers, lambda layer: backward(layer, x, dy)))
     report(
+        device,
         f"{name}, add+norm forward+backward",
         each(pairs, lambda layer: forward_backward(layer, (x, residual), (dy, dy))),
     )
+    if rms:
+        runs = each(rms, lambda layer: forward_backward(layer, (x,), (dy,)))
+        report(device, f"{name}, RMSNorm forward+backward", runs)
 
 
-def compare_images(dtype: torch.dtype) -> None:
+def liger(name: str, width: int, **options: float) -> dict[str, nn.Module]:
+    """Liger's layer, where Liger is installed."""
+    if importlib.util.find_spec("liger_kernel") is None:
+        return {}
+    transformers = importlib.import_module("liger_kernel.transformers")
+    return {"liger": getattr(transformers, name)(width, **options)}
+
+
+def compare_images(device: Device, dtype: torch.dtype) -> None:
     """Contiguous images, forward and backward."""
     name = f"{'x'.join(map(str, IMAGES))} {str(dtype).removeprefix('torch.')}"
-    x, dy = (torch.randn(IMAGES).to(dtype) for _ in range(2))
+    x, dy = (torch.randn(IMAGES).to(device.torch, dtype) for _ in range(2))
     layers = {"torch": Permuted(IMAGES[1]), "ours": LayerNorm2d(IMAGES[1])}
     for module in layers.values():
-        module.to(dtype)
+        module.to(device.torch, dtype)
     runs = each(layers, lambda layer: forward_backward(layer, (x,), (dy,)))
-    report(f"{name}, images forward+backward", runs)
+    report(device, f"{name}, images forward+backward", runs)
 
 
 def each(
@@ -130,27 +173,34 @@ def forward_backward(
     return run
 
 
-def report(case: str, contestants: dict[str, Callable[[], object]]) -> None:
-    turns = race(contestants)
+def report(device: Device, case: str, contestants: dict[str, Callable[[], object]]) -> None:
+    turns = race(contestants, seconds=device.seconds, wait=device.wait)
     for who, samples in turns.items():
-        append("layer_norm", f"{case}, {who}", "ms", samples)
-    for slow in ("torch", "compile"):
+        append(device.benchmark, f"{case}, {who}", "ms", samples)
+    for slow in ("torch", "compile", "liger"):
         if slow in turns:
-            append("layer_norm", f"{case}, {slow} over ours", "ratio", ratios(turns, slow, "ours"))
+            samples = ratios(turns, slow, "ours")
+            append(device.benchmark, f"{case}, {slow} over ours", "ratio", samples)
     if "copy" in turns:
-        append("layer_norm", f"{case}, ours over copy", "ratio", ratios(turns, "ours", "copy"))
+        samples = ratios(turns, "ours", "copy")
+        append(device.benchmark, f"{case}, ours over copy", "ratio", samples)
 
 
-def check_same() -> None:
+def check_same(device: Device) -> None:
     """What is compared computes the same."""
-    x, residual = torch.randn(8, 64), torch.randn(8, 64)
-    normed, summed = AddLayerNorm(64)(x, residual)
+    x, residual = (torch.randn(8, 64).to(device.torch) for _ in range(2))
+    normed, summed = AddLayerNorm(64).to(device.torch)(x, residual)
     torch.testing.assert_close(normed, F.layer_norm(x + residual, (64,)))
     torch.testing.assert_close(summed, x + residual)
-    images = torch.randn(2, 8, 5, 5)
-    torch.testing.assert_close(LayerNorm2d(8)(images), Permuted(8)(images))
+    images = torch.randn(2, 8, 5, 5).to(device.torch)
+    ours, theirs = LayerNorm2d(8).to(device.torch), Permuted(8).to(device.torch)
+    torch.testing.assert_close(ours(images), theirs(images))
+    norms = {"LigerLayerNorm": F.layer_norm, "LigerRMSNorm": F.rms_norm} if device.gpu else {}
+    for name, reference in norms.items():
+        for layer in liger(name, 64, eps=1e-5).values():
+            found = layer.to(device.torch)(x)
+            torch.testing.assert_close(found, reference(x, (64,), eps=1e-5))
 
 
 if __name__ == "__main__":
-    check_same()
     main()

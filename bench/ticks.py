@@ -10,10 +10,12 @@ what is there after a beat or a step; peak is the worst moment, when the gradien
 parameter has just been made (in 124 M that is the embedding, 31 % of all).
 
 python bench/ticks.py
+python bench/ticks.py --device cuda    on a GPU; the rows go to `ticks_cuda.csv`
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import logging
 import time
@@ -36,10 +38,28 @@ if TYPE_CHECKING:
 
     Make = Callable[[nn.ParameterList], list[torch.optim.Optimizer]]
 
-NAME = "ticks"
 SIZES = {"10 M": "small", "124 M": "gpt2"}
 WINDOWS = (1, 4, 16)
 LR = 1e-6  # fixed gradients, for ever: parameters must stay finite
+
+
+class Place:
+    """The device of all tensors, and the file of its rows."""
+
+    device = torch.device("cpu")
+    name = "ticks"
+
+    @classmethod
+    def choose(cls, device: str) -> None:
+        cls.device = torch.device(device)
+        if cls.device.type != "cpu":
+            cls.name = f"ticks_{cls.device.type}"
+
+    @classmethod
+    def wait(cls) -> None:
+        """Return when the device has computed everything."""
+        if cls.device.type != "cpu":
+            torch.accelerator.synchronize(cls.device)
 
 
 class Arrive(torch.autograd.Function):
@@ -67,7 +87,9 @@ class Contestant:
         make: Make,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.model = nn.ParameterList(torch.empty(shape, dtype=dtype) for shape in shapes)
+        self.model = nn.ParameterList(
+            torch.empty(shape, dtype=dtype, device=Place.device) for shape in shapes
+        )
         for parameter in self.model:
             nn.init.normal_(parameter, std=0.02)
         self.optimizers: list[Any] = make(self.model)
@@ -88,11 +110,14 @@ class Contestant:
 
     def tick(self, gradients: list[Tensor], window: int) -> tuple[float, float]:
         """Seconds of the whole tick, and of its step."""
+        Place.wait()
         begin = time.perf_counter()
         for k in range(window):
             self.beat(gradients, last=k == window - 1)
+        Place.wait()
         middle = time.perf_counter()
         self.step()
+        Place.wait()
         end = time.perf_counter()
         return end - begin, end - middle
 
@@ -145,13 +170,16 @@ PAIRS = [
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--device", default="cpu")
+    Place.choose(parser.parse_args().device)
     logging.disable()  # the note on the memory of max_grad_norm
     keep_large_blocks(True)  # for everybody: else page faults are what is measured
     for size, name in SIZES.items():
         with torch.device("meta"):
             shapes = [p.shape for p in GPT(preset(name)).parameters()]
         numbers = sum(shape.numel() for shape in shapes)
-        gradients = [torch.randn(shape) * 1e-3 for shape in shapes]
+        gradients = [torch.randn(shape, device=Place.device) * 1e-3 for shape in shapes]
         for window in WINDOWS:
             memory(f"{size}, window {window}", shapes, gradients, numbers, window)
         for window in WINDOWS:
@@ -164,13 +192,13 @@ def memory(
 ) -> None:
     for name, make in (CONTESTANTS | MUONS).items():
         held, peak = bytes_of(make, shapes, gradients, window, torch.float32)
-        append(NAME, f"{case}, {name}, held", "bytes/parameter", [held / numbers])
-        append(NAME, f"{case}, {name}, peak", "bytes/parameter", [peak / numbers])
+        append(Place.name, f"{case}, {name}, held", "bytes/parameter", [held / numbers])
+        append(Place.name, f"{case}, {name}, peak", "bytes/parameter", [peak / numbers])
     halves = [gradient.bfloat16() for gradient in gradients]
     for name in ("SGD foreach", "Ticks"):
         held, peak = bytes_of(CONTESTANTS[name], shapes, halves, window, torch.bfloat16)
-        append(NAME, f"{case}, bf16, {name}, held", "bytes/parameter", [held / numbers])
-        append(NAME, f"{case}, bf16, {name}, peak", "bytes/parameter", [peak / numbers])
+        append(Place.name, f"{case}, bf16, {name}, held", "bytes/parameter", [held / numbers])
+        append(Place.name, f"{case}, bf16, {name}, peak", "bytes/parameter", [peak / numbers])
 
 
 def bytes_of(
@@ -211,12 +239,13 @@ def speed(
                 ticks[name].append(whole * 1e3)
                 steps[name].append(step * 1e3)
     for name in ready:
-        append(NAME, f"{case}, {name}, tick", "ms", ticks[name])
-        append(NAME, f"{case}, {name}, step", "ms", steps[name])
+        append(Place.name, f"{case}, {name}, tick", "ms", ticks[name])
+        append(Place.name, f"{case}, {name}, step", "ms", steps[name])
     for slow, fast in PAIRS:
         if slow in ready:
-            append(NAME, f"{case}, {slow} over {fast}, step", "ratio", ratios(steps, slow, fast))
-            append(NAME, f"{case}, {slow} over {fast}, tick", "ratio", ratios(ticks, slow, fast))
+            for part, samples in (("step", steps), ("tick", ticks)):
+                found = ratios(samples, slow, fast)
+                append(Place.name, f"{case}, {slow} over {fast}, {part}", "ratio", found)
     del ready
     gc.collect()
 
