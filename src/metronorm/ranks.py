@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,8 +85,6 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
         world = group.get_world_size()
         identity = _identity(known, ("MASTER_ADDR", "MASTER_PORT"))
         return Place(group.get_rank(), world, f"{identity} of {world}")
-    import uuid  # here, as `import metronorm.clock` must be quick
-
     return Place(0, 1, uuid.uuid4().hex)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +20,6 @@ def connect(**config: Any) -> duckdb.DuckDBPyConnection:
     Args:
         config: settings of DuckDB, such as `threads`.
     """
-    import uuid
-
     import duckdb
 
     spill = Path(tempfile.gettempdir(), f"metronorm-{uuid.uuid4().hex}")  # made by DuckDB, if used

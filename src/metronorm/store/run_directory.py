@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import time
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -169,8 +170,6 @@ def create_run(
         RunError: the directory already holds a run, is a file, or is not writable.
         ConfigError: `config` holds something that JSON cannot hold.
     """
-    import uuid  # here, as `import metronorm.clock` must be quick
-
     info = RunInfo(
         schema=SCHEMA,
         id=uuid.uuid4().hex,
