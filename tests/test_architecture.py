@@ -106,9 +106,9 @@ PUBLIC = {
     "metronorm.train": {"OptimizerConfig", "TrainConfig", "train", "training_preset"},
 }
 
-LARGEST_SHARE = 0.16  # of the package's lines, that one room may have
+LARGEST_SHARE = 0.16  # of the lines of the package, for the room with the most lines
 
-# What each room may import of the others; errors, files and the like are everybody's.
+# The rooms that each room may import; all rooms may import the modules in COMMON.
 ARROWS = {
     "store": set(),
     "clock": {"store"},
@@ -126,7 +126,7 @@ COMMON = {"errors", "files", "host", "ranks", "scalars", "text"}
 
 
 def imports(path: Path, tree: ast.Module | None = None) -> set[str]:
-    """Names of all modules a file imports, wherever in it; or its tree, where it is given."""
+    """Names of the modules that a file, or only its `tree`, imports anywhere."""
     found = set()
     for node in ast.walk(tree or ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -151,7 +151,7 @@ def test_the_exports_of_every_package_are_pinned() -> None:
 
 
 def without_docstring(body: list[ast.stmt], where: str) -> list[str]:
-    """The public functions and classes of a module, and methods of those classes, without one."""
+    """The public functions, classes and methods in a module or class that have no docstring."""
     found = []
     for node in body:
         if isinstance(node, ast.If | ast.Try):
@@ -215,7 +215,7 @@ def test_imports_point_down(part: str) -> None:
 
 
 def loaded_with(path: Path) -> set[str]:
-    """Names of the modules a file imports when it is loaded: not for types, not in functions."""
+    """Names of the modules that a file imports when it is loaded: not for types or in functions."""
     tree = ast.parse(path.read_text())
     tree.body = [
         node
@@ -240,7 +240,7 @@ def test_no_module_is_in_a_circle() -> None:
         for name in free:
             del needs[name]
         needs = {name: needed - set(free) for name, needed in needs.items()}
-    assert needs == {}, "modules of circles, and those that need them"
+    assert needs == {}, "modules in a circle, and modules that import these"
 
 
 def test_clock_and_command_line_name_no_framework() -> None:
