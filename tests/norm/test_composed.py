@@ -4,9 +4,11 @@ import pytest
 import torch
 
 from metronorm.norm import composed, reference
+from metronorm.norm._arguments import DropoutArguments, NormArguments
 from tests.norm.inputs import FP32, FP64, draw, draw_affine, draw_x
 
 EPS = 1e-3
+NO_DROPOUT = DropoutArguments(0.0, None)
 
 
 @pytest.mark.parametrize("save_output", [False, True])
@@ -17,14 +19,14 @@ def test_double_backward_is_the_equation(
 ) -> None:
     x, dy = draw_x(shape, FP64).requires_grad_(), draw(shape, FP64, 7)
     weight, bias = draw_affine(shape[1:], FP64)
-    args = weight, bias, 1, EPS, centred, save_output
+    args = NormArguments(weight, bias, 1, EPS, centred, save_output)
     y, stats = composed.norm(x, *args)
     slopes = reference.Gradients(
         draw(shape, FP64, 20), draw(shape[1:], FP64, 21), draw(shape[1:], FP64, 22)
     )
     got = composed.double_backward(
         (slopes.x, None, slopes.weight, slopes.bias),
-        *(dy, y if save_output else x, stats, *args, 0.0, None),
+        *(dy, y if save_output else x, stats, args, NO_DROPOUT),
     )
     want = reference.double_backward(slopes, dy, x, weight, EPS, centred=centred)
     to_x = got["saved"]
@@ -40,9 +42,9 @@ def test_double_backward_is_the_equation(
 
 def test_nothing_asked_nothing_given() -> None:
     x = draw_x((2, 3), FP64)
-    args = None, None, 1, EPS, True, False
+    args = NormArguments(None, None, 1, EPS, True, False)
     _, stats = composed.norm(x, *args)
-    got = composed.double_backward((None, None, None, None), x, x, stats, *args, 0.0, None)
+    got = composed.double_backward((None, None, None, None), x, x, stats, args, NO_DROPOUT)
     assert not got["dy"].any()
     assert not got["saved"].any()
 

@@ -1,4 +1,4 @@
-"""Layer normalization and its kin, alone or together with the residual add before it."""
+"""Layer and RMS normalization, also in one pass with the residual add before them."""
 
 from metronorm.norm.add_norm import (
     AddLayerNorm,

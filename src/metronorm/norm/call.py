@@ -1,8 +1,12 @@
-"""One call of a norm: its arguments are checked, then the operator runs.
+"""One call of a norm: check the arguments, then run the operator.
 
-`torch.fx` records such a call whole, as one node: what is checked are values, and what is drawn is
-drawn anew in every run. For that, a module that calls one says `fx.wrap`. `torch.jit.script` takes
-the first branch of each and leaves the other out: the same operators, from TorchScript.
+Three tracers meet these functions:
+
+    torch.fx          records a call as one node, because the modules that call it use `fx.wrap`.
+                      The recorded graph checks values and draws seeds at every run.
+    torch.jit.script  compiles the branch `if is_scripting()` and skips the other one. That is why
+                      the code below keeps the `else`.
+    torch.compile     traces through the checks and records the operator.
 """
 
 from __future__ import annotations
@@ -36,7 +40,20 @@ def normalize(
     centred: bool,
     save_output: bool,
 ) -> Tensor:
-    """The normalized x; all but the tensors has been checked. An eps of None is torch's."""
+    """The normalized x, of its shape, dtype and memory layout.
+
+    Args:
+        x: (..., *shape).
+        shape: the sizes of the dimensions that are normalized together; already checked.
+        weight: of shape `shape`.
+        bias: of shape `shape`.
+        eps: already checked; None is torch's default, see `default_eps`.
+        centred: subtract the mean.
+        save_output: let the backward pass start from the output where that is precise enough.
+
+    Raises:
+        ConfigError: the tensors do not fit together.
+    """
     if is_scripting():
         return scripted.norm(x, shape, weight, bias, eps, centred)
     else:  # noqa: RET505
@@ -64,7 +81,22 @@ def add_and_normalize(
     dropout: float,
     fused: bool,
 ) -> tuple[Tensor, Tensor]:
-    """(normed, summed) of x and residual: in one pass, or by torch's own dropout and add first."""
+    """(normed, summed) of summed = residual + dropout(x); normed has x's dtype.
+
+    Arguments and errors are those of `normalize`, and:
+
+    Args:
+        x: (..., *shape).
+        residual: of x's shape, and of x's dtype or float32.
+        shape: the sizes of the dimensions that are normalized together.
+        weight: of shape `shape`.
+        bias: of shape `shape`.
+        eps: None is torch's default.
+        centred: subtract the mean.
+        save_output: let the backward pass start from the output.
+        dropout: the probability that an element of x is dropped; already checked.
+        fused: one pass; otherwise torch's dropout and add, then the norm.
+    """
     if is_scripting():
         return scripted.add_norm(x, residual, shape, weight, bias, eps, centred, dropout)
     else:  # noqa: RET505
@@ -108,5 +140,5 @@ def _widened(parameter: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def default_eps(x: Tensor) -> float:
-    """What `eps=None` stands for, as in torch: the machine epsilon of the dtype of computation."""
+    """The meaning of `eps=None`, as in torch: the machine epsilon of the dtype of computation."""
     return torch.finfo(wide_dtype(x.dtype)).eps

@@ -1,4 +1,4 @@
-"""What the arguments of a normalization must be; each mistake is one ConfigError."""
+"""Checks of the arguments of a normalization; each mistake raises one ConfigError."""
 
 from __future__ import annotations
 
@@ -26,9 +26,13 @@ _DTYPES = (torch.float32, *_HALF, torch.float64)
 
 
 def checked_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
-    """The sizes as a tuple, or ConfigError unless there is at least one and all are at least 1."""
+    """The sizes as a tuple.
+
+    Raises:
+        ConfigError: there is no size, or one is below 1 or not a whole number.
+    """
     if type(normalized_shape) is int and normalized_shape > 0:
-        return (normalized_shape,)  # at every call of a function
+        return (normalized_shape,)  # the usual case, as every call of `layer_norm` comes here
     given: Any = normalized_shape
     many = isinstance(given, Sequence) and not isinstance(given, str | bytes)
     many = many or getattr(given, "ndim", 0) == 1  # an array of sizes
@@ -45,7 +49,7 @@ def checked_shape(normalized_shape: int | Sequence[int]) -> tuple[int, ...]:
 
 def _as_size(value: Any) -> int | None:
     if isinstance(value, torch.SymInt):
-        return value  # type: ignore[return-value]  # an int to whoever computes with it
+        return value  # type: ignore[return-value]  # it computes like an int
     if isinstance(value, torch.Tensor):
         with constant_sizes():
             return as_integer(value)
@@ -53,15 +57,23 @@ def _as_size(value: Any) -> int | None:
 
 
 def checked_eps(eps: float) -> float:
-    """`eps` as a float, or ConfigError unless it is finite and positive."""
+    """`eps` as a float.
+
+    Raises:
+        ConfigError: it is not finite and positive.
+    """
     number = as_real(eps)
-    if number is None or not 0 < number < math.inf:  # a comparison: torch.compile can trace it
+    if number is None or not 0 < number < math.inf:  # torch.compile can trace this
         raise ConfigError("eps must be finite and positive", got=repr(eps), fix="1e-5")
     return number
 
 
 def checked_dropout(dropout: float) -> float:
-    """`dropout` as a float, or ConfigError unless it is at least 0 and below 1."""
+    """`dropout` as a float.
+
+    Raises:
+        ConfigError: it is below 0, or 1 or more, or not a number.
+    """
     number = as_real(dropout)
     if number is None or not 0 <= number < 1:
         raise ConfigError("dropout must be at least 0 and below 1", got=repr(dropout), fix="0.1")
@@ -69,7 +81,11 @@ def checked_dropout(dropout: float) -> float:
 
 
 def checked_save(save: Save) -> bool:
-    """Whether the output is what is kept, or ConfigError."""
+    """Whether the output is what the backward pass keeps.
+
+    Raises:
+        ConfigError: `save` is neither "input" nor "output".
+    """
     if save not in ("input", "output"):
         raise ConfigError('save must be "input" or "output"', got=repr(save), fix='save="input"')
     return save == "output"
@@ -78,7 +94,11 @@ def checked_save(save: Save) -> bool:
 def check_input(
     x: Tensor, shape: tuple[int, ...], weight: Tensor | None, bias: Tensor | None
 ) -> None:
-    """ConfigError unless x ends in `shape` and x, weight and bias fit together."""
+    """Check that x ends in `shape`, and that x, weight and bias fit together.
+
+    Raises:
+        ConfigError: a tensor is not dense, or has another shape, dtype or device than it must have.
+    """
     if x.is_nested or x.layout != torch.strided:
         raise _not_dense("x", x)
     if x.shape[-len(shape) :] != shape:
@@ -111,16 +131,20 @@ def check_input(
 
 @contextlib.contextmanager
 def constant_sizes() -> Iterator[None]:
-    """`torch.jit.trace` does not warn, inside, that sizes become constants.
+    """Inside the block `torch.jit.trace` does not warn that sizes become constants of the trace.
 
-    The normalized ones do, which are those of the parameters; the others are not looked at.
+    Only the normalized sizes do. They are the sizes of the parameters, which a trace fixes anyway.
     """
     with warnings.catch_warnings(action="ignore", category=TracerWarning):
         yield
 
 
 def check_residual(x: Tensor, residual: Tensor) -> None:
-    """ConfigError unless residual can be added to x without a conversion of x's."""
+    """Check that residual has x's shape and device, and x's dtype or float32.
+
+    Raises:
+        ConfigError: it has not, or it is not dense.
+    """
     if residual.is_nested or residual.layout != torch.strided:
         raise _not_dense("residual", residual)
     if x.shape != residual.shape:
@@ -137,7 +161,7 @@ def _not_dense(name: str, value: Tensor) -> ConfigError:
         return ConfigError(
             f"{name} must be dense",
             got=f"a nested tensor ({value.layout})",
-            fix=f"{name}.to_padded_tensor(0.0); of a jagged one {name}.values(), its rows, do too",
+            fix=f"{name}.to_padded_tensor(0.0), or {name}.values(), the rows, if it is jagged",
         )
     return ConfigError(f"{name} must be dense", got=str(value.layout), fix=f"{name}.to_dense()")
 

@@ -1,37 +1,37 @@
 """Normalization composed of torch's own operators: any device, any order of derivative.
 
-It is what runs where there is no kernel, and what the kernels' second and third derivatives and
-`vmap` are made of. Everything is computed in float32 at least.
+It runs where there is no kernel, under `vmap`, and for the second and higher derivatives of the
+kernels. All of it is computed in float32 or float64.
 
-Notation, per row of n elements: d = x - mean(x), r = 1 / sqrt(mean(d * d) + eps), h = d * r; root
-mean square normalization is the same with d = x. What projects a slope v onto x is
-P(v) = v - mean(v) - h * mean(v * h), without mean(v) where nothing is centred.
+Notation, for a row of n elements: d = x - mean(x), r = 1 / sqrt(mean(d * d) + eps), h = d * r. RMS
+normalization is the same with d = x. A gradient v of h gives the gradient r * P(v) of x, where
+P(v) = v - mean(v) - h * mean(v * h), without mean(v) for RMS normalization.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
+from metronorm.norm._torch_private import is_transformed
 from metronorm.norm.dropout import keep_scale
+
+if TYPE_CHECKING:
+    from metronorm.norm._arguments import DropoutArguments, NormArguments
 
 Backward = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def wide_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which dtype a tensor of `dtype` is computed: float32 or float64."""
+    """The dtype of computation for tensors of `dtype`: float32 or float64."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def stats_dtype(device: torch.device) -> torch.dtype:
-    """float64, so that the mean of badly centred rows is kept; float32 where a device has none."""
+    """The dtype of (mean, r): float64, for rows far from zero; float32 on devices without it."""
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-def is_transformed() -> bool:
-    """Whether `torch.func` or forward mode looks on: they want torch's operators."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def norm(
@@ -43,9 +43,9 @@ def norm(
     centred: bool,
     save_output: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The normalized x in x's dtype and layout, and (mean, r) of every row, (..., 2)."""
-    if centred and not _recorded():
-        y, mean, r = _torchs(x, weight, bias, dims, eps)
+    """The normalized x, of x's dtype and layout, and (mean, r) of every row, (..., 2)."""
+    if centred and not _may_be_differentiated():
+        y, mean, r = _native(x, weight, bias, dims, eps)
     else:
         h, mean, r = _hat(x, dims, eps, centred)
         y = _affine(h, weight, bias)
@@ -92,10 +92,11 @@ def norm_backward(
     need_weight: bool,
     need_bias: bool,
 ) -> Backward:
-    """Gradients of what was normalized, of x before its dropout, of weight and of bias.
+    """Gradients of the normalized sum, of x before its dropout, of weight and of bias.
 
-    `saved` is what was normalized, or the output where `save_output`. Those that are not needed
-    are empty; so is that of x where it is that of what was normalized.
+    Without a residual the "sum" is x. `saved` is the sum or, with `save_output`, the output;
+    `dtype` is the dtype of the sum. A gradient that is not needed is empty, and so is the gradient
+    of x where it equals that of the sum (see `has_own_dx`).
     """
     wide = wide_dtype(dtype)
     mean, r = (_columns(part, dims) for part in stats.unbind(-1))
@@ -106,10 +107,10 @@ def norm_backward(
         d, rest = saved.to(wide) - high, (mean - high).to(wide)
         h = (d - rest) * r.to(wide)
     wide_dy = dy.to(wide)
-    # Torch's is not exactly 0 for rows of one element.
-    if centred and not save_output and not _recorded() and saved.shape[-dims:].numel() > 1:
+    # For rows of one element torch's operator is not exactly 0.
+    if centred and not save_output and not _may_be_differentiated() and saved.shape[-dims:].numel() > 1:
         wide_weight = None if weight is None else weight.to(wide)
-        parts = rest.contiguous(), r.to(wide).contiguous()  # which the operator takes for granted
+        parts = rest.contiguous(), r.to(wide).contiguous()  # the operator needs it
         rows = saved.shape[-dims:], *parts, wide_weight, None
         dsum, _, _ = torch.ops.aten.native_layer_norm_backward(
             wide_dy, d, *rows, [True, False, False]
@@ -134,7 +135,7 @@ def norm_backward(
 
 
 def has_own_dx(x_dtype: torch.dtype, dtype: torch.dtype, seed: Tensor | None) -> bool:
-    """Whether the gradient of x differs from that of the sum: by dropout, or by its dtype."""
+    """Whether the gradient of x differs from that of the sum, by dropout or by its dtype."""
     return seed is not None or x_dtype != dtype
 
 
@@ -143,16 +144,13 @@ def double_backward(
     dy: Tensor,
     saved: Tensor,
     stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    dims: int,
-    eps: float,
-    centred: bool,
-    save_output: bool,
-    dropout: float,
-    seed: Tensor | None,
+    arguments: NormArguments,
+    dropout: DropoutArguments,
 ) -> dict[str, Tensor]:
-    """Gradients of `norm_backward`'s inputs, from those of its outputs, by name; differentiable.
+    """Gradients of the inputs of `norm_backward`, by name; they can be differentiated again.
+
+    `slopes` holds (u, v, p, q): the gradients with respect to its outputs dsum, dx, dweight and
+    dbias. v goes through the dropout and is added to u.
 
     With L = <u, dsum> + <p, dweight> + <q, dbias>, a = dy * weight and
     S = sum(u * a) - n * mean(u) * mean(a) - n * mean(u * h) * mean(a * h):
@@ -163,19 +161,20 @@ def double_backward(
         dL/dr      = S
         dL/dx      = r * P(k) - S * r * r * h / n
 
-    Where the output was saved, h = (y - bias) / weight is a function of y, and r one of x: their
-    gradients go to y and to stats, from where the operator that computed those takes them to x.
+    Where the output was saved, h = (y - bias) / weight depends on y, and r on x. The gradients of h
+    and r then go to y and to stats, and the forward operator takes them from there to x.
     """
     u, through_x, p, q = slopes
+    weight, bias, dims, _eps, centred, save_output = arguments
     axes = tuple(range(-dims, 0))
     wide = wide_dtype(saved.dtype)
     n = saved.shape[-dims:].numel()
     if through_x is not None and through_x.numel():
-        if seed is not None:
-            scale = keep_scale(saved.shape, dims, dropout, seed, wide)
+        if dropout.seed is not None:
+            scale = keep_scale(saved.shape, dims, dropout.dropout, dropout.seed, wide)
             through_x = through_x.to(wide) * scale
         u = through_x if u is None else u.to(wide) + through_x
-    h, r = _saved_hat(saved, stats, weight, bias, dims, eps, centred, save_output)
+    h, r = _saved_hat(saved, stats, arguments)
     dy = dy.to(wide)
     a = dy if weight is None else dy * weight
     to_dy, to_h, to_weight = torch.zeros_like(dy), torch.zeros_like(dy), None
@@ -216,34 +215,22 @@ def through_stats(
     dstats: Tensor,
     saved: Tensor,
     stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    dims: int,
-    eps: float,
-    centred: bool,
-    save_output: bool,
+    arguments: NormArguments,
 ) -> Tensor:
-    """The gradient of what was normalized that comes from those of mean and r.
+    """The gradient of the normalized sum that comes from the gradients of mean and r.
 
-    dmean / n - dr * r * r * h / n, differentiable; only the double backward of `save="output"`
-    asks for it.
+    It is dmean / n - dr * r * r * h / n, and can be differentiated again. Only the double backward
+    of `save="output"` needs it.
     """
-    h, r = _saved_hat(saved, stats, weight, bias, dims, eps, centred, save_output)
+    h, r = _saved_hat(saved, stats, arguments)
+    dims = arguments.dims
     dmean, dr = (_columns(part, dims).to(h.dtype) for part in dstats.unbind(-1))
-    return (dmean * centred - dr * r * r * h) / saved.shape[-dims:].numel()
+    return (dmean * arguments.centred - dr * r * r * h) / saved.shape[-dims:].numel()
 
 
-def _saved_hat(
-    saved: Tensor,
-    stats: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    dims: int,
-    eps: float,
-    centred: bool,
-    save_output: bool,
-) -> tuple[Tensor, Tensor]:
-    """(h, r), differentiable: of x where x was saved, of the output and of stats otherwise."""
+def _saved_hat(saved: Tensor, stats: Tensor, arguments: NormArguments) -> tuple[Tensor, Tensor]:
+    """(h, r), as functions of x or, where the output was saved, of the output and stats."""
+    weight, bias, dims, eps, centred, save_output = arguments
     if save_output:
         wide = wide_dtype(saved.dtype)
         return _unaffine(saved.to(wide), weight, bias), _columns(stats[..., 1], dims).to(wide)
@@ -252,16 +239,16 @@ def _saved_hat(
 
 
 def _columns(row: Tensor, dims: int) -> Tensor:
-    """One number per row, against the normalized dimensions."""
+    """One number per row, with the normalized dimensions as ones."""
     return row.reshape(*row.shape, *(1,) * dims)
 
 
 def _hat(x: Tensor, dims: int, eps: float, centred: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """(h, mean, r); mean and r have the normalized dimensions as ones, mean is of `stats_dtype`."""
+    """(h, mean, r); mean and r have the normalized dimensions as ones, mean has `stats_dtype`."""
     axes = tuple(range(-dims, 0))
     d = x.to(wide_dtype(x.dtype))
     mean = torch.zeros_like(d[(...,) + (slice(1),) * dims]).to(stats_dtype(x.device))
-    if centred:  # twice: the first mean of a badly centred row is not the mean
+    if centred:  # twice: far from zero, the first mean is rounded too much
         for _ in range(2):
             step = d.mean(axes, keepdim=True)
             d, mean = d - step, mean + step
@@ -269,10 +256,10 @@ def _hat(x: Tensor, dims: int, eps: float, centred: bool) -> tuple[Tensor, Tenso
     return d * r, mean, r
 
 
-def _torchs(
+def _native(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, dims: int, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, mean, r) by torch's norm, on rows that were centred in the dtype of computation."""
+    """(y, mean, r) by torch's own layer norm, on rows that are already centred."""
     wide = wide_dtype(x.dtype)
     weight = None if weight is None else weight.to(wide)
     bias = None if bias is None else bias.to(wide)
@@ -304,12 +291,12 @@ def _over_rows(x: Tensor, dims: int) -> Tensor:
 
 
 def _like(x: Tensor, values: Tensor, dtype: torch.dtype) -> Tensor:
-    """The values in the layout an operator promises: that of `empty_like(x)`."""
-    if is_transformed():  # transforms have their own idea of layouts
+    """The values in the layout that the operator promises: that of `empty_like(x)`."""
+    if is_transformed():  # transforms choose layouts themselves
         return values.to(dtype)
     return torch.empty_like(x, dtype=dtype).copy_(values)
 
 
-def _recorded() -> bool:
-    """Whether somebody may differentiate this: then every step must be an operator that can be."""
+def _may_be_differentiated() -> bool:
+    """Whether these operators may be differentiated: then each one must be differentiable."""
     return torch.is_grad_enabled() or is_transformed()

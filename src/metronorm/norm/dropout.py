@@ -1,9 +1,9 @@
 """Dropout without a stored mask: the mask is a function of a seed and of an element's position.
 
 Philox 4x32-10 (Salmon, Moraes, Dror and Shaw, 2011, "Parallel random numbers: as easy as 1, 2, 3").
-The key is the seed's two halves; the counter is (column // 4, row, row >> 32, 0); its four numbers
-belong to four neighbouring columns. The kernels draw the same numbers, so that every backend drops
-the same elements.
+The key holds the two halves of the seed. The counter is (column // 4, row, row >> 32, 0), and its
+four numbers belong to four neighbouring columns. All kernels draw the same numbers, so every
+backend drops the same elements.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ _LOW = 0xFFFFFFFF
 
 
 def draw_seed(device: torch.device) -> Tensor:
-    """A seed from torch's generator of the device: int64, shape ()."""
+    """A seed, int64 of shape (), from torch's generator of the device."""
     return torch.randint(0, 2**62, (), dtype=torch.int64, device=device)
 
 
 def threshold(dropout: float) -> int:
-    """Elements whose number, of 32 bits, is below this are dropped."""
+    """The limit for the 32-bit number of an element: below it, the element is dropped."""
     return min(round(dropout * 2**32), _LOW)
 
 
 def keep_scale(
     shape: torch.Size, dims: int, dropout: float, seed: Tensor, dtype: torch.dtype
 ) -> Tensor:
-    """0 where an element is dropped, 1 / (1 - dropout) elsewhere; of `shape` and `dtype`.
+    """A tensor of `shape` and `dtype`: 0 where an element is dropped, else 1 / (1 - dropout).
 
-    Rows are the leading dimensions in order, columns the last `dims`.
+    Rows are the leading dimensions in order, columns are the last `dims` dimensions.
     """
     rows, columns = shape[:-dims].numel(), shape[-dims:].numel()
     row = torch.arange(rows, device=seed.device).unsqueeze(1)
@@ -41,14 +41,12 @@ def keep_scale(
 
 
 def philox(seed: Tensor, counter: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Four numbers of 32 bits per counter, as int64; counters are four tensors of int64."""
+    """Four 32-bit numbers per counter; seed, counters and numbers are int64."""
     c0, c1, c2, c3 = counter
     k0, k1 = seed & _LOW, (seed >> 32) & _LOW
     for _ in range(10):
-        first, second = (
-            c0 * 0xD2511F53,
-            c2 * 0xCD9E8D57,
-        )  # wraps; the high half is right all the same
+        # The products can exceed int64 and wrap; the bits that are used stay right.
+        first, second = c0 * 0xD2511F53, c2 * 0xCD9E8D57
         c0, c1 = (second >> 32 & _LOW) ^ c1 ^ k0, second & _LOW
         c2, c3 = (first >> 32 & _LOW) ^ c3 ^ k1, first & _LOW
         k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW

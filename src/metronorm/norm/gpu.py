@@ -1,7 +1,7 @@
-"""The three operators on GPUs: what launches the Triton kernels.
+"""The three operators on GPUs: these functions launch the Triton kernels.
 
-Same arguments, results and meaning as `composed.py`; `operators.py` gives them tensors on CUDA
-devices, which ROCm's are too.
+Arguments and results are those of `composed.py`. `operators.py` calls these functions for tensors
+on CUDA devices; torch counts ROCm's devices among them.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def norm(
     centred: bool,
     save_output: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The normalized x in x's dtype and layout, and (mean, r) of every row, (..., 2), float64."""
+    """The normalized x, of x's dtype and layout, and (mean, r) of every row, (..., 2), float64."""
     y, _, stats = _forward(x, None, weight, bias, dims, eps, centred, 0.0, None)
     return y, stats
 
@@ -111,10 +111,11 @@ def norm_backward(
     need_weight: bool,
     need_bias: bool,
 ) -> Backward:
-    """Gradients of what was normalized, of x before its dropout, of weight and of bias.
+    """Gradients of the normalized sum, of x before its dropout, of weight and of bias.
 
-    As `composed.norm_backward`. The weights' are float32 sums (float64 for float64) in an order
-    that shapes and the device determine: two runs give the same bits.
+    Arguments and results are those of `composed.norm_backward`. The gradients of weight and bias
+    are float32 sums (float64 for float64). Shapes and device determine the order of the sums, so
+    two runs give the same bits.
     """
     dsum = torch.empty_like(saved, dtype=dtype)
     own = has_own_dx(dy.dtype, dtype, seed)
@@ -168,7 +169,11 @@ def norm_backward(
 def _rows(
     inputs: Sequence[Tensor | None], outputs: Sequence[Tensor | None], dims: int
 ) -> tuple[list[Tensor | None], Rows]:
-    """What to launch with and where its elements lie: copies of what no strides can describe."""
+    """The tensors to launch with, and where their elements lie.
+
+    If three strides cannot describe the tensors, they are contiguous copies of the inputs and new,
+    contiguous outputs, which `_copy_back` copies to the real outputs.
+    """
     tensors = [*inputs, *outputs]
     rows = describe(tensors, dims)
     if rows is None:
@@ -193,7 +198,7 @@ def _copy_back(outputs: Sequence[Tensor | None], written: Sequence[Tensor | None
 def _partial(
     wanted: Sequence[Tensor | None], programs: int, rows: Rows, dtype: torch.dtype
 ) -> list[Tensor | None]:
-    """A row for every program to write its sums to."""
+    """For each wanted gradient, (programs, columns): every program writes its sums to a row."""
     shape = programs, rows.columns
     return [
         None if like is None else torch.empty(shape, dtype=wide_dtype(dtype), device=like.device)
@@ -210,7 +215,7 @@ def _packed(parameter: Tensor | None) -> Tensor | None:
 
 
 def _blocks(rows: Rows, tile: Tile) -> int:
-    """Tiles that the rows of one `outer` fill."""
+    """The number of tiles for the rows of one `outer`."""
     return -(-rows.inner // tile.rows)
 
 
@@ -226,5 +231,5 @@ def _constants(rows: Rows, tile: Tile, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _device(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
-    """Triton launches on the current device, torch wherever the tensors are."""
+    """Make the tensor's device current: Triton launches on the current device."""
     return torch.cuda.device_of(tensor) if tensor.is_cuda else contextlib.nullcontext()

@@ -1,6 +1,6 @@
-"""How the GPU kernels see tensors and cut their work: rows, strides and tile sizes.
+"""How the GPU kernels address tensors and divide their work: rows, strides and tile sizes.
 
-Nothing here needs a GPU or Triton.
+This module needs neither a GPU nor Triton.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 Strides = tuple[int, int, int]
 
 _MOST_WARPS = 16
-_GROUP = 4  # columns that share a counter of the dropout's generator
-_STRIDED_ROWS = 8  # at least, of a tile whose rows and not its columns are neighbours in memory
+_GROUP = 4  # columns that share a counter of the random generator of dropout
+_STRIDED_ROWS = 8  # at least, in a tile where rows, not columns, are neighbours in memory
 _NO_DEVICE_PROGRAMS = 3
 
 
 class Rows(NamedTuple):
-    """Tensors of one shape as rows (outer, inner) of columns."""
+    """Tensors of one shape, seen as outer * inner rows of columns."""
 
     outer: int
     inner: int
     columns: int
-    strides: list[Strides]  # of every tensor: of outer, inner and column, in elements
+    strides: list[Strides]  # for every tensor: the strides of outer, inner and column, in elements
 
     @property
     def strided(self) -> bool:
-        """Whether the elements of a row lie apart in some tensor."""
+        """Whether the elements of a row are not neighbours in memory, in at least one tensor."""
         return self.columns > 1 and any(strides[2] > 1 for strides in self.strides)
 
 
 class Tile(NamedTuple):
-    """What one program holds at a time; sizes are powers of two."""
+    """The part of a tensor that one program holds at a time; rows and columns are powers of two."""
 
     rows: int
     columns: int
@@ -46,9 +46,13 @@ class Tile(NamedTuple):
 
 
 def describe(tensors: Sequence[Tensor | None], dims: int) -> Rows | None:
-    """The tensors' common rows, or None if three numbers cannot say where each has its elements.
+    """The common rows of the tensors; None if three strides per tensor cannot describe them.
 
-    Rows are counted in the order of the leading dimensions; strides of absent tensors are zeros.
+    Rows are counted in the order of the leading dimensions. The strides of absent tensors are 0.
+
+    Args:
+        tensors: all of one shape; None where a tensor is absent.
+        dims: the number of trailing dimensions that form a row.
     """
     present = [tensor for tensor in tensors if tensor is not None]
     shape = present[0].shape
@@ -71,7 +75,10 @@ def describe(tensors: Sequence[Tensor | None], dims: int) -> Rows | None:
 def _collapsed(
     sizes: torch.Size, strides: list[tuple[int, ...]]
 ) -> list[tuple[int, tuple[int, ...]]]:
-    """(size, stride in every tensor), with dimensions joined that are one in every tensor."""
+    """(size, stride in every tensor) of each dimension.
+
+    Neighbouring dimensions are joined where one stride can describe both, in every tensor.
+    """
     found: list[tuple[int, tuple[int, ...]]] = []
     for size, *steps in zip(sizes, *strides, strict=True):
         if size == 1:
@@ -85,12 +92,19 @@ def _collapsed(
 
 
 def forward_tile(rows: Rows, dtype: torch.dtype) -> Tile:
-    """Whole rows where they fit into registers, otherwise parts of rows."""
+    """The tile of a forward pass: whole rows where they fit into registers, else parts of rows."""
     return _tile(rows, dtype, most=16384, per_thread=16)
 
 
 def backward_tile(rows: Rows, dtype: torch.dtype, *, summing: bool) -> tuple[Tile, bool]:
-    """As `forward_tile`, and whether the weights' sums, where wanted, fit in beside."""
+    """The tile of a backward pass, and whether the kernel also sums the weight gradients.
+
+    Args:
+        rows: the tensors.
+        dtype: of the normalized tensor.
+        summing: whether weight gradients are wanted. If their sums do not fit into the registers
+            beside a whole row, another kernel computes them.
+    """
     beside = _tile(rows, dtype, most=8192, per_thread=8)
     if beside.columns >= rows.columns:
         return beside, True
@@ -99,12 +113,12 @@ def backward_tile(rows: Rows, dtype: torch.dtype, *, summing: bool) -> tuple[Til
 
 
 def weight_tile(rows: Rows) -> Tile:
-    """For the sums over rows alone: parts of several rows."""
+    """The tile of the kernel that only sums over rows: parts of several rows."""
     return Tile(32, 64, 8) if rows.strided else Tile(8, 256, 8)
 
 
 def _tile(rows: Rows, dtype: torch.dtype, most: int, per_thread: int) -> Tile:
-    """At most `most` elements; as many warps as leave each thread about `per_thread`."""
+    """A tile of at most `most` elements, with about `per_thread` elements for each thread."""
     wide = 2 if dtype == torch.float64 else 1
     most, per_thread = most // wide, per_thread // wide
     width = power_of_two(max(rows.columns, _GROUP))
@@ -120,12 +134,12 @@ def _tile(rows: Rows, dtype: torch.dtype, most: int, per_thread: int) -> Tile:
 
 
 def power_of_two(number: int) -> int:
-    """The smallest power of two that is not below a positive number."""
+    """The smallest power of two that is at least this positive number."""
     return 1 << (number - 1).bit_length()
 
 
 def num_programs(device: torch.device, num_warps: int) -> int:
-    """As many programs as a device runs at once, with 128 registers per thread."""
+    """The number of programs that a device runs at once, if a thread takes 128 registers."""
     if device.type != "cuda":
         return _NO_DEVICE_PROGRAMS
     return _multiprocessors(device) * max(1, _MOST_WARPS // num_warps)

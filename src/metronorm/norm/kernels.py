@@ -1,7 +1,8 @@
-"""Loads the C++ kernels, if they were built, and tells which are in use.
+"""Loads the C++ kernels for CPUs, if they were built, and chooses among their instruction sets.
 
-They replace `composed.py` on processors. The environment's `METRONORM_NORM` can name one of
-`backends()` to be used instead of the fastest, and `METRONORM_KERNELS` another library.
+The kernels replace `composed.py` on CPUs. Two environment variables change the choice:
+`METRONORM_NORM` names one of `backends()` instead of the fastest, `METRONORM_KERNELS` is the path
+of another library.
 """
 
 from __future__ import annotations
@@ -17,20 +18,21 @@ import torch
 
 from metronorm.errors import ConfigError
 from metronorm.norm import operators
+from metronorm.norm._torch_private import remove_kernels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_TORCH = "torch"  # the backend that is no kernel
+_TORCH = "torch"  # the backend without kernels
 
 
 def _load() -> ctypes.CDLL | None:
-    """The kernels' library, or None with one notice."""
+    """The library of the kernels; None, with one warning, if it cannot be loaded."""
     found = importlib.util.find_spec("metronorm.norm._kernels")
     path = os.environ.get("METRONORM_KERNELS") or (None if found is None else found.origin)
     try:
         if path is None:
-            raise OSError("they were not built: no C++ compiler was at hand when it was installed")
+            raise OSError("they were not built, because the installation found no C++ compiler")
         torch.ops.load_library(path)
         library = ctypes.CDLL(path)
     except (OSError, RuntimeError) as error:
@@ -48,7 +50,7 @@ _override: torch.library.Library | None = None
 
 
 def backends() -> tuple[str, ...]:
-    """All that this processor can run, the fastest last: "torch", "plain", "avx2", ..."""
+    """All that this CPU can run, from slow to fast: "torch", "plain", "avx2", ..."""
     if _library is None:
         return (_TORCH,)
     return _TORCH, *(
@@ -57,10 +59,11 @@ def backends() -> tuple[str, ...]:
 
 
 def backend() -> str:
-    """What computes normalization on processors.
+    """What computes normalization on the CPU.
 
-    The instruction set of the C++ kernels in use: "avx512_bf16", "avx512", "avx2", "neon" or
-    "plain"; "torch" where torch's own operators do it, since no kernels were built.
+    Returns:
+        The instruction set of the C++ kernels in use: "avx512_bf16", "avx512", "avx2", "neon" or
+        "plain". "torch" means torch's own operators: no kernels were built.
     """
     if _library is None or _override is not None:
         return _TORCH
@@ -72,7 +75,7 @@ def choose(name: str) -> None:
     """Compute with one of `backends()` from now on, in this process.
 
     Raises:
-        ConfigError: a name that is not among them.
+        ConfigError: the name is not one of them.
     """
     global _override
     if name not in backends():
@@ -80,21 +83,21 @@ def choose(name: str) -> None:
             f"a backend must be one of {', '.join(backends())}", got=repr(name), fix="the last one"
         )
     if _override is not None:
-        _override._destroy()
+        remove_kernels(_override)
         _override = None
     if name != _TORCH and _library is not None:
         _library.metronorm_choose(backends().index(name) - 1)
     elif _library is not None:
         _override = torch.library.Library("metronorm", "IMPL")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch tells that a kernel is overridden; so it should
+            warnings.simplefilter("ignore")  # torch warns of the override
             for operator, implementation in operators.COMPOSED.items():
                 _override.impl(operator, implementation, "CPU", allow_override=True)
 
 
 @contextlib.contextmanager
 def use(name: str) -> Iterator[None]:
-    """`choose` for a while; for tests and benchmarks."""
+    """Compute with one of `backends()` inside the block; for tests and benchmarks."""
     before = backend()
     choose(name)
     try:

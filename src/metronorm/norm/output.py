@@ -1,38 +1,42 @@
-"""When the backward pass can start from the output instead of the input."""
+"""Decides whether the backward pass can start from the output instead of the input."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import torch
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 
-from metronorm.norm.composed import is_transformed
+from metronorm.norm._torch_private import has_no_values, is_transformed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What is rounded is y = h * weight + bias; h = (y - bias) / weight carries that rounding error
-# multiplied by (|h * weight| + |bias|) / |weight|. Up to this, a gradient loses two bits at most.
+# The output y = h * weight + bias is rounded. In h = (y - bias) / weight that rounding error is
+# multiplied by (|h * weight| + |bias|) / |weight|. With these limits a gradient loses two bits at
+# most.
 _LARGEST_OFFSET = 4.0
 _SMALLEST_WEIGHT = 1e-3
 
 
 def can_save_output(weight: Tensor | None, bias: Tensor | None) -> bool:
-    """Whether h can be had back from y = h * weight + bias without a loss worth mentioning.
+    """Whether h can be recovered from y = h * weight + bias with at most two bits lost.
 
-    Every |weight| must be at least 1e-3 and a quarter of its |bias|. Every call looks at them, as
-    nothing tells reliably that parameters have changed: a GPU is waited for. Tracing cannot look,
-    so that the answer is no there.
+    Every |weight| must be at least 1e-3, and at least a quarter of its |bias|. Every call reads the
+    parameters, because no reliable sign shows that they have changed; on a GPU this waits for the
+    device. A tracer cannot read values, so the answer is no while tracing.
+
+    Args:
+        weight: the normalized shape.
+        bias: the normalized shape.
     """
     if not torch.is_grad_enabled() or is_transformed():
         return False
     if torch.compiler.is_compiling() or is_tracing():
         return False
     if weight is None:
-        return bias is None  # alone, it can be as large as it likes
-    if weight.is_meta or isinstance(weight, FakeTensor):
+        return bias is None  # a bias without a weight has no limit to its size
+    if has_no_values(weight):
         return False
     if weight.is_cuda and torch.cuda.is_current_stream_capturing():
         return False

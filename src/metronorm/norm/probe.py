@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from metronorm.errors import ConfigError
+from metronorm.norm._torch_private import parameters_of, set_parameters
 from metronorm.norm.composed import wide_dtype
 from metronorm.norm.layer_norm import LayerNorm
 from metronorm.norm.layer_norm_2d import LayerNorm2d
@@ -92,10 +93,10 @@ def _forms(norm: Norm, save: Save) -> Iterator[nn.Module]:
 
 def take_parameters(taker: nn.Module, giver: nn.Module) -> None:
     """Let `taker` hold the very Parameter objects of `giver`, in the giver's order."""
-    own, given = taker._parameters, giver._parameters
-    taker._parameters = {name: given[name] for name in given if name in own} | {
-        name: None for name in own if name not in given
-    }
+    own, given = parameters_of(taker), parameters_of(giver)
+    taken = {name: value for name, value in given.items() if name in own}
+    missing = dict.fromkeys(name for name in own if name not in given)
+    set_parameters(taker, {**taken, **missing})
 
 
 def _difference(norm: Norm, new: nn.Module, dtypes: tuple[torch.dtype, ...]) -> str | None:
@@ -143,8 +144,8 @@ def _difference_in_use(norm: Norm, new: nn.Module) -> str | None:
                 if training == norm.module.training:
                     return "gives other numbers when it is called again"
                 return f"computes something else in {'training' if training else 'evaluation'}"
-    slopes = _slopes(norm, norm.module, x)
-    if slopes is not None and not all(map(_close, slopes, _slopes(norm, new, x) or ())):
+    gradients = _gradients(norm, norm.module, x)
+    if gradients is not None and not all(map(_close, gradients, _gradients(norm, new, x) or ())):
         return "has other gradients than a layer or RMS norm"
     if images and _takes_tokens(norm):
         return "takes tokens besides images, which no layer of ours does"
@@ -175,7 +176,7 @@ def _takes_tokens(norm: Norm) -> bool:
     return False
 
 
-def _slopes(norm: Norm, module: nn.Module, x: Tensor) -> list[Tensor] | None:
+def _gradients(norm: Norm, module: nn.Module, x: Tensor) -> list[Tensor] | None:
     """The gradients of x, weight and bias; None where there are none to be had."""
     leaves = [x.clone().requires_grad_()]
     try:
@@ -210,12 +211,13 @@ def _run(
     double = copy.copy(module)  # shares all but what is set here
     double.training = module.training if training is None else training
     drawn = {"weight": _drawn(norm.shape, 1) + 1.5, "bias": _drawn(norm.shape, 2)}
-    double._parameters = {
-        name: None if own is None else drawn[name].to(norm.device, dtype, copy=True)  # type: ignore[misc]
-        for name, own in module._parameters.items()
+    parameters = {
+        name: None if own is None else drawn[name].to(norm.device, dtype, copy=True)
+        for name, own in parameters_of(module).items()
     }
+    set_parameters(double, parameters)
     if leaves is not None:
-        given = [value for _, value in sorted(double._parameters.items()) if value is not None]
+        given = [value for _, value in sorted(parameters.items()) if value is not None]
         leaves += [value.requires_grad_() for value in given]
     quiet = warnings.catch_warnings(action="ignore")  # about what nobody asked for
     recorded = torch.set_grad_enabled(leaves is not None)

@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from metronorm.errors import ConfigError
+from metronorm.norm._torch_private import has_hooks, parameters_of
 from metronorm.norm.checks import Save, checked_save
 from metronorm.norm.layer_norm import LayerNorm
 from metronorm.norm.probe import TOLERANCES, Norm, equal_layer, take_parameters
@@ -24,16 +25,6 @@ if TYPE_CHECKING:
 
 _ENDINGS = ("layernorm", "rmsnorm", "layernorm2d")
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "layer_norm_eps")
-_HOOKS = (
-    "_forward_hooks",
-    "_forward_pre_hooks",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-    "_state_dict_hooks",
-    "_state_dict_pre_hooks",
-    "_load_state_dict_pre_hooks",
-    "_load_state_dict_post_hooks",
-)
 _WORTH_A_PROBE = 0.05  # of a model's parameters; adapters in float32 are fewer and cast back
 
 
@@ -71,7 +62,7 @@ class Replacement:
                 nothing is changed.
         """
         for swap in self._swaps:
-            there = swap.parent._modules.get(swap.leaf)
+            there = getattr(swap.parent, swap.leaf, None)
             if there is not swap.new or not _names(swap.old) <= _names(there):
                 raise ConfigError(
                     "to undo, every layer of ours must be where it was put, with its parameters",
@@ -171,7 +162,7 @@ def replace_norms(model: nn.Module, *, save: Save = "input") -> Replacement:
 
 def _names(module: nn.Module) -> set[str]:
     """Of the parameters that are there."""
-    return {name for name, value in module._parameters.items() if value is not None}
+    return {name for name, value in parameters_of(module).items() if value is not None}
 
 
 def _looks_like_norm(module: nn.Module) -> bool:
@@ -191,13 +182,13 @@ def _described(module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> Norm | str
         return f"a {kind} is neither a layer nor an RMS norm"
     if parametrize.is_parametrized(module):
         return "is parametrized"
-    if any(getattr(module, hooks, None) for hooks in _HOOKS):
+    if has_hooks(module):
         return "has hooks of its own"
     if "forward" in vars(module):
         return "its forward was replaced by somebody"
     if len(inspect.signature(module.forward).parameters) != 1:
         return "its forward takes more than one input"
-    parameters = {name: value for name, value in module._parameters.items() if value is not None}
+    parameters = {name: value for name, value in parameters_of(module).items() if value is not None}
     if not parameters.keys() <= {"weight", "bias"} or any(True for _ in module.buffers()):
         return "holds more than a weight and a bias"
     weight = parameters.get("weight")

@@ -1,7 +1,7 @@
-"""What `torch.jit.script` compiles of `call.py`: TorchScript, a part of Python.
+"""The part of `call.py` that `torch.jit.script` compiles, in TorchScript's subset of Python.
 
-The operators are the same, so values and gradients are too. What does not fit ends in an
-`AssertionError` or in the operator's `RuntimeError`: TorchScript knows no errors of ours.
+It calls the same operators, so values and gradients are the same. TorchScript cannot raise our
+errors: a wrong input ends in an `AssertionError`, or in the operator's `RuntimeError`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     Sizes = tuple[int, ...]
 else:
-    Sizes = list[int]  # TorchScript makes one of a tuple, and has no tuples of any length
+    Sizes = list[int]  # TorchScript has no tuples of unknown length and makes lists of them
 
 
 def norm(
@@ -25,7 +25,7 @@ def norm(
     eps: float | None,
     centred: bool,
 ) -> Tensor:
-    """The normalized x; the input is kept for the backward pass."""
+    """The normalized x, (..., *shape); the backward pass keeps the input."""
     _check(x, shape)
     eps = _eps(x) if eps is None else eps
     return torch.ops.metronorm.norm(x, weight, bias, len(shape), eps, centred, False)[0]  # type: ignore[no-any-return]
@@ -41,7 +41,7 @@ def add_norm(
     centred: bool,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    """(normed, summed) of x and residual, in one pass."""
+    """(normed, summed) of summed = residual + dropout(x), both (..., *shape), in one pass."""
     _check(x, shape)
     eps = _eps(residual) if eps is None else eps
     seed: Tensor | None = None

@@ -1,12 +1,12 @@
-"""The Triton kernels of rows that fit into a tile: the equations of `composed.py`.
+"""The Triton kernels for rows that fit into a tile; the equations are those of `composed.py`.
 
-A tensor is its pointer and three strides: element `column` of row (outer, inner) lies at
+A kernel gets a tensor as a pointer and three strides. Element `column` of row (outer, inner) is at
 outer * strides[0] + inner * strides[1] + column * strides[2]. A tile is (BLOCK_ROWS, BLOCK_COLUMNS)
-elements; its rows share one `outer`, so that rows that are neighbours in memory can be loaded
-together. What is absent is None, which Triton compiles away.
+elements. Its rows have the same `outer`, so rows that are neighbours in memory are loaded together.
+An absent tensor is None; Triton compiles the code for it away.
 
-Everything is computed in WIDE: float32, or float64 for float64 tensors. `gpu.py` launches them,
-`triton_wide.py` has those of wider rows, which take the same arguments.
+All sums are computed in WIDE: float64 for float64 tensors, float32 for all others. `gpu.py`
+launches the kernels. `triton_wide.py` has the kernels for wider rows, with the same arguments.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def forward(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Of one tile of whole rows, y and (mean, r) and, with a residual, summed."""
+    """Compute y, (mean, r) and, with a residual, summed of one tile of whole rows."""
     source = (x, x_strides, residual, residual_strides, summed, seed, threshold, scale)
     outer, inner, row = tiles.rows_of(tl.program_id(0), blocks, inner_size, BLOCK_ROWS)
     column, mask = tiles.columns_of(0, inner, inner_size, COLUMNS, BLOCK_COLUMNS)
@@ -50,7 +50,7 @@ def forward(
     if residual is not None:
         tl.store(summed + tiles.at(summed_strides, outer, inner, column), d, mask=mask)
     mean = tl.zeros((BLOCK_ROWS,), tl.float64)
-    if CENTRED:  # twice: the first mean of a badly centred row is not the mean
+    if CENTRED:  # twice: far from zero, the first mean is rounded too much
         first = tl.sum(d, 1) / COLUMNS
         d = tl.where(mask, d - first[:, None], 0.0)
         second = tl.sum(d, 1) / COLUMNS
@@ -92,7 +92,11 @@ def backward(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Of every n-th tile of whole rows, dsum and dx, and row n of partial dweight and dbias."""
+    """Compute dsum and dx of some tiles of whole rows, and their sums for dweight and dbias.
+
+    Program p of P takes the tiles p, p + P, p + 2 P, ...; its sums go to row p of dweight and
+    dbias.
+    """
     program = tl.program_id(0)
     to_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), WIDE)
     to_bias = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), WIDE)

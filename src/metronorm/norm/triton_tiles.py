@@ -1,4 +1,4 @@
-"""What the Triton kernels are made of: where a tile lies, and what is done to it."""
+"""What the Triton kernels share: addresses of a tile, loads, and parts of the equations."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import triton.language as tl
 
 @triton.jit
 def rows_of(block, blocks, inner_size, BLOCK_ROWS: tl.constexpr):
-    """(outer, inner, row) of a tile's rows, int64: a scalar and two of (BLOCK_ROWS,).
+    """(outer, inner, row) of the rows of a tile, int64: a scalar and two of (BLOCK_ROWS,).
 
-    `blocks` is how many tiles the rows of one `outer` fill; row counts all rows in order.
+    `blocks` is the number of tiles for the rows of one `outer`; `row` counts all rows in order.
     """
     outer = tl.cast(block // blocks, tl.int64)
     inner = tl.cast(block % blocks, tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -19,20 +19,20 @@ def rows_of(block, blocks, inner_size, BLOCK_ROWS: tl.constexpr):
 
 @triton.jit
 def columns_of(start, inner, inner_size, COLUMNS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
-    """(column, mask) of a tile that starts at column `start`: (BLOCK_COLUMNS,) and its shape."""
+    """(column, mask) of a tile from column `start` on: (BLOCK_COLUMNS,) and the tile's shape."""
     column = start + tl.arange(0, BLOCK_COLUMNS).to(tl.int64)
     return column, (inner < inner_size)[:, None] & (column < COLUMNS)[None, :]
 
 
 @triton.jit
 def at(strides, outer, inner, column):
-    """The offsets of a tile's elements, int64."""
+    """The offsets of the elements of a tile, int64."""
     return outer * strides[0] + inner[:, None] * strides[1] + column[None, :] * strides[2]
 
 
 @triton.jit
 def load(tensor, strides, outer, inner, column, mask, WIDE: tl.constexpr):
-    """A tile in WIDE, 0 outside of the tensor."""
+    """A tile in WIDE; 0 outside the tensor."""
     return tl.load(tensor + at(strides, outer, inner, column), mask=mask, other=0.0).to(WIDE)
 
 
@@ -48,7 +48,7 @@ def load_source(
     WIDE: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """A tile of what is normalized: x, or residual + dropout(x) rounded as it will be stored."""
+    """A tile of the input of the norm: x, or residual + dropout(x), rounded as it is stored."""
     x, x_strides, residual, residual_strides, summed, seed, threshold, scale = source
     d = load(x, x_strides, outer, inner, column, mask, WIDE)
     if residual is not None:
@@ -61,7 +61,7 @@ def load_source(
 
 @triton.jit
 def keep_scale(seed, threshold, scale, row, start, WIDE: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
-    """`dropout.keep_scale` of a tile: one counter draws for four columns."""
+    """`dropout.keep_scale` for a tile; one counter draws the numbers of four columns."""
     group = (start // 4 + tl.arange(0, BLOCK_COLUMNS // 4)).to(tl.uint32)[None, :]
     low = row.to(tl.uint32)[:, None]
     high = (row >> 32).to(tl.uint32)[:, None]
@@ -108,7 +108,7 @@ def hat(
     COLUMNS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """The normalized h, of x or of the output if FROM_OUTPUT; 0 outside of the tensor."""
+    """The normalized h, from x or, if FROM_OUTPUT, from the output; 0 outside the tensor."""
     if FROM_OUTPUT:
         if bias is not None:
             value -= tl.load(bias + column, mask=column < COLUMNS, other=0.0).to(WIDE)[None, :]
@@ -123,7 +123,7 @@ def hat(
 
 @triton.jit
 def load_stats(stats, row, valid, WIDE: tl.constexpr):
-    """(high, low, r), (BLOCK_ROWS, 1): the mean is high + low, which WIDE alone cannot hold."""
+    """(high, low, r), each (BLOCK_ROWS, 1); high + low is the mean, too precise for one WIDE."""
     mean = tl.load(stats + 2 * row, mask=valid, other=0.0)
     r = tl.load(stats + 2 * row + 1, mask=valid, other=0.0)
     high = mean.to(WIDE)
@@ -133,7 +133,7 @@ def load_stats(stats, row, valid, WIDE: tl.constexpr):
 
 @triton.jit
 def store_stats(stats, row, valid, mean, r):
-    """(mean, r) of every row, float64."""
+    """Store (mean, r) of every row, float64."""
     tl.store(stats + 2 * row, mean, mask=valid)
     tl.store(stats + 2 * row + 1, r.to(tl.float64), mask=valid)
 
@@ -153,7 +153,7 @@ def row_sums(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Sums along the rows of d = source - first - second, or of its squares: (BLOCK_ROWS,)."""
+    """Sums along the rows of d = source - first - second, or of d * d: (BLOCK_ROWS,)."""
     total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), WIDE)
     for start in range(0, COLUMNS, BLOCK_COLUMNS):
         column, mask = columns_of(start, inner, inner_size, COLUMNS, BLOCK_COLUMNS)

@@ -1,4 +1,4 @@
-"""The Triton kernels of rows that do not fit into a tile, which walk along them.
+"""The Triton kernels for rows that do not fit into a tile: they take a row tile by tile.
 
 Tensors, tiles and arguments are those of `triton_kernels.py`.
 """
@@ -36,8 +36,8 @@ def forward_wide(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """`forward` of rows of any width: read once for each sum and once more to write y."""
-    # Each time x and residual are added anew: what other threads wrote may not yet be readable.
+    """`forward` for rows of any width: reads a row once for each sum and once to write y."""
+    # Every sweep adds x and residual again: a thread may not yet see what others wrote to summed.
     source = (x, x_strides, residual, residual_strides, summed, seed, threshold, scale)
     outer, inner, row = tiles.rows_of(tl.program_id(0), blocks, inner_size, BLOCK_ROWS)
     first = tl.zeros((BLOCK_ROWS,), WIDE)
@@ -135,7 +135,7 @@ def backward_wide(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Of rows of any width, dsum and dx: read once for the sums and once more to write."""
+    """Compute dsum and dx of rows of any width: reads a row once for the sums and once to write."""
     outer, inner, row = tiles.rows_of(tl.program_id(0), blocks, inner_size, BLOCK_ROWS)
     high, low, r = tiles.load_stats(stats, row, inner < inner_size, WIDE)
     slope_total = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), WIDE)
@@ -193,7 +193,11 @@ def weight_gradients(
     BLOCK_ROWS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Some elements of row n of partial dweight and dbias, of every n-th row block."""
+    """Sum over rows for dweight and dbias: some columns, and every P-th block of rows.
+
+    Program (c, p) of (C, P) takes the columns of tile c and the blocks p, p + P, p + 2 P, ...; its
+    sums go to row p of dweight and dbias.
+    """
     program = tl.program_id(1)
     start = tl.program_id(0) * BLOCK_COLUMNS
     to_weight = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), WIDE)
