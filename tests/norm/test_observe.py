@@ -318,8 +318,8 @@ def test_compiled_code_neither_observes_nor_is_observed(caplog: pytest.LogCaptur
                 fast(draw(4, 6))
             assert norms.numbers() == {}
     assert [record.getMessage() for record in caplog.records] == [
-        "no norm of the observed model ran in tick 1; torch.compile runs none of what observes: "
-        "call the model itself in this tick"
+        "no norm of the observed model ran in tick 1; a model compiled by torch.compile "
+        "cannot be observed: call the model itself in this tick"
     ]
     with norms.at(3):
         model(draw(4, 6))

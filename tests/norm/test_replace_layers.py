@@ -196,7 +196,7 @@ def test_a_strangers_rms_norm_is_swapped() -> None:
         (lambda: OddRMSNorm(first_axis_of_images), OTHER),
         (lambda: OddRMSNorm(fails), OTHER),
         (lambda: OddRMSNorm(only_wide).to(torch.bfloat16), "^fails in bfloat16: float32 only$"),
-        (lambda: OddRMSNorm(rms, forward=torch.relu), "^its forward was replaced by somebody$"),
+        (lambda: OddRMSNorm(rms, forward=torch.relu), "^its forward was replaced$"),
     ],
 )
 def test_what_is_left_and_why(layer: Callable[[], nn.Module], why: str) -> None:
@@ -264,7 +264,7 @@ def test_a_lazy_model_is_no_obstacle() -> None:
 
 @pytest.mark.parametrize("model", [nn.LayerNorm(4), nn.BatchNorm1d(4), RMSNorm(4)])
 def test_a_model_that_is_a_norm_is_refused(model: nn.Module) -> None:
-    with pytest.raises(ConfigError, match=r"replaced inside of a model; got .* itself one; try: "):
+    with pytest.raises(ConfigError, match=r"replaced inside a model; got .* a norm itself; try: "):
         replace_norms(model)
 
 

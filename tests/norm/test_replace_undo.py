@@ -82,7 +82,7 @@ def test_undo_changes_nothing_where_somebody_changed_a_layer(
     model = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     replaced = replace_norms(model)
     change(model)
-    with pytest.raises(ConfigError, match="must be where it was put, with its parameters; got 1, "):
+    with pytest.raises(ConfigError, match="be in its place, with its parameters; got 1 "):
         replaced.undo()
     assert isinstance(model[0], LayerNorm)
 

@@ -1,13 +1,13 @@
 """`AddLayerNorm` and `AddRMSNorm`: the residual add and the norm that follows it, in one pass.
 
-A pre-norm block is x = x + f(norm(x)). Turned by half a step, every sub-layer's output meets the
-residual stream where the next norm reads it:
+A pre-norm block computes x = x + f(norm(x)). The same model can be written so that a norm first
+adds the output of the sub-layer before it to the residual stream, and then normalizes the sum:
 
-    normed, stream = norm(x, None)
-    normed, stream = norm(f(normed), stream)    # again and again
+    normed, stream = norm(x, None)              # the first norm: nothing to add yet
+    normed, stream = norm(f(normed), stream)    # every norm after it
 """
 
-# Annotations are evaluated here: those of `forward` are stored by torch.fx.
+# No `from __future__ import annotations`: torch.fx stores the evaluated annotations of `forward`.
 from collections.abc import Sequence
 
 import torch
@@ -26,9 +26,10 @@ fx.wrap("normalize")
 class AddLayerNorm(LayerNorm):
     """`normed, summed = norm(x, residual)`: summed = residual + dropout(x), normed = its LayerNorm.
 
-    `normed` has x's dtype and `summed` residual's, so that a float32 residual stream runs beside
-    half-precision sub-layers without a cast. The dropout keeps no mask: backward draws it again
-    from a seed, which comes from torch's generator. State dict as `torch.nn.LayerNorm`.
+    `normed` has x's dtype and `summed` has residual's, so a float32 residual stream and
+    half-precision sub-layers need no cast. The dropout keeps no mask: the backward pass draws it
+    again from a seed, which comes from torch's generator. The state dict is that of
+    `torch.nn.LayerNorm`.
 
     Args:
         normalized_shape: size of the last dimension, or sizes of the last dimensions.
@@ -36,14 +37,14 @@ class AddLayerNorm(LayerNorm):
         elementwise_affine: learn `weight` (and `bias`).
         bias: learn `bias`.
         device: where the parameters live.
-        dtype: of the parameters: x's, or float32 beside a half-precision x.
-        dropout: probability of an element of x to be dropped while training, the rest being scaled
-            by 1 / (1 - dropout).
+        dtype: dtype of the parameters: x's, or float32 beside a half-precision x.
+        dropout: probability that an element of x is dropped during training; the other elements
+            are scaled by 1 / (1 - dropout).
         save: what the backward pass keeps, as in `LayerNorm`.
 
     Raises:
-        ConfigError: as `LayerNorm`; a `dropout` outside [0, 1); shapes, dtypes or devices of x and
-            residual that do not go together.
+        ConfigError: as `LayerNorm`; `dropout` is outside [0, 1); when called, x and residual
+            have shapes, dtypes or devices that do not fit together.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class AddLayerNorm(LayerNorm):
     ) -> tuple[Tensor, Tensor]:
         """(normed, summed) of x and residual, both (..., *normalized_shape).
 
-        Without a residual x begins the stream: (norm(x), x), and nothing is dropped.
+        Without a residual, x is the start of the stream: the result is (norm(x), x), without
+        dropout.
         """
         shape, save_output = self.normalized_shape, self.save == "output"
         if residual is None:
@@ -87,15 +89,15 @@ class AddLayerNorm(LayerNorm):
 
 
 class AddRMSNorm(RMSNorm):
-    """`AddLayerNorm` with `RMSNorm`; state dict as `torch.nn.RMSNorm`.
+    """`AddLayerNorm` with `RMSNorm`; the state dict is that of `torch.nn.RMSNorm`.
 
     Args:
         normalized_shape: size of the last dimension, or sizes of the last dimensions.
         eps: added to the mean square.
         elementwise_affine: learn `weight`.
         device: where the parameters live.
-        dtype: of the parameters.
-        dropout: probability of an element of x to be dropped while training.
+        dtype: dtype of the parameters.
+        dropout: probability that an element of x is dropped during training.
         save: what the backward pass keeps.
 
     Raises:
@@ -122,7 +124,8 @@ class AddRMSNorm(RMSNorm):
     ) -> tuple[Tensor, Tensor]:
         """(normed, summed) of x and residual, both (..., *normalized_shape).
 
-        Without a residual x begins the stream: (norm(x), x), and nothing is dropped.
+        Without a residual, x is the start of the stream: the result is (norm(x), x), without
+        dropout.
         """
         shape, save_output = self.normalized_shape, self.save == "output"
         if residual is None:
@@ -142,17 +145,17 @@ class AddRMSNorm(RMSNorm):
 
 
 def fuse_residuals(model: nn.Module, fused: bool = True) -> int:
-    """Let the residual adds of a model be part of its norms, as they are at first, or separate.
+    """Choose how the norms of a model add the residual: in one pass (the default) or separately.
 
-    Both compute the same up to rounding and to what a dropout draws; apart, they are what other
-    libraries do, for comparison.
+    Both ways compute the same, up to rounding and to the elements that a dropout draws. Other
+    libraries add separately; that way is there for comparison.
 
     Args:
-        model: with any number of `AddLayerNorm` and `AddRMSNorm`.
+        model: a module with any number of `AddLayerNorm` and `AddRMSNorm`.
         fused: one pass; otherwise torch's add and dropout, then the norm.
 
     Returns:
-        How many layers that concerned.
+        The number of these layers.
     """
     layers = [each for each in model.modules() if isinstance(each, AddLayerNorm | AddRMSNorm)]
     for layer in layers:
@@ -175,16 +178,16 @@ def add_layer_norm(
 
     Args:
         x: (..., *normalized_shape).
-        residual: of x's shape and dtype, or float32 beside a half-precision x.
+        residual: a tensor of x's shape and dtype, or float32 beside a half-precision x.
         normalized_shape: size of the last dimension, or sizes of the last dimensions.
         weight: `normalized_shape`.
         bias: `normalized_shape`.
         eps: added to the variance.
-        dropout: applied whenever it is above 0.
+        dropout: probability that an element of x is dropped; there is no evaluation mode here.
         save: what the backward pass keeps.
 
     Returns:
-        normed, of x's dtype, and summed, of residual's.
+        `normed`, of x's dtype, and `summed`, of residual's.
     """
     return add_and_normalize(
         x,

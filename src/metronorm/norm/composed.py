@@ -107,8 +107,8 @@ def norm_backward(
         d, rest = saved.to(wide) - high, (mean - high).to(wide)
         h = (d - rest) * r.to(wide)
     wide_dy = dy.to(wide)
-    # For rows of one element torch's operator is not exactly 0.
-    if centred and not save_output and not _may_be_differentiated() and saved.shape[-dims:].numel() > 1:
+    native = centred and not save_output and not _may_be_differentiated()
+    if native and saved.shape[-dims:].numel() > 1:  # for one element torch's is not exactly 0
         wide_weight = None if weight is None else weight.to(wide)
         parts = rest.contiguous(), r.to(wide).contiguous()  # the operator needs it
         rows = saved.shape[-dims:], *parts, wide_weight, None

@@ -1,6 +1,6 @@
 """`LayerNorm`: y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, over the last dimensions."""
 
-# Annotations are evaluated here: those of `forward` are stored by torch.fx.
+# No `from __future__ import annotations`: torch.fx stores the evaluated annotations of `forward`.
 from collections.abc import Sequence
 
 import torch
@@ -16,24 +16,25 @@ fx.wrap("normalize")
 class LayerNorm(nn.LayerNorm):
     """Layer normalization (Ba, Kiros and Hinton, 2016, arXiv:1607.06450).
 
-    A drop-in for `torch.nn.LayerNorm`: same arguments, parameters and state dict. Mean and biased
-    variance are those of the last dimensions of every single example; sums are float32 or better.
-    The output has the dtype and memory layout of the input, under autocast too.
+    It replaces `torch.nn.LayerNorm`: arguments, parameters and state dict are the same. Mean and
+    biased variance are computed over the last dimensions, for every example separately; sums are
+    float32 or better. The output has the dtype and memory layout of the input, also under autocast.
 
     Args:
         normalized_shape: size of the last dimension, or sizes of the last dimensions.
         eps: added to the variance, inside the root; finite and positive.
         elementwise_affine: learn `weight` (and `bias`).
-        bias: learn `bias`; without effect where `elementwise_affine` is False.
+        bias: learn `bias`; has no effect if `elementwise_affine` is False.
         device: where the parameters live.
-        dtype: of the parameters: the input's, or float32 beside a half-precision input.
-        save: what the backward pass keeps, "input" or "output". The output is kept by what follows
-            in any case, so that its sharing saves memory; the input is kept all the same where some
-            weight is too small to divide by, and under `torch.compile`, `torch.func`, `torch.jit`.
+        dtype: dtype of the parameters: the input's, or float32 beside a half-precision input.
+        save: the tensor that the backward pass keeps, "input" or "output". The layer that follows
+            mostly keeps the output anyway, so sharing it saves memory. The input is kept all the
+            same if some weight is too small to divide by, and under `torch.compile`, `torch.func`
+            and `torch.jit`.
 
     Raises:
-        ConfigError: a size below 1, an `eps` that is not positive, an unknown `save`; when called,
-            an input of another shape, dtype or device than the layer can take.
+        ConfigError: a size is below 1, `eps` is not positive, or `save` is unknown; when called,
+            the input has a shape, dtype or device that does not fit the layer.
     """
 
     def __init__(
@@ -79,10 +80,10 @@ def layer_norm(
     Args:
         x: (..., *normalized_shape); float32, bfloat16, float16 or float64.
         normalized_shape: size of the last dimension, or sizes of the last dimensions.
-        weight: `normalized_shape`, of x's dtype, or float32 beside a half-precision x.
-        bias: like weight.
+        weight: of shape `normalized_shape`; of x's dtype, or float32 beside a half-precision x.
+        bias: as weight.
         eps: added to the variance.
-        save: what the backward pass keeps.
+        save: the tensor that the backward pass keeps, "input" or "output".
 
     Returns:
         The normalized x, of its shape, dtype and memory layout.

@@ -1,6 +1,6 @@
-"""`LayerNorm2d`: every pixel of an image normalized over its channels, where the image lies."""
+"""`LayerNorm2d`: normalizes every pixel of an image over its channels, without a copy."""
 
-# Annotations are evaluated here: those of `forward` are stored by torch.fx.
+# No `from __future__ import annotations`: torch.fx stores the evaluated annotations of `forward`.
 import torch
 from torch import Tensor, fx
 from torch.jit import is_scripting  # type: ignore[attr-defined]
@@ -16,21 +16,23 @@ fx.wrap("normalize")
 class LayerNorm2d(LayerNorm):
     """Layer normalization over the channels of (batch, channels, height, width).
 
-    As in ConvNeXt (Liu et al., 2022, arXiv:2201.03545): equal to permuting the channels to the end,
-    `LayerNorm`, and permuting back, in one pass and without a copy, for contiguous and for
-    `channels_last` images; the output lies as the input does. `weight` and `bias` are (channels,).
+    As in ConvNeXt (Liu et al., 2022, arXiv:2201.03545). The result equals that of three steps:
+    permute the channels to the end, apply `LayerNorm`, permute back. It takes one pass and no copy,
+    for contiguous and for `channels_last` images, and the output has the input's memory layout.
+    `weight` and `bias` are (channels,).
 
     Args:
-        channels: of the images.
+        channels: number of channels of the images.
         eps: added to the variance.
         elementwise_affine: learn `weight` (and `bias`).
         bias: learn `bias`.
         device: where the parameters live.
-        dtype: of the parameters.
-        save: what the backward pass keeps, as in `LayerNorm`.
+        dtype: dtype of the parameters.
+        save: the tensor that the backward pass keeps, as in `LayerNorm`.
 
     Raises:
-        ConfigError: as `LayerNorm`; several sizes; an input without four dimensions.
+        ConfigError: as `LayerNorm`; `channels` is several sizes; when called, the input does not
+            have four dimensions.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`observe`: what every norm layer gets and does, as plain numbers, every so many ticks."""
+"""`observe`: statistics of the norm layers of a model, as plain numbers, every N ticks."""
 
 from __future__ import annotations
 
@@ -30,21 +30,25 @@ _log = logging.getLogger("metronorm")
 
 
 class NormObserver:
-    """Made by `observe`, which says how to use it."""
+    """Collects statistics of the norm layers of a model; `observe` makes it and shows its use.
+
+    Attributes:
+        every: the ticks that are multiples of this are observed.
+    """
 
     def __init__(self, model: nn.Module, every: int) -> None:
         self.every = every
         self._model = model
         self._seen: dict[str, _Seen] = {}
         self._handles: list[RemovableHandle] = []
-        self._told = False
+        self._warned = False
 
     @contextlib.contextmanager
     def at(self, tick: int) -> Iterator[None]:
-        """Look at every forward pass inside the block, if `tick` is a multiple of `every`.
+        """Observe every forward pass inside the block, if `tick` is a multiple of `every`.
 
         Raises:
-            ConfigError: inside of another such block.
+            ConfigError: it is called inside another such block.
         """
         if self._handles:
             raise ConfigError("one tick must end before the next is observed", got=f"tick {tick}")
@@ -64,18 +68,18 @@ class NormObserver:
             for handle in self._handles:
                 handle.remove()
             self._handles = []
-        if not self._told and not any(seen.rows for seen in self._seen.values()):
-            self._told = True
+        if not self._warned and not any(seen.rows for seen in self._seen.values()):
+            self._warned = True
             _log.warning(
-                "no norm of the observed model ran in tick %d; torch.compile runs none of what "
-                "observes: call the model itself in this tick",
+                "no norm of the observed model ran in tick %d; a model compiled by torch.compile "
+                "cannot be observed: call the model itself in this tick",
                 tick,
             )
 
     def numbers(self) -> dict[str, float]:
         """The numbers of the last tick by name, `norm.LAYER.NUMBER`; {} if it was not observed.
 
-        Here, and only here, a GPU is waited for.
+        Only this call waits for a GPU.
         """
         by_device: dict[torch.device, list[tuple[str, Tensor]]] = {}
         for layer, seen in self._seen.items():
@@ -84,13 +88,13 @@ class NormObserver:
                 by_device.setdefault(value.device, []).append((full, value))
         numbers: dict[str, float] = {}
         for device, pairs in by_device.items():
-            together = torch.stack([value.to(stats_dtype(device)) for _, value in pairs])
-            numbers |= zip((name for name, _ in pairs), together.tolist(), strict=True)
+            values = torch.stack([value.to(stats_dtype(device)) for _, value in pairs])
+            numbers |= zip((name for name, _ in pairs), values.tolist(), strict=True)
         return numbers
 
 
 def observe(model: nn.Module, every: int = 100) -> NormObserver:
-    """Numbers on a model's norm layers at every `every`-th tick, ready to be logged.
+    """Statistics of a model's norm layers at every `every`-th tick, ready for `clock.log`.
 
         norms = observe(model)
         for tick in clock.ticks(range(1, 1001)):
@@ -98,30 +102,33 @@ def observe(model: nn.Module, every: int = 100) -> NormObserver:
                 loss = train_step(model)
             clock.log(**norms.numbers())
 
-    Looked at are our layers and `torch.nn.LayerNorm` and `RMSNorm`; `replace_norms` makes ours of
-    others. Statistics are those of a row, which is what is normalized together: x's last
-    dimensions, a pixel's channels, and in `AddLayerNorm` the sum's. In float32 at least, averaged
-    over all rows of all passes of the tick, padding included:
+    Our layers, `torch.nn.LayerNorm` and `torch.nn.RMSNorm` are observed; `replace_norms` replaces
+    many others by ours. A row is what is normalized together: the last dimensions of x, the
+    channels of a pixel, in `AddLayerNorm` the last dimensions of the sum. The numbers are averages
+    over all rows of all forward passes of the tick, with padding, in float32 or float64:
 
-    | number | what it is | what it tells |
+    | number | what it is | how to read it |
     |---|---|---|
-    | `mean` | average of rows' absolute mean | far above `std`: a stream that drifts |
-    | `std` | average of rows' standard deviation (biased) | grows along a pre-norm stream |
-    | `rstd` | average of what rows are multiplied by | gradients into x scale with it |
-    | `rstd_max` | the largest of those | near 1 / sqrt(eps): rows that are all but constant |
-    | `gamma` | average of the weight | which layer is turned up |
-    | `gamma_min`, `gamma_max` | smallest and largest absolute weight | dead and dominant channels |
+    | `mean` | average of the rows' absolute mean | far above `std`: the stream drifts |
+    | `std` | average of the rows' standard deviation (biased) | grows along a pre-norm stream |
+    | `rstd` | average of the factor that rows are multiplied by | gradients of x scale with it |
+    | `rstd_max` | largest such factor | near 1 / sqrt(eps): some rows are almost constant |
+    | `gamma` | average of the weight | large: the layer amplifies |
+    | `gamma_min`, `gamma_max` | smallest, largest absolute weight | dead, dominant channels |
 
-    `rstd` is 1 / sqrt(variance + eps), in an RMS norm 1 / sqrt(mean square + eps). Numbers of gamma
-    are those of the tick's first pass, and missing where a layer has no weight. At other ticks no
-    hook is attached, and nothing is computed.
+    `rstd` is 1 / sqrt(variance + eps), in an RMS norm 1 / sqrt(mean square + eps). The numbers of
+    gamma come from the first pass of the tick; a layer without weight has none. At all other ticks
+    no hook is registered and nothing is computed.
 
     Args:
-        model: whose norm layers; looked for anew at every observed tick.
+        model: the model; its norm layers are looked up again at every observed tick.
         every: observe ticks that are multiples of this.
 
+    Returns:
+        The observer. `with observer.at(tick)` observes, `observer.numbers()` gives the result.
+
     Raises:
-        ConfigError: `every` below 1; no norm layer in the model.
+        ConfigError: `every` is below 1, or the model has no norm layer.
     """
     ticks = as_integer(every)
     if ticks is None or ticks < 1:
@@ -136,7 +143,7 @@ def observe(model: nn.Module, every: int = 100) -> NormObserver:
 
 
 def norms_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The layers whose numbers are known how to be had, and where they are."""
+    """The names and modules of the norm layers that can be observed."""
     return [
         (name, module)
         for name, module in model.named_modules()
@@ -145,17 +152,17 @@ def norms_of(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 
 class _Seen:
-    """A layer's sums over the rows of a tick; called as its forward hook."""
+    """The sums of one layer over the rows of a tick; it is the layer's forward hook."""
 
     def __init__(self) -> None:
         self.rows = 0
-        self._sums: Tensor | None = None  # of |mean|, deviation and rstd
+        self._sums: Tensor | None = None  # (3,): of |mean|, standard deviation and rstd
         self._rstd_max: Tensor | None = None
         self._gamma: Tensor | None = None
 
     def __call__(self, module: Any, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
-            return  # it would stay in the compiled code, at ticks that are off too
+            return  # it would stay in the compiled code at all other ticks
         with torch.no_grad():
             if isinstance(module, AddLayerNorm | AddRMSNorm):
                 x = output[1]
@@ -186,7 +193,7 @@ class _Seen:
             self._gamma = torch.stack([gamma.mean(), *gamma.abs().aminmax()])
 
     def tensors(self) -> dict[str, Tensor]:
-        """The numbers by name, on the device still."""
+        """The numbers by name, still on the device."""
         if self._sums is None or self._rstd_max is None:
             return {}
         means = self._sums / self.rows

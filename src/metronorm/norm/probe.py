@@ -1,9 +1,9 @@
-"""Which layer of ours computes what a norm layer computes, found by trying: names lie.
+"""Finds the layer of ours that computes the same as a given norm layer, by running both.
 
-Old and new run on the same small input, with the same drawn weight and bias in the place of their
-own, so that a layer that multiplies by 1 + weight, or by nothing, gives itself away. So does one
-that does something else in training or in evaluation, that draws noise now and then, that has other
-gradients, or that takes tokens besides images.
+The name of a layer's class is no proof. Both layers run on the same small inputs, with the same
+random weight and bias. This finds a layer that multiplies by 1 + weight or by nothing, that differs
+between training and evaluation, that sometimes adds noise, that has other gradients, or that takes
+tokens as well as images.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ if TYPE_CHECKING:
 
     from metronorm.norm.checks import Save
 
-TOLERANCES = {  # relative, and absolute beside numbers of about 1
-    torch.float64: 1e-5,  # transformers computes in float32 whatever comes
+TOLERANCES = {  # relative and absolute; the numbers are about 1
+    torch.float64: 1e-5,  # transformers computes in float32, whatever the input is
     torch.float32: 1e-5,
     torch.float16: 4e-3,
     torch.bfloat16: 3e-2,
 }
 _OTHER = "computes something else than a layer or RMS norm"
-_REPEATS = 32  # in each mode: of noise that comes one time in ten, 3 % stay unseen
+_REPEATS = 32  # calls in each mode; noise in 1 of 10 calls is missed with a probability of 3 %
 
 
 class Norm(NamedTuple):
-    """What a norm layer says of itself."""
+    """A norm layer of somebody else, and its attributes."""
 
     module: nn.Module
     shape: tuple[int, ...]
     eps: float | None
     device: torch.device
-    dtype: torch.dtype  # of the weight; where there is none, of the model
+    dtype: torch.dtype  # of the weight or, without one, of the model
 
 
 def equal_layer(norm: Norm, dtypes: tuple[torch.dtype, ...], save: Save) -> nn.Module | str:
-    """A new layer of ours with the old one's parameters, or why there is none.
+    """A new layer of ours with the parameters of the old one, or the reason why there is none.
 
     Args:
         norm: the old layer.
-        dtypes: which inputs it may meet, besides those of its weight's dtype.
-        save: what the new layer's backward pass keeps.
+        dtypes: dtypes of the inputs that it may get, besides the dtype of its weight.
+        save: the tensor that the backward pass of the new layer keeps.
     """
-    why = _OTHER
+    reason = _OTHER
     cuda = [norm.device] if norm.device.type == "cuda" else []
-    # what draws must leave no trace; and gradients are tried inside of inference mode, too
+    # Layers that draw must not change the generators; gradients must work under inference mode too.
     with torch.random.fork_rng(cuda), torch.inference_mode(False):
         for new in _forms(norm, save):
             found = _difference(norm, new, dtypes) or _difference_in_use(norm, new)
             if found is None:
                 return new
             if found != _OTHER:
-                why = found
-    return why
+                reason = found
+    return reason
 
 
 def _forms(norm: Norm, save: Save) -> Iterator[nn.Module]:
-    """All layers of ours that could take the place of `norm`, with its parameters."""
+    """All layers of ours that could replace `norm`, with its parameters."""
     old, shape, eps = norm.module, norm.shape, norm.eps
     weight, bias = getattr(old, "weight", None), getattr(old, "bias", None)
     affine = weight is not None
@@ -92,7 +92,7 @@ def _forms(norm: Norm, save: Save) -> Iterator[nn.Module]:
 
 
 def take_parameters(taker: nn.Module, giver: nn.Module) -> None:
-    """Let `taker` hold the very Parameter objects of `giver`, in the giver's order."""
+    """Make `taker` hold the same Parameter objects as `giver`, in the order of `giver`."""
     own, given = parameters_of(taker), parameters_of(giver)
     taken = {name: value for name, value in given.items() if name in own}
     missing = dict.fromkeys(name for name in own if name not in given)
@@ -100,19 +100,19 @@ def take_parameters(taker: nn.Module, giver: nn.Module) -> None:
 
 
 def _difference(norm: Norm, new: nn.Module, dtypes: tuple[torch.dtype, ...]) -> str | None:
-    """How `new` differs from the old layer; None if it does not."""
+    """How the outputs of `new` differ from those of the old layer; None if they do not."""
     wide = wide_dtype(norm.dtype)
     must = dict.fromkeys(((wide, wide), (norm.dtype, norm.dtype)))
     if norm.eps is None:
-        dtypes = (*dtypes, torch.bfloat16)  # what None stands for must not depend on the input
+        dtypes = (*dtypes, torch.bfloat16)  # None must not mean another number in another dtype
     may = dict.fromkeys((dtype, norm.dtype) for dtype in dtypes)
     for x_dtype, weight_dtype in {**must, **may}:
         for x in _inputs(norm, isinstance(new, LayerNorm2d), x_dtype):
             try:
                 want = _run(norm, norm.module, x, weight_dtype)
-            except Exception as error:  # whatever a stranger's code raises
+            except Exception as error:  # code of somebody else may raise anything
                 if (x_dtype, weight_dtype) not in must:
-                    break  # nobody calls it like this
+                    break  # nobody calls the layer like this
                 return _OTHER if x_dtype == wide else f"fails in {_name(x_dtype)}: {_line(error)}"
             pair = f"a {_name(x_dtype)} input beside {_name(weight_dtype)} weights"
             try:
@@ -129,7 +129,7 @@ def _difference(norm: Norm, new: nn.Module, dtypes: tuple[torch.dtype, ...]) -> 
 
 
 def _difference_in_use(norm: Norm, new: nn.Module) -> str | None:
-    """How `new` differs in what a single output does not show: modes, noise, gradients, shapes."""
+    """How `new` differs in modes, noise, gradients or accepted shapes; None if it does not."""
     wide = wide_dtype(norm.dtype)
     images = isinstance(new, LayerNorm2d)
     x = next(_inputs(norm, images, wide))[:2]
@@ -153,10 +153,10 @@ def _difference_in_use(norm: Norm, new: nn.Module) -> str | None:
 
 
 def _takes_tokens(norm: Norm) -> bool:
-    """Whether the old layer, a norm over the channels of images, is a norm elsewhere too.
+    """Whether the old layer, a norm over the channels of images, also normalizes tokens.
 
-    Of (batch, time, channels) over the last dimension, or of (batch, channels, time) over the
-    second. What merely broadcasts to something is nothing that a model would do.
+    Tokens are (batch, time, channels), normalized over the last dimension, or (batch, channels,
+    time), normalized over the second. An input that only happens to broadcast does not count.
     """
     wide = wide_dtype(norm.dtype)
     assert norm.eps is not None
@@ -164,7 +164,7 @@ def _takes_tokens(norm: Norm) -> bool:
     take_parameters(like, norm.module)
     for x in _inputs(norm, False, wide):
         if x.dim() > 3:
-            break  # an image, to this layer
+            break  # this layer takes it for an image
         want = _run(norm, like, x, wide)
         for there, back in ((x, want), (x.transpose(1, -1), want.transpose(1, -1))):
             try:
@@ -177,7 +177,7 @@ def _takes_tokens(norm: Norm) -> bool:
 
 
 def _gradients(norm: Norm, module: nn.Module, x: Tensor) -> list[Tensor] | None:
-    """The gradients of x, weight and bias; None where there are none to be had."""
+    """The gradients of x, weight and bias; None if the layer has none or fails."""
     leaves = [x.clone().requires_grad_()]
     try:
         y = _run(norm, module, leaves[0], x.dtype, leaves=leaves)
@@ -186,7 +186,7 @@ def _gradients(norm: Norm, module: nn.Module, x: Tensor) -> list[Tensor] | None:
         dy = _drawn(tuple(y.shape), seed=3).to(y)
         with torch.autocast(norm.device.type, enabled=False):
             return list(torch.autograd.grad(y, leaves, dy, materialize_grads=True))
-    except Exception:  # whatever a stranger's code raises
+    except Exception:  # code of somebody else may raise anything
         return None
 
 
@@ -198,17 +198,17 @@ def _run(
     training: bool | None = None,
     leaves: list[Tensor] | None = None,
 ) -> Tensor:
-    """The output for x with drawn parameters of `dtype`; `module` itself is not touched.
+    """The output for x with random parameters of `dtype`; `module` itself is not changed.
 
     Args:
         norm: the old layer.
-        module: it, or one to be compared with it.
+        module: the old layer, or one that is compared with it.
         x: the input.
-        dtype: of the parameters.
-        training: the mode; its own by default.
-        leaves: where to add the parameters, for their gradients to be asked for.
+        dtype: dtype of the parameters.
+        training: the mode; by default that of the module.
+        leaves: a list that the parameters are added to, so that their gradients can be computed.
     """
-    double = copy.copy(module)  # shares all but what is set here
+    double = copy.copy(module)  # shares everything except what is set here
     double.training = module.training if training is None else training
     drawn = {"weight": _drawn(norm.shape, 1) + 1.5, "bias": _drawn(norm.shape, 2)}
     parameters = {
@@ -219,14 +219,14 @@ def _run(
     if leaves is not None:
         given = [value for _, value in sorted(parameters.items()) if value is not None]
         leaves += [value.requires_grad_() for value in given]
-    quiet = warnings.catch_warnings(action="ignore")  # about what nobody asked for
-    recorded = torch.set_grad_enabled(leaves is not None)
-    with quiet, recorded, torch.autocast(norm.device.type, enabled=False):
-        return double.forward(x.clone())  # type: ignore[no-any-return]  # hooks are not for this
+    quiet = warnings.catch_warnings(action="ignore")  # the user did not make this call
+    gradients = torch.set_grad_enabled(leaves is not None)
+    with quiet, gradients, torch.autocast(norm.device.type, enabled=False):
+        return double.forward(x.clone())  # type: ignore[no-any-return]  # without the hooks of the module
 
 
 def _inputs(norm: Norm, images: bool, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Rows that are well scaled, large, and small enough for eps to matter; none is centred."""
+    """Rows of normal size, large ones, and ones so small that eps matters; none has mean 0."""
     small = (norm.eps or torch.finfo(torch.float32).eps) ** 0.5
     for lead in ((2, 2, 3),) if images else ((6,), (2, 3), (2, 3, 2)):
         x = _drawn((*lead, *norm.shape), seed=0) + 0.5
@@ -240,7 +240,7 @@ def _inputs(norm: Norm, images: bool, dtype: torch.dtype) -> Iterator[Tensor]:
 
 @functools.lru_cache(maxsize=8)
 def _drawn(shape: tuple[int, ...], seed: int) -> Tensor:
-    """Standard normal numbers that leave torch's own generator alone; not to be changed."""
+    """Standard normal numbers from a generator of their own; cached, so callers must copy them."""
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn(shape, generator=generator, dtype=torch.float32, device="cpu")
 

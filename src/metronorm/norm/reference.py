@@ -1,11 +1,11 @@
-"""The equations in float64, written to be read: what every kernel is judged by.
+"""The equations in float64, written for readers; tests compare every kernel with them.
 
-Rows are the first dimension, the normalized elements the second: x is (rows, n). With
+x is (rows, n): every row is normalized over its n elements. With
 m = mean(x), v = mean((x - m)^2) (the *biased* variance) and r = 1 / sqrt(v + eps):
 
     h = (x - m) * r                     y = h * weight + bias
 
-Root mean square normalization is the same with m = 0. Ba, Kiros and Hinton (2016),
+RMS normalization is the same with m = 0. Ba, Kiros and Hinton (2016),
 arXiv:1607.06450; Zhang and Sennrich (2019), arXiv:1910.07467.
 """
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class Gradients(NamedTuple):
-    """Of a loss, with respect to what the names say."""
+    """Gradients of a loss with respect to x, weight and bias."""
 
     x: Tensor  # (rows, n)
     weight: Tensor  # (n,)
@@ -26,7 +26,7 @@ class Gradients(NamedTuple):
 
 
 class DoubleGradients(NamedTuple):
-    """Of a function of `Gradients`, with respect to what the names say."""
+    """Gradients of a function of `Gradients` with respect to dy, x and weight."""
 
     dy: Tensor  # (rows, n)
     x: Tensor  # (rows, n)
@@ -34,7 +34,7 @@ class DoubleGradients(NamedTuple):
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, centred: bool = True) -> Tensor:
-    """y, (rows, n), float64; weight and bias are (n,)."""
+    """The output y, (rows, n), float64; weight and bias are (n,)."""
     h, _ = _hat(x, eps, centred)
     return h * weight.double() + bias.double()
 
@@ -42,10 +42,10 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float, *, centred: boo
 def backward(
     dy: Tensor, x: Tensor, weight: Tensor, eps: float, *, centred: bool = True
 ) -> Gradients:
-    """The gradients of a loss whose slope at y is dy, float64.
+    """The gradients, in float64, of a loss that has the gradient dy with respect to y.
 
-    dh/dx is, row by row, the matrix r * (I - 1 1^T / n - h h^T / n), without the middle term where
-    nothing is centred. It is symmetric.
+    For one row, dh/dx is the symmetric matrix r * (I - 1 1^T / n - h h^T / n); without centring the
+    middle term is missing.
     """
     h, r = _hat(x, eps, centred)
     dy = dy.double()
@@ -58,7 +58,7 @@ def double_backward(
 ) -> DoubleGradients:
     """The gradients of L = <slopes.x, dx> + <slopes.weight, dweight> + <slopes.bias, dbias>.
 
-    dL/dh holds r fast, dL/dr holds h fast; x moves both.
+    dL/dh is taken with r constant, and dL/dr with h constant; x changes both.
     """
     h, r = _hat(x, eps, centred)
     dy, weight, n = dy.double(), weight.double(), x.shape[1]

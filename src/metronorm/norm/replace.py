@@ -1,4 +1,4 @@
-"""`replace_norms`: our layers in the place of a model's own, parameters and all."""
+"""`replace_norms`: replaces the norm layers of a model by ours, which keep their parameters."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 _ENDINGS = ("layernorm", "rmsnorm", "layernorm2d")
 _EPS_NAMES = ("eps", "variance_epsilon", "epsilon", "layer_norm_eps")
-_WORTH_A_PROBE = 0.05  # of a model's parameters; adapters in float32 are fewer and cast back
+# A dtype of a smaller share of the parameters is not tried: adapters in float32, for example, have
+# fewer parameters, and cast their outputs back.
+_WORTH_A_PROBE = 0.05
 
 
 class _Swap(NamedTuple):
@@ -40,11 +42,11 @@ class _Swap(NamedTuple):
 
 
 class Replacement:
-    """What `replace_norms` did; as a context manager, it is undone at the end.
+    """The result of `replace_norms`; as a context manager, it calls `undo` at the end.
 
     Attributes:
-        swapped: where in the model a layer of ours is now; a shared layer is at several places.
-        left: where a norm was left alone, and why.
+        swapped: names of the modules that are layers of ours now; a shared layer has several names.
+        left: names of the norms that were not replaced, with the reason for each.
     """
 
     def __init__(self, swaps: list[_Swap], left: dict[str, str]) -> None:
@@ -55,22 +57,22 @@ class Replacement:
     def undo(self) -> None:
         """Put the old layers back, with the parameters and the mode that ours have now.
 
-        Done twice, the second time changes nothing.
+        A second call changes nothing.
 
         Raises:
-            ConfigError: one of ours is no longer where it was put, or has other parameters; then
+            ConfigError: one of our layers is no longer in its place, or has other parameters; then
                 nothing is changed.
         """
         for swap in self._swaps:
             there = getattr(swap.parent, swap.leaf, None)
             if there is not swap.new or not _names(swap.old) <= _names(there):
                 raise ConfigError(
-                    "to undo, every layer of ours must be where it was put, with its parameters",
-                    got=f"{swap.name}, changed since: a {type(there).__name__}",
-                    fix="take that change back first, or build the model again",
+                    "to undo, every layer of ours must still be in its place, with its parameters",
+                    got=f"{swap.name} has changed and is a {type(there).__name__}",
+                    fix="undo that change first, or build the model again",
                 )
         for swap in self._swaps:
-            take_parameters(swap.old, swap.new)  # loading may have assigned others
+            take_parameters(swap.old, swap.new)  # load_state_dict(assign=True) makes new ones
             swap.old.training = swap.new.training
             swap.parent.add_module(swap.leaf, swap.old)
         self._swaps = []
@@ -89,53 +91,55 @@ class Replacement:
     def __str__(self) -> str:
         count = len(self.swapped)
         text = f"{count} {'norm' if count == 1 else 'norms'} swapped, {len(self.left)} left"
-        reasons: dict[str, list[str]] = {}
-        for name, why in self.left.items():
-            reasons.setdefault(why, []).append(name)
-        told = [
-            names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" ({why})"
-            for why, names in reasons.items()
+        by_reason: dict[str, list[str]] = {}
+        for name, reason in self.left.items():
+            by_reason.setdefault(reason, []).append(name)
+        parts = [
+            names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" ({reason})"
+            for reason, names in by_reason.items()
         ]
-        return f"{text}: {', '.join(told)}" if told else text
+        return f"{text}: {', '.join(parts)}" if parts else text
 
     def __repr__(self) -> str:
         return f"<Replacement: {self}>"
 
 
 def replace_norms(model: nn.Module, *, save: Save = "input") -> Replacement:
-    """Put our norm layers in the place of a model's own; nothing else about the model changes.
+    """Replace the norm layers of a model by ours; nothing else in the model changes.
 
-    Takes `torch.nn.LayerNorm` and `RMSNorm`, the LayerNorm and RMSNorm classes of transformers and
-    others like them, and norms over the channels of images. Ours get the very same Parameter
-    objects, eps and mode, so that optimizers, tied weights and state dicts stay as they are; a
-    layer in several places is one layer in several places afterwards. Every layer is first tried on
-    small inputs, and swapped only where ours gives the same numbers and gradients and the same
-    dtype, in training and in evaluation, again and again, for inputs of its weight's dtype and of
-    every dtype that a twentieth of the model's parameters has. A norm that takes tokens besides
-    images is left, and so are half-precision norms of a model that says `residual_in_fp32`, as
-    Mamba does: they may be handed float32.
+    It replaces `torch.nn.LayerNorm` and `RMSNorm`, the LayerNorm and RMSNorm classes of
+    transformers and similar ones, and norms over the channels of images. Our layers get the same
+    Parameter objects, eps and mode, so optimizers, tied weights and state dicts stay valid. A layer
+    that is in several places is replaced by one layer in the same places.
 
-    What stays different: under autocast our layers keep the input's dtype, and ours in half
-    precision refuse a float32 input: `undo()`, or keep a layer that gets one in float32.
-    Call this once the weights are loaded, and before the model is compiled or sharded.
+    Every layer is tried on small inputs first. It is replaced only if ours gives the same numbers,
+    gradients and dtypes in training and in evaluation, in repeated calls, for inputs of the dtype
+    of its weight and of the dtypes of at least 5 % of the model's parameters. A norm that takes
+    tokens as well as images is not replaced. Nor are the half-precision norms of a model that sets
+    `residual_in_fp32`, such as Mamba, because they may get float32 inputs.
+
+    Two things differ afterwards: under autocast our layers keep the input's dtype, and our layers
+    in half precision refuse a float32 input. In that case call `undo()`, or keep the layer in
+    float32. Call `replace_norms` after the weights are loaded, and before the model is compiled or
+    sharded.
 
     Args:
         model: any module that is not a norm itself.
-        save: what the backward pass of our layers keeps, as in `LayerNorm`.
+        save: the tensor that the backward pass of our layers keeps, as in `LayerNorm`.
 
     Returns:
-        What was swapped, what was left and why, and the way back.
+        The names of the replaced norms, the names of the others with the reasons, and `undo()`.
 
     Raises:
-        ConfigError: `model` is itself a norm or no module; an unknown `save`.
+        ConfigError: `model` is a norm itself or no module, or `save` is unknown.
     """
     checked_save(save)
     if not isinstance(model, nn.Module):
         raise ConfigError("a model must be a torch.nn.Module", got=type(model).__name__)
     if _looks_like_norm(model):
         raise ConfigError(
-            "norms are replaced inside of a model",
-            got=f"a {type(model).__name__}, which is itself one",
+            "norms are replaced inside a model",
+            got=f"a {type(model).__name__}, which is a norm itself",
             fix="the model around it, or build a metronorm.norm layer and load its state dict",
         )
     dtypes = _main_dtypes(model)
@@ -161,7 +165,7 @@ def replace_norms(model: nn.Module, *, save: Save = "input") -> Replacement:
 
 
 def _names(module: nn.Module) -> set[str]:
-    """Of the parameters that are there."""
+    """Names of the parameters that are not None."""
     return {name for name, value in parameters_of(module).items() if value is not None}
 
 
@@ -173,7 +177,7 @@ def _looks_like_norm(module: nn.Module) -> bool:
 
 
 def _described(module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> Norm | str:
-    """The layer's shape, eps and so on, or why it is left without a try."""
+    """The layer's shape, eps and so on, or the reason why it is not even tried."""
     kind = type(module).__name__
     if isinstance(module, LayerNorm | RMSNorm):
         return "already ours"
@@ -185,7 +189,7 @@ def _described(module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> Norm | str
     if has_hooks(module):
         return "has hooks of its own"
     if "forward" in vars(module):
-        return "its forward was replaced by somebody"
+        return "its forward was replaced"
     if len(inspect.signature(module.forward).parameters) != 1:
         return "its forward takes more than one input"
     parameters = {name: value for name, value in parameters_of(module).items() if value is not None}
@@ -212,10 +216,10 @@ def _described(module: nn.Module, dtypes: tuple[torch.dtype, ...]) -> Norm | str
 
 
 def _wrong_parameters(parameters: list[nn.Parameter], *, any_shape: bool) -> str | None:
-    """Why these cannot be the parameters of one of our layers, if so."""
+    """The reason why these cannot be the parameters of one of our layers, or None."""
     for value in parameters:
         if type(value) is not nn.Parameter:
-            return f"its parameters are of a kind of their own, {type(value).__name__}"
+            return f"its parameters are of another class, {type(value).__name__}"
         if value.is_meta:
             return "is on the meta device: replace it once the weights are loaded"
         if value.dim() != 1 and not any_shape:
@@ -228,7 +232,7 @@ def _wrong_parameters(parameters: list[nn.Parameter], *, any_shape: bool) -> str
 
 
 def _keeps_residual_wide(model: nn.Module) -> bool:
-    """Whether a model says that its residual stream is float32, whatever its weights are."""
+    """Whether a model declares a float32 residual stream, independent of its weights' dtype."""
     return any(
         getattr(holder, "residual_in_fp32", False)
         for module in model.modules()
@@ -237,7 +241,7 @@ def _keeps_residual_wide(model: nn.Module) -> bool:
 
 
 def _main_dtypes(model: nn.Module) -> tuple[torch.dtype, ...]:
-    """Which dtypes a fair share of the model's parameters has, the most frequent first."""
+    """The dtypes that at least 5 % of the model's parameters have, the most frequent first."""
     sizes: Counter[torch.dtype] = Counter()
     for value in model.parameters():
         if value.dtype in TOLERANCES and not is_lazy(value):

@@ -1,6 +1,6 @@
 """`RMSNorm`: y = x / sqrt(mean(x * x) + eps) * weight, over the last dimensions."""
 
-# Annotations are evaluated here: those of `forward` are stored by torch.fx.
+# No `from __future__ import annotations`: torch.fx stores the evaluated annotations of `forward`.
 from collections.abc import Sequence
 
 import torch
@@ -16,16 +16,16 @@ fx.wrap("normalize")
 class RMSNorm(nn.RMSNorm):
     """Root-mean-square normalization (Zhang and Sennrich, 2019, arXiv:1910.07467).
 
-    A drop-in for `torch.nn.RMSNorm` with one default of its own: `eps` is 1e-6, what published
-    models use. Torch's default, None, is the machine epsilon of the dtype it computes in.
+    It replaces `torch.nn.RMSNorm`, with another default: `eps` is 1e-6, as in published models.
+    Torch's default is None, the machine epsilon of the dtype of computation.
 
     Args:
         normalized_shape: size of the last dimension, or sizes of the last dimensions.
         eps: added to the mean square, inside the root; finite and positive, or None as in torch.
         elementwise_affine: learn `weight`.
         device: where the parameters live.
-        dtype: of the parameters: the input's, or float32 beside a half-precision input.
-        save: what the backward pass keeps, as in `LayerNorm`.
+        dtype: dtype of the parameters: the input's, or float32 beside a half-precision input.
+        save: the tensor that the backward pass keeps, as in `LayerNorm`.
 
     Raises:
         ConfigError: as `LayerNorm`.
