@@ -47,8 +47,8 @@ def test_what_is_printed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_lines_of_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["well", "failed", "slow", "--json"]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    told = [(finding["run"], finding["rule"], finding["severity"]) for finding in found]
-    assert told == [
+    listed = [(finding["run"], finding["rule"], finding["severity"]) for finding in found]
+    assert listed == [
         ("failed", "failed", "critical"),
         ("failed", "data-bound", "warning"),
         ("slow", "data-bound", "warning"),
@@ -86,8 +86,8 @@ def test_what_cannot_be_diagnosed(runs: Path, capsys: pytest.CaptureFixture[str]
         main(["well", "--fail-on", "everything"])
 
 
-def test_a_run_without_ticks_is_told_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_ticks_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with Clock(tmp_path / "run", progress=False):
         pass
     assert main([str(tmp_path / "run")]) == 0
-    assert "no tick is on record" in capsys.readouterr().err
+    assert "no ticks are on record" in capsys.readouterr().err

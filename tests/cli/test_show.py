@@ -110,8 +110,8 @@ def test_what_is_no_run_keeps_no_run_away(
         out, err = capsys.readouterr()
         assert "run" in out
         assert err.splitlines() == [
-            "folder is no run and left out",
-            "notes.txt is no run and left out",
+            "folder is not a run and is left out",
+            "notes.txt is not a run and is left out",
         ]
         # but what cannot be meant by runs/* is a failure
         (tmp_path / "damaged").mkdir(exist_ok=True)

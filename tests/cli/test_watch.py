@@ -89,7 +89,7 @@ def test_the_page_shows_what_a_run_does(tmp_path: Path) -> None:
         for part in (
             "first", "finished", "30 / 40", "250", "25,000",  # name, state, tick, ticks/s, tokens/s
             "loss 0.033333", "tick time in ms, 4 ms now", "┤",
-            "forward", "75.0%", "backward", "25.0%", "█████",
+            "forward", "75%", "backward", "25%", "█████",
             "peak memory", "MiB",
             "tick 30 sample", "All the world's", r"a stage\x1b[2J", "start",
         ):  # fmt: skip

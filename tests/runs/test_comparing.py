@@ -176,7 +176,7 @@ def test_tokens_per_second(tmp_path: Path) -> None:
     assert rate.a == pytest.approx(1_000 / TICK_NS * 1e9, rel=0.02)
     assert rate.b == pytest.approx(2_000 * 2 / 3 / TICK_NS / 1.5 * 1e9, rel=0.02)
     assert rate.differs
-    assert any("1.33 times the tokens" in note for note in compare(a, b).notes)
+    assert any("1.33 times as many tokens" in note for note in compare(a, b).notes)
     assert "tokens_per_second" not in compare(a, record(tmp_path / "c", walls(3))).measures
 
 
@@ -232,7 +232,7 @@ def test_a_tick_takes_as_long_as_its_slowest_rank(tmp_path: Path) -> None:
     assert found.measures["tick_mean_ns"].ratio == pytest.approx(2)
     assert found.phases["unattributed"].ratio == pytest.approx(1.5), "the mean of the ranks"
     assert found.measures["tokens_per_second"].ratio == pytest.approx(1), "of all ranks"
-    assert "ranks: 1 in A, 2 in B" in found.notes
+    assert "different numbers of ranks: 1 in A, 2 in B" in found.notes
     assert found.losses[-1].a == 1.0
 
 

@@ -43,7 +43,7 @@ def chart(
 
 
 def round_ticks(first: int, last: int, width: int) -> list[int]:
-    """Round ticks to write below the axis, as many as there is room for: 0, 200, 400, ..."""
+    """Round numbers of ticks to write below the axis, as many as fit: 0, 200, 400, ..."""
     most = max(width // (len(f"{last:,}") + 4), 1)
     steps = (digit * 10**power for power in itertools.count() for digit in (1, 2, 5))
     step = next(step for step in steps if (last - first) // step < most)

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
-from metronorm.cli.runs import damage_said
+from metronorm.cli.runs import damage_explained
 from metronorm.runs import open_run
 from metronorm.runs.comparing import Comparison, Measure, compare
 from metronorm.text import parse_percent, printable, short_number, short_time, size
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
     """Print the comparison; 1 if B is too slow."""
     arguments = parse(Arguments, argv, command="compare", description=DESCRIPTION)
     limit = arguments.fail_if_slower
-    with damage_said(arguments.a), damage_said(arguments.b):
+    with damage_explained(arguments.a), damage_explained(arguments.b):
         comparison = compare(
             open_run(arguments.a),
             open_run(arguments.b),

@@ -11,9 +11,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from metronorm.cli.arguments import Runs, parse
-from metronorm.cli.console import Console
+from metronorm.cli.console import Console, print_notices
 from metronorm.cli.runs import read_runs
-from metronorm.cli.words import tell
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
 from metronorm.runs.diagnosing import Finding, at_least, diagnose, evidence_in_words
@@ -51,7 +50,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("diagnose needs a run", fix="metronorm diagnose runs/*")
     runs = read_runs(arguments.runs, _diagnose)
     found = runs.found
-    tell(runs.left_out)
+    print_notices(runs.left_out)
     if arguments.json:
         for path, findings in found.items():
             for finding in findings:
@@ -71,14 +70,14 @@ def main(argv: list[str]) -> int:
 def _diagnose(path: Path) -> list[Finding]:
     run = open_run(path)
     found = diagnose(run)
-    tell(run.notices())
+    print_notices(run.notices())
     if not run.ticks().only("tick").sql("select 1 from ticks limit 1").fetchall():
-        tell([f"{path}: no tick is on record"])
+        print_notices([f"{path}: no ticks are on record"])
     return found
 
 
 def show(console: Console, path: Path, findings: list[Finding]) -> None:
-    """The findings of one run."""
+    """Print the findings of one run."""
     title = Text(printable(str(path)), style="bold")
     if not findings:
         console.print(title.append(": nothing found", style="not bold"))

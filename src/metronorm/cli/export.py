@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from metronorm.cli.arguments import Run, parse
-from metronorm.cli.words import tell
+from metronorm.cli.console import print_notices
 from metronorm.integrations.exporting import export_run
 from metronorm.runs import open_run
 from metronorm.text import printable
@@ -42,6 +42,6 @@ def main(argv: list[str]) -> int:
     arguments = parse(Arguments, argv, command="export", description=DESCRIPTION)
     run = open_run(arguments.run)
     export_run(run, arguments.target, kind=arguments.format, overwrite=arguments.overwrite)
-    tell(run.notices())
+    print_notices(run.notices())
     print(printable(f"the run is in {arguments.target}"))
     return 0

@@ -1,4 +1,4 @@
-"""Several runs on one command line: one that cannot be read does not keep the others away."""
+"""Reading several runs for a command: the others are read if one of them cannot be."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Runs(Generic[T]):
-    """What was read of runs, by their paths; `left_out` says of which nothing was, and why.
+    """What was read of some runs.
 
-    What `runs/*` names beside runs (a file, a folder without `run.json`) is left out as well, but
-    is no failure; `failed` is whether anything else was.
+    Attributes:
+        found: what was read, by path.
+        left_out: a sentence for each path that could not be read.
+        failed: whether a run could not be read. A path that is no run (a file, or a folder without
+            `run.json`) is left out, but is not a failure: `runs/*` may name such paths.
     """
 
     found: dict[Path, T]
@@ -32,38 +35,40 @@ class Runs(Generic[T]):
 
 
 def read_runs(paths: Iterable[Path], read: Callable[[Path], T]) -> Runs[T]:
-    """Read those of some runs that can be read.
+    """Read all runs that can be read.
 
     Args:
-        paths: of the runs, at least one.
-        read: one of them.
+        paths: the directories of the runs, at least one.
+        read: reads one run.
 
     Raises:
-        RunError: none can be read: why the first cannot.
-        OutOfMemoryError: reading one takes more memory than there is.
+        RunError: no run can be read; the error is that of the first.
+        OutOfMemoryError: a run takes more memory than there is.
     """
     found, left_out, errors, failed = {}, [], [], False
     for path in dict.fromkeys(paths):
         try:
-            with damage_said(path):
+            with damage_explained(path):
                 found[path] = read(path)
         except RunError as error:
             errors.append(error)
             stray = path.exists() and not (path / RUN_FILE).exists()
             failed |= not stray
-            left_out.append(f"{path} is no run and left out" if stray else f"left out: {error}")
+            left_out.append(
+                f"{path} is not a run and is left out" if stray else f"left out: {error}"
+            )
     if not found:
         raise errors[0]
     return Runs(found, left_out, failed)
 
 
 @contextlib.contextmanager
-def damage_said(path: Path) -> Iterator[None]:
-    """Say of what DuckDB meets in a run's files which run that is, and what to do.
+def damage_explained(path: Path) -> Iterator[None]:
+    """Turn DuckDB's errors into errors that name the run and what to do.
 
     Raises:
-        RunError: a file is damaged.
-        OutOfMemoryError: reading it takes more memory than there is.
+        RunError: a file of the run is damaged.
+        OutOfMemoryError: the run takes more memory than there is.
     """
     import duckdb
 
@@ -72,10 +77,10 @@ def damage_said(path: Path) -> Iterator[None]:
     except duckdb.OutOfMemoryException as error:
         raise out_of_memory(error) from None
     except duckdb.ProgrammingError:
-        raise  # a mistake of ours
+        raise  # a bug in Metronorm
     except duckdb.Error as error:
         raise RunError(
             "a run's files must be readable",
             got=f"{path}: {str(error).partition(chr(10))[0]}",
-            fix=f"metronorm seal {shlex.quote(str(path))}, which puts parts aside that are damaged",
+            fix=f"metronorm seal {shlex.quote(str(path))}, which puts damaged parts aside",
         ) from None

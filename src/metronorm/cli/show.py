@@ -10,22 +10,21 @@ from rich.table import Table
 from rich.text import Text
 
 from metronorm.cli.arguments import Runs, parse
-from metronorm.cli.console import Console
+from metronorm.cli.console import Console, cell, print_notices
 from metronorm.cli.runs import read_runs
 from metronorm.cli.show_lines import differing, directory, lines
-from metronorm.cli.words import duration, mebibytes, tell, time
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
 from metronorm.runs.summary import Summary, summarize
-from metronorm.text import printable, short_number, short_time
+from metronorm.text import hours_minutes, percent, printable, short_number, short_time, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
 CHART_WIDTH, CHART_HEIGHT = 100, 13
-# so many runs stand side by side and in one chart; of more each has a line
+# up to this number of runs, each has a column and a line in the charts; more runs have a row each
 SIDE_BY_SIDE = 3
-# so many losses of a run are told
+# the largest number of losses in the table
 MOST_LOSSES = 20
 
 DESCRIPTION = """
@@ -68,19 +67,19 @@ def main(argv: list[str]) -> int:
     for summary in summaries:
         for notice in summary.notices:
             console.print(Text(printable(notice), "yellow"))
-    tell(runs.left_out)
+    print_notices(runs.left_out)
     return 2 if runs.failed else 0
 
 
 def table(summaries: Sequence[Summary]) -> Table:
-    """One column per run."""
+    """A table with one column per run."""
     made = Table(show_edge=False, pad_edge=False, header_style="bold")
     made.add_column("")
     for summary in summaries:
         made.add_column(_text(summary.name), justify="right", overflow="fold")
 
-    def row(name: str, cell: Callable[[Summary], str]) -> None:
-        cells = [cell(summary) for summary in summaries]
+    def row(name: str, form: Callable[[Summary], str]) -> None:
+        cells = [form(summary) for summary in summaries]
         if any(cells):
             made.add_row(_text(name), *(_text(value or "-") for value in cells))
 
@@ -90,8 +89,8 @@ def table(summaries: Sequence[Summary]) -> Table:
     row("machine", lambda s: s.machine)
     row("ticks", _ticks)
     row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
-    row("time in ticks", lambda s: duration(s.seconds))
-    row("goodput", lambda s: "" if s.goodput is None else f"{s.goodput:.1%}")
+    row("time in ticks", lambda s: hours_minutes(s.seconds))
+    row("goodput", lambda s: cell(s.goodput, percent))
     made.add_section()
     losses = _union(summary.losses for summary in summaries)
     for name in losses[:MOST_LOSSES]:
@@ -99,15 +98,15 @@ def table(summaries: Sequence[Summary]) -> Table:
     if len(losses) > MOST_LOSSES:
         row("other losses", lambda s: f"{len({*s.losses}.difference(losses[:MOST_LOSSES])):,}")
     made.add_section()
-    row("tick, median", lambda s: time(s.tick_median_ns))
-    row("tick, p95", lambda s: time(s.tick_p95_ns))
+    row("tick, median", lambda s: cell(s.tick_median_ns, short_time))
+    row("tick, p95", lambda s: cell(s.tick_p95_ns, short_time))
     for name in _union(summary.phases for summary in summaries):
         row(f"  {name}", partial(_share, name=name))
     row("recording", _recording)
     made.add_section()
     row("tokens", lambda s: f"{s.tokens:,.0f}" if s.tokens else "")
     row("tokens/s", lambda s: f"{s.tokens_per_second:,.0f}" if s.tokens_per_second else "")
-    row("peak memory", lambda s: mebibytes(s.peak_memory_bytes))
+    row("peak memory", lambda s: cell(s.peak_memory_bytes, size))
     if len(summaries) > 1:
         made.add_section()
         for name, values in differing(summaries).items():
@@ -116,7 +115,7 @@ def table(summaries: Sequence[Summary]) -> Table:
 
 
 def charts(summaries: Sequence[Summary], width: int) -> list[Text]:
-    """Losses over the ticks, all runs in one chart; then the tick times."""
+    """Draw the losses of all runs in one chart, and their tick times in another."""
     from metronorm.cli.charts import chart  # plotext takes a quarter of a second
 
     several = len(summaries) > 1
@@ -153,16 +152,15 @@ def _loss(summary: Summary, name: str) -> str:
 
 
 def _share(summary: Summary, name: str) -> str:
-    share = summary.phases.get(name)
-    return "" if share is None else f"{share:.1%}"
+    return cell(summary.phases.get(name), percent)
 
 
 def _recording(summary: Summary) -> str:
-    """What a tick pays for its record; of a tick of microseconds that may be a large share."""
+    """The time that recording takes per tick, and its share, which is large if ticks are short."""
     if summary.clock_share is None:
         return ""
     each = summary.clock_share * summary.seconds * 1e9 / summary.ticks
-    return f"{short_time(each)} a tick, {summary.clock_share:.3%}"
+    return f"{short_time(each)} a tick, {percent(summary.clock_share)}"
 
 
 def _text(value: str) -> Text:

@@ -1,4 +1,4 @@
-"""Many runs in a table that can be read: a line for each."""
+"""Many runs in a table that fits the terminal: a line for each run."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from metronorm.cli.words import duration, time
-from metronorm.text import printable, short_number, shortened
+from metronorm.cli.console import cell
+from metronorm.text import hours_minutes, printable, short_number, short_time, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metronorm.runs.summary import Summary
 
-LONGEST = 16  # characters of a state, and of an option of the config
-LABEL = 24  # of the run's name at least, before options take room from it
+LONGEST = 16  # characters of a state and of an option of the config
+LABEL = 24  # characters that the run's name has at least, before options use the space
 GAP = 2
 
 
 def lines(summaries: Sequence[Summary], width: int) -> Table:
-    """One line per run: name, state, progress, loss, tick time; what differs in the config.
+    """A table with one line per run: name, state, progress, loss, tick time, and differing options.
 
-    Of the options that differ there are as many as the width has room for; a last line tells how
-    many there are besides.
+    Args:
+        summaries: the runs.
+        width: characters of the terminal. Options that do not fit are counted in a last line.
     """
     loss = _loss_of(summaries)
     columns = {
         "state": [summary.state for summary in summaries],
         "ticks": [f"{summary.ticks:,}" for summary in summaries],
-        "time": [duration(summary.seconds) for summary in summaries],
+        "time": [hours_minutes(summary.seconds) for summary in summaries],
         loss: [_last(summary, loss) for summary in summaries],
-        "tick": [time(summary.tick_median_ns) for summary in summaries],
+        "tick": [cell(summary.tick_median_ns, short_time) for summary in summaries],
     }
     labels = _labels(summaries)
     columns = {name: _cells(cells) for name, cells in columns.items() if any(cells)}
@@ -66,7 +67,7 @@ def lines(summaries: Sequence[Summary], width: int) -> Table:
 
 
 def differing(summaries: Sequence[Summary]) -> dict[str, list[str]]:
-    """The options of the config that differ, each with the value that every run has."""
+    """The options of the config that differ, and for each its value in every run."""
     configs = [_flat(summary.config) for summary in summaries]
     names = dict.fromkeys(name for config in configs for name in config)
     values = {name: [_plain(config.get(name)) for config in configs] for name in names}
@@ -74,7 +75,7 @@ def differing(summaries: Sequence[Summary]) -> dict[str, list[str]]:
 
 
 def directory(summary: Summary) -> str:
-    """Where a run lies, as short as it can be said from here."""
+    """The directory of a run, relative to the current directory if it is below it."""
     path, here = Path(summary.directory), Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -87,7 +88,7 @@ def _labels(summaries: Sequence[Summary]) -> list[str]:
 
 
 def _loss_of(summaries: Sequence[Summary]) -> str:
-    """The loss that most runs have, `loss` before others."""
+    """The loss that most runs have; `loss` is preferred to others."""
     counts = Counter(name for summary in summaries for name in summary.losses)
     return max(counts, key=lambda name: (counts[name], name == "loss"), default="loss")
 

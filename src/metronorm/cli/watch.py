@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 from metronorm.cli import watch_page as page
 from metronorm.cli.arguments import Runs, parse
-from metronorm.cli.console import Console
+from metronorm.cli.console import Console, print_notices
 from metronorm.cli.runs import read_runs
-from metronorm.cli.words import tell
 from metronorm.errors import ConfigError
 from metronorm.runs.following import Follower
 from metronorm.store.run_directory import RUN_FILE
@@ -54,7 +53,7 @@ def main(argv: list[str]) -> int:
     if arguments.wait:
         wait_for([run for run in runs if not run.is_file()])
     read = read_runs(runs, _follow)
-    tell(read.left_out)
+    print_notices(read.left_out)
     followers = list(read.found.values())
     if sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in _NO_PAGES:
         from metronorm.cli.watch_app import WatchApp  # Textual is loaded only now

@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 PERIOD_SECONDS = 1.0
 EVENTS = 20
-WIDE = 110  # of fewer columns the events need those of the bars
+WIDE = 110  # a narrower page has no bars, so that the events have space
 
 
 class WatchApp(App[None]):
-    """Follows runs until it is told to quit.
+    """An app that follows runs until the user quits.
+
+    The first reading is made here; later ones are made in a thread, one at a time. If a run can no
+    longer be read, the page keeps what it showed last and adds the reason.
 
     Args:
-        followers: of the runs, at least one; a first reading is made here.
-
-    Later ones are made in a thread, one at a time. A run that can be read no more stays as it was
-    last seen, with the reason.
+        followers: one for each run, at least one.
 
     Raises:
-        RunError: a run that cannot be read to begin with.
+        RunError: a run cannot be read at the start.
     """
 
     TITLE = "metronorm watch"
@@ -75,7 +75,7 @@ class WatchApp(App[None]):
         self._reading = False
 
     def compose(self) -> ComposeResult:
-        """Lay the page out."""
+        """Create the parts of the page."""
         yield Static(id="overview")
         with Horizontal(id="charts"):
             yield Static(id="metric")
@@ -90,11 +90,11 @@ class WatchApp(App[None]):
         yield Footer()
 
     def on_mount(self) -> None:
-        """Begin to follow."""
+        """Start the timer that reads the runs."""
         self.set_interval(PERIOD_SECONDS, self._due)
 
     def on_resize(self) -> None:
-        """Draw charts that fit."""
+        """Draw again, with charts of the new size."""
         self.call_after_refresh(self.draw)
 
     def _due(self) -> None:
@@ -102,7 +102,7 @@ class WatchApp(App[None]):
             self.run_worker(self.follow())
 
     async def follow(self) -> None:
-        """Read what is new, in a thread, and show it."""
+        """Read the new records in a thread and show them."""
         self._reading = True
         try:
             for at, follower in enumerate(self.followers):
@@ -118,7 +118,7 @@ class WatchApp(App[None]):
     def draw(self) -> None:
         """Show the newest snapshots."""
         if not self.query("#overview"):
-            return  # the page is being closed
+            return  # the page is closing
         snapshots, snapshot = self.snapshots, self.snapshots[self.chosen]
         names = page.metrics(snapshots)
         if self.metric not in names:
@@ -147,17 +147,17 @@ class WatchApp(App[None]):
         return self.query_one(f"#{part}", Static).content_size
 
     def action_pause(self) -> None:
-        """Stop reading, or go on."""
+        """Stop reading, or continue."""
         self.paused = not self.paused
         self.draw()
 
     def action_metric(self, step: int) -> None:
-        """Draw the next metric, or the one before."""
+        """Draw the next metric, or the previous one."""
         self._choose(step)
         self.draw()
 
     def action_run(self, step: int) -> None:
-        """Show the details of the next run, or of the one before."""
+        """Show the details of the next run, or of the previous one."""
         self.chosen = (self.chosen + step) % len(self.snapshots)
         self.draw()
 

@@ -1,4 +1,4 @@
-"""A snapshot of a run in characters: the parts of `metronorm watch`."""
+"""The parts of the page of `metronorm watch`: a snapshot of a run as text."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from metronorm.cli.charts import chart
-from metronorm.cli.words import duration, mebibytes
-from metronorm.cli.words import time as time_of
-from metronorm.text import printable, short_time, three_digits
+from metronorm.cli.console import cell
+from metronorm.text import hours_minutes, percent, printable, short_time, size, three_digits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from metronorm.runs.curves import Curve
-    from metronorm.runs.following.snapshot import Event, Snapshot
+    from metronorm.runs.events import Event
+    from metronorm.runs.following.snapshot import Snapshot
 
 BAR_WIDTH = 20
 CHART_WIDTH, CHART_HEIGHT = 100, 13
@@ -38,13 +38,13 @@ ALARMS = ("stall", "dropped", "not finite", "checkpoint failed", "signal")
 
 
 def metrics(snapshots: Sequence[Snapshot]) -> list[str]:
-    """Names of the metrics there are in any of the runs, losses first."""
+    """The names of all metrics of the runs, losses first."""
     names = dict.fromkeys(name for snapshot in snapshots for name in snapshot.curves)
     return sorted(names, key=lambda name: (name != "loss", not name.endswith("loss")))
 
 
 def whole(snapshots: Sequence[Snapshot], width: int) -> Group:
-    """All parts, below each other, for where there is no live page."""
+    """All parts, one below the other, for output that is not a live page."""
     names = metrics(snapshots)
     size = min(width, CHART_WIDTH), CHART_HEIGHT
     parts: list[RenderableType] = [overview(snapshots, [""] * len(snapshots))]
@@ -61,7 +61,7 @@ def whole(snapshots: Sequence[Snapshot], width: int) -> Group:
 
 
 def labels(snapshots: Sequence[Snapshot]) -> list[str]:
-    """What to call the runs: by name, or where two have one name by directory."""
+    """The labels of the runs: their names, or their directories if two have the same name."""
     names = [snapshot.name for snapshot in snapshots]
     if len(set(names)) < len(names):
         names = [snapshot.directory for snapshot in snapshots]
@@ -71,7 +71,7 @@ def labels(snapshots: Sequence[Snapshot]) -> list[str]:
 def overview(
     snapshots: Sequence[Snapshot], problems: Sequence[str], chosen: int = 0, *, paused: bool = False
 ) -> Table:
-    """One row per run; `problems` says why a run cannot be read any more."""
+    """A table with one row per run; `problems` has the reason why a run cannot be read, or ""."""
     made = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     run = "run (paused)" if paused else "run"
     for name in (run, "state", "tick", "left", "ticks/s", "tokens/s", "last tick"):
@@ -84,9 +84,9 @@ def overview(
             Text(mark + label, "bold"),
             _state(snapshot, problem),
             f"{snapshot.tick:,}{total}",
-            "" if snapshot.seconds_left is None else duration(snapshot.seconds_left),
-            _rate(snapshot.ticks_per_second),
-            _rate(snapshot.tokens_per_second),
+            cell(snapshot.seconds_left, hours_minutes),
+            cell(snapshot.ticks_per_second, three_digits),
+            cell(snapshot.tokens_per_second, three_digits),
             _ago(snapshot),
         )
     return made
@@ -107,15 +107,11 @@ def _state(snapshot: Snapshot, problem: str) -> Text:
 def _ago(snapshot: Snapshot) -> str:
     if snapshot.tick_time_ns is None:
         return ""
-    return f"{duration(max(snapshot.time_ns - snapshot.tick_time_ns, 0) / 1e9)} ago"
-
-
-def _rate(value: float | None) -> str:
-    return "" if value is None else three_digits(value)
+    return f"{hours_minutes(max(snapshot.time_ns - snapshot.tick_time_ns, 0) / 1e9)} ago"
 
 
 def metric_chart(snapshots: Sequence[Snapshot], name: str, width: int, height: int) -> Text:
-    """The course of one metric in all runs."""
+    """A chart of one metric of all runs."""
     curves = [snapshot.curves.get(name) for snapshot in snapshots]
     left_out = sum(sum(curve.not_finite) for curve in curves if curve)
     values = [snapshot.latest[name] for snapshot in snapshots if name in snapshot.latest]
@@ -126,7 +122,7 @@ def metric_chart(snapshots: Sequence[Snapshot], name: str, width: int, height: i
 
 
 def tick_chart(snapshots: Sequence[Snapshot], width: int, height: int) -> Text:
-    """The course of the tick time in all runs."""
+    """A chart of the tick time of all runs."""
     curves = [snapshot.tick_ns for snapshot in snapshots]
     medians = [snapshot.median_tick_ns for snapshot in snapshots]
     now = f", {short_time(medians[0])} now" if len(medians) == 1 and medians[0] else ""
@@ -152,33 +148,33 @@ def _chart(
 
 
 def phases(snapshot: Snapshot, *, bars: bool = True) -> Table:
-    """Shares of the phases, also as bars."""
+    """A table of the shares of the phases, as numbers and, with `bars`, as bars."""
     made = _pairs("phase", "share", *([""] if bars else []))
     for name, share in snapshot.phases.items():
         bar = [Text("█" * round(share * BAR_WIDTH))] if bars else []
-        made.add_row(Text(printable(name)), f"{share:.1%}", *bar)
+        made.add_row(Text(printable(name)), percent(share), *bar)
     return made
 
 
 def machine(snapshot: Snapshot) -> Table:
-    """What the processes and the machine use."""
+    """A table of what the processes and the machine use."""
     now, rates = snapshot.resources, snapshot.rates
 
-    def size(name: str) -> str:
-        return mebibytes(now.get(name) or None)
+    def bytes_of(name: str) -> str:
+        return cell(now.get(name) or None, size)
 
     def number(values: dict[str, float], name: str, form: str, unit: str, scale: float = 1) -> str:
         return f"{values[name] * scale:{form}}{unit}" if name in values else ""
 
     rows = {
-        "memory": size("memory_bytes"),
-        "peak memory": size("peak_memory_bytes"),
-        "workers' memory": size("children_memory_bytes"),
-        "swap": size("swap_bytes"),
-        "free memory": size("machine_memory_available_bytes"),
-        "processor": number(rates, "processor_ns", ".1f", " cores", 1e-9),
-        "workers' processor": number(rates, "children_processor_ns", ".1f", " cores", 1e-9),
-        "processor power": number(rates, "processor_energy_joules", ".0f", " W"),
+        "memory": bytes_of("memory_bytes"),
+        "peak memory": bytes_of("peak_memory_bytes"),
+        "workers' memory": bytes_of("children_memory_bytes"),
+        "swap": bytes_of("swap_bytes"),
+        "free memory": bytes_of("machine_memory_available_bytes"),
+        "CPU": number(rates, "processor_ns", ".1f", " cores", 1e-9),
+        "workers' CPU": number(rates, "children_processor_ns", ".1f", " cores", 1e-9),
+        "CPU power": number(rates, "processor_energy_joules", ".0f", " W"),
         "machine busy": number(now, "machine_processor_share", ".0%", ""),
     }
     for name in ("disk_read", "disk_written", "network_received", "network_sent"):
@@ -186,7 +182,7 @@ def machine(snapshot: Snapshot) -> Table:
     for gpu in dict.fromkeys(name.partition("_")[0] for name in now if name.startswith("gpu")):
         parts = (
             number(now, f"{gpu}_utilization", ".0%", ""),
-            size(f"{gpu}_memory_bytes"),
+            bytes_of(f"{gpu}_memory_bytes"),
             number(now, f"{gpu}_power_watts", ".0f", " W"),
             number(now, f"{gpu}_temperature_celsius", ".0f", " °C"),
         )
@@ -199,24 +195,24 @@ def machine(snapshot: Snapshot) -> Table:
 
 
 def ranks(snapshot: Snapshot) -> Table:
-    """One row per rank of the newest attempt."""
+    """A table with one row per rank of the newest attempt."""
     made = _pairs("rank", "tick", "tick time", "arrives after", "tokens/s", "memory", "last tick")
     for rank in snapshot.ranks:
-        behind = duration(max(snapshot.time_ns - rank.time_ns, 0) / 1e9)
+        behind = hours_minutes(max(snapshot.time_ns - rank.time_ns, 0) / 1e9)
         made.add_row(
             str(rank.rank),
             f"{rank.tick:,}",
-            time_of(rank.tick_ns),
-            time_of(rank.arrival_ns),
-            _rate(rank.tokens_per_second),
-            mebibytes(rank.memory_bytes),
+            short_time(rank.tick_ns),
+            cell(rank.arrival_ns, short_time),
+            cell(rank.tokens_per_second, three_digits),
+            cell(rank.memory_bytes, size),
             f"{behind} ago",
         )
     return made
 
 
 def events(snapshot: Snapshot, limit: int) -> Text:
-    """The newest events, the newest first."""
+    """At most `limit` events, the newest first."""
     several = len(snapshot.ranks) > 1
     return Text("\n").join(_event(event, several) for event in snapshot.events[:limit])
 

@@ -11,7 +11,8 @@ from metronorm.text import counted, percent, short_time
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from metronorm.runs.diagnosing.reading import Event, Reading
+    from metronorm.runs.diagnosing.reading import Reading
+    from metronorm.runs.events import Event
 
 # The share of the time of all attempts that was lost.
 REPLAY_SHARE = 0.05

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from metronorm.runs.events import read_events
 from metronorm.store.sql_columns import identifier, literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metronorm.runs.diagnosing.stalls import Stall
+    from metronorm.runs.events import Event
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
@@ -28,22 +27,6 @@ STEADY = f"{WARM} and not still"
 PLANNED = ("evaluate", "checkpoint", "sample")  # what a loop does on purpose, but not in every tick
 _UTILIZATION = re.compile(r"gpu(\d+)_utilization")
 _EVENTS = ("end", "dropped", "sampling", "stall", "checkpoint failed")
-
-
-@dataclass(frozen=True)
-class Event:
-    """An event that a rule reads."""
-
-    name: str
-    attempt: int
-    rank: int
-    tick: int
-    fields: dict[str, Any]
-
-    def number(self, name: str) -> float:
-        """A field as a number; 0 if it is not a number."""
-        value = self.fields.get(name)
-        return float(value) if isinstance(value, int | float) else 0.0
 
 
 class Reading:
@@ -169,21 +152,8 @@ class Reading:
     @cached_property
     def events(self) -> list[Event]:
         """The events that rules read, in order of time."""
-        known = ", ".join(literal(name) for name in _EVENTS)
-        rows = (
-            self.run.events()
-            .sql(
-                f"""select event, attempt, rank, tick, fields::VARCHAR from events
-                    where event in ({known}) order by time_ns, rank"""
-            )
-            .fetchall()
-        )
-        found = []
-        for name, attempt, rank, tick, fields in rows:
-            decoded = msgspec.json.decode(fields) if fields else {}
-            kept = decoded if isinstance(decoded, dict) else {}
-            found.append(Event(name, attempt, rank, tick, kept))
-        return found
+        names = ", ".join(map(literal, _EVENTS))
+        return read_events(self.run.events(), f"event in ({names})")
 
     @cached_property
     def totals(self) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A run as it is now, for views that follow it."""
+"""Following a run while it is written, for live views."""
 
 from metronorm.runs.following.follower import Follower
 from metronorm.runs.following.snapshot import Snapshot

@@ -1,7 +1,13 @@
-"""A run as it is now, for views that follow it while other processes write it.
+"""Following a run while other processes write it.
 
-`Follower(path).read()` gives a `Snapshot`, plain data. The first one is read from all there is;
-later ones from the ends of the tapes, so what a look costs does not grow with the run.
+`Follower(path).read()` returns a `Snapshot`. The first call reads the whole run:
+
+| a call of `read()` finds | it reads |
+| --- | --- |
+| nothing was read yet | the whole run |
+| another run, attempt or rank than before | the whole run |
+| a tape that was sealed in between, or the first tick of an attempt | the whole run |
+| anything else | the ends of the tapes, so its time does not grow with the run |
 """
 
 from __future__ import annotations
@@ -11,13 +17,12 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from metronorm.errors import RunError
 from metronorm.runs.amendments import amendment
 from metronorm.runs.curves import TICK_TIME, Curves
+from metronorm.runs.events import Event, read_events
 from metronorm.runs.following.recent import EVENTS, RESOURCE_WINDOW_NS, WINDOW, Recent
-from metronorm.runs.following.snapshot import Event, Snapshot
+from metronorm.runs.following.snapshot import Snapshot
 from metronorm.runs.following.tail import Tail
 from metronorm.runs.reader import open_run
 from metronorm.runs.state import STATE_EVENTS, attempt_state
@@ -36,14 +41,14 @@ if TYPE_CHECKING:
 
 
 class Follower:
-    """Looks at a run again and again.
+    """Reads a run again and again.
 
     Args:
-        path: the run's directory.
-        now: nanoseconds since 1970.
+        path: the directory of the run.
+        now: returns the time in nanoseconds since 1970.
 
     Raises:
-        RunError: no run there.
+        RunError: the directory has no run.
     """
 
     def __init__(
@@ -56,10 +61,10 @@ class Follower:
         self._identity = read_run_info(self.directory).id
 
     def read(self) -> Snapshot:
-        """The run as it is now.
+        """Read the run as it is now.
 
         Raises:
-            RunError: the run is there no more, or cannot be read.
+            RunError: the run no longer exists, or cannot be read.
         """
         info = read_run_info(self.directory)
         attempts = numbered_folders(self.directory / "ticks", "attempt")
@@ -72,53 +77,56 @@ class Follower:
         same = (info.id, tapes) == (self._identity, self._tapes)
         if not (self._tails and same and self._follow()):
             self._identity, self._tapes = info.id, tapes
+            self._attempt = newest
             self._begin(newest)
         return self._snapshot(info, len(attempts))
 
     def _follow(self) -> bool:
-        """Take in what is new; False if that does not go on from what is known."""
+        """Read the new records; False if they do not continue what was read before."""
         try:
             for (kind, rank), tail in self._tails.items():
                 records = tail.read()
                 if records is None:
                     return False
                 if records and kind == "ticks" and (kind, rank) not in self._read_until:
-                    return False  # what counts of older attempts is another part from now on
+                    return False  # this tick may replace ticks of older attempts
                 for record in records:
                     if record.time_ns > self._read_until.get((kind, rank), -1):
-                        self._take(kind, rank, record)
+                        self._add(kind, rank, record)
         except OSError:
             return False
         return True
 
-    def _take(self, kind: str, rank: int, record: Any) -> None:
+    def _add(self, kind: str, rank: int, record: Any) -> None:
         if kind == "ticks":
             self._recent.add_tick(rank, record)
             self._curves.add(record.tick, {**record.metrics, TICK_TIME: record.wall_ns})
         elif kind == "resources":
             self._recent.add_sample(rank, record.time_ns, record.values)
         else:
-            event = Event(record.event, rank, record.tick, record.time_ns, record.fields)
+            attempt, time_ns = self._attempt, record.time_ns
+            event = Event(record.event, attempt, rank, record.tick, time_ns, record.fields)
             self._recent.add_event(event)
             self._recent.attempt_events.add(event.name, rank, event.fields)
             if event.name == "between":
                 self._amend(event)
 
     def _amend(self, event: Event) -> None:
-        """What is logged after a tick is of that tick."""
+        """Add to a tick what was logged after it ended."""
         found = amendment(event.tick, event.time_ns, event.fields)
         if found is not None:
             self._curves.add(found.tick, found.metrics)
             self._recent.amend_tick(event.rank, found)
 
     def _begin(self, attempt: int) -> None:
-        """Read all there is."""
+        """Read the whole run."""
         import duckdb
 
         for last_try in (False, True):
             try:
                 identity = self._identity
-                self._tails = {  # first: what comes meanwhile is met again, not missed
+                # the tails first: records that come meanwhile are then met twice, but not missed
+                self._tails = {
                     (kind, rank): Tail(folder, kind, identity)
                     for (kind, rank), folder in self._tapes.items()
                 }
@@ -132,7 +140,7 @@ class Follower:
                     **self._begin_events(run.events(), attempt),
                 }
                 return
-            except (OSError, duckdb.Error) as error:  # files may have been put for others meanwhile
+            except (OSError, duckdb.Error) as error:  # files may have been replaced meanwhile
                 self._tails = {}
                 if last_try:
                     raise RunError(
@@ -196,22 +204,19 @@ class Follower:
         return until
 
     def _begin_events(self, events: Table, attempt: int) -> dict[Place, int]:
-        told = ", ".join(map(literal, STATE_EVENTS))
-        rows = events.sql(
-            f"""(select attempt, event, rank, tick, time_ns, fields::VARCHAR from events
-                 order by time_ns desc limit {EVENTS})
-                union
-                (select attempt, event, rank, tick, time_ns, fields::VARCHAR from events
-                 where attempt = {attempt} and event in ({told}))
-                order by time_ns"""
-        ).fetchall()
+        names = ", ".join(map(literal, STATE_EVENTS))
+        newest = f"select time_ns from events order by time_ns desc limit {EVENTS}"
+        found = read_events(
+            events,
+            f"""time_ns >= (select min(time_ns) from ({newest}))
+                or (attempt = {attempt} and event in ({names}))""",
+        )
         until: dict[Place, int] = {}
-        for of, name, rank, tick, time_ns, fields in rows:
-            event = Event(name, rank, tick, time_ns, msgspec.json.decode(fields))
+        for event in found:
             self._recent.add_event(event)
-            if of == attempt:
-                until["events", rank] = time_ns
-                self._recent.attempt_events.add(name, rank, event.fields)
+            if event.attempt == attempt:
+                until["events", event.rank] = event.time_ns
+                self._recent.attempt_events.add(event.name, event.rank, event.fields)
         return until
 
     def _snapshot(self, info: RunInfo, attempts: int) -> Snapshot:

@@ -1,4 +1,4 @@
-"""What a live view keeps of an attempt's newest records, and what they come to."""
+"""The newest records of an attempt, and the figures of a live view that they give."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import statistics
 from collections import deque
 from typing import TYPE_CHECKING
 
-from metronorm.runs.following.snapshot import Event, Rank
+from metronorm.runs.following.snapshot import Rank
 from metronorm.runs.state import AttemptEvents
 
 if TYPE_CHECKING:
+    from metronorm.runs.events import Event
     from metronorm.store.schema import TickRecord
 
 WINDOW = 100
 EVENTS = 50
 RESOURCE_WINDOW_NS = 30_000_000_000
-# resources that count up, by how their names end
+# the ends of the names of resources that only grow
 COUNTED = (
     "processor_ns",
     "energy_joules",
@@ -27,7 +28,7 @@ COUNTED = (
 
 
 class Recent:
-    """The last ticks, samples of the machine and events, of every rank."""
+    """The last ticks and samples of all ranks of an attempt, and the last events of any attempt."""
 
     def __init__(self) -> None:
         self.ticks: dict[int, deque[TickRecord]] = {}
@@ -36,11 +37,11 @@ class Recent:
         self.attempt_events = AttemptEvents()
 
     def add_tick(self, rank: int, record: TickRecord) -> None:
-        """A tick of the attempt."""
+        """Add a tick of the attempt."""
         self.ticks.setdefault(rank, deque(maxlen=WINDOW)).append(record)
 
     def amend_tick(self, rank: int, found: TickRecord) -> None:
-        """What was logged after a tick: its phases and metrics."""
+        """Add phases and metrics to a tick that were logged after it ended."""
         for tick in reversed(self.ticks.get(rank, ())):
             if tick.tick == found.tick:
                 tick.metrics |= found.metrics
@@ -50,22 +51,23 @@ class Recent:
                 break
 
     def add_sample(self, rank: int, time_ns: int, values: dict[str, float]) -> None:
-        """A sample of the machine."""
+        """Add a sample of the machine of a rank; `time_ns` is since 1970."""
         samples = self._samples.setdefault(rank, deque())
         samples.append((time_ns, values))
         while samples[0][0] < time_ns - RESOURCE_WINDOW_NS:
             samples.popleft()
 
     def add_event(self, event: Event) -> None:
-        """An event of any attempt."""
+        """Add an event of any attempt."""
         self._events.append(event)
 
     def events(self) -> tuple[Event, ...]:
-        """The newest first."""
-        return tuple(sorted(self._events, key=lambda event: event.time_ns, reverse=True))
+        """The last events, the newest first."""
+        newest = reversed(self._events)  # of equal times, the event that was added last comes first
+        return tuple(sorted(newest, key=lambda event: event.time_ns, reverse=True))
 
     def ranks(self) -> tuple[Rank, ...]:
-        """How the ranks stand."""
+        """The ranks that have ticks, in order."""
         return tuple(self._rank(rank) for rank in sorted(self.ticks))
 
     def _rank(self, rank: int) -> Rank:
@@ -85,7 +87,7 @@ class Recent:
         )
 
     def phases(self) -> dict[str, float]:
-        """Shares of the phases in the ticks that have them, over all ranks."""
+        """The share of each phase of the time of all phases, over all ranks."""
         spent: dict[str, int] = {}
         for ticks in self.ticks.values():
             for tick in ticks:
@@ -95,18 +97,18 @@ class Recent:
         return {name: ns / whole for name, ns in spent.items() if ns}
 
     def first_rank(self) -> int:
-        """The lowest rank that samples its machine."""
+        """The lowest rank with samples of its machine; 0 if there is none."""
         return min(self._samples, default=0)
 
     def resources(self, rank: int) -> dict[str, float]:
-        """The newest value of each resource."""
+        """The newest value of each resource of a rank."""
         newest: dict[str, float] = {}
         for _, values in self._samples.get(rank, ()):
             newest |= values
         return newest
 
     def rates(self, rank: int) -> dict[str, float]:
-        """How much resources that count up have grown in a second."""
+        """The growth per second of each resource of a rank that only grows."""
         found = {}
         for name in self.resources(rank):
             if not name.endswith(COUNTED):

@@ -1,29 +1,19 @@
-"""What a live view shows of a run, as plain data; `follower.py` fills it."""
+"""A snapshot of a run for live views, as plain data. `Follower` makes it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 from metronorm.runs.curves import Curve
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened, as `clock.event` put it on record."""
-
-    name: str
-    rank: int
-    tick: int
-    time_ns: int
-    fields: dict[str, Any]
+from metronorm.runs.events import Event
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One rank of the newest attempt; medians and rates are of its last `live.WINDOW` ticks.
+    """One rank of the newest attempt. Medians and rates are over its last `WINDOW` ticks.
 
-    `arrival_ns` is the median time from the beginning of a tick to entering the all-reduce.
+    `tick` and `time_ns` are of its newest tick. `arrival_ns` is the median time from the beginning
+    of a tick until the rank enters the all-reduce.
     """
 
     rank: int
@@ -38,15 +28,32 @@ class Rank:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A run at `time_ns` (since 1970).
+    """A run at one moment.
 
-    `state` is one of the states of `metronorm.runs.state`.
-    `total` is what the config says of `ticks`. Shares of phases, rates and the median tick time
-    are of the last `live.WINDOW` ticks of the newest attempt, over all ranks: `ticks_per_second` is
-    their mean, `tokens_per_second` their sum. `latest` has each metric's newest value, `curves`
-    its course (means of at most `curves.POINTS` stretches, what is not finite left out), `tick_ns`
-    that of the tick time, `not_finite` how many values were left out. `resources` are those of the
-    lowest rank, `rates` the change of the cumulative ones in a second. Events are newest first.
+    Phases, rates and the median tick time are over the last `WINDOW` ticks of each rank of the
+    newest attempt.
+
+    Attributes:
+        name: the name of the run.
+        directory: its directory.
+        time_ns: when the snapshot was made, since 1970.
+        state: one of the states of `metronorm.runs.state`.
+        attempts: the number of attempts.
+        total: `ticks` of the config, if it is a whole number.
+        tick: the newest tick of any rank.
+        tick_time_ns: when a tick ended last, since 1970.
+        median_tick_ns: the median over the ranks of their median tick times.
+        ticks_per_second: the mean over the ranks.
+        tokens_per_second: the sum over the ranks.
+        seconds_left: an estimate, while the run is running and `total` is known.
+        phases: the share of each phase of the time of all ranks.
+        latest: the newest value of each metric.
+        curves: the curve of each metric, with at most `POINTS` entries.
+        tick_ns: the curve of the tick time.
+        resources: the newest value of each resource of the lowest rank.
+        rates: the change per second of those resources that only grow.
+        ranks: the ranks of the newest attempt.
+        events: the newest events of any attempt, the newest first.
     """
 
     name: str

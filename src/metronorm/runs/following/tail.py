@@ -1,4 +1,4 @@
-"""The end of a tape while it is written: each look costs what is new, not what is there."""
+"""The end of a tape while it is written. A look reads only what is new."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ if TYPE_CHECKING:
 
 
 class Tail:
-    """Follows a tape from where it ends now.
+    """Follows a tape from its present end.
 
     Args:
-        folder: of the tape.
+        folder: the folder of the tape.
         kind: `ticks`, `events` or `resources`.
-        identity: of the run.
+        identity: the identity of the run.
     """
 
     def __init__(self, folder: Path, kind: str, identity: str) -> None:
         self._folder = folder
         self._decode = DECODERS[kind].decode
         self._ring = tape_ring(folder, kind, identity)
-        self._known: set[bytes] = set()  # lines that were given and may be met once more
+        self._known: set[bytes] = set()  # lines that were returned and may be met again
         while True:
             self._part = next_part(folder)
             self._offset = _size(folder / LIVE)
             if self._part == next_part(folder):
-                break  # else that was the size of another stretch
+                break  # otherwise the size is of another stretch
 
     def read(self) -> list[Any] | None:
-        """The records since the last look; None where the thread is lost.
+        """Read the records since the last look.
 
-        That is when a stretch was finished and sealed in between. The first look may give records
-        that were there before: those still on their way to the tape.
+        The first look may return records that were there before: those that were still in the ring.
+
+        Returns:
+            The records; None if a stretch was sealed in between, so that records are missing.
         """
-        # first: what leaves it goes onto the tape
+        # the ring first: a line that leaves it goes onto the tape
         late = read_ring(self._ring, self._folder) or b""
-        data = self._rest()
+        data = self._new_bytes()
         if data is None:
             return None
         lines = data.split(b"\n")
@@ -58,7 +60,8 @@ class Tail:
         self._known = there.union(on_the_way)
         return records
 
-    def _rest(self) -> bytes | None:
+    def _new_bytes(self) -> bytes | None:
+        """Whole lines that were written since the last look; None as for `read`."""
         part = next_part(self._folder)
         ended = b""
         if part != self._part:
@@ -72,7 +75,7 @@ class Tail:
             return None
         live = _from(path, self._offset)
         if part != next_part(self._folder):
-            return ended  # who knows of which stretch the rest is
+            return ended  # the bytes may be of either stretch
         live = live[: live.rfind(b"\n") + 1]
         self._offset += len(live)
         return ended + live
