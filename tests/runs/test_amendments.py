@@ -1,4 +1,4 @@
-"""What was logged after a tick is read in its row."""
+"""Values that were logged after a tick are in the row of that tick."""
 
 import math
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..clock.virtual import VirtualTime
 
 
 def epochs(clock: Clock, time: VirtualTime, count: int = 2) -> None:
-    """Of two ticks of 10 ns and an evaluation of 100 ns each; before that pass 1,000 ns."""
+    """Record epochs of two ticks of 10 ns and an evaluation of 100 ns, after 1,000 ns."""
     for epoch in range(count):
         for _ in clock.ticks(range(2)):
             with clock.phase("forward"):
@@ -31,7 +31,7 @@ def epochs(clock: Clock, time: VirtualTime, count: int = 2) -> None:
         clock.log(val_loss=float(epoch))
 
 
-def test_a_run_reads_alike_while_it_is_written_and_when_it_is_sealed(tmp_path: Path) -> None:
+def test_rows_are_the_same_while_a_run_is_written_and_when_it_is_sealed(tmp_path: Path) -> None:
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         epochs(clock, time)
@@ -49,7 +49,7 @@ def test_a_run_reads_alike_while_it_is_written_and_when_it_is_sealed(tmp_path: P
     assert [end - ends[0] for end in ends] == [0, 1_110, 1_120, 2_230]
 
 
-def test_any_of_the_columns_is_to_be_had_alone(tmp_path: Path) -> None:
+def test_every_column_can_be_read_alone(tmp_path: Path) -> None:
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         epochs(clock, time)
@@ -139,9 +139,7 @@ def test_each_attempt_has_its_own(tmp_path: Path) -> None:
         {"tick": "x"},
     ],
 )
-def test_an_event_of_somebody_elses_of_that_name_changes_nothing(
-    tmp_path: Path, fields: dict[str, Any]
-) -> None:
+def test_another_event_of_that_name_changes_nothing(tmp_path: Path, fields: dict[str, Any]) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         for _ in clock.ticks(range(1)):
             clock.log(loss=1.0)
@@ -150,7 +148,7 @@ def test_an_event_of_somebody_elses_of_that_name_changes_nothing(
     assert open_run(tmp_path / "run").ticks().columns[-1] == "loss"
 
 
-def test_a_run_that_is_followed_shows_it_under_its_tick(tmp_path: Path) -> None:
+def test_a_follower_shows_it_under_its_tick(tmp_path: Path) -> None:
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         epochs(clock, time, 1)

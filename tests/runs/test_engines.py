@@ -1,4 +1,4 @@
-"""What is sealed is plain Parquet: others read it as it lies there, also while the run lives."""
+"""Sealed parts are plain Parquet, which other engines read unchanged while the run is written."""
 
 import json
 import math
@@ -31,7 +31,7 @@ print(session.Session().query(sys.stdin.read(), "JSONCompactEachRow"))
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Attempts, ranks, parts with other columns; one tape is being written."""
+    """A run with attempts, ranks, parts of different columns, and a tape that is being written."""
     base = tmp_path_factory.mktemp("engines")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rings, "_shared_folder", lambda: base)
@@ -75,7 +75,7 @@ def pandas_rows(ticks: Path) -> Rows:
 
 
 def pandas_parts(ticks: Path) -> Rows:
-    """Each part with all of its columns."""
+    """Rows of each part, with all of its columns."""
     pandas = pytest.importorskip("pandas")
     parts = [
         pandas.read_parquet(part).assign(
@@ -122,7 +122,7 @@ def arrow_rows(ticks: Path) -> Rows:
 
 
 def chdb_rows(ticks: Path) -> Rows:
-    """In a process of its own: it brings a whole server."""
+    """Rows by chDB, in a separate process: it contains a whole server."""
     pytest.importorskip("chdb")
     columns = [*PLAIN, "forward_ns", "backward_ns", "loss", "other", "only here", "größe"]
     listed = ", ".join(f'"{name}"' for name in columns)
@@ -150,7 +150,7 @@ PLAIN = ["attempt", "rank", "tick", "time_ns", "wall_ns", "beats", "clock_ns"]
 
 
 def same(one: Any, other: Any) -> bool:
-    """Values of a column; what is missing is NaN to some."""
+    """Whether two values of a column are the same; some engines read a missing one as NaN."""
     missing = [value is None or value != value for value in (one, other)]
     if any(missing):
         return all(missing)
@@ -180,7 +180,7 @@ def test_all_that_is_sealed_is_read(run: Path, engine: Callable[[Path], Rows]) -
 
 
 def test_nan_is_not_missing(run: Path) -> None:
-    """Where the engine tells them apart."""
+    """This holds in the engines that have both."""
     for engine in (duckdb_rows, polars_rows, arrow_rows):
         rows = engine(run / "ticks")
         assert sum(row["loss"] is None for row in rows) == 2

@@ -13,7 +13,7 @@ from ..store.stores import line, new_run, write_tape
 
 START_NS = 1_800_000_000_000_000_000
 
-# of a tick: how long it takes, and what is spent outside ticks before it, in nanoseconds
+# for each tick its duration, and the time outside of ticks before it, in nanoseconds
 tick_times = st.tuples(st.integers(0, 10**10), st.sampled_from([0, 0, 7, 10**9]))
 attempt_forms = st.fixed_dictionaries(
     {
@@ -41,21 +41,21 @@ def test_every_nanosecond_is_accounted_for(
     lived: dict[int, int] = {}
     for number, attempt in enumerate(attempts):
         begun = now
-        told = [event("start", now)]
+        events = [event("start", now)]
         now += attempt["begin"]
         lines = []
-        last = begun  # of what is on record
+        last = begun  # the time of the last record
         for offset, (wall_ns, gap_ns) in enumerate(attempt["ticks"]):
             now += gap_ns + wall_ns
             lines.append(line(attempt["first"] + offset, wall_ns=wall_ns, time_ns=now))
             last = now
         if attempt["end"] is not None:
             now += attempt["end"]
-            told.append(event("end", now))
+            events.append(event("end", now))
             last = now
-        write_tape(run, told, kind="events", attempt=number, rank=rank)
+        write_tape(run, events, kind="events", attempt=number, rank=rank)
         write_tape(run, lines, attempt=number, rank=rank)
-        # another rank, which runs beside it, adds no time
+        # another rank runs at the same time, and adds none
         write_tape(run, lines, attempt=number, rank=rank + 1)
         walls = [wall_ns for wall_ns, _ in attempt["ticks"]]
         spent += sum(walls)

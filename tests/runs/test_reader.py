@@ -34,7 +34,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def record(run: Path, first: int, last: int, *, resume: bool = False, loss: float = 1.0) -> None:
-    """An attempt that does the ticks from `first` to `last`."""
+    """Record an attempt with the ticks from `first` to `last`."""
     with Clock(run, resume=resume, progress=False) as clock:
         for _ in clock.ticks(range(last - first + 1), initial=first - 1):
             with clock.phase("forward"):
@@ -45,7 +45,7 @@ def history(run: Path, which: str) -> list[tuple[int, int]]:
     return [(row["attempt"], row["tick"]) for row in open_run(run).ticks(which).rows()]  # type: ignore[arg-type]
 
 
-def test_columns_and_forms(tmp_path: Path) -> None:
+def test_columns_and_types_of_tables(tmp_path: Path) -> None:
     record(tmp_path / "run", 1, 5)
     ticks = open_run(tmp_path / "run").ticks()
     assert ticks.columns == [
@@ -61,7 +61,9 @@ def test_columns_and_forms(tmp_path: Path) -> None:
     assert "tick" in repr(ticks)
 
 
-def test_forms_that_need_a_package_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_that_need_a_package_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record(tmp_path / "run", 1, 1)
     ticks = open_run(tmp_path / "run").ticks()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -78,7 +80,7 @@ def test_after_a_resume_each_tick_stands_once(tmp_path: Path) -> None:
     run = tmp_path / "run"
     record(run, 1, 6)
     record(run, 4, 5, resume=True)
-    # what attempt 0 did after the point of resumption is not part of the run any more
+    # ticks of attempt 0 after the point of resumption are no part of the run any more
     assert history(run, "effective") == [(0, 1), (0, 2), (0, 3), (1, 4), (1, 5)]
     record(run, 6, 7, resume=True)
     expected = [(0, 1), (0, 2), (0, 3), (1, 4), (1, 5), (2, 6), (2, 7)]
@@ -104,7 +106,7 @@ def test_effective_history_is_what_replaying_would_give(
     assert history(run, "effective") == [(lived[tick], tick) for tick in sorted(lived)]
 
 
-def test_ranks_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ranks_are_separate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = tmp_path / "run"
     record(run, 1, 2)
     monkeypatch.setenv("RANK", "1")
@@ -113,7 +115,7 @@ def test_ranks_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert [(row["rank"], row["tick"]) for row in rows if row["rank"]] == [(1, 1), (1, 2), (1, 3)]
 
 
-def test_a_torn_last_line_is_left_out_and_told_of(tmp_path: Path) -> None:
+def test_a_torn_last_line_is_left_out_and_reported(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     folder = write_tape(run, [*map(line, range(1, 5)), line(5)[:-20]])
     assert history(run, "full") == [(0, tick) for tick in range(1, 5)]
@@ -129,15 +131,15 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sealed", [False, True])
-def test_what_was_on_its_way_when_a_process_was_killed(tmp_path: Path, sealed: bool) -> None:
+def test_lines_in_the_ring_of_a_killed_process_are_read(tmp_path: Path, sealed: bool) -> None:
     run = tmp_path / "run"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(run)], check=False)
     assert killed.returncode == -signal.SIGKILL
     if sealed:
         seal_run(run)
     assert history(run, "full") == [(0, tick) for tick in range(1, 1001)]
-    told = [row["event"] for row in open_run(run).events().rows()]
-    assert (told[0], told[-1]) == ("start", "last words")
+    names = [row["event"] for row in open_run(run).events().rows()]
+    assert (names[0], names[-1]) == ("start", "last words")
     assert open_run(run).notices() == []
     seal_run(run)
 
@@ -244,7 +246,7 @@ def test_a_run_in_folders_that_look_like_partitions(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["layers=[64]", "[64]", "run*", "ru?", "a[!b", "[[]", "**", "a[]", "{a,b}[1]", r"a\b"]
 )
-def test_signs_of_patterns_in_a_path_are_signs(tmp_path: Path, name: str) -> None:
+def test_characters_of_patterns_in_a_path_are_literal(tmp_path: Path, name: str) -> None:
     for of, value in ((name, 64.0), ("layers=6", 6.0), ("6", 6.0), ("run", 6.0), ("ab", 6.0)):
         run = new_run(tmp_path / of / "run")
         write_tape(run, [line(1, {"loss": value})], [line(2, {"loss": value})])
@@ -266,7 +268,7 @@ def test_a_damaged_part_beside_a_pattern_leaves_the_whole_one_alone(tmp_path: Pa
     assert numbers(tmp_path / "run[1]") == [1]
 
 
-def test_a_path_that_duckdb_has_no_form_for_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_duckdb_has_no_pattern_for_is_refused(tmp_path: Path) -> None:
     run = new_run(tmp_path / r"a\b[1]")
     write_tape(run, [line(1)])
     with pytest.raises(RunError, match="cannot have a backslash"):
@@ -338,13 +340,13 @@ def test_phases_come_and_go(tmp_path: Path) -> None:
 
 def test_events_that_are_sealed_and_those_that_are_not(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
-    said = [{"a": 1}, {}, {"text": "ü\n"}]
-    lines = [encode({"event": "x", "tick": n, "time_ns": n, "fields": said[n]}) for n in range(3)]
+    fields = [{"a": 1}, {}, {"text": "ü\n"}]
+    lines = [encode({"event": "x", "tick": n, "time_ns": n, "fields": fields[n]}) for n in range(3)]
     write_tape(run, lines[:2], kind="events")
     seal_run(run)
     write_tape(run, lines[2:], kind="events", rank=1)
     table = open_run(run).events()
-    assert [json.loads(row["fields"]) for row in table.rows()] == said
+    assert [json.loads(row["fields"]) for row in table.rows()] == fields
     assert table.sql("select fields->>'text' from events where rank = 1").fetchall() == [("ü\n",)]
 
 
@@ -353,7 +355,7 @@ def test_events_that_are_sealed_and_those_that_are_not(tmp_path: Path) -> None:
 def test_reading_while_stretches_are_finished_and_sealed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, then: str
 ) -> None:
-    """Right after one of the looks that reading takes."""
+    """It happens right after one of the times at which the reader lists the folder."""
     run = new_run(tmp_path / "run")
     folder = write_tape(run, [line(1)], [line(2)])
     tape = Tape(folder)

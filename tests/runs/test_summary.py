@@ -63,7 +63,7 @@ def test_how_it_ended(tmp_path: Path) -> None:
     assert summarize(open_run(tmp_path / "stopped")).state == "stopped by SIGTERM"
     with Clock(tmp_path / "live", progress=False):
         found = summarize(open_run(tmp_path / "live"))
-        # what a killed process leaves: the same files, and nobody who has them open
+        # a killed process leaves the same files, and no process has them open
         shutil.copytree(tmp_path / "live", tmp_path / "left")
     assert found.state == "running"
     assert "killed" in summarize(open_run(tmp_path / "left")).state

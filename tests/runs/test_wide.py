@@ -17,7 +17,7 @@ from metronorm.store.sealing import seal_run
 from ..store.stores import line, new_run, write_tape
 
 METRICS = 3000
-# what grew with the square of the metrics took 10 GB of these
+# code with memory in proportion to the square of the metrics took 10 GB for these
 LIMIT_BYTES = 3 << 30
 READ = f"""
 import resource, sys
@@ -73,7 +73,7 @@ def test_thousands_of_metrics_are_read_in_bounded_memory(tmp_path: Path) -> None
     assert [finding["ticks"] for finding in bad] == [[60]] * 11
     assert bad[0]["what"].startswith(f"{names[7]} was first infinite at tick 60")
     assert bad[-1]["evidence"]["metrics"] == METRICS - 50 + 1 - 10
-    assert "2,941 more metrics were not finite, 2,941 of them to the end" in bad[-1]["what"]
+    assert "2,941 more metrics were not finite, 2,941 of them until the end" in bad[-1]["what"]
 
 
 def test_some_columns_are_the_same_rows(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_some_columns_are_the_same_rows(tmp_path: Path) -> None:
 
 
 def test_parts_of_many_kinds_are_read_together(tmp_path: Path) -> None:
-    """An evaluation now and then gives nearly every part columns of its own."""
+    """With an evaluation now and then, nearly every part has other columns."""
     run = new_run(tmp_path / "run")
     count = MOST_GROUPS + 3
     write_tape(run, *([line(tick, {f"m{tick}": tick, "loss": 0.5})] for tick in range(count)))
@@ -112,7 +112,7 @@ def test_parts_of_many_kinds_are_read_together(tmp_path: Path) -> None:
 
 
 def test_a_key_that_comes_once_costs_the_other_lines_nothing(tmp_path: Path) -> None:
-    """Arrays put frequent names first, whatever came first."""
+    """Arrays begin with the frequent names, in whatever order the names came."""
     run = new_run(tmp_path / "run")
     many = {f"once{number}": float(number) for number in range(2000)}
     write_tape(run, [line(1, {**many, "loss": 1.0}), *(line(t, {"loss": t}) for t in range(2, 99))])

@@ -1,8 +1,15 @@
-"""Rows of ticks with what was logged after them: events `between`, as `between.py` writes them.
+"""Amendments: values and phases that were logged after a tick, put into the row of that tick.
 
-A value replaces that of its tick. Phases are added to those of the tick, and so is their time to
-`wall_ns`; `time_ns` is then when they were over. Of a tick whose phases were not measured, all its
-own time becomes `unattributed_ns`.
+The line of the tick is on its way by then, so the clock records events `between`.
+
+| column of the tick | in the amended row |
+| --- | --- |
+| a metric | the later value replaces the earlier one |
+| `PHASE_ns` | the sum of both |
+| `wall_ns` | plus the time of the later phases |
+| `time_ns` | the end of the later phases |
+| `unattributed_ns` | if no phase of the tick was measured: its own `wall_ns` |
+| `attempt`, `rank`, `tick`, `beats`, `clock_ns`, `arrival_ns`, `gc_ns` | as it was |
 """
 
 from __future__ import annotations
@@ -23,17 +30,17 @@ if TYPE_CHECKING:
 
 _KEYS = ("attempt", "rank", "tick")
 _KEPT = {"beats", "clock_ns", "arrival_ns", "gc_ns"}
-_REST = f"{UNATTRIBUTED}_ns"
-_TIMES = ("time_ns", "wall_ns", _REST)
-_PREFIX = "metronorm: "  # of columns that are no tick's
+_UNATTRIBUTED_NS = f"{UNATTRIBUTED}_ns"
+_TIMES = ("time_ns", "wall_ns", _UNATTRIBUTED_NS)
+_PREFIX = "metronorm: "  # names a column of the amendments in the join
 
 
 class Amendments:
-    """What was logged after ticks, one row for each.
+    """What was logged after ticks: one row for each tick that has any.
 
     Args:
-        columns: SQL for each of the columns, by its name.
-        rows: SQL of the rows.
+        columns: SQL for each column, by its name.
+        rows: SQL of the rows, to be put behind `from`.
     """
 
     def __init__(self, columns: dict[str, str], rows: str) -> None:
@@ -41,30 +48,38 @@ class Amendments:
         self.rows = rows
 
     def wanted(self, columns: Iterable[str]) -> list[str]:
-        """Those of some columns that it changes, and what that takes."""
+        """The columns that a table must read to amend these columns; [] if none of them changes."""
         changeable = {*self.columns, *_TIMES}.difference(_KEYS)
         changed = [name for name in columns if name in changeable]
         return [*_KEYS, "wall_ns", *changed] if changed else []
 
     def amend(self, ticks: str, columns: list[str], known: set[str]) -> str:
-        """SQL of the rows with what was logged after them.
+        """SQL of the amended rows.
 
         Args:
-            ticks: SQL of the rows.
-            columns: those of the result.
-            known: those that the rows have.
+            ticks: SQL of the rows of the ticks.
+            columns: the columns of the result.
+            known: the columns of the ticks.
         """
         mine = {name: sql for name, sql in self.columns.items() if name in {*columns, *_TIMES}}
         mine |= {name: self.columns[name] for name in _KEYS}
         later = select({_PREFIX + name: sql for name, sql in mine.items()})
         on = " and ".join(f"{identifier(key)} = {_later(key)}" for key in _KEYS)
-        listed = select({name: _amended(name, name in known, name in mine) for name in columns})
-        return f"select {listed} from ({ticks}) left join (select {later} from {self.rows}) on {on}"
+        amended = select({name: _amended(name, name in known, name in mine) for name in columns})
+        amendments = f"select {later} from {self.rows}"
+        return f"select {amended} from ({ticks}) left join ({amendments}) on {on}"
 
 
 def _amended(name: str, known: bool, changed: bool) -> str:
+    """SQL of one amended column, by the table of this module.
+
+    Args:
+        name: the name of the column.
+        known: whether the ticks have it.
+        changed: whether the amendments have it.
+    """
     own, later, spent = identifier(name), _later(name), _later("wall_ns")
-    if name == _REST:
+    if name == _UNATTRIBUTED_NS:
         before = own if known else "null"
         return f"if({spent} > 0, coalesce({before}, wall_ns), {before})"
     if name in _KEYS or not changed:
@@ -84,7 +99,11 @@ def _later(name: str) -> str:
 
 
 def lines_between(events: Table) -> list[tuple[dict[str, int], list[bytes]]]:
-    """What was logged after ticks, by attempt and rank: lines as of ticks, one for each tick."""
+    """The amendments as lines of ticks, one for each tick, with the attempt and rank of each tape.
+
+    Args:
+        events: the events of the run, at least those called `between`.
+    """
     rows = events.sql(
         "select attempt, rank, tick, time_ns, fields::VARCHAR from events "
         "where event = 'between' order by time_ns"
@@ -111,7 +130,16 @@ def lines_between(events: Table) -> list[tuple[dict[str, int], list[bytes]]]:
 
 
 def amendment(tick: int, time_ns: int, fields: Any) -> Any:
-    """The record of an event `between`; None for one of somebody else's of that name."""
+    """The record of a tick that has only the values of an event `between`.
+
+    Args:
+        tick: the tick of the event.
+        time_ns: its time, in nanoseconds since 1970.
+        fields: its fields.
+
+    Returns:
+        A `StoredTick`; None if a script has recorded an event of that name with other fields.
+    """
     line = {"tick": tick, "time_ns": time_ns, "wall_ns": 0, "beats": 0, "phases": {}, "metrics": {}}
     try:
         return DECODERS["ticks"].decode(encode(line | fields))

@@ -1,4 +1,4 @@
-"""What became of a run's time, over all its attempts."""
+"""Goodput: how a run spent its time, over all its attempts."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Goodput:
-    """Seconds of a run; the parts add up to `total`.
+    """Seconds of a run; the four parts add up to `total`.
 
-    `forward` moved the run on: ticks that its final parameters went through. `replayed` is ticks
-    that a later attempt did again, or went back behind. `overhead` is what an attempt spent outside
-    its ticks: starting, loading, closing. `down` is the time between attempts. Ranks run side by
-    side: each is of the first rank that has it.
+    | part | seconds |
+    | --- | --- |
+    | `forward` | of ticks that led to the final parameters (the effective history) |
+    | `replayed` | of ticks that a resume threw away: a later attempt resumed before them |
+    | `overhead` | of attempts outside of their ticks: starting, loading, closing |
+    | `down` | between the attempts |
+
+    Ranks run side by side, so the seconds of an attempt are those of its first rank.
     """
 
     total: float
@@ -27,12 +31,16 @@ class Goodput:
 
     @property
     def share(self) -> float | None:
-        """The share of the time that moved the run forward."""
+        """`forward / total`; None for a run without time."""
         return self.forward / self.total if self.total else None
 
 
 def goodput(run: Run) -> Goodput:
-    """Sum up a run's time; an attempt lasts from its start to its last record."""
+    """Sum up the time of a run; an attempt lasts from its start to its last record.
+
+    Raises:
+        RunError: a file of the run may not be read.
+    """
     spans = (
         run.events()
         .sql("select attempt, min(time_ns), max(time_ns) from events group by attempt")
@@ -64,12 +72,12 @@ def goodput(run: Run) -> Goodput:
     )
     if not bounds:
         return Goodput(0.0, 0.0, 0.0, 0.0, 0.0)
-    lived = sum(end - begin for begin, end in bounds.values())
+    running = sum(end - begin for begin, end in bounds.values())
     total = max(end for _, end in bounds.values()) - min(begin for begin, _ in bounds.values())
     return Goodput(
         total=total / 1e9,
         forward=forward / 1e9,
         replayed=(spent - forward) / 1e9,
-        overhead=(lived - spent) / 1e9,
-        down=(total - lived) / 1e9,
+        overhead=(running - spent) / 1e9,
+        down=(total - running) / 1e9,
     )

@@ -1,4 +1,11 @@
-"""Read a run: its ticks, events and resources as DuckDB relations, also while it is written."""
+"""Read a run, also while it is written: its ticks, events and resources as DuckDB relations.
+
+| a row is in | it is read from | as a `Source` |
+| --- | --- | --- |
+| a Parquet part | the file | parts with the same columns together |
+| a line that is not sealed, on a tape or in a ring | a temporary table | one for all tapes |
+| an event `between` | the same | `Amendments`, which join the rows of their ticks |
+"""
 
 from __future__ import annotations
 
@@ -46,35 +53,39 @@ def open_run(path: str | os.PathLike[str], *, verify: bool = False) -> Run:
     """Open a run directory for reading.
 
     Args:
-        path: of the directory.
-        verify: read every value of the sealed parts first, so that one with a hole in the middle
-            is left out and told of, too; else it is an error of DuckDB when it is come to.
+        path: the directory of the run.
+        verify: read every value of a Parquet part before it is used. Then a part that is damaged
+            in the middle is left out, and `notices` reports it. Otherwise DuckDB raises an error
+            when a query reaches the damage.
 
     Raises:
-        RunError: no run there, a damaged `run.json`, or one of a newer schema.
+        RunError: there is no run, its `run.json` is damaged, or it has a newer schema.
     """
     return Run(Path(path), verify=verify)
 
 
 class Run:
-    """A run on disk. Every reading looks at the files anew, so a live run can be followed."""
+    """A run on disk; `open_run` opens it.
+
+    Every method reads the files again, so a run that is being written can be followed. `directory`
+    is the absolute path, `info` the description that `run.json` holds.
+    """
 
     def __init__(self, directory: Path, *, verify: bool = False) -> None:
-
         self.directory = directory.absolute()
-        self.info: RunInfo = read_run_info(directory)  # (an error names it as it was given)
+        self.info: RunInfo = read_run_info(directory)  # (an error names the path as it was given)
         self._connection = connect()
         self._connection.execute("set parquet_metadata_cache = true")
         self._numbers = itertools.count()
         self._verify = verify
-        self._schemas: dict[Path, Schema] = {}  # of parts that are not damaged
+        self._schemas: dict[Path, Schema] = {}  # of the parts that can be read
 
     def __repr__(self) -> str:
         return f"<Run {self.info.name!r} at {self.directory}>"
 
     @property
     def attempts(self) -> list[int]:
-        """Numbers of the attempts that were begun."""
+        """The numbers of the attempts, in their order."""
         return [
             folder_number(path) for path in numbered_folders(self.directory / "ticks", "attempt")
         ]
@@ -82,10 +93,16 @@ class Run:
     def ticks(self, history: History = "effective") -> Table:
         """One row per tick: `attempt, rank, tick, time_ns, wall_ns, beats`, `PHASE_ns`, metrics.
 
-        The *effective* history is the run as its final parameters lived it: after a resume each
-        tick stands once, the newest attempt wins, and what an older attempt did beyond the point
-        of resumption is left out. The *full* history has every tick of every attempt. What was
-        logged after a tick, before the next one, stands in its row.
+        Values that were logged after a tick, before the next one, are in the row of that tick.
+        docs/runs.md has all columns and their units.
+
+        Args:
+            history: "effective": the ticks that led to the final parameters. After a resume each
+                tick is there once: the newest attempt wins, and ticks of an older attempt from
+                the point of resumption on are left out. "full": every tick of every attempt.
+
+        Raises:
+            RunError: a file of the run may not be read.
         """
         sources = self._load("ticks")
         where = "true"
@@ -94,7 +111,8 @@ class Run:
         return self._table(sources, "ticks", where, self._amendments(sources))
 
     def _amendments(self, ticks: list[Source]) -> Amendments | None:
-        events = self._load("events", b'"between"')  # not all: others may be large, and many
+        # other events are not loaded: there may be many, and large ones
+        events = self._load("events", containing=b'"between"')
         tapes = lines_between(self._table(events, "events"))
         if not tapes:
             return None
@@ -103,9 +121,12 @@ class Run:
         return Amendments(_same_spelling([*ticks, source])[-1].columns, table)
 
     def ticks_with_resources(self, history: History = "effective") -> Table:
-        """As `ticks`, each with the newest sample of its process at that time.
+        """The table of `ticks`, each row with the newest sample of its process before its end.
 
-        Of a metric and a resource with the same name it is the metric.
+        If a metric and a resource have the same name, the column is the metric.
+
+        Args:
+            history: see `ticks`.
         """
         ticks, resources = self.ticks(history), self.resources()
         own = {name.lower() for name in ticks.columns}
@@ -124,15 +145,27 @@ class Run:
         return Table(self._connection, [source], names, name="ticks", order=ORDERS["ticks"])
 
     def events(self) -> Table:
-        """One row per event: `attempt, rank, tick, time_ns, event, fields` (JSON)."""
+        """One row per event: `attempt, rank, tick, time_ns, event, fields` (JSON).
+
+        Raises:
+            RunError: a file of the run may not be read.
+        """
         return self._table(self._load("events"), "events")
 
     def resources(self) -> Table:
-        """One row per sample: `attempt, rank, tick, time_ns, memory_bytes, ...`."""
+        """One row per sample of a machine: `attempt, rank, tick, time_ns, memory_bytes, ...`.
+
+        Raises:
+            RunError: a file of the run may not be read.
+        """
         return self._table(self._load("resources"), "resources")
 
     def notices(self) -> list[str]:
-        """What a reader should know: lines and parts that are damaged and were left out."""
+        """One sentence for each place where damaged lines or parts were left out.
+
+        Raises:
+            RunError: a file of the run may not be read.
+        """
         found = []
         for kind in KINDS:
             for folder in tape_folders(self.directory, kind):
@@ -147,7 +180,7 @@ class Run:
                 )
                 if damaged:
                     found.append(f"{folder}: {damaged} damaged lines were left out")
-                self._look_at([part for part in parts if part not in self._schemas])
+                self._read_schemas(parts)
                 broken = [part for part in parts if part not in self._schemas]
                 broken += sorted(folder.glob(f"*{BROKEN}"))
                 found += [f"{path}: a damaged part was left out" for path in broken]
@@ -173,31 +206,35 @@ class Run:
         )
 
     def _effective(self, sources: list[Source]) -> str:
-        """SQL: whether no later attempt has done a tick again, or gone back behind it."""
+        """SQL of the effective history: no later attempt has a tick of this number or a lower one.
+
+        An attempt that resumes at a lower tick throws away all later ticks of older attempts, even
+        if it has not reached their last tick yet.
+        """
         rows = (
             self._table(sources, "ticks")
             .only("attempt", "tick")
             .sql("select attempt, min(tick) from ticks group by attempt order by attempt desc")
             .fetchall()
         )
-        conditions, resumed = [], None
+        conditions, lowest = [], None  # tick of all later attempts
         for attempt, first in rows:
-            before = "" if resumed is None else f" and tick < {resumed}"
+            before = "" if lowest is None else f" and tick < {lowest}"
             conditions.append(f"(attempt = {attempt}{before})")
-            resumed = first if resumed is None else min(first, resumed)
+            lowest = first if lowest is None else min(first, lowest)
         return " or ".join(conditions) or "true"
 
     # --- from files to sources ------------------------------------------------------------------
 
-    def _load(self, kind: str, having: bytes = b"") -> list[Source]:
-        """All parts of a kind, and its lines; those in which there is `having`."""
+    def _load(self, kind: str, containing: bytes = b"") -> list[Source]:
+        """All Parquet parts of a kind, and those of its lines that contain these bytes."""
         parts: list[Path] = []
         tapes = []
         for folder in tape_folders(self.directory, kind):
             sealed, lines = read_tape(folder, kind, self.info.id)
             parts += sealed
             place = {"attempt": folder_number(folder.parent), "rank": folder_number(folder)}
-            tapes.append((place, [line for line in lines.whole if having in line]))
+            tapes.append((place, [line for line in lines.whole if containing in line]))
         sources = self._sealed(parts)
         if any(lines for _, lines in tapes):
             table = f"live_{kind}_{next(self._numbers)}"
@@ -205,26 +242,26 @@ class Run:
         return _same_spelling(sources) or [_nothing(kind)]
 
     def _sealed(self, parts: list[Path]) -> list[Source]:
-        """The parts that can be read, by their columns."""
-        self._look_at([part for part in parts if part not in self._schemas])
-        alike: dict[Schema, list[Path]] = {}
+        """The parts that can be read, those with the same columns as one source."""
+        self._read_schemas(parts)
+        by_schema: dict[Schema, list[Path]] = {}
         for part in parts:
             if part in self._schemas:
-                alike.setdefault(self._schemas[part], []).append(part)
+                by_schema.setdefault(self._schemas[part], []).append(part)
         return [
             Source(
                 PLACE | {name: identifier(name) for name, _ in schema},
-                parts=tuple(inside),
-                forms=dict(schema),
+                parts=tuple(same),
+                types=dict(schema),
             )
-            for schema, inside in alike.items()
+            for schema, same in by_schema.items()
         ]
 
-    def _look_at(self, parts: list[Path]) -> None:
-        """Learn the columns of parts; of those that can be read."""
+    def _read_schemas(self, parts: list[Path]) -> None:
+        """Read the columns of the parts that are not known yet and can be read."""
         import duckdb
 
-        parts = [part for part in parts if has_parquet_magic(part)]
+        parts = [part for part in parts if part not in self._schemas and has_parquet_magic(part)]
         if self._verify:
             parts = [part for part in parts if is_readable(self._connection, part)]
         if not parts:
@@ -234,27 +271,28 @@ class Run:
         except duckdb.OutOfMemoryException as error:
             raise out_of_memory(error) from None
         except duckdb.Error:
-            half = len(parts) // 2  # to find out which
+            half = len(parts) // 2  # one of the parts is damaged: halves find out which
             if half:
-                self._look_at(parts[:half])
-                self._look_at(parts[half:])
+                self._read_schemas(parts[:half])
+                self._read_schemas(parts[half:])
 
 
 def _same_spelling(sources: list[Source]) -> list[Source]:
-    """Names that SQL takes for the same are the same column."""
+    """Give names that differ in case only one spelling: SQL takes them for one column."""
     first: dict[str, str] = {}
     return [
         Source(
             {first.setdefault(name.lower(), name): sql for name, sql in source.columns.items()},
             source.rows,
             source.parts,
-            {first[name.lower()]: form for name, form in source.forms.items()},
+            {first[name.lower()]: sql_type for name, sql_type in source.types.items()},
         )
         for source in sources
     ]
 
 
 def _nothing(kind: str) -> Source:
+    """A source without rows, with the columns that every record of a kind has."""
     columns = {
         name: f"null::{'VARCHAR' if name in ('event', 'fields') else 'BIGINT'}"
         for name in ("attempt", "rank", *FIXED[kind])
@@ -264,7 +302,7 @@ def _nothing(kind: str) -> Source:
 
 
 def _in_order(columns: Iterable[str], kind: str) -> list[str]:
-    """The record's own first, then phases, the rest of the time, metrics."""
+    """Columns in the order of a table: fixed ones, phases, `unattributed_ns`, metrics."""
     own = ["attempt", "rank", *FIXED[kind]]
     rest = f"{UNATTRIBUTED}_ns"
 

@@ -1,6 +1,7 @@
-"""How the newest attempt of a run stands, in the words that `show` and `watch` print.
+"""The state of the newest attempt of a run, in the words that `show` and `watch` print.
 
-Everything that needs to know it asks here. First, what the ranks of the attempt have recorded:
+This module is the only place that decides it. The first table is about events, the second about
+ranks without an `end`. In both, the first row that holds decides.
 
 | the ranks recorded | state |
 | --- | --- |
@@ -11,8 +12,8 @@ Everything that needs to know it asks here. First, what the ranks of the attempt
 | an `end` by Ctrl-C | stopped by KeyboardInterrupt |
 | an `end` | finished |
 
-The first row that holds decides, here and below. A rank has begun if it recorded a `start`, or if
-its owner file names a process while the `start` is not on the tape yet.
+A rank has begun if it recorded a `start`, or if its owner file names a process while the `start`
+is not on the tape yet.
 
 A killed process records no `end`. The owner file of the rank (`metronorm.store.owner`) shows
 whether its owner lives; the `start` names the process that began the attempt, and its host:
@@ -23,7 +24,7 @@ whether its owner lives; the `start` names the process that began the attempt, a
 | owned | | running | a living process holds the lock |
 | not owned | | killed | the kernel released the lock of a dead process |
 | unknown, touched a moment ago | | running | a living process touches it every second |
-| unknown, or no file | of another host, or not known | running or killed | nobody can ask |
+| unknown, or no file | of another host, or not known | running or killed | it cannot be asked |
 | unknown, or no file | exists | running | |
 | unknown, or no file | does not exist | killed | |
 
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
-# the events that show how an attempt stands
+# the events that decide the state of an attempt
 STATE_EVENTS = ("start", "signal", "end")
 # errors that end an attempt because a person wants it
 _STOPPED_BY = ("KeyboardInterrupt",)
@@ -80,7 +81,7 @@ class AttemptEvents:
 
 
 def run_state(run: Run, events: Table) -> str:
-    """How the newest attempt of a run stands; see the tables of this module.
+    """The state of the newest attempt of a run; see the tables of this module.
 
     Args:
         run: the run.
@@ -100,7 +101,7 @@ def run_state(run: Run, events: Table) -> str:
 
 
 def attempt_state(directory: Path, ranks: Iterable[int], events: AttemptEvents) -> str:
-    """How the newest attempt stands.
+    """The state of the newest attempt; see the tables of this module.
 
     Args:
         directory: the directory of the run.
@@ -139,7 +140,13 @@ def failure(end: dict[str, Any]) -> str | None:
 def _open_rank(
     directory: Path, rank: int, start: dict[str, Any] | None
 ) -> Literal["not begun", "running", "killed", "running or killed"]:
-    """How a rank stands that has recorded no `end`; `start` has the fields of its `start`."""
+    """The state of a rank that has recorded no `end`, by the second table.
+
+    Args:
+        directory: the directory of the run.
+        rank: the rank.
+        start: the fields of its event `start`; None if there is none.
+    """
     file = read_owner_file(directory, rank)
     owner = file.owner if file else None
     if start is None and owner is None:

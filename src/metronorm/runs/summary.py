@@ -1,4 +1,4 @@
-"""A run in numbers: what `metronorm show` prints, as a dataclass."""
+"""The summary of a run: the numbers that `metronorm show` prints, as a dataclass."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
-# so many losses have curves: more in one chart would tell nothing
-MOST_CURVES = 10
-LOSSES_AT_ONCE = 100
+MOST_CURVES = 10  # of losses: nobody can read a chart with more
+LOSSES_AT_ONCE = 100  # in one query
 
 
 @dataclass(frozen=True)
 class Best:
-    """The last value of a metric and its smallest finite one, with the tick of that."""
+    """The last value of a metric; its smallest finite value, `best`, and the tick of that one."""
 
     last: float
     best: float | None
@@ -33,7 +32,25 @@ class Best:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run did and cost, over its effective history."""
+    """What a run did and cost, over its effective history.
+
+    With several ranks, times are those of the rank that spent most, losses those of the first rank
+    that has them, and `tokens` is the sum over all ranks.
+
+    | field | |
+    | --- | --- |
+    | `state` | how the newest attempt stands; see `metronorm.runs.state` |
+    | `host`, `machine` | the machine of the first attempt, and the choices made for the newest |
+    | `seconds` | the time of all ticks |
+    | `losses` | of each metric that is a loss |
+    | `tick_median_ns`, `tick_p95_ns` | the median and the 95th percentile of the tick time |
+    | `phases` | the share of each phase in the ticks whose phases were measured |
+    | `clock_share` | the clock's own share of the time |
+    | `tokens_per_second` | `tokens` over `seconds`, which include evaluation and checkpoints |
+    | `goodput` | the share of the time that led forward; None for a run of one attempt |
+    | `tick_ns`, `curves` | the curve of the tick time, and of the first `MOST_CURVES` losses |
+    | `notices` | sentences about records that were dropped, damaged or left out |
+    """
 
     name: str
     directory: str
@@ -60,17 +77,17 @@ class Summary:
 
 
 def summarize(run: Run) -> Summary:
-    """Sum a run up.
+    """The summary of a run, as it is now.
 
-    Of several ranks, times are those of the rank that spent most, losses those of the first rank
-    that has them, tokens those of all. `phases` are shares of the ticks whose phases were measured;
-    `tokens_per_second` divides by the time of all ticks, evaluation and checkpoints included.
-    `curves` has the first `MOST_CURVES` losses; `tick_ns` is the curve of the tick time.
+    Raises:
+        RunError: a file of the run may not be read.
+        OutOfMemoryError: reading the run takes more memory than there is.
     """
     ticks, events, resources = run.ticks(), run.events(), run.resources()
     losses = [name for name in ticks.metrics if name.endswith("loss") or "loss_per" in name]
     counted = ["wall_ns", "clock_ns", *(f"{phase}_ns" for phase in ticks.phases)]
-    counted += ["tokens"] * ("tokens" in ticks.metrics)
+    if "tokens" in ticks.metrics:
+        counted.append("tokens")
     ranks = _by_rank(ticks.only("rank", *counted), counted)
     slowest = max(ranks, key=lambda rank: rank["wall_ns"], default=None)
     best = _best(ticks, losses)
@@ -120,7 +137,7 @@ def summarize(run: Run) -> Summary:
 
 
 def _by_rank(ticks: Table, summed: list[str]) -> list[dict[str, Any]]:
-    """In one pass: number of ticks and sums of columns, by rank."""
+    """The number of ticks and the sums of columns of each rank, in one query."""
     names = ["rank", "ticks", *summed, "measured"]
     measured = "unattributed_ns is not null" if ticks.phases else "false"
     columns = [
@@ -134,16 +151,16 @@ def _by_rank(ticks: Table, summed: list[str]) -> list[dict[str, Any]]:
 
 
 def _dropped(events: Table) -> list[str]:
-    """What the disk did not take, by the last event of each tape that says so."""
+    """Sentences about dropped records, from the last event `dropped` of each rank."""
     rows = events.sql(
         """select attempt, rank, fields::VARCHAR from events where event = 'dropped'
            order by attempt, rank, time_ns"""
     ).fetchall()
     last = {(attempt, rank): msgspec.json.decode(fields) for attempt, rank, fields in rows}
     return [
-        f"attempt {attempt}, rank {rank}: the disk did not take {told.get('records')} records, "
-        f"the last in tick {told.get('last_tick')}"
-        for (attempt, rank), told in last.items()
+        f"attempt {attempt}, rank {rank}: the disk did not take {fields.get('records')} records, "
+        f"the last in tick {fields.get('last_tick')}"
+        for (attempt, rank), fields in last.items()
     ]
 
 
@@ -152,14 +169,14 @@ def _one(table: Table, query: str) -> Any:
 
 
 def _shares(ticks: Table, slowest: dict[str, Any] | None) -> dict[str, float]:
-    """Of the time of the ticks whose phases were measured."""
+    """The share of each phase in the ticks whose phases were measured."""
     if not slowest or not slowest["measured"]:
         return {}
     return {phase: (slowest[f"{phase}_ns"] or 0.0) / slowest["measured"] for phase in ticks.phases}
 
 
 def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
-    """Of each loss the first rank that has it, with its last and its best value there."""
+    """For each loss the first rank that has it, with its last and its best value there."""
     found: dict[str, tuple[int, Best]] = {}
     for batch in batches(losses, LOSSES_AT_ONCE):
         columns = ", ".join(
@@ -180,7 +197,7 @@ def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
 
 
 def _machine(events: Table) -> str:
-    """What the newest attempt chose for this machine, by its event `machine`: "precision bf16"."""
+    """The fields of the newest event `machine`: choices for the machine, as "precision bf16"."""
     query = "select fields::VARCHAR from events where event = 'machine' order by attempt"
     rows = events.sql(query).fetchall()
     chosen = msgspec.json.decode(rows[-1][0]) if rows else {}

@@ -1,4 +1,4 @@
-"""Rows of a run, in whatever form they are wanted."""
+"""A table of a run: rows as a DuckDB relation, pandas or pyarrow table, or dicts."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from metronorm.runs.amendments import Amendments
 
-# up to so many groups of parts with the same columns each is read by itself
+# up to this number of groups, parts with the same columns are read as a group
 MOST_GROUPS = 50
-# the column that says where a part lies: its place is in the names of its folders
+# the column with the path of a part; its folders name attempt and rank
 _FILE = "metronorm: file"
 _FILE_COLUMN = f"hive_partitioning = false, filename = '{_FILE}'"
 PLACE = {
@@ -33,24 +33,29 @@ PLACE = {
 
 @dataclass(frozen=True)
 class Source:
-    """Some of a table's rows: of Parquet parts with the same columns, or what SQL names.
+    """Some of a table's rows: those of Parquet parts with the same columns, or those of SQL.
 
-    `columns` has SQL for each column by its name, `forms` how parts hold it.
+    Args:
+        columns: SQL for each column, by its name.
+        rows: SQL to be put behind `from`; "" if there are parts.
+        parts: the Parquet parts; () if there are rows.
+        types: the type of each column of the parts.
     """
 
     columns: dict[str, str]
     rows: str = ""
     parts: tuple[Path, ...] = ()
-    forms: dict[str, str] = field(default_factory=dict)
+    types: dict[str, str] = field(default_factory=dict)
 
 
 class Table:
-    """Rows of a run, as a DuckDB relation.
+    """Rows of a run; the methods of `Run` return it.
 
-    `columns` are their names. `relation` is the relation itself, in order (lazy, all of DuckDB's
-    methods); `df()` is a pandas frame, `arrow()` a pyarrow table, `sql("select ... from ticks")`
-    another relation over these rows, under the name the method of `Run` has. Every column has its
-    price: of a run with thousands of metrics ask `run.ticks().only("tick", "loss")`.
+    `columns` are the names of its columns. `relation` is a DuckDB relation (lazy, with all of
+    DuckDB's methods), `df()` a pandas frame, `arrow()` a pyarrow table, and `sql("select ... from
+    ticks")` a relation of a query. In a query the table has the name of the method of `Run`. Every
+    column takes time and memory: if a run has thousands of metrics, take only those you need, as
+    in `run.ticks().only("tick", "loss")`.
     """
 
     def __init__(
@@ -71,7 +76,7 @@ class Table:
 
     @property
     def phases(self) -> list[str]:
-        """Of ticks: the names of the phases; their columns end in `_ns`."""
+        """The names of the phases in a table of ticks; their columns have `_ns` at the end."""
         return [
             name.removesuffix("_ns")
             for name in self.columns
@@ -80,7 +85,7 @@ class Table:
 
     @property
     def metrics(self) -> list[str]:
-        """Of ticks: the names of the metrics, which are those of their columns."""
+        """The names of the metrics in a table of ticks, and of their columns."""
         return [
             name
             for name in self.columns
@@ -88,10 +93,10 @@ class Table:
         ]
 
     def only(self, *columns: str) -> Table:
-        """The same rows with some of their columns: what is asked of it costs those alone.
+        """The same rows with these columns only; other columns are not read.
 
         Raises:
-            ConfigError: no such column.
+            ConfigError: there is no such column.
         """
         missing = set(columns).difference(self.columns)
         if missing:
@@ -132,14 +137,21 @@ class Table:
         return self.relation.to_arrow_table()
 
     def sql(self, query: str) -> duckdb.DuckDBPyRelation:
-        """Run SQL over these rows: `run.ticks().sql("select max(loss) from ticks")`."""
+        """Run SQL over these rows: `run.ticks().sql("select max(loss) from ticks")`.
+
+        Raises:
+            duckdb.Error: the query is wrong.
+        """
         return cast("duckdb.DuckDBPyRelation", self._rows.query(self._name, query))
 
     def fetch(self, query: str) -> list[tuple[Any, ...]]:
-        """What `sql(query).fetchall()` gives, for a query that begins with `select` or `with`.
+        """The rows of a query that begins with `select` or `with`, as `sql(query).fetchall()`.
 
-        DuckDB plans it once, and not for each step of a relation: of many columns that is most of
-        the time.
+        DuckDB plans it once, instead of once for each step of a relation: with many columns,
+        planning takes most of the time.
+
+        Raises:
+            duckdb.Error: the query is wrong.
         """
         first, rest = query.split(None, 1)
         between = f", {rest}" if first == "with" else f" {query}"
@@ -147,7 +159,7 @@ class Table:
         return self._connection.execute(rows + between).fetchall()
 
     def rows(self) -> list[dict[str, Any]]:
-        """All rows as dicts."""
+        """All rows as dicts, by the names of the columns."""
         names = self.columns
         return [dict(zip(names, row, strict=True)) for row in self.relation.fetchall()]
 
@@ -159,19 +171,19 @@ class Table:
         return self._connection.sql(self._select())
 
     def _select(self) -> str:
-        """SQL of the rows. Parts in which what is wanted is the same are read together."""
+        """SQL of the rows; sources with the same needed columns are read together."""
         wanted = dict.fromkeys((*self.columns, *self._order.split(", ")))
         amended = self._amendments.wanted(self.columns) if self._amendments else []
         wanted |= dict.fromkeys(amended)
-        alike: dict[tuple[object, ...], list[Source]] = {}
+        by_columns: dict[tuple[object, ...], list[Source]] = {}
         for source in self._sources:
-            have = [
-                (name, source.columns[name], source.forms.get(name))
+            present = [
+                (name, source.columns[name], source.types.get(name))
                 for name in wanted
                 if name in source.columns
             ]
-            alike.setdefault((source.rows, *have), []).append(source)
-        groups, options = list(alike.values()), _FILE_COLUMN
+            by_columns.setdefault((source.rows, *present), []).append(source)
+        groups, options = list(by_columns.values()), _FILE_COLUMN
         if len(groups) > MOST_GROUPS:
             groups = [[source] for source in self._sources if source.rows]
             groups.append([source for source in self._sources if source.parts])
@@ -183,8 +195,8 @@ class Table:
             known = {name for source in self._sources for name in source.columns}
             rows = f"select * from ({everything}) where {self._where}"
             return self._amendments.amend(rows, self.columns, known)
-        listed = ", ".join(map(identifier, self.columns))
-        return f"select {listed} from ({everything}) where {self._where}"
+        selected = ", ".join(map(identifier, self.columns))
+        return f"select {selected} from ({everything}) where {self._where}"
 
 
 def _rows_of(sources: list[Source], wanted: Iterable[str], options: str) -> str:
