@@ -1,8 +1,8 @@
-"""From token files to batches: windows in pseudo-random order, in constant memory.
+"""Makes batches from token files: windows in pseudo-random order, in constant memory.
 
-The order of an epoch is not stored but computed: a Feistel network, keyed by seed and epoch, maps
-the place in the epoch to the window. So a sampler over 10 GB needs no more memory than one over
-10 kB, any batch can be computed on its own, and the state is one number.
+The order of an epoch is computed and not stored: a Feistel network, keyed by seed and epoch, maps
+a place in the epoch to a window. So a sampler over 10 GB needs no more memory than one over 10 kB,
+any batch can be computed by itself, and the state is one number.
 """
 
 from __future__ import annotations
@@ -27,22 +27,24 @@ _ROUNDS = 8
 class WindowSampler:
     """Batches of windows of a token array, for ever.
 
-    An epoch visits windows of `context` tokens that do not overlap, each once, in a pseudo-random
-    order. Every epoch lays them anew, from a random offset below `context`; fewer than two
-    contexts of tokens at the ends are left out of it. A batch may hold the end of an epoch and the
-    start of the next. Ranks take turns in the same order, so they never share a window.
+    An epoch splits the tokens into windows of `context` tokens that do not overlap, and visits each
+    once, in a pseudo-random order. The first window of an epoch begins at a random offset below
+    `context`, so an epoch leaves out fewer than two contexts of tokens, at both ends. A batch may
+    hold the end of an epoch and the start of the next. Ranks take turns in the same order, so they
+    never share a window.
 
     Args:
-        tokens: ids (tokens,), any integer type; a memory map is read where windows lie.
-        context: tokens in a window; the targets are one further, so a window reads one more.
-        batch_size: windows per batch and rank.
-        seed: of the order.
-        rank: of this process, below `world`.
+        tokens: ids (tokens,), any integer type. Of a memory map only the windows are read.
+        context: number of tokens in a window. The targets are the tokens one place further, so one
+            more token is read.
+        batch_size: number of windows per batch and rank.
+        seed: seed of the order.
+        rank: number of this process, below `world`.
         world: number of processes.
 
     Raises:
-        ConfigError: an argument that cannot work.
-        DataError: fewer than `context` + 1 tokens.
+        ConfigError: an argument is not valid.
+        DataError: there are fewer than `context` + 1 tokens.
     """
 
     def __init__(
@@ -85,14 +87,14 @@ class WindowSampler:
         return self._source.windows(starts)
 
     def starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the windows start that come at `places` of the endless order; any shape."""
+        """The first tokens of the windows at `places` of the endless order, in the same shape."""
         epochs, places = np.divmod(places, self.windows_per_epoch)
         keys = _mix(_mix(np.uint64(self.seed % 2**64)) + epochs.astype(np.uint64))
         offsets = (_mix(keys) % np.uint64(self._offsets)).astype(np.int64)
         return offsets + self.context * permute(places, self.windows_per_epoch, keys)
 
     def state_dict(self) -> dict[str, int]:
-        """What `load_state_dict` needs to go on exactly here; the same on every rank."""
+        """The state with which `load_state_dict` continues from here; the same on every rank."""
         return {
             "position": self._position,
             "seed": self.seed,
@@ -102,23 +104,24 @@ class WindowSampler:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where another sampler stood. With another `world` too, no window comes twice.
+        """Continue where another sampler stopped. No window comes twice, also if `world` differs.
 
         Raises:
-            ConfigError: a state of another seed, context, batch size or number of tokens, or none.
+            ConfigError: this is no state of a sampler, or its seed, context, batch size or number
+                of tokens differs.
         """
         position = state.get("position")
         if isinstance(position, bool) or not isinstance(position, int) or position < 0:
             raise ConfigError(
                 "the state of a sampler must hold its position",
                 got=repr(position),
-                fix="what state_dict() gave",
+                fix="the result of state_dict()",
             )
         here = self.state_dict()
         for name in ("seed", "context", "batch_size", "tokens"):
             if state.get(name) != here[name]:
                 raise ConfigError(
-                    f"a sampler must go on with the {name} it had, {state.get(name)}",
+                    f"a sampler must continue with its {name}, {state.get(name)}",
                     got=str(here[name]),
                     fix="the old options and text, or a new run",
                 )
@@ -130,18 +133,18 @@ def validation_windows(
 ) -> Iterator[Batch]:
     """Inputs and targets, int64 (up to batch_size, context), in order and without overlap.
 
-    Every target comes once; fewer than `context` at the end are left out. The last batch may be
-    smaller.
+    Every target comes once; up to `context` - 1 tokens at the end are left out. The last batch may
+    be smaller.
 
     Args:
         tokens: ids (tokens,).
-        context: tokens in a window.
-        batch_size: windows per batch.
-        max_tokens: at most so many targets, in windows spread evenly over `tokens`.
+        context: number of tokens in a window.
+        batch_size: number of windows per batch.
+        max_tokens: largest number of targets; the windows are then spread evenly over `tokens`.
 
     Raises:
-        ConfigError: an argument that cannot work.
-        DataError: fewer than `context` + 1 tokens.
+        ConfigError: an argument is not valid.
+        DataError: there are fewer than `context` + 1 tokens.
     """
     source = _Source(tokens, context, batch_size)
     windows = (len(source.tokens) - 1) // context
@@ -158,15 +161,15 @@ def validation_windows(
             places = np.arange(first, min(first + batch_size, taken))
             yield source.windows(context * (places * windows // taken))
 
-    return batches()  # a function inside, so that the checks come at the call
+    return batches()  # a generator of its own, so that the checks above run at the call
 
 
 def permute(places: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Map each place below `size` to another, one to one, as `keys` say.
+    """Map each place below `size` to a place below `size`, one to one; `keys` choose the map.
 
-    A Feistel network on pairs (left below a, right below b) with a * b just above `size`
-    (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002); what falls outside walks on
-    until it is inside.
+    This is a Feistel network on pairs (left below a, right below b) with a * b just above `size`
+    (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). A result outside of `size`
+    goes through the network again until it is inside.
 
     Args:
         places: int64, any shape.
@@ -179,18 +182,18 @@ def permute(places: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> N
     a = int(np.ceil(np.sqrt(size)))
     b = -(-size // a)
     result = np.array(places, dtype=np.int64)
-    walking = np.ones(result.shape, dtype=np.bool_)
-    while walking.any():
-        left, right = (half.astype(np.uint64) for half in np.divmod(result[walking], b))
-        key = keys[walking]
+    outside = np.ones(result.shape, dtype=np.bool_)
+    while outside.any():
+        left, right = (half.astype(np.uint64) for half in np.divmod(result[outside], b))
+        key = keys[outside]
         for turn in range(_ROUNDS):
             turned = key + np.uint64(turn * 0x9E3779B97F4A7C15 % 2**64)
             if turn % 2:
                 left = (left + _mix(turned ^ right) % np.uint64(a)) % np.uint64(a)
             else:
                 right = (right + _mix(turned ^ left) % np.uint64(b)) % np.uint64(b)
-        result[walking] = (left * np.uint64(b) + right).astype(np.int64)
-        walking = result >= size
+        result[outside] = (left * np.uint64(b) + right).astype(np.int64)
+        outside = result >= size
     return result
 
 
@@ -203,10 +206,10 @@ def _mix(values: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
 
 
 class _Source:
-    """Windows of tokens. Of a memory map, the pages that were read are given back at once.
+    """Windows of tokens. Pages of a memory map are released as soon as they are read.
 
-    They would stay counted as memory of the process, up to the size of the file, although the
-    kernel may take them at any time. It keeps them in its cache, so giving them back costs little.
+    Otherwise they count as memory of the process, up to the size of the file, although the kernel
+    may reclaim them at any time. They stay in the kernel's cache, so releasing them costs little.
     """
 
     def __init__(self, tokens: NDArray[Any], context: int, batch_size: int) -> None:
@@ -240,7 +243,7 @@ class _Source:
 
 
 def _read_only_map(tokens: NDArray[Any]) -> mmap.mmap | None:
-    """The map below tokens, if nothing that was written to it could be lost with its pages."""
+    """The memory map under `tokens`, if its pages can be released without losing a write."""
     if not isinstance(tokens, np.memmap) or tokens.mode != "r":
         return None
     base: object = tokens
