@@ -35,7 +35,7 @@ def config_error(box: str, argv: list[str], command: str) -> ConfigError:
     text, usage = " ".join(sections[0]), f"metronorm {command} --help"
     help_lines = sections[1] if len(sections) > 1 else []
     if found := re.match(r"Error parsing (\S+): (.*)", text):
-        return _wrong_kind(*found.groups(), help_lines, argv, usage)
+        return _wrong_kind(found[1], found[2], help_lines, argv, usage)
     if found := re.match(r"invalid choice '(.*)' for argument '([^']+)'\. Expected one of", text):
         value, name = found.groups()
         choices = re.findall(r"'([^']*)'", text[found.end() :])
@@ -45,7 +45,7 @@ def config_error(box: str, argv: list[str], command: str) -> ConfigError:
             fix=nearest(value, choices),
         )
     if found := re.match(r"Missing value for argument '([^']+)'. Expected (\d+)", text):
-        return _no_value(*found.groups(), argv, usage)
+        return _no_value(found[1], found[2], argv, usage)
     if text.startswith("Missing from"):
         missing = [line for line in sections[0][1:] if re.fullmatch(r"[A-Z]+", line)]
         return ConfigError(f"{command} needs {' and '.join(missing)}", got="none", fix=usage)
@@ -72,9 +72,7 @@ def _sections(box: str) -> list[list[str]]:
 def _wrong_kind(
     name: str, reason: str, help_lines: list[str], argv: list[str], usage: str
 ) -> ConfigError:
-    if help_lines[:1] != [
-        "Argument helptext:"
-    ]:  # a dataclass raised it
+    if help_lines[:1] != ["Argument helptext:"]:  # a dataclass raised it
         return ConfigError(reason)
     several = re.match(r"Could not parse arguments \[(.*)\] into", reason)
     value = several[1].replace("'", "") if several else value_of(name, argv) or reason
