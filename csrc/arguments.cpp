@@ -93,7 +93,7 @@ const void* Affine::converted(const char* name, const std::optional<Tensor>& giv
   return to;
 }
 
-// Merges neighbouring dimensions that follow each other in memory; those of size 1 vanish.
+// Merges neighbouring dimensions that one stride can describe, and leaves out those of size 1.
 static int merged(const Tensor& tensor, int64_t first, int64_t last, int64_t* size, int64_t* stride) {
   int count = 0;
   for (int64_t d = first; d < last; ++d) {

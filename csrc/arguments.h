@@ -1,4 +1,4 @@
-// Tensors as the kernels want them. Everything that a caller could get wrong is refused here.
+// Converts tensors to what the kernels take, and refuses every wrong argument.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -32,7 +32,7 @@ void check_sizes(const char* name, const Tensor& tensor, const Tensor& like);
 void check_stats(const Tensor& stats, const Shape& shape);
 Dropout checked_dropout(double dropout, const std::optional<Tensor>& seed);
 
-// weight and bias in the compute type; ones and zeros where they are absent.
+// weight and bias in the compute type; if absent, ones and zeros.
 struct Affine {
   const void *weight, *bias, *inverse = nullptr;
 
@@ -51,7 +51,7 @@ struct Affine {
 
 Operand operand(const Tensor& tensor, int64_t dims);
 bool all_contiguous(std::initializer_list<const Operand*> operands);
-// How channels-first operands lie, if all of them lie so, and in the same way.
+// The common layout of operands, if all of them have the same channels-first layout.
 std::optional<Columns> common_columns(std::initializer_list<const Operand*> operands);
 
 Tensor empty_like(const Tensor& tensor, ScalarType type);

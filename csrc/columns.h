@@ -1,5 +1,5 @@
-// Channels-first layouts: neighbouring rows lie side by side, the elements of one row do not. A
-// register holds one element of several rows; a tile is what stays in the first cache between sweeps.
+// Channels-first layouts: neighbouring rows are neighbours in memory, the elements of one row are not.
+// A register holds one element of several rows. A tile stays in the first cache between two sweeps.
 #pragma once
 
 #include "rows.h"
@@ -8,7 +8,7 @@ namespace metronorm {
 namespace {
 
 constexpr int64_t kTileBytes = 32768;
-// Channels that are summed one by one; longer sums are sums of such sums.
+// The length of a plain sum over channels; a longer sum is a sum of such sums.
 constexpr int64_t kShortSum = 64;
 
 // Rows per tile: one, two or four registers.
@@ -19,7 +19,7 @@ int64_t columns_tile(Type type, int64_t n) {
   return lanes * (fits >= 4 ? 4 : fits >= 2 || half ? 2 : 1);
 }
 
-// The first `count` of a register's rows; the others are 0.
+// Loads the first `count` rows of a register; the other rows are 0.
 template <class T>
 inline V<wide<T>> load_some(const T* from, int64_t count) {
   if (count >= Register<wide<T>>::lanes) return load(from);
@@ -35,7 +35,7 @@ inline void store_some(V<wide<T>> x, T* to, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = some[i];
 }
 
-// High and low parts of the means, and r, of kWide registers of rows.
+// For kWide registers of rows: r, and the mean as the sum of a high and a low part.
 template <class A, int kWide>
 struct Rates {
   static constexpr int64_t W = Register<A>::lanes;
@@ -53,7 +53,7 @@ void forward_tile(const Forward& f, const X* x, X* y, int64_t stride, int64_t co
   constexpr int64_t W = Register<A>::lanes;
   const A *weight = (const A*)f.weight, *bias = (const A*)f.bias;
   V<A> mean[kWide] = {}, rest[kWide] = {}, squares[kWide] = {};
-  if (f.centred) {  // summed around the first channel: far from zero the sum itself would lose digits
+  if (f.centred) {  // sum differences from the first channel: far from zero, a plain sum loses digits
     V<A> first[kWide];
     for (int k = 0; k < kWide; ++k) first[k] = load_some(x + k * W, count - k * W);
     for (int64_t c = 0; c < f.n; ++c) {
@@ -69,7 +69,7 @@ void forward_tile(const Forward& f, const X* x, X* y, int64_t stride, int64_t co
     V<A> some[kWide] = {}, some_squares[kWide] = {};
     for (int64_t c = begin; c < end; ++c) {
       for (int k = 0; k < kWide; ++k) {
-        __builtin_prefetch(x + c * stride + (kWide + k) * W, 0, 2);  // the tile that follows
+        __builtin_prefetch(x + c * stride + (kWide + k) * W, 0, 2);  // the next tile
         V<A> d = load_some(x + c * stride + k * W, count - k * W) - mean[k];
         some[k] += d, some_squares[k] += d * d;
       }
@@ -124,7 +124,7 @@ void backward_tile(const Backward& b, const X* dy, const X* saved, X* dsum, int6
   for (int64_t c = 0; c < b.n; ++c) {
     V<A> to_weight = load(part_weight + c * W), to_bias = load(part_bias + c * W);
     for (int k = 0; k < kWide; ++k) {
-      __builtin_prefetch(dy + c * stride + (kWide + k) * W, 0, 2);  // the tile that follows
+      __builtin_prefetch(dy + c * stride + (kWide + k) * W, 0, 2);  // the next tile
       __builtin_prefetch(saved + c * stride + (kWide + k) * W, 0, 2);
       V<A> slope = load_some(dy + c * stride + k * W, count - k * W), h = hat(c, k);
       V<A> d = (rounded(slope * weight[c]) - alone[k] - h * with_h[k]) * rates.rate[k];
@@ -136,7 +136,7 @@ void backward_tile(const Backward& b, const X* dy, const X* saved, X* dsum, int6
   }
 }
 
-// Calls tile(width, offset, count, row) for tiles [begin, end), width being the registers in it.
+// Calls tile(width, offset, count, row) for the tiles [begin, end); width is its number of registers.
 template <class A, class Tile>
 void each_tile(const Columns& at, int64_t n, Type type, int64_t begin, int64_t end, const Tile& tile) {
   constexpr int64_t W = Register<A>::lanes;
@@ -144,7 +144,7 @@ void each_tile(const Columns& at, int64_t n, Type type, int64_t begin, int64_t e
   for (int64_t t = begin; t < end; ++t) {
     int64_t outer = t / per_outer, first = t % per_outer * size;
     int64_t left = at.inner - first < size ? at.inner - first : size;
-    while (left > 0) {  // the last tile of an image is cut into single registers
+    while (left > 0) {  // the last tile of an image is processed in single registers
       int64_t width = left >= size ? size / W : 1, count = left < width * W ? left : width * W;
       tile(width, outer * at.outer_stride + first, count, outer * at.inner + first);
       first += count, left -= count;
@@ -154,7 +154,7 @@ void each_tile(const Columns& at, int64_t n, Type type, int64_t begin, int64_t e
 
 template <class X>
 constexpr Type type_of() {
-  return sizeof(X) == 8 ? kDouble : sizeof(X) == 4 ? kFloat : kBFloat16;  // both halves tile alike
+  return sizeof(X) == 8 ? kDouble : sizeof(X) == 4 ? kFloat : kBFloat16;  // both half types have the same tiles
 }
 
 template <class X>

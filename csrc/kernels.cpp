@@ -1,5 +1,5 @@
-// The kernels of one instruction set: compiled once for each, with METRONORM_KERNELS as the name of
-// the table it exports.
+// The kernels. This file is compiled once for each instruction set; METRONORM_KERNELS is the name of
+// the table that it then exports.
 #include "kernels.h"
 
 #include "columns.h"
@@ -9,14 +9,14 @@
 namespace metronorm {
 namespace {
 
-// Rows whose parts are flushed together, and which the backward pass takes together.
+// The number of rows that the backward pass takes together before it flushes their partial sums.
 constexpr int64_t kFlush = 64, kTogether = 4;
-// Of elements; longer rows are taken one by one, so that they stay in the cache between two sweeps.
+// In elements. Longer rows are taken one at a time: a row then stays in the cache between two sweeps.
 constexpr int64_t kLongRow = 16384;
-// Of bytes: wider weights leave no room for a row in the first cache, and serve two rows at once.
+// In bytes. Wider weights leave no room for a row in the first cache, so two rows share one read.
 constexpr int64_t kWideWeights = 16384;
 
-// The k-th buffer of one row, where there are buffers.
+// The k-th buffer of one row, or null if there are no buffers.
 template <class T>
 T* buffer(void* scratch, int k, int64_t n) {
   return scratch ? (T*)((double*)scratch + k * n) : nullptr;
@@ -26,14 +26,14 @@ double rate(const Moments& found, int64_t n, double eps) {
   return 1 / __builtin_sqrt(found.squares / double(n) + eps);
 }
 
-// Moments of one row, its stats, and what is left to do.
+// Computes the moments of one row, stores its stats, and returns what `normalize` needs.
 template <class X, class R>
 Centred<R, X> centred(const Forward& f, int64_t row, void* scratch) {
   typedef wide<R> A;
   int64_t n = f.n;
   const X* x = gathered(f.x, row, n, buffer<X>(scratch, 0, n));
   X* y = written(f.y, row, buffer<X>(scratch, 1, n));
-  const X* fetched = f.past ? x : y;  // what goes past the caches must not be fetched into them
+  const X* fetched = f.past ? x : y;  // do not fetch into the caches what is written past them
   const R* what;
   Moments found;
   if (f.residual.data) {

@@ -1,9 +1,11 @@
-// What the kernels compute on, and the table of them that each instruction set provides.
+// The arguments of the kernels, and the table of kernels that each instruction set provides.
 //
-// kernels.cpp is compiled once per instruction set and exports one `Kernels`; processor.cpp chooses
-// among them, operators.cpp checks arguments, allocates, and splits the work between torch's threads.
-// Nothing here or in kernels.cpp uses the standard library: an inline function of it, compiled for
-// AVX-512, could be what the linker keeps for everybody.
+//   operators.cpp    checks arguments, allocates, and splits the work between torch's threads
+//   processor.cpp    chooses the table of one instruction set
+//   kernels.cpp      is compiled once per instruction set, and exports one table, `Kernels`
+//
+// Neither this file nor kernels.cpp uses the standard library. Otherwise the linker could keep the
+// copy of an inline function that was compiled for AVX-512, and use it on every CPU.
 #pragma once
 
 #include <stdint.h>
@@ -17,8 +19,8 @@ struct float16 {
   uint16_t bits;
 };
 
-// A tensor as rows of n normalized elements: the leading dimensions that number the rows, the
-// normalized ones that number a row's elements; both merged where they can be. Strides in elements.
+// A tensor, seen as rows of n normalized elements. The leading dimensions number the rows, the inner
+// ones the elements of a row. Dimensions are merged where one stride is enough. Strides are in elements.
 constexpr int kMostDims = 64;
 struct Layout {
   int leading, inner;
@@ -31,7 +33,7 @@ struct Layout {
 };
 
 struct Operand {
-  void* data;  // null where the operand is absent
+  void* data;  // null if the operand is absent
   Layout layout;
 };
 
@@ -60,7 +62,7 @@ struct Forward {
 
 struct Backward {
   Operand dy, dsummed, saved, dsum, dx;  // dsummed and dx can be absent
-  const void *weight, *bias, *inverse;   // inverse = 1 / weight, where the output was saved
+  const void *weight, *bias, *inverse;   // inverse = 1 / weight, if the output was saved
   const double* stats;
   int64_t rows, n;
   bool centred;
@@ -68,36 +70,36 @@ struct Backward {
   bool past;  // write dsum and dx past the caches
 };
 
-// Sums of weight gradients of one task: `part` takes some rows in the compute type, `total` the parts.
+// Sums of one task for weight and bias: `part` adds up some rows in the compute type, `total` the parts.
 struct Partial {
   void *part_weight, *part_bias;       // (n,), or (n, lanes) for columns, zero at first
   double *total_weight, *total_bias;   // (n,), zero at first
 };
 
-// Image-like layout: element (o, c, i) is at o * outer_stride + c * column_stride + i.
+// Layout of images: element (o, c, i) is at o * outer_stride + c * column_stride + i.
 struct Columns {
   int64_t outer, inner, outer_stride, column_stride;
 };
 
 enum Type { kFloat, kBFloat16, kFloat16, kDouble, kTypes };
 
-// x and residual: of one type, or a half one beside float.
+// The types of x and residual: the same type, or a half type and float.
 enum Pair { kFloatFloat, kBFloat16BFloat16, kFloat16Float16, kDoubleDouble, kBFloat16Float,
             kFloat16Float, kPairs };
 
 struct Kernels {
-  // Rows [begin, end), complete; scratch holds 6 * n * 8 bytes where a layout is not contiguous or
-  // where there is dropout.
+  // Rows [begin, end), complete. scratch has 6 * n * 8 bytes if a layout is not contiguous or if there
+  // is dropout.
   void (*forward[kPairs])(const Forward&, int64_t begin, int64_t end, void* scratch);
   void (*backward[kPairs][2])(const Backward&, int64_t begin, int64_t end, const Partial&, void* scratch);
-  // Elements [from, to) of one row; the same in two steps, for rows shared between threads.
+  // Elements [from, to) of one row, in two steps: for rows that several threads share.
   Moments (*forward_moments[kPairs])(const Forward&, int64_t row, int64_t from, int64_t to, void* scratch);
   void (*forward_apply[kPairs])(const Forward&, int64_t row, int64_t from, int64_t to);
   void (*backward_sums[kPairs][2])(const Backward&, int64_t row, int64_t from, int64_t to, double sums[2]);
   void (*backward_apply[kPairs][2])(const Backward&, int64_t row, int64_t from, int64_t to,
                                     const double sums[2], const Partial&, void* scratch);
-  // Tiles [begin, end) of `tile` neighbouring rows of a channels-first layout. `lanes` numbers per
-  // column in the parts of `Partial`.
+  // Tiles [begin, end) of a channels-first layout; a tile has columns_tile() neighbouring rows. The
+  // parts of `Partial` have `lanes` numbers per column.
   int64_t (*columns_tile)(Type, int64_t n);
   void (*forward_columns[kTypes])(const Forward&, const Columns&, int64_t begin, int64_t end);
   void (*backward_columns[kTypes][2])(const Backward&, const Columns&, int64_t begin, int64_t end,

@@ -1,5 +1,5 @@
-// Where a row begins, and rows whose elements do not lie side by side: those are gathered into a
-// buffer of one row before the kernels read them, and scattered from one afterwards.
+// Finds the begin of a row, and handles rows whose elements are not neighbours in memory: they are
+// gathered into a buffer before the kernels read them, and scattered from a buffer afterwards.
 #pragma once
 
 #include "kernels.h"
@@ -34,7 +34,7 @@ inline const T* gathered(const Operand& operand, int64_t row, int64_t n, T* buff
   return buffer;
 }
 
-// Where to write a row: in place, or into the buffer, to be scattered.
+// The place to write a row to: its own place, or the buffer that `scattered` copies from.
 template <class T>
 inline T* written(const Operand& operand, int64_t row, T* buffer) {
   T* x = row_of<T>(operand, row);

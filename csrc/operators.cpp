@@ -1,5 +1,5 @@
-// The operators of metronorm/norm/operators.py on processors: arguments checked before any memory is
-// touched, outputs allocated, the work split between torch's threads.
+// The operators of metronorm/norm/operators.py on CPUs. They check the arguments before they touch any
+// memory, allocate the outputs, and split the work between torch's threads.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -15,15 +15,15 @@
 namespace metronorm {
 namespace {
 
-// Of elements: less is not worth waking another thread.
+// In elements. It takes longer to wake a thread than to compute fewer.
 constexpr int64_t kGrain = 32768;
-// Rows of a channels-first layout are read together only up to this many elements each.
+// In elements. Longer rows of a channels-first layout are not read together.
 constexpr int64_t kMostColumns = 4096;
 
-// Of bytes: a larger output would drive everything else out of the caches.
+// In bytes. A larger output would push everything else out of the caches.
 constexpr int64_t kPastCaches = int64_t(64) << 20;
 
-// Whether outputs of `elements` can and should be written past the caches.
+// Whether the outputs, of `elements` each, can and should be written past the caches.
 bool past_caches(int64_t elements, int64_t n, std::initializer_list<std::pair<const Operand*, size_t>> outputs) {
   for (auto [output, size] : outputs) {
     if (!output->data) continue;
@@ -55,7 +55,7 @@ int64_t tasks_for(int64_t elements) {
   return std::max<int64_t>(1, std::min(threads, most));
 }
 
-// Segments of rows that are shared between threads: multiples of 64 elements.
+// Cuts rows that several threads share into segments; the length is a multiple of 64 elements.
 struct Segments {
   int64_t per_row, length;
   Segments(int64_t n, int64_t wanted) {
@@ -64,7 +64,7 @@ struct Segments {
   }
 };
 
-// Mean and squares of two parts (Chan, Golub and LeVeque, 1979).
+// Adds the moments of a second part to those of a first (Chan, Golub and LeVeque, 1979).
 void combine(Moments& into, int64_t& count, const Moments& next, int64_t more) {
   double n = double(count), m = double(more), difference = next.mean - into.mean;
   into.mean += difference * m / (n + m);
@@ -127,7 +127,7 @@ void run_forward(Forward& f, Pair pair) {
   });
 }
 
-// Sums of the weight gradients of every task; `lanes` numbers per element in the parts.
+// The sums for weight and bias, one set per task; a part has `lanes` numbers per element.
 class Partials {
  public:
   Partials(int64_t tasks, int64_t n, int64_t lanes)
@@ -137,7 +137,7 @@ class Partials {
     int64_t part = (size_ - 2 * n_) / 2;
     return {at + 2 * n_, at + 2 * n_ + part, at, at + n_};
   }
-  // The sums over all tasks, in those of the first.
+  // Adds the sums of all tasks to those of the first task, and returns these.
   Partial reduced() {
     int64_t pieces = tasks_for(tasks_ * n_);
     if (tasks_ > 1) {

@@ -22,7 +22,7 @@ inline void multiply(Words x, uint32_t factor, Words* high, Words* low) {
   *low = x * factor;
 }
 
-// scale where an element is kept, 0 where it is dropped, for columns [from, to) of a row; from is a
+// For columns [from, to) of a row: scale where an element is kept, 0 where it is dropped. `from` is a
 // multiple of 4.
 template <class A>
 void fill_keep(const Dropout& dropout, int64_t row, int64_t from, int64_t to, A* keep) {

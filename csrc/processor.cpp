@@ -16,13 +16,13 @@ struct Level {
 #if defined(__x86_64__)
 extern const Kernels kernels_plain, kernels_avx2, kernels_avx512, kernels_avx512_bf16;
 
-// Which older compilers do not know by name.
+// Older compilers have no name for this feature.
 static bool has_f16c() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) && (c & bit_F16C);
 }
 
-// In order of speed; a set runs where all before it do.
+// From slow to fast. A CPU that can run a set can also run every set before it.
 static const Level* levels() {
   __builtin_cpu_init();
   static const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&

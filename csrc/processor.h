@@ -1,19 +1,19 @@
-// Which instruction sets this processor has, and which of them is in use.
+// The instruction sets of this CPU, and the one in use.
 #pragma once
 
 #include "kernels.h"
 
 namespace metronorm {
 
-const Kernels& kernels();  // of the set in use: the best there is, unless another was chosen
+const Kernels& kernels();  // of the set in use: the fastest, unless another was chosen
 
 }  // namespace metronorm
 
-// What metronorm/norm/kernels.py calls.
+// metronorm/norm/kernels.py calls these.
 #define METRONORM_API __attribute__((visibility("default")))
 extern "C" {
-METRONORM_API int metronorm_count();                   // of the sets this processor can run
-METRONORM_API const char* metronorm_name(int index);   // the fastest last
+METRONORM_API int metronorm_count();                   // number of the sets that this CPU can run
+METRONORM_API const char* metronorm_name(int index);   // from slow to fast
 METRONORM_API int metronorm_current();
 METRONORM_API void metronorm_choose(int index);
 }

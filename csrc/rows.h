@@ -1,7 +1,7 @@
-// Rows whose elements lie side by side: moments, normalization, and the gradients of both.
+// Rows whose elements are neighbours in memory: moments, normalization and gradients.
 //
-// Sums are kept in the compute type for kChunk elements, and beyond that in double. Notation as in
-// metronorm/norm/composed.py: h = (x - mean) * r, a = dy * weight.
+// Sums of up to kChunk elements are in the compute type; the sums of these sums are double. The
+// notation is that of metronorm/norm/composed.py: h = (x - mean) * r, a = dy * weight.
 #pragma once
 
 #include "philox.h"
@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kChunk = 4096;
 
-// What a row's moments are taken of: x itself, or keep * x + residual, written to summed.
+// The values whose moments are computed: x itself, or keep * x + residual, which goes to summed.
 template <class X>
 struct Plain {
   const X* x;
@@ -29,7 +29,7 @@ struct Added {
     V<A> part = load(x + j);
     if (keep) part *= load(keep + j);
     store(part + load(residual + j), summed + j);
-    return load(summed + j);  // as rounded as what the backward pass will read
+    return load(summed + j);  // rounded, as the backward pass will read it
   }
   A one(int64_t j) const {
     A part = widened(x[j]);
@@ -39,7 +39,7 @@ struct Added {
   }
 };
 
-// Mean and sum of squares in double, for rows that float could not hold: badly centred, or huge.
+// Mean and sum of squares in double, for rows that float is not enough for: far from zero, or huge.
 template <class R>
 Moments careful_moments(const R* x, int64_t n, bool centred, int64_t stride = 1) {
   double mean = 0;
@@ -56,9 +56,9 @@ Moments careful_moments(const R* x, int64_t n, bool centred, int64_t stride = 1)
   return {mean + rest / double(n), squares - rest * rest / double(n)};
 }
 
-// One pass around a shift near the mean (Chan, Golub and LeVeque, 1983), a careful one where the
-// shift turns out to be far from it. `x` is where the values can be read again, `to` what is going to
-// be written: fetching it takes as long as reading, and can be had at the same time.
+// One pass, with a shift near the mean (Chan, Golub and LeVeque, 1983). If the shift is too far from
+// the mean, `careful_moments` reads the values again from `x`. `to` will be written next: it is
+// fetched into the cache while x is read, which takes no extra time.
 template <class Source, class R, class X>
 Moments moments(const Source& source, const R* x, int64_t n, bool centred, const X* to) {
   typedef wide<R> A;
@@ -100,7 +100,7 @@ Moments moments(const Source& source, const R* x, int64_t n, bool centred, const
   return {centred ? double(shift) + rest : 0.0, inner};
 }
 
-// What one row needs to be normalized.
+// The pointers and numbers to normalize one row.
 template <class R, class X>
 struct Centred {
   typedef wide<R> A;
@@ -112,8 +112,8 @@ struct Centred {
       : x(x), y(y), high(A(mean)), rate(A(r)), low(A((mean - double(A(mean))) * r)) {}
 };
 
-// y = h * weight + bias. kRows rows at once, so that weights are read once for all of them; `next` and
-// `residual` are what is going to be read after these rows.
+// y = h * weight + bias, for kRows rows at once, so that weights are read once for all of them. `next`
+// and `residual` will be read after these rows, and are fetched into the cache.
 template <int kRows, class R, class X>
 void normalize(const Centred<R, X>* rows, const wide<R>* weight, const wide<R>* bias, int64_t n,
                const X* next, const R* residual, bool past) {
@@ -142,8 +142,8 @@ void normalize(const Centred<R, X>* rows, const wide<R>* weight, const wide<R>* 
   }
 }
 
-// h of one row from what was saved: (s - p) * q - t, with p, q, t of the row where s is the input,
-// with p = bias and q = 1 / weight where it is the output.
+// h of one row from the saved tensor s. If s is the input, h = (s - high) * rate - low, with numbers of
+// the row. If s is the output, h = (s - bias) * inverse.
 template <class A, bool kOutput>
 struct Hat {
   A high, rate, low;
@@ -161,7 +161,7 @@ struct Hat {
   }
 };
 
-// sums[0] = sum(a * h), sums[1] = sum(a). `to` is going to be written.
+// sums[0] = sum(a * h), sums[1] = sum(a). `to` will be written next, and is fetched into the cache.
 template <class X, class S, class A, bool kOutput, class R>
 void slope_sums(const X* dy, const S* saved, const A* weight, const Hat<A, kOutput>& hat, int64_t n,
                 double* sums, const R* to) {
@@ -193,7 +193,7 @@ void slope_sums(const X* dy, const S* saved, const A* weight, const Hat<A, kOutp
   sums[0] = with_h, sums[1] = alone;
 }
 
-// The pointers of one row of the backward pass, and what its slopes depend on.
+// The pointers and numbers for the gradients of one row.
 template <class X, class R, class S, bool kOutput>
 struct Slope {
   typedef wide<R> A;
@@ -204,21 +204,21 @@ struct Slope {
   X* dx;          // or null
   const A* keep;  // or null
   Hat<A, kOutput> hat;
-  A r, with_h, alone;  // the latter two: means of a * h and of a
-  int64_t dy_ahead, saved_ahead;  // elements to the rows that are read after these
+  A r, with_h, alone;  // with_h and alone: means of a * h and of a
+  int64_t dy_ahead, saved_ahead;  // distance, in elements, to the rows that are read next
 };
 
-// What a row of the backward pass has besides dy and dsum: nothing, dsummed, or any of what there is.
+// The operands of a row besides dy and dsum: none, dsummed, or any of dsummed, dx and keep.
 enum Extras { kNone, kSummed, kAny };
 
 // dsum = r * (a - mean(a) - h * mean(a * h)) + dsummed, dx = keep * dsum; adds dy * h and dy to the
-// parts. kRows rows at once, so that the parts are read and written once for all of them.
+// parts. It takes kRows rows at once, so that the parts are read and written once for all of them.
 template <int kRows, Extras kExtras, class X, class R, class S, bool kOutput>
 void slopes(const Slope<X, R, S, kOutput>* rows, const wide<R>* weight, wide<R>* part_weight,
             wide<R>* part_bias, int64_t n, bool past) {
   typedef wide<R> A;
   constexpr int64_t W = Register<A>::lanes;
-  Slope<X, R, S, kOutput> own[kRows];  // which no store can change, so that it stays in registers
+  Slope<X, R, S, kOutput> own[kRows];  // a copy that no store can change, so it stays in registers
   for (int k = 0; k < kRows; ++k) own[k] = rows[k];
   int64_t j = 0;
   for (; j + W <= n; j += W) {

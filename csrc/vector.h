@@ -1,5 +1,5 @@
-// One register of numbers, for every instruction set: GCC's and Clang's vector types, and the few
-// conversions they do not know.
+// One register of numbers, for every instruction set: the vector types of GCC and Clang, and the few
+// conversions that these compilers lack.
 #pragma once
 
 #include "kernels.h"
@@ -46,7 +46,7 @@ struct Wide<double> {
   typedef double type;
 };
 template <class T>
-using wide = typename Wide<T>::type;  // in which T is computed
+using wide = typename Wide<T>::type;  // the compute type of T
 
 template <class To, class From>
 inline To bits_as(From from) {
@@ -64,7 +64,7 @@ inline float widened(bfloat16 x) { return bits_as<float>(uint32_t(x.bits) << 16)
 inline float widened(float16 x) {
   uint32_t sign = uint32_t(x.bits & 0x8000) << 16, rest = x.bits & 0x7fff;
   if (rest >= 0x7c00) return bits_as<float>(sign | 0x7f800000 | (rest & 0x3ff) << 13);
-  float scaled = bits_as<float>(rest << 13) * 0x1p112f;  // right for subnormal numbers too
+  float scaled = bits_as<float>(rest << 13) * 0x1p112f;  // also right for subnormal numbers
   return bits_as<float>(sign | bits_as<uint32_t>(scaled));
 }
 
@@ -101,7 +101,7 @@ inline V<double> load(const double* from) {
   return x;
 }
 inline V<float> load(const bfloat16* from) {
-#if defined(__AVX512F__)  // what GCC makes of the general form takes four times as long
+#if defined(__AVX512F__)  // GCC's code for the general form takes four times as long
   Words x = bits_as<Words>(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from)));
 #elif defined(__AVX2__)
   Words x = bits_as<Words>(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from)));
@@ -126,11 +126,11 @@ inline V<float> load(const float16* from) {
 #endif
 }
 
-// x as it lies in memory; the pointer only tells the type.
+// x in its memory format; the pointer only selects the type.
 inline V<float> packed(V<float> x, const float*) { return x; }
 inline V<double> packed(V<double> x, const double*) { return x; }
 inline Halves packed(V<float> x, const bfloat16*) {
-#if defined(__AVX512BF16__)  // which takes subnormal numbers for 0
+#if defined(__AVX512BF16__)  // it treats subnormal numbers as 0
   return bits_as<Halves>(_mm512_cvtneps_pbh(bits_as<__m512>(x)));
 #else
   Words word = bits_as<Words>(x), nan = Words(x != x);
@@ -163,7 +163,7 @@ inline void store(V<wide<T>> x, T* to) {
   auto result = packed(x, to);
   __builtin_memcpy(to, &result, sizeof(result));
 }
-// Past the caches, if asked to: then memory is not read before it is written. `to` must be aligned.
+// With `past`, it writes past the caches: memory is not read first, and `to` must be aligned.
 template <class T>
 inline void store(V<wide<T>> x, T* to, bool past) {
 #if defined(__AVX512F__)
@@ -189,7 +189,7 @@ inline V<A> splat(A x) {
   return x - V<A>{};
 }
 
-// x as rounded, not as part of a fused multiplication and addition.
+// x, rounded: the compiler must not fuse it into a multiply-add.
 template <class T>
 inline T rounded(T x) {
 #if defined(__x86_64__)
@@ -200,7 +200,7 @@ inline T rounded(T x) {
   return x;
 }
 
-// Of all lanes, in double.
+// The sum of all lanes, in double.
 inline double sum(V<double> x) {
 #if defined(__AVX512F__)
   return _mm512_reduce_add_pd(bits_as<__m512d>(x));

@@ -1,4 +1,4 @@
-"""Sizes of a GPT: what cannot work is refused in words that help; nothing here loads torch."""
+"""Sizes of a GPT: an invalid config raises an error that helps; nothing here loads torch."""
 
 import dataclasses
 import math
@@ -35,12 +35,12 @@ TINY = GPTConfig(vocab_size=13, context=10, layers=2, heads=4, width=24)
         ({"dropout": math.nan}, "dropout must be at least 0 and below 1; got nan"),
     ],
 )
-def test_sizes_that_cannot_work_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_invalid_sizes_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         dataclasses.replace(TINY, **changes)
 
 
-def test_an_unknown_preset_names_the_known_ones() -> None:
+def test_the_error_for_an_unknown_preset_names_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="one of 'quick', 'small', 'gpt2'; got 'huge'"):
         preset("huge")
 
@@ -54,7 +54,7 @@ def test_configs_load_without_torch() -> None:
     ("changes", "inner"),
     [({"mlp": "gelu"}, 96), ({"mlp": "gelu_tanh"}, 96), ({"mlp": "swiglu"}, 64)],
 )
-def test_the_feed_forward_size_follows_its_kind(changes: dict[str, Any], inner: int) -> None:
+def test_the_feed_forward_size_depends_on_its_kind(changes: dict[str, Any], inner: int) -> None:
     assert dataclasses.replace(TINY, **changes).hidden == inner
 
 

@@ -1,4 +1,4 @@
-"""GPT against the same equations in float64 numpy; its shapes, gradients, cache and refusals."""
+"""GPT beside the same equations in float64 numpy; its shapes, gradients, cache and errors."""
 
 import dataclasses
 import itertools
@@ -37,7 +37,7 @@ def name_of(config: GPTConfig) -> str:
 
 
 def build(config: GPTConfig, seed: int = 0) -> GPT:
-    """Weights ten times the usual, so that every term weighs in."""
+    """Weights ten times as large as usual, so that every term of the equations matters."""
     torch.manual_seed(seed)
     model = GPT(config)
     with torch.no_grad():
@@ -119,7 +119,7 @@ def test_logits_and_loss_equal_the_equations(config: GPTConfig) -> None:
     np.testing.assert_allclose(model(tokens).detach().numpy(), want, rtol=1e-4, atol=1e-4)
 
     targets = tokens.roll(-1, dims=1)
-    targets[0, 3] = -100  # must not count
+    targets[0, 3] = -100  # is not counted
     loss = model(tokens, targets)
     logs = want - np.log(np.exp(want).sum(-1, keepdims=True))
     picked = np.take_along_axis(logs, targets.clamp(min=0).numpy()[..., None], -1)[..., 0]
@@ -180,7 +180,7 @@ def test_later_tokens_never_reach_earlier_logits() -> None:
 
 
 @pytest.mark.parametrize("config", VARIANTS[::11], ids=name_of)
-def test_under_bf16_autocast_loss_and_gradients_stay_near(config: GPTConfig) -> None:
+def test_under_bf16_autocast_loss_and_gradients_stay_close(config: GPTConfig) -> None:
     torch.manual_seed(0)
     model, tokens = GPT(config), some_tokens(config)
     exact = model(tokens, tokens.roll(-1, 1))
@@ -237,7 +237,7 @@ def test_dropout_acts_in_training_only() -> None:
     assert torch.equal(model(tokens), model(tokens))
 
 
-def test_fresh_weights_have_the_stated_spread_and_guess_evenly() -> None:
+def test_new_weights_have_the_documented_deviation_and_predict_evenly() -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(preset("small"), layers=2, vocab_size=500)
     model = GPT(config)
@@ -262,7 +262,7 @@ def test_parameter_counts_of_the_presets() -> None:
     assert 0.7e6 < count(preset("quick")) < 2.5e6
 
 
-def test_a_tied_model_saves_its_embedding_once() -> None:
+def test_a_model_with_tied_embeddings_saves_them_once() -> None:
     tied, free = (
         set(GPT(c).state_dict()) for c in (TINY, dataclasses.replace(TINY, tie_embeddings=False))
     )
@@ -279,7 +279,7 @@ def test_too_many_tokens_are_refused_with_and_without_cache() -> None:
         model(torch.zeros(1, 3, dtype=torch.long), cache=cache)
 
 
-def test_the_package_offers_the_model_lazily() -> None:
+def test_the_package_imports_the_model_on_first_use() -> None:
     import metronorm.models as package
 
     assert package.GPT is GPT

@@ -1,4 +1,4 @@
-"""Drawing tokens: cached equals uncached, cuts are exact, arguments are checked at the call."""
+"""Drawing tokens: with and without cache alike, exact cuts, arguments checked at the call."""
 
 import dataclasses
 import itertools
@@ -53,14 +53,14 @@ def test_the_cache_changes_nothing_even_past_the_context(
         assert set(drawn[0]) <= set(range(17))
 
 
-def test_greedy_takes_the_likeliest_token() -> None:
+def test_temperature_0_takes_the_most_likely_token() -> None:
     model, tokens = build(), [4, 2, 9]
     for token in sample(model, torch.tensor(tokens), max_tokens=5, temperature=0):
         assert token == int(model(torch.tensor([tokens]))[0, -1].argmax())
         tokens.append(token)
 
 
-def test_a_seed_repeats_and_the_global_generator_is_left_alone() -> None:
+def test_a_seed_gives_the_same_tokens_and_does_not_change_the_global_generator() -> None:
     model = build()
     state = torch.get_rng_state()
 
@@ -72,7 +72,7 @@ def test_a_seed_repeats_and_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_tokens_come_one_by_one() -> None:
+def test_tokens_are_yielded_one_at_a_time() -> None:
     endless = sample(build(), [1], max_tokens=10**9)
     assert len(list(itertools.islice(endless, 3))) == 3
 
@@ -157,7 +157,7 @@ def test_bad_arguments_are_refused_at_the_call(options: dict[str, Any], words: s
         sample(build(), arguments.pop("tokens"), **arguments)
 
 
-def test_logits_that_are_not_finite_are_told() -> None:
+def test_logits_that_are_not_finite_raise_an_error() -> None:
     model = build()
     with torch.no_grad():
         model.norm.weight.fill_(math.nan)
@@ -166,7 +166,7 @@ def test_logits_that_are_not_finite_are_told() -> None:
 
 
 @pytest.mark.parametrize("temperature", [1e-300, 5e-324, 1e-40, 1e-30])
-def test_a_tiny_temperature_takes_the_likeliest_token(temperature: float) -> None:
+def test_a_tiny_temperature_takes_the_most_likely_token(temperature: float) -> None:
     chances = probabilities(torch.tensor([1.0, 3.0, 2.0]), temperature=temperature)
     assert chances.tolist() == [0.0, 1.0, 0.0]
     tied = probabilities(torch.tensor([3.0, 3.0, 2.0]), temperature=temperature)

@@ -1,4 +1,4 @@
-"""One self-contained file per architecture; sizes and presets are in `config` (torch-free)."""
+"""Models: one self-contained file per architecture, and `config`, which needs no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MODULES = {"GPT": "gpt", "KVCache": "gpt", "sample": "sampling"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch on first use."""
+    """Import a module that needs torch when one of its names is first used."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,4 +1,4 @@
-"""Sizes and choices of a GPT, and the presets. Imports no framework: the command line shows it."""
+"""Sizes and choices of a GPT, and the presets. It imports no framework, so `--help` stays fast."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GPTConfig:
     """The shape of a GPT.
 
     Raises:
-        ConfigError: a size or a choice that cannot work, or that does not go with another.
+        ConfigError: a size or a choice is not valid, or two of them do not fit together.
     """
 
     vocab_size: int = 256
@@ -102,7 +102,7 @@ class GPTConfig:
 
     @property
     def parameters(self) -> int:
-        """How many numbers the weights are; nothing is made to count them."""
+        """The number of parameters, computed without building the model."""
         width, bias = self.width, int(self.bias)
         norm = width * (1 + (bias if self.norm == "layer" else 0))
         mixed = (self.heads + 2 * self.key_heads) * self.head_size
@@ -115,7 +115,7 @@ class GPTConfig:
 
 
 def preset(name: str) -> GPTConfig:
-    """The preset of this name; change its fields with `dataclasses.replace`.
+    """The preset with this name; `dataclasses.replace` makes a copy with other fields.
 
     Raises:
         ConfigError: no preset has this name.
@@ -147,9 +147,9 @@ def _round_up(number: int, multiple: int) -> int:
 
 PRESETS: Mapping[str, GPTConfig] = MappingProxyType(
     {
-        # 0.9 M parameters: three minutes on two processor cores
+        # 0.9 M parameters: three minutes on two CPU cores
         "quick": GPTConfig(vocab_size=1024, context=128, layers=4, heads=4, width=128),
-        # 11 M parameters: an hour or two on two processor cores
+        # 11 M parameters: one to two hours on two CPU cores
         "small": GPTConfig(vocab_size=1024),
         # 124 M parameters: the shape of the GPT-2 weights
         "gpt2": GPTConfig(

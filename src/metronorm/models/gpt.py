@@ -1,7 +1,7 @@
 """A GPT in one file: pre-norm decoder, learned or rotary positions, grouped-query attention.
 
-Sizes and presets are in `config.py`, sampling in `sampling.py`. Read from the bottom: `GPT`, then
-`Block`, then its two sub-layers.
+`config.py` has sizes and presets, `sampling.py` draws tokens. Read `GPT` first, then `Block`, then
+its two sub-layers, `Attention` and `Mlp`.
 """
 
 from __future__ import annotations
@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 
     from metronorm.models.config import GPTConfig
 
-    Turn = tuple[Tensor, Tensor] | None  # cosines and sines of rotary positions
+    Rotary = tuple[Tensor, Tensor] | None  # cosines and sines, each (time, 1, head size)
 
 ROTARY_BASE = 10_000.0
-EXPLICIT_LENGTH = 384
+EXPLICIT_LENGTH = 384  # keys; up to this length `attend` does not use torch's kernel on CPUs
 
 
 class KVCache:
-    """Keys and values of the tokens seen so far, in tensors allocated once.
+    """Keys and values of the tokens that the model has seen, in tensors that are allocated once.
 
-    Device and dtype are the model's, or autocast's dtype.
+    Args:
+        config: the shape of the model.
+        batch: number of sequences.
+        device: the device of the model.
+        dtype: the dtype of the model's weights or, under autocast, autocast's dtype.
     """
 
     def __init__(
@@ -47,7 +51,11 @@ class KVCache:
         self.length = 0
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new part and return all of it; `GPT` then raises the length, once."""
+        """Store the new keys and values of a layer, and return all of them.
+
+        Both are (batch, key heads, time, head size). `length` stays as it is: `GPT` adds the new
+        tokens to it once, after all layers.
+        """
         end = self.length + keys.shape[2]
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
@@ -55,25 +63,31 @@ class KVCache:
 
 
 class Attention(nn.Module):
-    """Causal self-attention, queries in groups that share keys and values."""
+    """Causal self-attention; groups of query heads share the keys and values of one head."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.layer = layer
         self.heads, self.key_heads = config.heads, config.key_heads
         self.head_size, self.dropout = config.head_size, config.dropout
-        together = (config.heads + 2 * config.key_heads) * config.head_size
-        self.qkv = nn.Linear(config.width, together, bias=config.bias)
+        width = (config.heads + 2 * config.key_heads) * config.head_size
+        self.qkv = nn.Linear(config.width, width, bias=config.bias)
         self.out = nn.Linear(config.width, config.width, bias=config.bias)
 
-    def forward(self, x: Tensor, turn: Turn, cache: KVCache | None) -> Tensor:
-        """Mix x, (batch, time, width), over time; `turn` is the rotary tables of its positions."""
+    def forward(self, x: Tensor, rotary: Rotary, cache: KVCache | None) -> Tensor:
+        """Mix x, (batch, time, width), over time.
+
+        Args:
+            x: normalized residual stream.
+            rotary: the rotary tables for the positions of x; None with learned positions.
+            cache: keys and values of earlier tokens; those of x are added to it.
+        """
         batch, time, width = x.shape
-        turned = self.heads + self.key_heads
-        qkv = self.qkv(x).view(batch, time, turned + self.key_heads, self.head_size)
-        qk, values = qkv.split((turned, self.key_heads), dim=2)
-        if turn is not None:
-            qk = rotate(qk, *turn)
+        rotated = self.heads + self.key_heads
+        qkv = self.qkv(x).view(batch, time, rotated + self.key_heads, self.head_size)
+        qk, values = qkv.split((rotated, self.key_heads), dim=2)
+        if rotary is not None:
+            qk = rotate(qk, *rotary)
         # (batch, heads or key heads, time, head size)
         queries, keys = qk.transpose(1, 2).split((self.heads, self.key_heads), dim=1)
         values = values.transpose(1, 2)
@@ -94,8 +108,8 @@ class Mlp(nn.Module):
         self.out = nn.Linear(config.hidden, config.width, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Transform x, (batch, time, width), position by position."""
-        hidden = self.up(x)  # (batch, time, hidden), twice that where gated
+        """Transform x, (batch, time, width), at every position separately."""
+        hidden = self.up(x)  # (batch, time, hidden); (batch, time, 2 * hidden) if gated
         if self.gated:
             gate, value = hidden.chunk(2, dim=-1)
             hidden = F.silu(gate) * value
@@ -107,8 +121,8 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)).
 
-    Every sub-layer's output is added to the residual stream by the norm that comes next, in one
-    pass; the last one's by the next block.
+    A sub-layer's output is added to the residual stream by the next norm, in one pass; for the
+    second sub-layer that is the first norm of the next block.
     """
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
@@ -119,22 +133,27 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, x: Tensor, stream: Tensor | None, turn: Turn, cache: KVCache | None
+        self, x: Tensor, stream: Tensor | None, rotary: Rotary, cache: KVCache | None
     ) -> tuple[Tensor, Tensor]:
-        """This block's last output, yet to be added, and the residual stream without it.
+        """The output of the second sub-layer, and the residual stream that it is not yet added to.
 
-        `x` is yet to be added to `stream`, both (batch, time, width); others as `Attention`.
+        Args:
+            x: (batch, time, width), the output before this block, not yet added to `stream`.
+            stream: (batch, time, width); None in the first block.
+            rotary: as in `Attention`.
+            cache: as in `Attention`.
         """
         normed, stream = self.attention_norm(x, stream)
-        normed, stream = self.mlp_norm(self.attention(normed, turn, cache), stream)
+        normed, stream = self.mlp_norm(self.attention(normed, rotary, cache), stream)
         return self.mlp(normed), stream
 
 
 class GPT(nn.Module):
     """Decoder-only transformer.
 
-    Linear and embedding weights start at N(0, 0.02), those that write into the residual stream
-    at N(0, 0.02 / sqrt(2 * layers)), biases at 0: GPT-2 (Radford et al., 2019).
+    Weights are initialized as in GPT-2 (Radford et al., 2019): linear and embedding weights from
+    N(0, 0.02), except those that write into the residual stream: N(0, 0.02 / sqrt(2 * layers)).
+    Biases are 0.
     """
 
     cosines: Tensor
@@ -160,7 +179,7 @@ class GPT(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw fresh weights from torch's default generator."""
+        """Draw new weights from torch's default generator."""
         residual_std = 0.02 / (2 * self.config.layers) ** 0.5
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -173,19 +192,20 @@ class GPT(nn.Module):
     def forward(
         self, tokens: Tensor, targets: Tensor | None = None, *, cache: KVCache | None = None
     ) -> Tensor:
-        """Logits, or the summed loss where targets are given.
+        """Logits or, if targets are given, the summed loss.
 
         Args:
-            tokens: token ids, (batch, time), time at most `context`.
-            targets: the token after each, (batch, time); -100 where it must not count.
-            cache: of the tokens before these; theirs are added to it.
+            tokens: token ids, (batch, time), with time at most `context`.
+            targets: the token that follows each one, (batch, time); -100 is not counted.
+            cache: keys and values of the tokens before these; theirs are added to it.
 
         Returns:
-            Logits, (batch, time, vocab_size); with targets, the cross entropy in nats *summed*
-            over them, a float32 scalar: divide by the number of targets of the whole window.
+            Without targets, logits, (batch, time, vocab_size). With targets, the cross entropy in
+            nats, *summed* over the targets, a float32 scalar: divide it by the number of targets
+            of the whole window.
 
         Raises:
-            ConfigError: more tokens than the context holds.
+            ConfigError: there are more tokens than the context holds.
         """
         logits = self.logits(self.features(tokens, cache=cache))
         if targets is None:
@@ -195,7 +215,10 @@ class GPT(nn.Module):
         )
 
     def features(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """The residual stream after the last norm, (batch, time, width); arguments as `forward`."""
+        """The residual stream after the last norm, (batch, time, width).
+
+        Arguments and errors are those of `forward`.
+        """
         start = 0 if cache is None else cache.length
         end = start + tokens.shape[1]
         if end > self.config.context:
@@ -205,26 +228,26 @@ class GPT(nn.Module):
                 fix="crop it, or train with a longer context",
             )
         x = self.tokens(tokens)  # (batch, time, width)
-        turn = None
+        rotary = None
         if self.positions is not None:
             x = x + self.positions.weight[start:end]
         else:
-            turn = self.cosines[start:end], self.sines[start:end]
+            rotary = self.cosines[start:end], self.sines[start:end]
         x = self.dropout(x)
         stream = None
         for block in self.blocks:
-            x, stream = block(x, stream, turn, cache)
+            x, stream = block(x, stream, rotary, cache)
         if cache is not None:
             cache.length = end
         return cast("Tensor", self.norm(x, stream)[0])
 
     def logits(self, features: Tensor) -> Tensor:
-        """Scores of every token of the vocabulary, (..., vocab_size), from `features`."""
+        """Scores of all tokens of the vocabulary, (..., vocab_size), from (..., width) features."""
         return F.linear(features, (self.head or self.tokens).weight)
 
 
 def make_norm(config: GPTConfig) -> AddLayerNorm | AddRMSNorm:
-    """The normalization the config asks for, with the residual add and its dropout before it."""
+    """The norm layer of the config; it also adds the residual, with dropout."""
     if config.norm == "rms":
         return AddRMSNorm(config.width, dropout=config.dropout)
     return AddLayerNorm(config.width, bias=config.bias, dropout=config.dropout)
@@ -233,8 +256,8 @@ def make_norm(config: GPTConfig) -> AddLayerNorm | AddRMSNorm:
 def rotary_tables(context: int, head_size: int) -> tuple[Tensor, Tensor]:
     """Cosines and sines of rotary positions (Su et al., 2021, arXiv:2104.09864).
 
-    Both are (context, 1, head_size): pair i of a head is its elements i and i + head_size / 2,
-    and turns by position * base ** (-2 i / head_size).
+    Both are (context, 1, head_size). Elements i and i + head_size / 2 of a head are a pair, which
+    is rotated by the angle position * base ** (-2 i / head_size).
     """
     pairs = torch.arange(0, head_size, 2, dtype=torch.float64) / head_size
     angles = torch.arange(context, dtype=torch.float64)[:, None] * ROTARY_BASE**-pairs
@@ -245,7 +268,7 @@ def rotary_tables(context: int, head_size: int) -> tuple[Tensor, Tensor]:
 
 
 class _Rotation(torch.autograd.Function):
-    """A rotation's gradient is turned back by the same angle: half of what autograd would do."""
+    """The gradient of a rotation is the opposite rotation; autograd would take twice the time."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -262,21 +285,30 @@ _rotation: Callable[..., Tensor] = _Rotation.apply
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn every head of x, (batch, time, heads, head size), by its position."""
+    """Rotate every head of x, (batch, time, heads, head size), by the angles of its position.
+
+    Cosines and sines are (time, 1, head size), from `rotary_tables`.
+    """
     return _rotation(x, cosines.to(x.dtype), sines.to(x.dtype))
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float = 0.0) -> Tensor:
-    """Causal attention: the last query sees every key, the one before all but the last, and so on.
+    """Causal attention: the last query sees all keys, the query before it all but the last, ...
 
-    Queries and result are (batch, heads, time, head size), keys and values
-    (batch, key heads, length, head size); each key head serves heads / key heads queries.
+    Args:
+        queries: (batch, heads, time, head size).
+        keys: (batch, key heads, length, head size); heads / key heads query heads share a key head.
+        values: as keys.
+        dropout: probability that an attention weight is dropped.
+
+    Returns:
+        (batch, heads, time, head size).
     """
     time, length = queries.shape[2], keys.shape[2]
-    # The backward pass of torch's bf16 kernel for processors takes 3 to 8 times as long as the
-    # matrix products it stands for; only its memory does not grow with the square of the length.
-    on_amx = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
-    if on_amx and queries.requires_grad and length <= EXPLICIT_LENGTH:
+    # The backward pass of torch's bf16 kernel for CPUs takes 3 to 8 times as long as the matrix
+    # products that it replaces. Its one advantage: its memory does not grow with length squared.
+    bf16_on_cpu = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
+    if bf16_on_cpu and queries.requires_grad and length <= EXPLICIT_LENGTH:
         return _explicit_attention(queries, keys, values, dropout)
     visible = None if time in (1, length) else _hidden(time, length, queries).logical_not()
     return F.scaled_dot_product_attention(
@@ -294,7 +326,7 @@ def _explicit_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: 
     batch, heads, time, size = queries.shape
     key_heads, length = keys.shape[1:3]
     groups = heads // key_heads
-    # Queries that share a key head become more rows of one product.
+    # The queries that share a key head are rows of one matrix product.
     rows = queries.reshape(batch * key_heads, groups * time, size)
     keys, values = keys.reshape(-1, length, size), values.reshape(-1, length, size)
     mask = torch.zeros(time, length, dtype=queries.dtype)
@@ -305,5 +337,5 @@ def _explicit_attention(queries: Tensor, keys: Tensor, values: Tensor, dropout: 
 
 
 def _hidden(time: int, length: int, like: Tensor) -> Tensor:
-    """True where one of the last `time` queries must not see one of `length` keys."""
+    """(time, length) bool: True where a query must not see a key; the last query sees them all."""
     return torch.ones(time, length, dtype=torch.bool, device=like.device).triu_(length - time + 1)

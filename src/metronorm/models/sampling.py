@@ -1,4 +1,4 @@
-"""Draw tokens from a GPT, one by one."""
+"""Draws tokens from a GPT, one at a time."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ def sample(
     generator: torch.Generator | None = None,
     cache: bool = True,
 ) -> Iterator[int]:
-    """Tokens that follow a prompt, each yielded as soon as it is drawn.
+    """Tokens that follow a prompt; each one is yielded as soon as it is drawn.
 
-    When the context is full, its oldest quarter is dropped and the rest read again, so the model
-    always sees between three quarters of a context and a whole one, with or without the cache.
+    When the context is full, its oldest quarter is dropped and the model reads the rest again. So
+    the model always sees at least three quarters of a context, with or without the cache.
 
     Args:
-        model: its mode (training or evaluation) is as before after every token.
-        tokens: the prompt: at least one token; of a long one the last `context` are read.
-        max_tokens: how many to draw.
-        temperature: divides the logits; 0 always takes the likeliest token.
-        top_k: draw among the k likeliest only.
-        top_p: draw among the likeliest only that together reach this probability.
-        generator: source of randomness, on any device; default torch's own.
-        cache: keep keys and values between tokens; False computes everything anew (slow).
+        model: the model; after every token its mode (training or evaluation) is the same as before.
+        tokens: the prompt, at least one token; only its last `context` tokens are read.
+        max_tokens: number of tokens to draw.
+        temperature: divides the logits; 0 always takes the most likely token.
+        top_k: draw among the k most likely tokens only.
+        top_p: draw among the fewest most likely tokens that together reach this probability.
+        generator: source of random numbers, on any device; by default torch's own.
+        cache: keep keys and values between tokens; False computes all of them again (slow).
 
     Raises:
-        ConfigError: an argument out of range, at the call, not at the first token.
+        ConfigError: an argument is out of range; raised at the call, not at the first token.
         MetronormError: the model's logits are not finite.
     """
     prompt = _checked_prompt(tokens, model.config.vocab_size)
@@ -76,17 +76,17 @@ def probabilities(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Tensor:
-    """Chance of every token, (vocab_size,) in float32, after temperature, top-k, top-p in turn.
+    """The probability of every token, (vocab_size,) float32: temperature, then top-k, then top-p.
 
     Args:
         logits: (vocab_size,).
-        temperature: as in `sample`; 0 gives the likeliest token probability 1.
-        top_k: exactly this many stay possible, or all where the vocabulary is smaller.
-        top_p: the fewest likeliest tokens stay whose probabilities add up to at least this.
+        temperature: divides the logits; 0 gives the most likely token the probability 1.
+        top_k: exactly this number of tokens stay possible, or all if the vocabulary is smaller.
+        top_p: the fewest most likely tokens stay possible that together reach this probability.
 
     Raises:
-        ConfigError: an argument out of range.
-        MetronormError: logits that are not finite.
+        ConfigError: an argument is out of range.
+        MetronormError: the logits are not finite.
     """
     check_draw(temperature=temperature, top_k=top_k, top_p=top_p)
     logits = logits.float()
@@ -98,8 +98,8 @@ def probabilities(
         )
     if temperature == 0:
         return torch.zeros_like(logits).scatter_(0, logits.argmax(keepdim=True), 1.0)
-    # The maximum goes first, and no temperature is one that float32 rounds to 0: a tiny one must
-    # neither overflow nor divide 0 by 0.
+    # Subtract the maximum first, and keep the temperature above 0 in float32: a tiny temperature
+    # must neither overflow nor divide 0 by 0.
     temperature = max(temperature, torch.finfo(torch.float32).tiny)
     chances = ((logits - logits.max()) / temperature).softmax(dim=-1)
     ordered, order = chances.sort(descending=True, stable=True)
@@ -112,7 +112,11 @@ def probabilities(
 
 
 def check_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise ConfigError unless these can be used to draw tokens."""
+    """Check the options of `sample`.
+
+    Raises:
+        ConfigError: an option is out of range.
+    """
     if not math.isfinite(temperature) or temperature < 0:
         raise ConfigError(
             "temperature must be finite and at least 0", got=repr(temperature), fix="0.8"
@@ -129,7 +133,7 @@ def check_draw(*, temperature: float, top_k: int | None, top_p: float | None) ->
 def _next_logits(
     model: GPT, window: list[int], kept: KVCache | None, *, cache: bool
 ) -> tuple[Tensor, KVCache | None]:
-    """Logits after the window, (vocab_size,), and the cache that now holds all of it."""
+    """Logits after the window, (vocab_size,), and the cache, which then holds the whole window."""
     training = model.training
     if training:
         model.eval()
