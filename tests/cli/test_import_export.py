@@ -87,9 +87,9 @@ def test_what_could_not_come_over_is_shown(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "the run is in run\n")
     assert done.stderr.splitlines() == [
-        "h: values left out that are neither numbers nor text: 1, 1 of them of 'list'",
-        "h: rows left out that have a _step that is no integer of 64 bits: 1",
-        "h: rows left out that are no objects: 1",
+        "h: values left out that are neither numbers nor texts: 1, 1 of them of 'list'",
+        "h: rows left out that have a _step that is not an integer of 64 bits: 1",
+        "h: rows left out that are not JSON objects: 1",
     ]
 
 
@@ -98,7 +98,7 @@ def test_no_import_succeeds_without_a_tick(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "metronorm", "import", "h.csv", "run"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert "no integer of 64 bits: 1" in done.stderr
+    assert "not an integer of 64 bits: 1" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -60,8 +60,8 @@ def test_times_say_what_was_done_with_them() -> None:
     times = Times()
     assert [times.read(value) for value in (5, 1e12, "x", 1e10)] == [5 * 10**9, 10**18, None, None]
     assert times.notices() == [
-        "times taken for milliseconds since 1970, by their size: 1",
-        "times left out that are none between 1970 and 2262: 2, such as 'x'; those values have the "
+        "times read as milliseconds since 1970, because of their size: 1",
+        "times left out that are not between 1970 and 2262: 2, such as 'x'; those values have the "
         "time of the value before",
     ]
 

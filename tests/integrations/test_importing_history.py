@@ -41,7 +41,7 @@ def test_a_stretch_that_goes_on_is_none() -> None:
 def test_a_stretch_logged_at_the_same_time_goes_on_with_the_other() -> None:
     history = History()
     history.extend(logged("a", [1, 2, 3]))
-    history.extend(logged("a", [0, 2], 1.0), beside=True)
+    history.extend(logged("a", [0, 2], 1.0), is_parallel=True)
     assert metrics(history) == [{1: {"a": 0.0}, 2: {"a": 1.0}, 3: {"a": 0.0}, 0: {"a": 1.0}}]
     assert history.replaced == 1
 

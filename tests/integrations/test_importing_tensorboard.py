@@ -317,7 +317,7 @@ def test_times_in_other_units_are_recognised(
     ]
     messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
     assert len(messages) == (scale > 1)
-    assert all("by their size: 2" in message for message in messages)
+    assert all("because of their size: 2" in message for message in messages)
 
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), -5.0, 1e10, 1e300])
@@ -329,7 +329,7 @@ def test_a_value_without_a_usable_time_has_that_of_the_one_before(
     found = ticks(tmp_path / "run", "tick", "time_ns", "a")
     assert found == [(0, 100 * 10**9, 1.0), (1, 100 * 10**9, 2.0), (2, 102 * 10**9, 3.0)]
     (notice,) = events(tmp_path / "run", "notice")
-    assert "times left out that are none between 1970 and 2262: 1" in notice["message"]
+    assert "times left out that are not between 1970 and 2262: 1" in notice["message"]
 
 
 @pytest.mark.parametrize(("purge", "begin"), [(5, 10), (5, 5), (0, 10), (10, 10)])
@@ -353,7 +353,7 @@ def test_purge_step_is_read_as_tensorboard_reads_it(tmp_path: Path, purge: int, 
     assert len(ticks(tmp_path / "run", "tick", history="full")) == 12 - gone
     messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
     assert len(messages) == (gone > 0)
-    assert all(f"took their places: {gone}" in message for message in messages)
+    assert all(f"replaced them: {gone}" in message for message in messages)
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300])
@@ -389,7 +389,7 @@ def test_the_kind_is_told_by_names(tmp_path: Path) -> None:
     write(tmp_path / "log" / "below", [("a", 1.0, 0, 0.0)])
     assert import_run(tmp_path / "log", tmp_path / "run") == [tmp_path / "run" / "below"]
     (tmp_path / "other").mkdir()
-    with pytest.raises(DataError, match="by its name none"):
+    with pytest.raises(DataError, match="whose name is none of theirs"):
         import_run(tmp_path / "other", tmp_path / "else")
     with pytest.raises(DataError, match="must exist"):
         import_run(tmp_path / "nowhere", tmp_path / "else")

@@ -201,10 +201,10 @@ def test_rows_that_cannot_be_read_are_counted(
     assert ticks(tmp_path / "run", "time_ns", "loss") == [(5 * 10**9, 2.0), (5 * 10**9, 3.0)]
     messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
     assert messages == [
-        "rows left out that have a _step that is no integer of 64 bits: 5",
+        "rows left out that have a _step that is not an integer of 64 bits: 5",
         "rows left out that have no _step: 1",
-        "rows left out that are no objects: 5",
-        "times left out that are none between 1970 and 2262: 1, such as 'x'; those values have "
+        "rows left out that are not JSON objects: 5",
+        "times left out that are not between 1970 and 2262: 1, such as 'x'; those values have "
         "the time of the value before",
     ]
     assert all(message in caplog.text for message in messages)
@@ -284,9 +284,9 @@ def test_cells_of_a_csv_that_cannot_be_placed_are_told_of(tmp_path: Path) -> Non
     assert ticks(tmp_path / "run", "loss") == [(3.0,), (4.0,)]
     messages = [notice["message"] for notice in events(tmp_path / "run", "notice")]
     assert [message.partition(":")[0] for message in messages] == [
-        "columns left out whose names are there again",
-        "rows with cells beyond the last column, which were left out",
-        "rows with bytes that are no UTF-8, now \ufffd",
+        "columns left out whose names are repeated",
+        "rows with cells after the last column, which were left out",
+        "rows with bytes that are not UTF-8, now \ufffd",
     ]
 
 
@@ -318,10 +318,10 @@ def test_without_timestamps(tmp_path: Path) -> None:
         ("empty.json", b"[]", "nothing"),
         ("words.csv", b"_step,said\n0,hello\n", "numbers"),
         ("torn.json", b'[{"_step": 0', "JSON"),
-        ("other.json", b"[1, 2]", "no objects: 2"),
-        ("number.json", b"5", "no objects: 1"),
-        ("true.json", b"true", "no objects: 1"),
-        ("text.json", b'"x"', "no objects: 1"),
+        ("other.json", b"[1, 2]", "not JSON objects: 2"),
+        ("number.json", b"5", "not JSON objects: 1"),
+        ("true.json", b"true", "not JSON objects: 1"),
+        ("text.json", b'"x"', "not JSON objects: 1"),
         ("deep.json", b"[" * 100_000, "JSON"),
         ("bytes.csv", b"_step\xff\xfe\n", "_step"),
         ("bytes.parquet", b"PAR1 not at all PAR1", "Parquet"),

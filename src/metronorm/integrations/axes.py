@@ -1,8 +1,8 @@
-"""Steps and times of values, as other tools give them: the two axes that every record stands on.
+"""Steps and times from other tools: the two axes of every record.
 
-A record holds both in 64 bits, times in nanoseconds since 1970. Other tools give seconds,
-milliseconds, microseconds or nanoseconds, and do not say which; of a time since 1973 its size says
-it, for the four do not overlap before the year 2262, where 64 bits end.
+A record holds both in 64 bits, and times in nanoseconds since 1970. Other tools give seconds,
+milliseconds, microseconds or nanoseconds, and do not say which. The size of the number shows it for
+times since 1973, because the four ranges do not overlap before the year 2262, where 64 bits end.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from metronorm.errors import ConfigError
 
 LAST = 2**63 - 1
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_FIRST = 10**17  # 1973-03-03 in nanoseconds: earlier times are given in seconds
+_FIRST = 10**17  # 1973-03-03 in nanoseconds; smaller numbers are seconds
 _SECONDS = LAST // 10**9
 _UNITS = {"milliseconds": 10**6, "microseconds": 10**3, "nanoseconds": 1}
 
 
 def step_of(value: Any) -> int | None:
-    """A step as an integer of 64 bits; None for what is none: NaN, 1.5, text, 2**63."""
+    """Return a step as an integer of 64 bits; None for anything else: NaN, 1.5, text, 2**63."""
     if isinstance(value, bool):
         return None
     try:
@@ -35,30 +35,30 @@ def step_of(value: Any) -> int | None:
 
 
 def require_step(value: Any) -> int:
-    """A step that a training gives: an integer, or what `int` makes one of, as a tensor.
+    """Return the step that a training gives: an integer, or what `int` accepts, such as a tensor.
 
     Raises:
-        ConfigError: none, or one that 64 bits do not hold.
+        ConfigError: it is not an integer of 64 bits.
     """
     try:
         step = int(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         step = LAST + 1
-    if not 1 - LAST <= step <= LAST:  # a clock that begins a tick stands at the one before
+    if not 1 - LAST <= step <= LAST:  # the clock counts one less before the tick begins
         raise ConfigError("a step must be an integer of 64 bits", got=short(value))
     return step
 
 
 def time_of(value: Any) -> tuple[int, str] | None:
-    """Nanoseconds since 1970, and the unit that the time was given in.
+    """Return a time in nanoseconds since 1970, and the unit that it was given in.
 
     Args:
-        value: a number, a `datetime` or one in ISO 8601; without a zone it is in UTC.
+        value: a number, a `datetime`, or a date in ISO 8601; without a time zone it is in UTC.
 
     Returns:
-        None for what is no time between 1970 and 2262.
+        None if the value is not a time between 1970 and 2262.
     """
-    if type(value) is float and 0 <= value < _SECONDS:  # as most are
+    if type(value) is float and 0 <= value < _SECONDS:  # the most frequent case
         return round(value * 1e9), "seconds"
     if isinstance(value, str):
         try:
@@ -80,14 +80,16 @@ def time_of(value: Any) -> tuple[int, str] | None:
     if value < _SECONDS:
         return round(value * 10**9), "seconds"
     for unit, size in _UNITS.items():
-        ns = int(value) * size + round(value % 1 * size)  # a float has not so many digits
+        ns = int(value) * size + round(
+            value % 1 * size
+        )  # separately, as a float has too few digits
         if _FIRST <= ns <= LAST:
             return ns, unit
     return None
 
 
 class Times:
-    """Takes the times of one run, and counts what was not plainly a number of seconds."""
+    """Reads the times of one run, and counts those that are not plain numbers of seconds."""
 
     def __init__(self) -> None:
         self._units: Counter[str] = Counter()
@@ -95,7 +97,7 @@ class Times:
         self._example: Any = None
 
     def read(self, value: Any) -> int | None:
-        """Nanoseconds since 1970; None for what is no time: then that of the value before holds."""
+        """Return a time in nanoseconds since 1970; None if it is not one: use the time before."""
         found = time_of(value)
         if found is None:
             self._example = value if not self._unusable else self._example
@@ -107,15 +109,15 @@ class Times:
         return ns
 
     def notices(self) -> list[str]:
-        """What a reader of the run should know, in words."""
+        """Return what a reader of the run should know about its times, in sentences."""
         found = [
-            f"times taken for {unit} since 1970, by their size: {count:,}"
+            f"times read as {unit} since 1970, because of their size: {count:,}"
             for unit, count in self._units.items()
             if unit != "dates"
         ]
         if self._unusable:
             found.append(
-                f"times left out that are none between 1970 and 2262: {self._unusable:,}, such as "
+                f"times left out that are not between 1970 and 2262: {self._unusable:,}, such as "
                 f"{short(self._example)}; those values have the time of the value before"
             )
         return found

@@ -1,4 +1,4 @@
-"""Runs as TensorBoard's events."""
+"""Writes runs as TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import time
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
-from metronorm.errors import MissingDependencyError
+from metronorm.integrations._tensorboard import messages
 from metronorm.integrations.importing.event_file import record_of
 from metronorm.integrations.names import (
     BEATS_TAG,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _DOUBLE, _STRING = 2, 7  # of the enumeration DataType
 _MOMENTS = ("min", "max", "sum", "sum_squares")
-_serial = itertools.count()  # tells files of one second apart
+_serial = itertools.count()  # makes the names of files differ that are made in one second
 
 
 def write_events(run: Run, rank: int, directory: Path) -> None:
@@ -40,15 +40,9 @@ def write_events(run: Run, rank: int, directory: Path) -> None:
         MissingDependencyError: tensorboard is not installed.
         OSError: the directory cannot be written.
     """
-    try:
-        protos = _Protos()
-    except ImportError:
-        raise MissingDependencyError(
-            "event files are written with the package tensorboard",
-            fix="pip install 'metronorm[tensorboard]'",
-        ) from None
+    protos = _Protos()
     directory.mkdir(parents=True, exist_ok=True)
-    # as TensorBoard's own writer names them: what reads a log looks for `tfevents`
+    # This is how TensorBoard's own writer names its files; readers look for `tfevents`.
     parts = (f"{int(time.time()):010}", platform.node(), os.getpid(), next(_serial))
     name = ".".join(map(str, ("events.out.tfevents", *parts)))
     with open(directory / name, "wb", buffering=1 << 20) as file:
@@ -58,22 +52,22 @@ def write_events(run: Run, rank: int, directory: Path) -> None:
 
 
 def _events(protos: _Protos, run: Run, rank: int) -> Iterator[Any]:
-    told = json.dumps({"name": run.info.name, "config": run.info.config})
-    yield protos.text(RUN_TAG, told, 0, run.info.created_ns)
+    description = json.dumps({"name": run.info.name, "config": run.info.config})
+    yield protos.text(RUN_TAG, description, 0, run.info.created_ns)
     rows = run.events().sql(
         "select tick, time_ns, event, fields from events where rank = "
         f"{rank} and event in ('histogram', 'text', 'late scalar') order by time_ns"
     )
-    beside = [(*row[:3], json.loads(row[3])) for row in rows.fetchall()]
+    others = [(*row[:3], json.loads(row[3])) for row in rows.fetchall()]
     placed: dict[int, set[str]] = defaultdict(set)
-    for tick, _, event, fields in beside:
+    for tick, _, event, fields in others:
         if event == "late scalar" and fields["placed"]:
             placed[tick].add(fields["metric"])
     for tick, time_ns, scalars in _ticks(run, rank):
         for metric in placed.get(tick, ()):
-            scalars.pop(tag_of(metric), None)  # what stands there is of another step
+            scalars.pop(tag_of(metric), None)  # this value was logged for another step
         yield protos.scalars(scalars.items(), tick, time_ns)
-    for _, time_ns, event, fields in beside:
+    for _, time_ns, event, fields in others:
         if event == "text":
             yield protos.text(fields["tag"], str(fields["text"]), fields["step"], time_ns)
         elif event == "histogram":
@@ -84,7 +78,7 @@ def _events(protos: _Protos, run: Run, rank: int) -> Iterator[Any]:
 
 
 def _ticks(run: Run, rank: int) -> Iterator[tuple[int, int, dict[str, float]]]:
-    """Number, time and scalars of each tick."""
+    """Yield the number, time and scalars of each tick."""
     table = run.ticks()
     tags = {name: tag_of(name) for name in table.metrics}
     seconds = {"wall_ns": WALL_TAG, "gc_ns": GC_TAG}
@@ -103,59 +97,58 @@ def _ticks(run: Run, rank: int) -> Iterator[tuple[int, int, dict[str, float]]]:
 
 
 class _Protos:
-    """Makes `Event` messages; what plug-in a tag is for is said when it first comes up."""
+    """Makes `Event` messages. The first event of a tag names the plug-in that shows it."""
 
     def __init__(self) -> None:
-        from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2
-
-        self._event, self._tensor = event_pb2.Event, tensor_pb2.TensorProto
-        self._summary, self._metadata = summary_pb2.Summary, summary_pb2.SummaryMetadata
-        self._histogram = summary_pb2.HistogramProto
-        self._told: set[str] = set()
+        self._messages = messages()
+        self._named: set[str] = set()  # tags with an event that names their plug-in
 
     def beginning(self) -> Any:
-        """What every event file begins with."""
-        return self._event(wall_time=time.time(), file_version="brain.Event:2")
+        """Return the event that every event file begins with."""
+        return self._messages.Event(wall_time=time.time(), file_version="brain.Event:2")
 
     def scalars(self, scalars: Iterable[tuple[str, float]], step: int, time_ns: int) -> Any:
-        """In single precision, the only one that TensorBoard shows; if need be in double too."""
+        """Return scalars in single precision, which TensorBoard shows, and in double if needed."""
         values, exact = [], []
         rounded = False
         for tag, number in scalars:
-            value = self._summary.Value(tag=tag, simple_value=number)
+            value = self._messages.Summary.Value(tag=tag, simple_value=number)
             rounded |= value.simple_value != number == number
             values.append(value)
             exact.append(number)
         if rounded:
-            tensor = self._tensor(dtype=_DOUBLE, double_val=exact)
-            value = self._summary.Value(tag=EXACT_TAG, tensor=tensor)
-            self._tell(value, PLUGIN)
+            tensor = self._messages.TensorProto(dtype=_DOUBLE, double_val=exact)
+            value = self._messages.Summary.Value(tag=EXACT_TAG, tensor=tensor)
+            self._name_plugin(value, PLUGIN)
             values.append(value)
         return self._at(values, step, time_ns)
 
     def histogram(self, fields: dict[str, Any], time_ns: int) -> Any:
-        """As torch writes them: the first bucket is empty, and its limit is the first edge."""
+        """Return a histogram as torch writes it: the first bucket is empty, up to the first edge.
+
+        `fields` are those of the event `histogram`.
+        """
         counts = fields["counts"]
         moments = {name: fields[name] for name in _MOMENTS if fields.get(name) is not None}
-        proto = self._histogram(
+        proto = self._messages.HistogramProto(
             num=sum(counts), bucket_limit=fields["edges"], bucket=[0, *counts], **moments
         )
-        value = self._summary.Value(tag=fields["tag"], histo=proto)
+        value = self._messages.Summary.Value(tag=fields["tag"], histo=proto)
         return self._at([value], fields["step"], time_ns)
 
     def text(self, tag: str, text: str, step: int, time_ns: int) -> Any:
-        tensor = self._tensor(dtype=_STRING, string_val=[text.encode()])
-        value = self._summary.Value(tag=tag, tensor=tensor)
-        self._tell(value, "text")
+        """Return a text, for the plug-in that shows texts."""
+        tensor = self._messages.TensorProto(dtype=_STRING, string_val=[text.encode()])
+        value = self._messages.Summary.Value(tag=tag, tensor=tensor)
+        self._name_plugin(value, "text")
         return self._at([value], step, time_ns)
 
-    def _tell(self, value: Any, plugin: str) -> None:
-        if value.tag not in self._told:
-            self._told.add(value.tag)
-            value.metadata.CopyFrom(
-                self._metadata(plugin_data=self._metadata.PluginData(plugin_name=plugin))
-            )
+    def _name_plugin(self, value: Any, plugin: str) -> None:
+        if value.tag not in self._named:
+            self._named.add(value.tag)
+            metadata = self._messages.SummaryMetadata
+            value.metadata.CopyFrom(metadata(plugin_data=metadata.PluginData(plugin_name=plugin)))
 
     def _at(self, values: list[Any], step: int, time_ns: int) -> Any:
-        summary = self._summary(value=values)
-        return self._event(step=step, wall_time=time_ns / 1e9, summary=summary)
+        summary = self._messages.Summary(value=values)
+        return self._messages.Event(step=step, wall_time=time_ns / 1e9, summary=summary)

@@ -1,6 +1,6 @@
-"""Runs as files of other tools: TensorBoard's event files, CSV and Parquet.
+"""Writes runs as files of other tools: TensorBoard's event files, CSV and Parquet.
 
-What is exported is the effective history of a run: each tick once.
+An export has the effective history of a run: each tick once.
 """
 
 from __future__ import annotations
@@ -29,11 +29,18 @@ def export_run(
     kind: Kind = "auto",
     overwrite: bool = False,
 ) -> None:
-    """Write a run in the form that the ending of `target` tells: `.csv`, `.parquet`, none: events.
+    """Write a run for another tool.
+
+    Args:
+        run: a run or its directory.
+        target: a new file or directory.
+        kind: the format. "auto": by the ending of `target`, which is `.csv`, `.parquet`, or none
+            for a directory of event files.
+        overwrite: replace an existing target; a directory only if it holds nothing but event files.
 
     Raises:
-        ConfigError: another ending, which is one of a file, and no `kind`.
-        RunError: no such run, or `target` is there already or cannot be written.
+        ConfigError: `kind` is "auto", and the target has the ending of another kind of file.
+        RunError: there is no such run, or `target` exists already or cannot be written.
         MissingDependencyError: tensorboard is needed and not installed.
     """
     chosen = _kind(Path(target)) if kind == "auto" else kind
@@ -46,7 +53,7 @@ def _kind(target: Path) -> Literal["tensorboard", "csv", "parquet"]:
         return "csv"
     if ending == ".parquet":
         return "parquet"
-    if ending[1:2].isalpha() and not target.is_dir():  # (not that of `lr=0.1`)
+    if ending[1:2].isalpha() and not target.is_dir():  # the ending of `lr=0.1` is a number
         raise ConfigError(
             "an export ends in .csv or .parquet, or is a directory for TensorBoard's event files",
             got=str(target),
@@ -58,10 +65,10 @@ def _kind(target: Path) -> Literal["tensorboard", "csv", "parquet"]:
 def export_csv(
     run: Run | str | os.PathLike[str], path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
-    """Write the ticks of a run as CSV, columns as in `run.ticks()`; missing values are empty.
+    """Write the ticks of a run as CSV, with the columns of `run.ticks()`; missing values are empty.
 
     Raises:
-        RunError: no such run, or `path` is there already or cannot be written.
+        RunError: there is no such run, or `path` exists already or cannot be written.
     """
     relation = _opened(run).ticks().relation
     _write(Path(path), lambda aside: relation.write_csv(str(aside)), overwrite)
@@ -70,10 +77,10 @@ def export_csv(
 def export_parquet(
     run: Run | str | os.PathLike[str], path: str | os.PathLike[str], *, overwrite: bool = False
 ) -> None:
-    """Write the ticks of a run as Parquet, columns as in `run.ticks()`.
+    """Write the ticks of a run as Parquet, with the columns of `run.ticks()`.
 
     Raises:
-        RunError: no such run, or `path` is there already or cannot be written.
+        RunError: there is no such run, or `path` exists already or cannot be written.
     """
     relation = _opened(run).ticks().relation
     _write(
@@ -92,18 +99,19 @@ def export_tensorboard(
     """Write a run as TensorBoard's event files.
 
     Args:
-        run: the run or its directory.
-        directory: a new one. Of a run with several ranks, each is in a directory of its own there,
+        run: a run or its directory.
+        directory: a new directory. If the run has several ranks, each gets its own directory in it:
             `rank=0` and so on.
         overwrite: replace a directory that holds nothing but event files.
 
-    Each metric is a tag, and so are `phase/NAME_seconds`, `tick/wall_seconds` and
-    `tick/gc_seconds`; histograms and texts on record come along, and name and config of the run as
-    the text `metronorm/run`. Scalars are in single precision, as TensorBoard shows no other; where
-    that rounds, all digits are beside them, and `import_tensorboard` makes the run of it again.
+    Each metric is a tag; other tags are `phase/NAME_seconds`, `tick/wall_seconds` and
+    `tick/gc_seconds`. Histograms and texts of the run are exported too, and the run's name and
+    config as the text `metronorm/run`. Scalars are in single precision, because TensorBoard shows
+    no other. Where that rounds, all digits are stored beside them, so `import_tensorboard` makes
+    the same run again.
 
     Raises:
-        RunError: no such run, or `directory` is there already or cannot be written.
+        RunError: there is no such run, or `directory` exists already or cannot be written.
         MissingDependencyError: tensorboard is not installed.
     """
     run, directory = _opened(run), Path(directory)
@@ -111,7 +119,7 @@ def export_tensorboard(
         files = [path for path in directory.rglob("*") if not path.is_dir()]
         events = all("tfevents" in path.name for path in files)
         if not (directory.is_dir() and (not files or (overwrite and events))):
-            raise _taken(directory, "another one, or overwrite event files with --overwrite")
+            raise _taken(directory, "another one, or --overwrite, which replaces event files")
     ranks = [row[0] for row in run.ticks().sql("select distinct rank from ticks").fetchall()]
     try:
         with directory_aside(directory) as aside:
@@ -142,7 +150,7 @@ def _write(path: Path, write: Callable[[Path], None], overwrite: bool) -> None:
 
 
 def _taken(path: Path, fix: str) -> RunError:
-    return RunError("an export needs a place of its own", got=f"{path}, which is there", fix=fix)
+    return RunError("an export needs a new target", got=f"{path}, which exists", fix=fix)
 
 
 def _unwritable(path: Path, error: object) -> RunError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from metronorm.errors import ConfigError, MissingDependencyError
+from metronorm.errors import ConfigError
+from metronorm.integrations._packages import needs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,37 +15,33 @@ if TYPE_CHECKING:
 def histogram(
     values: Any, bins: str | Sequence[float] = "tensorflow", max_bins: int | None = None
 ) -> dict[str, Any]:
-    """Edges, counts and moments of all elements; empty buckets at both ends are left out.
+    """Count all elements in buckets; empty buckets at both ends are left out.
 
     Args:
-        values: a tensor on whatever device, an array, or nested lists.
-        bins: `"tensorflow"` (buckets that grow by a tenth, on both sides of zero), another of the
-            names that `numpy.histogram` knows, or edges.
-        max_bins: neighbouring buckets are put together until there are no more than about so many.
+        values: a tensor on any device, an array, or nested lists, of any shape.
+        bins: `"tensorflow"` (every bucket is 10 % wider than the one before, on both sides of
+            zero), another name that `numpy.histogram` knows, or edges.
+        max_bins: the largest number of buckets, roughly; neighbours are joined until it holds.
 
     Returns:
-        `edges`, one more than `counts`, and `min`, `max`, `sum`, `sum_squares`; `not_finite`, the
-        number of elements that are NaN or infinite and in none of these, if there are any.
+        `edges`, one more than `counts`, and `min`, `max`, `sum`, `sum_squares`. If there are
+        elements that are NaN or infinite, `not_finite` is their number; nothing else counts them.
 
     Raises:
-        ConfigError: no finite element, or no such bins.
+        ConfigError: no element is finite, or the bins do not exist or do not fit.
         MissingDependencyError: NumPy is not installed.
     """
-    try:
+    with needs("numpy", what="a histogram", fix="pip install 'metronorm[analysis]'"):
         import numpy as np
-    except ImportError:
-        raise MissingDependencyError(
-            "histograms need the package numpy", fix="pip install 'metronorm[analysis]'"
-        ) from None
-    if hasattr(values, "detach"):  # bfloat16 is a type that NumPy does not have
+    if hasattr(values, "detach"):  # a tensor; NumPy has no bfloat16
         values = values.detach().cpu().double()
     every = np.asarray(values, dtype=np.float64).reshape(-1)
     finite = every[np.isfinite(every)]
     if not finite.size:
         raise ConfigError("a histogram needs finite elements", got=f"none of {every.size}")
-    growing = isinstance(bins, str) and bins == "tensorflow"
+    is_default = isinstance(bins, str) and bins == "tensorflow"
     try:
-        counts, edges = np.histogram(finite, bins=_growing() if growing else bins)
+        counts, edges = np.histogram(finite, bins=_tensorflow_edges() if is_default else bins)
     except (TypeError, ValueError) as error:
         raise ConfigError("a histogram needs bins for its elements", got=str(error)) from None
     if max_bins is not None and len(counts) > max_bins:
@@ -70,7 +67,7 @@ def histogram(
 
 
 @cache
-def _growing() -> list[float]:
+def _tensorflow_edges() -> list[float]:
     edges = []
     edge = 1e-12
     while edge < 1e20:

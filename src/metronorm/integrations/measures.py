@@ -1,4 +1,4 @@
-"""What a clock measures, by name and unit: what monitoring systems are told."""
+"""The values of a clock for monitoring systems, by name and unit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 
 class Measure(NamedTuple):
-    """Something measured. Units are UCUM's; what is counted only grows while an attempt lasts."""
+    """Something that a clock measures.
+
+    Attributes:
+        name: the name without prefix and unit.
+        unit: the unit in UCUM's notation: "s", "By" (bytes), "1" (a ratio) and so on.
+        counted: whether the value only grows while an attempt lasts.
+        meaning: the description, in English.
+    """
 
     name: str
     unit: str
@@ -24,7 +31,7 @@ class Measure(NamedTuple):
 
 
 class Value(NamedTuple):
-    """What a measure is now; `labels` tell several values of one measure apart."""
+    """The present value of a measure; `labels` distinguish several values of one measure."""
 
     measure: Measure
     labels: dict[str, str]
@@ -33,34 +40,34 @@ class Value(NamedTuple):
 
 TICKS = Measure("ticks", "{tick}", True, "Newest finished tick, counted from the run's beginning")
 TICK = Measure("tick", "s", False, "Duration of the newest tick")
-TICK_END = Measure("last_tick_timestamp", "s", False, "When the newest tick ended, since 1970")
-PHASE = Measure("phase", "s", True, "Time in each phase of the ticks since this is told")
-METRIC = Measure("metric", "", False, "What the newest tick has logged")
-DROPPED = Measure("dropped_records", "{record}", True, "Records that are lost")
+TICK_END = Measure(
+    "last_tick_timestamp", "s", False, "Time at which the newest tick ended, since 1970"
+)
+PHASE = Measure("phase", "s", True, "Time in each phase of the ticks since monitoring began")
+METRIC = Measure("metric", "", False, "Value that the newest tick has logged")
+DROPPED = Measure("dropped_records", "{record}", True, "Lost records")
 
-# by the name that a sample of the machine has it under
+# by the name of the column in a run's resources
 RESOURCES = {
     "memory_bytes": Measure("memory", "By", False, "Resident memory"),
     "shared_memory_bytes": Measure(
         "shared_memory", "By", False, "Resident memory of mapped files and shared memory"
     ),
     "peak_memory_bytes": Measure("peak_memory", "By", False, "Most resident memory so far"),
-    "processor_ns": Measure("processor", "s", True, "Processor time"),
-    "processor_energy_joules": Measure("processor_energy", "J", True, "Energy of the processors"),
+    "processor_ns": Measure("processor", "s", True, "CPU time"),
+    "processor_energy_joules": Measure("processor_energy", "J", True, "Energy of the CPUs"),
     "disk_read_bytes": Measure("disk_read", "By", True, "Read from disk"),
     "disk_written_bytes": Measure("disk_written", "By", True, "Written to disk"),
     "children_memory_bytes": Measure("children_memory", "By", False, "Memory of child processes"),
-    # falls when a child ends
+    # not counted: it falls when a child ends
     "children_processor_ns": Measure(
-        "children_processor", "s", False, "Processor time of living child processes"
+        "children_processor", "s", False, "CPU time of living child processes"
     ),
     "swap_bytes": Measure("machine_swap", "By", False, "Swap of the machine in use"),
     "machine_memory_available_bytes": Measure(
-        "machine_memory_available", "By", False, "Memory to be had on the machine"
+        "machine_memory_available", "By", False, "Available memory of the machine"
     ),
-    "machine_processor_share": Measure(
-        "machine_processor", "1", False, "Busy share of all processors"
-    ),
+    "machine_processor_share": Measure("machine_processor", "1", False, "Busy share of all CPUs"),
     "network_received_bytes": Measure(
         "machine_network_received", "By", True, "Received by the machine"
     ),
@@ -78,7 +85,7 @@ _GPU = re.compile(r"gpu(\d+)_")
 
 
 def observe(clock: Clock) -> dict[str, str]:
-    """Have the clock add up its phases; labels that tell its values from those of others.
+    """Make the clock add up its phases; return the labels of its values: run, attempt, rank.
 
     Raises:
         ConfigError: the clock is not entered.
@@ -87,13 +94,13 @@ def observe(clock: Clock) -> dict[str, str]:
         raise ConfigError(
             "a clock must be entered before it is observed", fix="with Clock(...) as clock:"
         )
-    _ = clock.totals  # from now on there are some
+    _ = clock.totals  # reading this once makes the clock keep totals
     run = read_run_info(clock.directory).name
     return dict(zip(IDENTITY, (run, str(clock.attempt), str(clock.rank)), strict=True))
 
 
 def values(clock: Clock) -> Iterator[Value]:
-    """All that is known now; asked from another thread than the clock's, and no cost to that."""
+    """Yield all present values. Call it on any thread; it costs the training thread nothing."""
     latest = clock.latest
     if latest is not None:
         yield Value(TICKS, {}, latest.tick)

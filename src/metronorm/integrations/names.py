@@ -1,9 +1,10 @@
-"""Names of other trackers' values as names of metrics, and back.
+"""Turns the names of other trackers' values into names of metrics, and back.
 
-What cannot be a metric's name (empty, `tick`, `rank`, `attempt`, `beats`, anything that ends in
-`_ns`, all in any case) gets an underscore at its end. So do names that would be mistaken for such a
-one (`tick_` becomes `tick__`), which makes it reversible, and the later of two names that differ
-in upper and lower case only, which SQL could not tell apart.
+| name (in upper or lower case) | metric |
+| --- | --- |
+| a metric cannot have it: empty, `tick`, `rank`, `attempt`, `beats`, `..._ns` | `tick_` |
+| it looks like the row above: `tick_` | `tick__`, so that the way back is unique |
+| it differs from an earlier name only in case, which SQL ignores: `Loss` after `loss` | `Loss_` |
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 
 from metronorm.store.schema import RESERVED_METRICS
 
-# what `export_tensorboard` writes beside metrics, and `import_tensorboard` takes back
+# What `export_tensorboard` writes beside metrics, and `import_tensorboard` reads again.
 PLUGIN = "metronorm"
 RUN_TAG, EXACT_TAG = "metronorm/run", "metronorm/exact"
 WALL_TAG, GC_TAG, BEATS_TAG = "tick/wall_seconds", "tick/gc_seconds", "tick/beats"
@@ -20,7 +21,7 @@ PHASE_TAG = re.compile("phase/(.+)_seconds")
 
 
 class MetricNames:
-    """The names of one run, in the order they come in."""
+    """The metrics' names of one run, by the tracker's names, in the order of their first use."""
 
     def __init__(self) -> None:
         self._metrics: dict[str, str] = {}
@@ -37,9 +38,9 @@ class MetricNames:
         return tag in self._metrics
 
     def _add(self, tag: str) -> str:
-        # what no column's name can hold
+        # a column's name cannot hold a zero byte, or half a surrogate pair
         metric = tag.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="replace").decode()
-        if _refused(metric.rstrip("_")):
+        if _is_refused(metric.rstrip("_")):
             metric += "_"
         while metric.lower() in self._taken:
             metric += "_"
@@ -49,10 +50,10 @@ class MetricNames:
 
 
 def tag_of(metric: str) -> str:
-    """The name that `MetricNames` made this one of: `tick` for `tick_`."""
-    return metric[:-1] if metric[-1:] == "_" and _refused(metric.rstrip("_")) else metric
+    """Return the name that `MetricNames` made this metric's name from: `tick` for `tick_`."""
+    return metric[:-1] if metric[-1:] == "_" and _is_refused(metric.rstrip("_")) else metric
 
 
-def _refused(name: str) -> bool:
+def _is_refused(name: str) -> bool:
     lower = name.lower()
     return not lower or lower in RESERVED_METRICS or lower.endswith("_ns")

@@ -1,4 +1,4 @@
-"""OpenTelemetry: instruments that tell what a clock measures."""
+"""OpenTelemetry: instruments with the values of a clock."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
 
 from metronorm import __version__
-from metronorm.errors import MissingDependencyError
+from metronorm.integrations._packages import needs
 from metronorm.integrations.measures import MEASURES, observe, values
 
-try:
+with needs("opentelemetry", fix="pip install 'metronorm[opentelemetry]'"):
     from opentelemetry.metrics import Observation, get_meter_provider
-except ImportError as error:
-    raise MissingDependencyError(
-        "this needs the package opentelemetry-api", fix="pip install 'metronorm[opentelemetry]'"
-    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,20 +23,20 @@ if TYPE_CHECKING:
 
     Observed = list[tuple[Clock, dict[str, str]]]
 
-# An instrument cannot be taken back, and a second one of its name is ignored: they are made once
-# per provider, and look at the clocks that are observed at the time.
+# A provider cannot remove an instrument, and ignores a second one of the same name. So instruments
+# are made once per provider, and read the clocks that are in this list when they are asked.
 _observed: WeakKeyDictionary[MeterProvider, Observed] = WeakKeyDictionary()
 
 
 def instrument(clock: Clock, meter_provider: MeterProvider | None = None) -> Instrumentation:
-    """Let OpenTelemetry observe what the clock measures, under names that begin with `metronorm.`.
+    """Let OpenTelemetry observe the values of a clock, under names that begin with `metronorm.`.
 
-    Training pays nothing for it: the clock's newest record is looked at when a reader collects.
+    It costs the training thread nothing: the clock's newest record is read when a reader collects.
 
     Args:
-        clock: entered already.
-        meter_provider: where the instruments are made; None: the global one, which must be set by
-            now.
+        clock: a clock that is entered.
+        meter_provider: the provider for the instruments; None: the global one, which must be set
+            already.
 
     Raises:
         ConfigError: the clock is not entered.
@@ -55,7 +51,7 @@ def instrument(clock: Clock, meter_provider: MeterProvider | None = None) -> Ins
 
 
 class Instrumentation:
-    """Lasts until it is closed; also as `with instrument(clock):`."""
+    """The observation of a clock, until it is closed; also as `with instrument(clock):`."""
 
     def __init__(self, observed: Observed, clock: Clock, attributes: dict[str, str]) -> None:
         self._observed = observed
@@ -69,7 +65,7 @@ class Instrumentation:
         self.close()
 
     def close(self) -> None:
-        """Tell nothing of the clock any more; closing twice does nothing."""
+        """Stop observing the clock; closing twice does nothing."""
         self._observed[:] = [entry for entry in self._observed if entry is not self._entry]
 
 

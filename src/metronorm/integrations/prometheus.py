@@ -1,21 +1,18 @@
-"""Prometheus: an endpoint that tells what a clock measures, with `prometheus_client`."""
+"""Prometheus: an endpoint with the values of a clock, by `prometheus_client`."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Self
 
-from metronorm.errors import ConfigError, MissingDependencyError
+from metronorm.errors import ConfigError
+from metronorm.integrations._packages import needs
 from metronorm.integrations.measures import IDENTITY, observe, values
 
-try:
+with needs("prometheus_client", fix="pip install 'metronorm[prometheus]'"):
     from prometheus_client import CollectorRegistry, start_http_server
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import Collector
-except ImportError as error:
-    raise MissingDependencyError(
-        "this needs the package prometheus_client", fix="pip install 'metronorm[prometheus]'"
-    ) from error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,25 +41,26 @@ def serve(
     host: str = "127.0.0.1",
     labels: Mapping[str, str] | None = None,
 ) -> Endpoint:
-    """Serve what the clock measures at `http://HOST:PORT/metrics`.
+    """Serve the values of a clock at `http://HOST:PORT/metrics`.
 
-    Training pays nothing for it: a thread looks at the clock's newest record when Prometheus asks.
+    It costs the training thread nothing: another thread reads the clock's newest record when
+    Prometheus asks.
 
     Args:
-        clock: entered already.
-        port: 0 takes any free one. Several ranks on a machine need one each.
+        clock: a clock that is entered.
+        port: the port; 0 takes any free one. Several ranks on a machine need one port each.
         host: the address to listen at; by default only this machine can ask. Nothing protects the
-            endpoint: `0.0.0.0` shows it to the network.
-        labels: put on everything, beside `run`, `attempt` and `rank`.
+            endpoint: `0.0.0.0` opens it to the network.
+        labels: labels for all values, beside `run`, `attempt` and `rank`.
 
     Raises:
-        ConfigError: the clock is not entered, the port is taken, or a label has no valid name.
+        ConfigError: the clock is not entered, the port is in use, or a label's name is not valid.
     """
     known = dict(labels or {})
     bad = [name for name in known if name in _TAKEN or not _LABEL.fullmatch(name)]
     if bad:
         raise ConfigError(
-            "a label must have a name of letters, digits and _, which must not be one of "
+            "a label's name must be letters, digits and _, and must not be one of "
             f"{', '.join(sorted(_TAKEN))}",
             got=repr(bad[0]),
         )
@@ -79,7 +77,7 @@ def serve(
 
 
 class Endpoint:
-    """Serves until it is closed; also as `with serve(clock):`."""
+    """An endpoint that serves until it is closed; also as `with serve(clock):`."""
 
     def __init__(self, port: int, host: str, registry: CollectorRegistry) -> None:
         self._server, self._thread = start_http_server(port, host, registry)

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from metronorm.clock import Clock
 from metronorm.errors import ConfigError, RunError
 from metronorm.integrations.axes import require_step
+from metronorm.integrations.json_values import as_json
 from metronorm.integrations.names import MetricNames
 from metronorm.runs import open_run
 from metronorm.store.run_directory import RUN_FILE
@@ -303,19 +304,6 @@ def flat(values: Mapping[str, Any]) -> dict[str, Any]:
         else:
             found[name] = value
     return found
-
-
-def as_json(value: Any) -> Any:
-    """Return a value with everything that JSON cannot hold as text; NaN and infinities stay."""
-    if getattr(value, "shape", None) == () and hasattr(value, "item"):  # a NumPy scalar
-        return as_json(value.item())
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): as_json(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [as_json(entry) for entry in value]
-    return str(value)
 
 
 def _last_tick(directory: str | os.PathLike[str]) -> int:

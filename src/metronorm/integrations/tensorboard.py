@@ -1,4 +1,4 @@
-"""A `SummaryWriter` that writes to a run: code for TensorBoard goes on as it is.
+"""A `SummaryWriter` that writes to a run, so that code for TensorBoard works without changes.
 
 ```python
 from metronorm.integrations.tensorboard import SummaryWriter  # was: torch.utils.tensorboard
@@ -29,39 +29,42 @@ if TYPE_CHECKING:
 
 
 class SummaryWriter:
-    """As `torch.utils.tensorboard.SummaryWriter`, for scalars, histograms and text.
+    """Like `torch.utils.tensorboard.SummaryWriter`, for scalars, histograms and text.
 
     Args:
-        log_dir: the run. If there is one already, it goes on as a new attempt; while another writer
-            of this process writes it, both write the same attempt.
-        comment: end of the name that the directory gets without `log_dir`.
-        purge_step: not needed: what older attempts did beyond the step at which this one begins is
-            in the full history only. Where it begins behind `purge_step`, what lies between stays.
-        max_queue, flush_secs, filename_suffix: not needed.
-        config: what the run was configured with: plain JSON values.
+        log_dir: the run's directory. An existing run is continued as a new attempt; if another
+            writer of this process is writing it, both write the same attempt.
+        comment: the end of the directory's name if `log_dir` is not given.
+        purge_step: not used. Where this attempt begins, older attempts end, and what they did after
+            that step is only in the full history. If this attempt begins after `purge_step`, the
+            steps between stay.
+        max_queue: not used.
+        flush_secs: not used.
+        filename_suffix: not used.
+        config: the config for a new run: plain JSON values.
         now: a monotonic clock in integer nanoseconds.
 
-    The scalars of a `global_step` are the metrics of one tick, and the time since the last scalar
-    of the step before is what it took (`wall_ns`); where only every fiftieth step is logged, that
-    is fifty steps. Its record is written when a larger step comes, by `flush` and by `close`.
+    The scalars of a `global_step` are the metrics of one tick. The tick's `wall_ns` is the time
+    since the last scalar of the step before; if only every 50th step is logged, that is the time of
+    50 steps. Its record is written when a larger step is logged, by `flush` and by `close`.
 
-    A run has one record for each tick, so a scalar of an older step comes too late for its own. It
-    is put on the record that is open or comes next (a validation loss that is counted in epochs is
-    there at the tick after which it was measured), unless that has one of the name, and an event
-    `late scalar` says its `metric`, `step` and `value`, and whether it was `placed`. Of two late
-    ones of a name the last is placed; that one is only an event is warned of once.
+    A run has one record for each tick, so a scalar of an older step is too late for its own record.
+    It is put on the open or the next record, unless this has a scalar of the name. (So a validation
+    loss that is counted in epochs is at the tick after which it was measured.) An event `late
+    scalar` has its `metric`, `step` and `value`, and whether it was `placed` on a record. Of two
+    late scalars of a name, the last one is placed. The first that is only an event is warned about.
 
-    Writers of a directory in one process, from whatever threads, share its records; what two of
-    them log under one name at one step is a scalar of the record and a late one. Of two processes
-    the second is refused.
+    Writers of a directory in one process, on any threads, share its records. If two of them log the
+    same name at the same step, one scalar is on the record and one is late. A second process gets
+    an error.
 
-    `walltime` is seconds since 1970; milliseconds, microseconds and nanoseconds are recognised.
+    `walltime` is in seconds since 1970; milliseconds, microseconds and nanoseconds are recognized.
 
-    Without `global_step` the values of a tag are counted: 0, 1, 2 (torch puts them all at 0).
+    Without `global_step` the values of a tag are counted: 0, 1, 2. (Torch puts them all at 0.)
 
-    Tensors of one element go to `clock.log` as they are, so a device is not waited for; histograms
-    and late scalars do wait. Names that no metric can have get an underscore at the end (`tick_`).
-    A writer that is never closed is closed when the process exits.
+    Tensors of one element go to `clock.log` as they are, so nothing waits for a device; histograms
+    and late scalars do wait. Names that a metric cannot have get an underscore at the end
+    (`tick_`). A writer that is not closed is closed when the process exits.
 
     Raises:
         RunError: another process writes the run, or the directory is not writable.
@@ -80,8 +83,8 @@ class SummaryWriter:
         now: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         if not log_dir:
-            begun = datetime.now().strftime("%b%d_%H-%M-%S")
-            log_dir = Path("runs", f"{begun}_{platform.node()}{comment}")
+            begin = datetime.now().strftime("%b%d_%H-%M-%S")
+            log_dir = Path("runs", f"{begin}_{platform.node()}{comment}")
         self.log_dir = Path(log_dir).absolute()
         self._config = config
         self._time = now
@@ -91,7 +94,7 @@ class SummaryWriter:
         self._open()
 
     def _open(self) -> Records:
-        """The records that this writer writes to; what comes after `close` begins others."""
+        """Return the records that this writer writes to; after `close`, new ones."""
         if self._records is None:
             self._records = join(self, self.log_dir, self._names, self._config, self._time)
             self._names = self._records.names
@@ -123,11 +126,11 @@ class SummaryWriter:
         new_style: bool = False,
         double_precision: bool = False,
     ) -> None:
-        """A number at a step; all digits are kept, whatever `double_precision` says.
+        """Record a number at a step; all its digits are kept, with any `double_precision`.
 
         Raises:
-            ConfigError: not one number, a step that is no integer of 64 bits, or a `walltime` that
-                is no time.
+            ConfigError: the value is not one number, the step is not an integer of 64 bits, or
+                `walltime` is not a time.
         """
         step = self._step_of(tag, global_step)
         self._open().add(self, tag, scalar_value, step, walltime)
@@ -139,10 +142,10 @@ class SummaryWriter:
         global_step: Any = None,
         walltime: float | None = None,
     ) -> None:
-        """Several numbers at a step, named `main_tag/tag`.
+        """Record several numbers at a step, named `main_tag/tag`.
 
         Raises:
-            ConfigError: not one number each, no such step or no such time.
+            ConfigError: as `add_scalar`.
         """
         step = self._step_of(main_tag, global_step)
         for tag, value in tag_scalar_dict.items():
@@ -157,10 +160,10 @@ class SummaryWriter:
         walltime: float | None = None,
         max_bins: int | None = None,
     ) -> None:
-        """An event `histogram`: `tag, step, edges, counts, min, max, sum, sum_squares`.
+        """Record an event `histogram`: `tag, step, edges, counts, min, max, sum, sum_squares`.
 
         Raises:
-            ConfigError: no finite elements.
+            ConfigError: `values` has no finite element.
             MissingDependencyError: NumPy is not installed.
         """
         step = self._step_of(tag, global_step)
@@ -169,7 +172,7 @@ class SummaryWriter:
     def add_text(
         self, tag: str, text_string: str, global_step: Any = None, walltime: float | None = None
     ) -> None:
-        """An event `text`: `tag, step, text`."""
+        """Record an event `text`: `tag, step, text`."""
         step = self._step_of(tag, global_step)
         self._open().event("text", tag=tag, step=step, text=text_string)
 
@@ -181,7 +184,7 @@ class SummaryWriter:
         run_name: str | None = None,
         global_step: Any = None,
     ) -> None:
-        """An event `hparams`: `parameters, metrics`. What is known before belongs into `config`.
+        """Record an event `hparams`: `parameters, metrics`. Known values belong into `config`.
 
         Raises:
             ConfigError: a metric is not one number.
@@ -190,14 +193,14 @@ class SummaryWriter:
         self._open().event("hparams", parameters=hparam_dict, metrics=metrics)
 
     def flush(self) -> None:
-        """Write the record that is open; what comes for its step now is late."""
+        """Write the open record; more scalars of its step will be late."""
         if self._records is not None:
             self._records.end_record()
 
     def close(self) -> None:
-        """Write the record that is open; the last writer of a directory ends the attempt.
+        """Write the open record; the last writer of a directory ends the attempt.
 
-        What comes now begins another, or joins that of the writers that go on.
+        If more is logged, a new attempt begins, or the attempt of the other writers continues.
         """
         self._close(None)
 

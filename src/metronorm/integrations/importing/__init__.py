@@ -1,4 +1,4 @@
-"""Runs of other trackers as runs of Metronorm."""
+"""Imports runs of other trackers as runs of Metronorm."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ Kind = Literal["auto", "tensorboard", "wandb", "trackio"]
 def import_run(
     source: str | os.PathLike[str], directory: str | os.PathLike[str], *, kind: Kind = "auto"
 ) -> list[Path]:
-    """Make runs of `source`, of a kind that its files' names tell, or that is given.
+    """Make runs from what another tracker recorded.
+
+    Args:
+        source: a file or a directory.
+        directory: a new directory for the run, or for the directories of several runs.
+        kind: the tracker. "auto": by the names of the files.
 
     Returns:
-        Directories of the runs.
+        The runs' directories.
 
     Raises:
-        DataError: no such source, or nothing in it that can be imported.
+        DataError: the source does not exist, or has nothing that can be imported.
         RunError: `directory` is not empty or cannot be written.
-        MissingDependencyError: a package that reads it is not installed.
+        MissingDependencyError: a package that reads the source is not installed.
     """
     source = Path(source)
     if not source.exists():
@@ -49,14 +54,14 @@ _HISTORIES = ("*.csv", "*.json", "*.jsonl", "*.ndjson", "*.parquet")
 
 
 def _kind(source: Path) -> str:
-    """What the names of files say; more than one thing is nothing to guess at."""
+    """Return the kind of a source by the names of its files; two kinds are an error, no guess."""
     if source.is_file():
         found = [kind for kind, mark in _MARKS.items() if source.match(mark)]
         histories = any(map(source.match, _HISTORIES))
     else:
         files = {kind: find_files(source, mark) for kind, mark in _MARKS.items()}
         files["trackio"] = [path for path in files["trackio"] if path.parent == source]
-        # W&B keeps event files that it synced in the folder of the run
+        # W&B keeps event files that it has synchronized in the folder of the run.
         folders = {path.parent for path in files["wandb"]}
         files["tensorboard"] = [
             path for path in files["tensorboard"] if folders.isdisjoint(path.parents)
@@ -72,7 +77,7 @@ def _kind(source: Path) -> str:
     if not found and not histories:
         raise DataError(
             "what is to be imported must be TensorBoard's, W&B's or trackio's",
-            got=f"{source}, by its name none of them",
+            got=f"{source}, whose name is none of theirs",
             fix="--format",
         )
     return found[0] if found else "wandb"

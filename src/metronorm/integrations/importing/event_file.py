@@ -1,9 +1,15 @@
-"""TensorBoard's event files: the records in them.
+"""The records in TensorBoard's event files.
 
-A record is its length (8 bytes, little-endian) and a checksum of that, its bytes and a checksum of
-those (CRC-32C, masked as in TFRecord). TensorBoard's own reader yields the same records; of
-checksums in plain Python it computes two a record, of which one is enough, and takes four times
-as long. Its writer loads TensorFlow, where that is installed, which takes seconds and logs them.
+| bytes | content |
+| --- | --- |
+| 8 | the length n of the data, little-endian |
+| 4 | the checksum of the length |
+| n | the data |
+| 4 | the checksum of the data |
+
+Checksums are CRC-32C, masked as in TFRecord. TensorBoard's own reader yields the same records and
+takes four times as long: it computes both checksums in Python, where one is enough. Its writer
+loads TensorFlow if that is installed, which takes seconds.
 """
 
 from __future__ import annotations
@@ -19,10 +25,10 @@ _BUFFER = 1 << 20
 
 
 class EventFile:
-    """The records of an event file, whole and undamaged ones only; iterate once.
+    """Yields the records of an event file up to the first one that is damaged; iterate once.
 
-    `unread` is how many bytes behind them cannot be read, once all are: the file was cut off
-    there, as the death of its writer leaves it, or is damaged.
+    Afterwards `size` is the size of the file in bytes, and `unread` the number of bytes at its end
+    that cannot be read: the writer was killed while it wrote them, or the file is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,7 +40,7 @@ class EventFile:
             size = self.size = self.path.stat().st_size
             end = 0
             while head := file.read(12):
-                # a length that is not one is more than there is, or its bytes have another checksum
+                # A damaged length is larger than the file, or the data fail their checksum.
                 length = int.from_bytes(head[:8], "little")
                 if end + 16 + length > size:
                     break
@@ -48,7 +54,7 @@ class EventFile:
 
 
 def record_of(data: bytes) -> bytes:
-    """A record with these bytes, as it stands in a file."""
+    """Return the record with these data, as it is in a file."""
     length = len(data).to_bytes(8, "little")
     return b"".join((length, _checksum(length), data, _checksum(data)))
 
@@ -58,7 +64,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The checksum that stands behind a record."""
+    """Return the checksum of a length or of data."""
     crc = 0xFFFFFFFF
     pairs = _PAIRS
     for pair in struct.unpack_from(f"<{len(data) // 2}H", data):

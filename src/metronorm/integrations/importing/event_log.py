@@ -1,4 +1,4 @@
-"""What the event files of one of TensorBoard's directories hold."""
+"""Reads the event files of one directory of TensorBoard."""
 
 from __future__ import annotations
 
@@ -7,16 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from metronorm.errors import MissingDependencyError
+from metronorm.integrations._tensorboard import messages, session_hyperparameters
 from metronorm.integrations.axes import Times
 from metronorm.integrations.importing.event_file import EventFile
 from metronorm.integrations.importing.history import Event, Value
-from metronorm.integrations.importing.summaries import (
-    buckets,
-    histogram,
-    hyperparameters,
-    number,
-)
+from metronorm.integrations.importing.sources import damage_notice
+from metronorm.integrations.importing.summaries import buckets, histogram, number
 from metronorm.integrations.names import EXACT_TAG, PLUGIN, RUN_TAG
 
 if TYPE_CHECKING:
@@ -26,10 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class Stretch:
-    """What one writer logged, one after the other.
+    """The values that one writer logged, in order.
 
-    `time_ns` is that of its first value. `purge` is the step from which on it took back what was
-    logged before (`purge_step`).
+    Attributes:
+        time_ns: the time of the first value, in nanoseconds since 1970.
+        values: the values.
+        purge: the first step of what the writer has purged (`purge_step`); None: it has not.
     """
 
     time_ns: int
@@ -39,7 +37,7 @@ class Stretch:
 
 @dataclass
 class Log:
-    """What the event files of one directory hold."""
+    """The contents of the event files in one directory."""
 
     stretches: list[Stretch] = field(default_factory=list)
     tags: set[str] = field(default_factory=set)
@@ -55,31 +53,21 @@ class Log:
 
 
 def read_log(paths: list[Path]) -> Log:
-    """Read the files of one directory; what cannot be read of them is counted.
+    """Read the files of one directory; count what cannot be read.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.
     """
-    try:
-        from tensorboard.compat.proto import event_pb2
-    except ImportError:
-        raise MissingDependencyError(
-            "event files are read with the package tensorboard",
-            fix="pip install 'metronorm[tensorboard]'",
-        ) from None
+    decode = messages().Event.FromString
     log = Log()
     for path in paths:
         file = EventFile(path)
         try:
-            found = _stretches(log, file, event_pb2.Event.FromString)
+            found = _stretches(log, file, decode)
         except OSError as error:
             log.notices.append(f"{path.name} cannot be read: {error.strerror or error}")
             continue
-        if file.unread:
-            log.notices.append(
-                f"{path.name}: {'all' if file.unread == file.size else 'the last'} "
-                f"{file.unread:,} bytes are cut off or damaged, and were left out"
-            )
+        log.notices += damage_notice(path, file.unread, file.size)
         tags = {value[2] for stretch in found for value in stretch.values}
         if tags:
             log.tags |= tags
@@ -100,8 +88,8 @@ def _stretches(log: Log, file: EventFile, decode: Callable[[bytes], Any]) -> lis
         except DecodeError:
             log.left_out["damaged records"] += 1
             continue
-        known = log.times.read(event.wall_time)
-        time_ns = time_ns if known is None else known
+        time_read = log.times.read(event.wall_time)
+        time_ns = time_ns if time_read is None else time_read
         what, step = event.WhichOneof("what"), event.step
         if what == "session_log" and event.session_log.status == event.session_log.START:
             found.append(Stretch(time_ns, purge=step))
@@ -114,19 +102,19 @@ def _stretches(log: Log, file: EventFile, decode: Callable[[bytes], Any]) -> lis
                 stretch.values.append((step, time_ns, value.tag, value.simple_value))
                 continue
             try:
-                _take(log, stretch.values, value, step, time_ns)
+                _take_summary(log, stretch.values, value, step, time_ns)
             except (AttributeError, KeyError, OverflowError, TypeError, ValueError, DecodeError):
                 log.left_out["summaries that cannot be read"] += 1
     return [stretch for stretch in found if stretch.values or stretch.purge is not None]
 
 
-def _take(log: Log, values: list[Value], value: Any, step: int, time_ns: int) -> None:
-    """One summary that is no plain number."""
+def _take_summary(log: Log, values: list[Value], value: Any, step: int, time_ns: int) -> None:
+    """Take one summary that is not a plain number."""
     kind, tag = value.WhichOneof("value"), value.tag
     plugin = value.metadata.plugin_data.plugin_name or log.plugins.get(tag, "")
-    log.plugins[tag] = plugin  # only a tag's first summary must say it
+    log.plugins[tag] = plugin  # only a tag's first summary must name its plug-in
     if plugin == PLUGIN and tag == EXACT_TAG:
-        exact = value.tensor.double_val  # of the scalars just before it
+        exact = value.tensor.double_val  # all digits of the scalars just before this one
         begin = max(len(values) - len(exact), 0)
         values[begin:] = [(*v[:3], digits) for v, digits in zip(values[begin:], exact, strict=True)]
         return
@@ -138,8 +126,8 @@ def _take(log: Log, values: list[Value], value: Any, step: int, time_ns: int) ->
     if plugin == "text" and kind == "tensor":
         text = b"\n".join(value.tensor.string_val).decode(errors="replace")
         if tag == RUN_TAG:
-            told = json.loads(text)
-            log.name, log.run = str(told["name"]), dict(told["config"])
+            run = json.loads(text)
+            log.name, log.run = str(run["name"]), dict(run["config"])
         else:
             fields = {"tag": tag, "text": text, "step": step}
             log.events.append(Event("text", time_ns, fields))
@@ -148,12 +136,12 @@ def _take(log: Log, values: list[Value], value: Any, step: int, time_ns: int) ->
     elif plugin == "histograms" and kind == "tensor":
         log.events.append(Event("histogram", time_ns, buckets(value.tensor, tag, step)))
     elif plugin == "hparams":
-        log.config.update(hyperparameters(value.metadata.plugin_data.content))
+        log.config.update(session_hyperparameters(value.metadata.plugin_data.content))
     else:
         log.left_out[plugin or kind or "summaries"] += 1
 
 
 def _host(path: Path) -> str | None:
-    """The host in `events.out.tfevents.TIME.HOST.PROCESS.NUMBER`."""
+    """Return the host in `events.out.tfevents.TIME.HOST.PROCESS.NUMBER`."""
     parts = path.name.partition("tfevents.")[2].split(".")
     return ".".join(parts[1:-2]) or None

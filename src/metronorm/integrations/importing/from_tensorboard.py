@@ -1,4 +1,4 @@
-"""TensorBoard's event files as runs."""
+"""Imports TensorBoard's event files as runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from metronorm.errors import DataError
 from metronorm.integrations.axes import LAST, step_of
 from metronorm.integrations.importing.event_log import Log, read_log
-from metronorm.integrations.importing.sources import find_files
+from metronorm.integrations.importing.sources import find_files, left_out_notice
 from metronorm.integrations.importing.writing import Imported, new_runs, write_run
 from metronorm.integrations.names import BEATS_TAG, GC_TAG, PHASE_TAG, WALL_TAG
 
@@ -22,34 +22,36 @@ if TYPE_CHECKING:
 def import_tensorboard(
     source: str | os.PathLike[str], directory: str | os.PathLike[str]
 ) -> list[Path]:
-    """Make runs of TensorBoard's event files, every scalar of them.
+    """Make runs from TensorBoard's event files, with every scalar in them.
 
     Args:
         source: an event file, or a directory with event files in it or below. As in TensorBoard,
-            each directory with event files is a run; what `add_scalars` put into directories of
-            its own comes back as `MAIN/TAG`.
-        directory: where the run of `source` itself is made, a new one; those of directories below
-            are made in directories of the same names below.
+            each directory with event files is a run; only the directories that `add_scalars` made
+            become metrics `MAIN/TAG` of the run above them.
+        directory: a new directory for the run of `source` itself; runs of directories below get
+            directories of the same names in it.
 
     Returns:
-        Directories of the runs.
+        The runs' directories.
 
-    A restart, in a later file whose steps go back, is a new attempt; what its `purge_step` takes
-    back and no step takes the place of is left out. Scalars of a step are one
-    record, whose time is that of the first of them and whose `wall_ns` is the time since the record
-    before. Hyperparameters become the config; histograms and texts, events. A file or a record that
-    cannot be read is left out, and an event `notice` counts it.
+    A restart is a later file with steps that go back; it begins a new attempt. What it purges
+    (`purge_step`) is left out unless later steps replace it. The scalars of a step are one record.
+    Its time is the time of its first scalar, and its `wall_ns` is the time since the record before.
+    Hyperparameters become the config; histograms and texts become events. A file or a record that
+    cannot be read is left out, and counted in an event `notice`.
 
     Raises:
-        DataError: no event files, or no scalars in them that can be read.
+        DataError: there are no event files, or they have no scalars that can be read.
         RunError: `directory` is not empty or cannot be written.
         MissingDependencyError: tensorboard is not installed.
     """
     source, directory = Path(source), Path(directory)
     folders = _find(source)
-    found: list[tuple[Imported, Path]] = []  # the one that is not written yet
+    # The last run that was found is written one step later: it may get `notices`, which are about
+    # directories without a run.
+    found: list[tuple[Imported, Path]] = []
     made: list[Path] = []
-    notices: list[str] = []  # of directories that hold no run
+    notices: list[str] = []
     with new_runs(directory) as aside:
 
         def write() -> None:
@@ -61,7 +63,7 @@ def import_tensorboard(
 
         for tree in _trees(folders):
             logs = {folder: read_log(folders[folder]) for folder in tree}
-            _take_in(logs)
+            _join_add_scalars(logs)
             for folder, log in logs.items():
                 run = _arrange(log, source / folder if source.is_dir() else source)
                 if run.history.attempts:
@@ -81,7 +83,7 @@ def import_tensorboard(
 
 
 def _find(source: Path) -> dict[Path, list[Path]]:
-    """Event files by the directory they are in, relative to `source`; outer ones first."""
+    """Return the event files by their directory, relative to `source`; outer directories first."""
     if source.is_file():
         return {Path(): [source]}
     found: dict[Path, list[Path]] = {}
@@ -96,7 +98,7 @@ def _find(source: Path) -> dict[Path, list[Path]]:
 
 
 def _trees(folders: dict[Path, list[Path]]) -> Iterator[list[Path]]:
-    """Directories together with those below them, for these may be parts of their runs."""
+    """Yield directories together with those below them, which may be parts of the same run."""
     tree: list[Path] = []
     for folder in folders:
         if tree and not folder.is_relative_to(tree[0]):
@@ -106,8 +108,8 @@ def _trees(folders: dict[Path, list[Path]]) -> Iterator[list[Path]]:
     yield tree
 
 
-def _take_in(logs: dict[Path, Log]) -> None:
-    """Put what `add_scalars` wrote to a directory for each of its tags back into its run."""
+def _join_add_scalars(logs: dict[Path, Log]) -> None:
+    """Move values that `add_scalars` wrote to a directory for each tag back to their run."""
     for folder in list(logs):
         above = next((parent for parent in folder.parents if parent in logs), None)
         log = logs[folder]
@@ -130,11 +132,7 @@ def _take_in(logs: dict[Path, Log]) -> None:
 
 
 def _notices(log: Log) -> list[str]:
-    found = [*log.notices, *log.times.notices()]
-    if log.left_out:
-        counts = ", ".join(f"{count:,} of {kind}" for kind, count in log.left_out.most_common())
-        found.append(f"records left out that no run holds: {counts}")
-    return found
+    return [*log.notices, *log.times.notices(), *left_out_notice(log.left_out)]
 
 
 def _arrange(log: Log, source: Path) -> Imported:
@@ -148,8 +146,8 @@ def _arrange(log: Log, source: Path) -> Imported:
     )
     latest = 0
     for stretch in log.stretches:
-        beside = stretch.purge is None and stretch.time_ns < latest
-        run.history.extend(stretch.values, beside=beside, purge=stretch.purge)
+        is_parallel = stretch.purge is None and stretch.time_ns < latest
+        run.history.extend(stretch.values, is_parallel=is_parallel, purge=stretch.purge)
         latest = max([latest, *(value[1] for value in stretch.values[-1:])])
     if log.run is not None:
         run.name, run.config = log.name, log.run
@@ -158,7 +156,7 @@ def _arrange(log: Log, source: Path) -> Imported:
 
 
 def _restore(record: TickRecord) -> None:
-    """Take what `export_tensorboard` wrote beside metrics as what it was."""
+    """Turn the scalars that `export_tensorboard` wrote beside metrics into the record's fields."""
     metrics = record.metrics
     for found in [PHASE_TAG.fullmatch(name) for name in metrics]:
         if found and (ns := _nanoseconds(metrics[found[0]])) is not None:
@@ -179,7 +177,7 @@ def _restore(record: TickRecord) -> None:
 
 
 def _nanoseconds(seconds: float | str | None) -> int | None:
-    """None for what is no number of seconds, such as NaN: it stays a metric."""
+    """Return seconds in nanoseconds; None for NaN and the like, which stay metrics."""
     if not isinstance(seconds, float) or not abs(seconds * 1e9) < LAST:
         return None
     return round(seconds * 1e9)

@@ -1,4 +1,4 @@
-"""Runs of trackio: the SQLite file of a project, or its Parquet files."""
+"""Imports runs of trackio: from the SQLite file of a project, or from its Parquet files."""
 
 from __future__ import annotations
 
@@ -12,46 +12,50 @@ from typing import TYPE_CHECKING, Any
 from metronorm.errors import DataError
 from metronorm.integrations.axes import Times, step_of
 from metronorm.integrations.importing.history import Event
-from metronorm.integrations.importing.rows import Rows, folder_names, numbers
-from metronorm.integrations.importing.sources import read_each
-from metronorm.integrations.importing.writing import Imported, new_runs, write_run
-from metronorm.store.sql_columns import literal_glob
+from metronorm.integrations.importing.rows import Rows, numbers
+from metronorm.integrations.importing.sources import parquet_rows, read_each
+from metronorm.integrations.importing.writing import (
+    Imported,
+    folder_names,
+    with_values,
+    write_runs,
+)
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
-_Entry = tuple[dict[str, Any], dict[str, Any]]  # a row, and what its JSON holds
+_Entry = tuple[dict[str, Any], Any]  # a row, and its decoded JSON; None if that is damaged
 
-_COLUMNS = {
+_COLUMNS = {  # trackio's own columns in a Parquet file; all others are values
     *("id", "run_id", "timestamp", "run_name", "step", "log_id", "space_id", "created_at"),
 }
-_OWN = ("_Username", "_Created", "_Group")
+_OWN = ("_Username", "_Created", "_Group")  # trackio's own entries in a config
 
 
 def import_trackio(
     source: str | os.PathLike[str], directory: str | os.PathLike[str], *, run: str | None = None
 ) -> list[Path]:
-    """Make runs of what trackio has logged. The source is only read.
+    """Make runs from what trackio has logged. The source is only read.
 
     Args:
-        source: the database of a project (`PROJECT.db`), a directory of trackio's with such files
+        source: the database of a project (`PROJECT.db`), trackio's directory with such files
             (`~/.cache/huggingface/trackio`), or the metrics of a project in Parquet, with
             trackio's other files beside it.
-        directory: where the run is made, a new one; of several runs, each in a directory below
-            that has its name; of several projects, those in directories of theirs.
-        run: import only the run of this name.
+        directory: a new directory for the run. If there are several runs, each gets a directory in
+            it, with the run's name; if there are several projects, each gets a directory for these.
+        run: the name of the only run to import; None: all.
 
     Returns:
-        Directories of the runs.
+        The runs' directories.
 
-    Rows of a step are one record; its time is that of the first of them, and its `wall_ns` is the
-    time since the record before. What was sampled of the machine becomes resources, or an event
-    `system` where a run has no name for it; alerts and texts become events. What cannot come over
-    is counted in an event `notice`.
+    The rows of a step are one record. Its time is the time of the first row, and its `wall_ns` is
+    the time since the record before. Samples of the machine become resources, or an event `system`
+    if a run has no name for them. Alerts and texts become events. What cannot be imported is
+    counted in an event `notice`.
 
     Raises:
-        DataError: no such database or run, or no numbers in it that can be read.
+        DataError: there is no such database or run, or it has no numbers that can be read.
         RunError: `directory` is not empty or cannot be written.
     """
     source, directory = Path(source), Path(directory)
@@ -61,13 +65,8 @@ def import_trackio(
     read, notices = read_each(databases, lambda path: _read(path, run))
     projects = {}
     for path, runs in read:
-        full = [one for one in runs if one.history.attempts]
-        empty = [one.name for one in runs if not one.history.attempts]
-        if empty:
-            notices.append(
-                f"runs of {path.name} left out that hold no number: {len(empty):,}, such as "
-                f"{empty[0]!r}"
-            )
+        full, about_empty = with_values(runs, f"of {path.name} ")
+        notices += about_empty
         if full:
             projects[path] = full
     if not projects:
@@ -77,16 +76,12 @@ def import_trackio(
             + (f" ({notices[0]})" if notices else ""),
         )
     next(iter(projects.values()))[0].notices += notices
-    made = []
-    with new_runs(directory) as aside:
-        for path, runs in projects.items():
-            project = Path(path.stem if len(projects) > 1 else "")
-            names = folder_names([one.name or "run" for one in runs])
-            for one, name in zip(runs, names, strict=True):
-                folder = project / name if len(projects) > 1 or len(runs) > 1 else Path()
-                write_run(one, aside / folder, name)
-                made.append(directory / folder)
-    return made
+    folders: dict[Path, Imported] = {}
+    for path, runs in projects.items():
+        project = Path(path.stem if len(projects) > 1 else "")
+        names = folder_names(runs) if len(projects) > 1 or len(runs) > 1 else [""]
+        folders |= {project / name: one for name, one in zip(names, runs, strict=True)}
+    return write_runs(folders, directory)
 
 
 def _read(path: Path, wanted: str | None) -> tuple[Path, list[Imported]]:
@@ -111,18 +106,18 @@ def _runs(
     table: Callable[[str], Iterable[_Entry]], path: Path, wanted: str | None
 ) -> list[Imported]:
     runs: dict[str, _Run] = {}
-    nobody = _Run(path, None)  # has what is of runs that are not wanted
+    unwanted = _Run(path, None)  # takes the rows of runs that are not imported
     for kind in ("metrics", "configs", "system_metrics", "alerts"):
-        for row, told in table(kind):
+        for row, content in table(kind):
             key = _key(row)
             if kind == "metrics" and key not in runs and wanted in (None, row["run_name"]):
                 runs[key] = _Run(path, str(row["run_name"]))
-            runs.get(key, nobody).take(kind, row, told)
+            runs.get(key, unwanted).take(kind, row, content)
     return [run.finish() for run in runs.values()]
 
 
 class _Run:
-    """Takes the rows of all tables that are of one run."""
+    """Collects one run's rows from all tables."""
 
     def __init__(self, path: Path, name: str | None) -> None:
         self._run = Imported("trackio", path, name=name)
@@ -130,30 +125,30 @@ class _Run:
         self._times = Times()
         self._unread: Counter[str] = Counter()
 
-    def take(self, kind: str, row: dict[str, Any], told: Any) -> None:
-        """One row of a table, and what its JSON holds."""
+    def take(self, kind: str, row: dict[str, Any], content: Any) -> None:
+        """Take one row of a table, with its decoded JSON; what cannot be read is counted."""
         run = self._run
         time_ns = self._times.read(row["timestamp"]) if "timestamp" in row else None
-        if not isinstance(told, dict):
+        if not isinstance(content, dict):
             self._unread[kind] += 1
         elif kind == "metrics":
             step = step_of(row["step"])
             if step is None:
                 self._unread[kind] += 1
             else:
-                self._rows.add(step, time_ns, told)
+                self._rows.add(step, time_ns, content)
         elif kind == "configs":
-            run.config.update({name: value for name, value in told.items() if name not in _OWN})
+            run.config.update({name: value for name, value in content.items() if name not in _OWN})
         elif time_ns is None:
             self._unread[kind] += 1
         elif kind == "system_metrics":
-            run.samples.append((time_ns, numbers(told)))
+            run.samples.append((time_ns, numbers(content)))
         else:
             fields = {name: row.get(name) for name in ("title", "text", "level", "step")}
             run.events.append(Event("alert", time_ns, fields))
 
     def finish(self) -> Imported:
-        """All rows were taken."""
+        """Return the run, after all rows were taken."""
         self._rows.finish()
         self._run.notices += self._times.notices()
         self._run.notices += [
@@ -164,13 +159,14 @@ class _Run:
 
 
 def _key(row: dict[str, Any]) -> str:
-    """What a run is known by: before trackio 0.24 its name alone."""
+    """Return what identifies a run: before trackio 0.24 it was only the name."""
     return row.get("run_id") or str(row["run_name"])
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     address = path.resolve().as_uri() + "?mode=ro"
-    # without a log of changes nobody writes it: else SQLite makes files beside it even to read
+    # If there is a log of changes, a process may be writing. If there is none, "immutable" keeps
+    # SQLite from making files beside the database only to read it.
     changes = path.with_name(path.name + "-wal")
     if not (changes.exists() and changes.stat().st_size):
         address += "&immutable=1"
@@ -186,14 +182,14 @@ def _sqlite_rows(connection: sqlite3.Connection, table: str) -> Iterator[_Entry]
     for row in connection.execute(f"select * from {table} order by id"):
         text = next((row[name] for name in ("metrics", "config") if name in row.keys()), "{}")  # noqa: SIM118
         try:
-            told = json.loads(text)
+            content = json.loads(text)
         except (TypeError, ValueError, RecursionError):
-            told = None
-        yield dict(row), told
+            content = None
+        yield dict(row), content
 
 
 def _parquet_rows(path: Path, table: str) -> Iterator[_Entry]:
-    """Rows as trackio exports them, with the metrics in columns of their own."""
+    """Yield rows as trackio exports them: each metric is a column."""
     import duckdb
 
     if table != "metrics":
@@ -202,9 +198,5 @@ def _parquet_rows(path: Path, table: str) -> Iterator[_Entry]:
         path = beside if beside.is_file() else below
         if not path.is_file():
             return
-    found = duckdb.connect().execute("from read_parquet(?) order by id", [literal_glob(path)])
-    names = [column[0] for column in found.description or ()]
-    while rows := found.fetchmany(10_000):
-        for cells in rows:
-            row = dict(zip(names, cells, strict=True))
-            yield row, {name: row[name] for name in names if name not in _COLUMNS}
+    for row in parquet_rows(duckdb.connect(), path, rest="order by id"):
+        yield row, {name: value for name, value in row.items() if name not in _COLUMNS}

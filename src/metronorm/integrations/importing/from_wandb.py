@@ -1,4 +1,4 @@
-"""Runs of Weights & Biases: its offline `.wandb` files, and histories that were exported."""
+"""Imports runs of Weights & Biases: its offline `.wandb` files, and exported histories."""
 
 from __future__ import annotations
 
@@ -8,37 +8,42 @@ from typing import TYPE_CHECKING, Any
 from metronorm.errors import DataError
 from metronorm.integrations.axes import step_of, time_of
 from metronorm.integrations.importing.history import Event
-from metronorm.integrations.importing.rows import Rows, folder_names
+from metronorm.integrations.importing.rows import Rows
 from metronorm.integrations.importing.sources import find_files, read_each, readable
 from metronorm.integrations.importing.wandb_file import OWN, WandbLog
 from metronorm.integrations.importing.wandb_history import read_history
-from metronorm.integrations.importing.writing import Imported, new_runs, write_run
+from metronorm.integrations.importing.writing import (
+    Imported,
+    folder_names,
+    with_values,
+    write_runs,
+)
 
 if TYPE_CHECKING:
     import os
 
 
 def import_wandb(source: str | os.PathLike[str], directory: str | os.PathLike[str]) -> list[Path]:
-    """Make runs of what Weights & Biases keeps or exports.
+    """Make runs from files of Weights & Biases.
 
     Args:
         source: a `.wandb` file of a run, a directory with such files in it or below (`wandb/`), or
-            the exported history of a run, with a column `_step`: CSV, JSON (records, columns or
-            lines), Parquet, or a directory with the parts of it in Parquet.
-        directory: where the run is made, a new one; of several runs, each in a directory below
-            that has its name.
+            the exported history of a run with a column `_step`: CSV, JSON (records, columns or
+            lines), Parquet, or a directory with its parts in Parquet.
+        directory: a new directory for the run. If there are several runs, each gets a directory in
+            it, with the run's name.
 
     Returns:
-        Directories of the runs.
+        The runs' directories.
 
-    Rows of a step are one record; its time is `_timestamp` (seconds or a finer unit since 1970, or
-    a date), and its `wall_ns` is the time since the record before. A resumed run whose steps go
-    back is a new attempt. What was sampled of the machine becomes resources, or an event `system`
-    where a run has no name for it; texts are events; the run's summary is the event `summary`, or
-    the only tick of a run without history. What cannot come over is counted in an event `notice`.
+    The rows of a step are one record. Its time is `_timestamp` (seconds or a finer unit since 1970,
+    or a date), and its `wall_ns` is the time since the record before. If the steps of a resumed run
+    go back, a new attempt begins. Samples of the machine become resources, or an event `system` if
+    a run has no name for them. Texts become events. The summary becomes the event `summary`, or the
+    only tick of a run without history. What cannot be imported is counted in an event `notice`.
 
     Raises:
-        DataError: none of these, or no numbers in them that can be read.
+        DataError: the source is none of these, or has no numbers that can be read.
         RunError: `directory` is not empty or cannot be written.
         MissingDependencyError: the file is a `.wandb` file, and wandb is not installed.
     """
@@ -49,39 +54,28 @@ def import_wandb(source: str | os.PathLike[str], directory: str | os.PathLike[st
     logs = [source] if is_log else find_files(source, "*.wandb")
     with readable(source):
         runs, notices = _read_logs(logs, source) if logs else ([read_history(source)], [])
-    beside = [] if source.is_file() else find_files(source, "*tfevents*")
-    if beside:
+    event_files = [] if source.is_file() else find_files(source, "*tfevents*")
+    if event_files:
         notices.append(
-            f"TensorBoard's event files left out: {len(beside):,}, such as {beside[0].name}; "
-            "--format tensorboard imports them"
+            f"TensorBoard's event files left out: {len(event_files):,}, such as "
+            f"{event_files[0].name}; --format tensorboard imports them"
         )
-    full = [run for run in runs if run.history.attempts]
-    empty = [run.name or "run" for run in runs if not run.history.attempts]
-    if empty:
-        notices.append(f"runs left out that hold no number: {len(empty):,}, such as {empty[0]!r}")
+    full, about_empty = with_values(runs)
+    notices += about_empty
     if not full:
         raise DataError(
             "there must be numbers to import",
             got=f"none in {source}" + (f" ({notices[0]})" if notices else ""),
         )
     full[0].notices += notices
-    made = []
-    with new_runs(directory) as aside:
-        names = folder_names([run.name or "run" for run in full])
-        for run, name in zip(full, names, strict=True):
-            if len(runs) == 1:
-                write_run(run, aside, run.name or directory.name)
-                made.append(directory)
-            else:
-                write_run(run, aside / name, name)
-                made.append(directory / name)
-    return made
+    names = folder_names(full) if len(runs) > 1 else [""]
+    return write_runs(dict(zip(map(Path, names), full, strict=True)), directory)
 
 
 def _read_logs(paths: list[Path], source: Path) -> tuple[list[Imported], list[str]]:
-    """Runs by the identity that W&B gave them, and what is amiss with files that give none.
+    """Read the runs in `.wandb` files; return them, and notices about files that hold none.
 
-    A resumed run is in several files.
+    A resumed run is in several files, which have the same identity.
     """
     read, notices = read_each(paths, WandbLog)
     by_identity: dict[str, list[WandbLog]] = {}
@@ -110,7 +104,7 @@ def _read_logs(paths: list[Path], source: Path) -> tuple[list[Imported], list[st
 
 
 def _add_summary(run: Imported, rows: Rows, summary: dict[str, Any], began_ns: int) -> None:
-    """The values of a run as W&B shows them in its tables: an event, or all that there is."""
+    """Add the values that W&B shows in its tables: as an event, or as a tick if it has no other."""
     values = {name: value for name, value in summary.items() if name not in OWN}
     if not values:
         return
@@ -121,4 +115,4 @@ def _add_summary(run: Imported, rows: Rows, summary: dict[str, Any], began_ns: i
         run.events.append(Event("summary", max(time_ns, last_ns), {"values": values}))
         return
     rows.add(step_of(summary.get("_step")) or 0, time_ns, values)
-    run.notices.append("the run has a summary and no history: its values are one tick")
+    run.notices.append("the run has a summary and no history: the summary is its only tick")

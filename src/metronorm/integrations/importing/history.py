@@ -1,14 +1,17 @@
-"""Values on their way into a run: which attempt and which tick each of them belongs to.
+"""Decides which attempt and which tick each imported value belongs to.
 
 A step is a tick, and its values are one record. Values come in stretches, in the order in which
-they were logged: an event file, the rows of a process. A stretch in which a metric begins behind
-its newest step so far is a new attempt, as after a crash. So is, within a stretch, what follows
-once a metric is logged again for a step that it has, behind its newest one; late values for steps
-that lack them are just late.
+they were logged: an event file, or the rows of a process.
 
-One kind of going back is no restart: of metrics on two axes (ticks and epochs), the one that counts
-slowly goes on at a low step. A new attempt there would take what the others did since that step for
-undone, so such a stretch stays in its attempt, and what it logs again takes the place of the old.
+| a metric | then |
+| --- | --- |
+| begins a stretch before its newest step | a new attempt begins, as after a crash |
+| is logged again, within a stretch, for a step that it has, before its newest | the same |
+| is logged for a step before its newest that has no value of it | the value is only late |
+| counts slowly (epochs beside ticks) and begins a stretch at a low step | the attempt continues |
+
+In the last case a new attempt would undo what the other metrics logged since that step. So the
+stretch stays in its attempt, and a value that it logs again replaces the old one.
 """
 
 from __future__ import annotations
@@ -23,12 +26,12 @@ from metronorm.integrations.names import MetricNames
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-Value = tuple[int, int, str, float]  # step, nanoseconds since 1970, tag, value
+Value = tuple[int, int, str, float]  # step, time in nanoseconds since 1970, tag, value
 
 
 @dataclass
 class Event:
-    """Something that happened at a time (nanoseconds since 1970)."""
+    """Something that happened at a time, in nanoseconds since 1970."""
 
     name: str
     time_ns: int
@@ -37,7 +40,7 @@ class Event:
 
 @dataclass(slots=True)
 class Row:
-    """The record of one step; its time is that of the value that came first."""
+    """The record of one step; its time is the time of the value that came first."""
 
     time_ns: int
     metrics: dict[str, float]
@@ -45,7 +48,16 @@ class Row:
 
 @dataclass
 class History:
-    """Attempts, oldest first; each has its rows by step."""
+    """The values of a run.
+
+    Attributes:
+        attempts: the rows of each attempt by their step; the oldest attempt is first.
+        replaced: the number of values that a later value of the same metric and step replaced.
+        purged: the number of values that their writer purged.
+        left_out: the tags of metrics beyond the largest number that a run can have.
+        mixed: whether metrics count their steps differently.
+        names: the names of the metrics.
+    """
 
     attempts: list[dict[int, Row]] = field(default_factory=list)
     replaced: int = 0
@@ -53,22 +65,28 @@ class History:
     left_out: set[str] = field(default_factory=set)
     mixed: bool = False
     names: MetricNames = field(default_factory=MetricNames)
-    _last: dict[str, int] = field(default_factory=dict)  # of the newest attempt, by metric
+    # the newest step of each metric in the newest attempt
+    _last: dict[str, int] = field(default_factory=dict)
 
     def extend(
-        self, values: Iterable[Value], *, beside: bool = False, purge: int | None = None
+        self, values: Iterable[Value], *, is_parallel: bool = False, purge: int | None = None
     ) -> None:
         """Add a stretch.
 
         Args:
-            values: in the order in which they were logged.
-            beside: it was logged at the same time as the one before, and goes on with it.
-            purge: its writer has taken back what was logged before from this step on.
+            values: the values in the order in which they were logged.
+            is_parallel: whether it was logged at the same time as the stretch before, so that it
+                belongs to the same attempt.
+            purge: the step from which on its writer purged all earlier values; None: none.
         """
         first = True
         for part in _parts(values):
             restarted = first and purge is not None and self._purge(purge, part)
-            if not self.attempts or restarted or (not (first and beside) and self._is_again(part)):
+            if (
+                not self.attempts
+                or restarted
+                or (not (first and is_parallel) and self._is_again(part))
+            ):
                 self.attempts.append({})
                 self._last = {}
             self._put(part)
@@ -77,9 +95,9 @@ class History:
             self._purge(purge, [])
 
     def _purge(self, begin: int, values: list[Value]) -> bool:
-        """Leave out what no attempt takes the place of; whether there is something to go on from.
+        """Remove purged values that no later attempt replaces; return whether values are left.
 
-        What lies behind the first step of the new values stays: that attempt undoes it.
+        Values from the first step of the new values on stay: the new attempt undoes them.
         """
         end = min((step for step, *_ in values), default=None)
         for rows in self.attempts:
@@ -89,6 +107,7 @@ class History:
         return bool(self.attempts)
 
     def _is_again(self, values: list[Value]) -> bool:
+        """Return whether values go back as after a restart; notes in `mixed` if they do not."""
         first: dict[str, int] = {}
         for step, _, tag, _ in values:
             first.setdefault(self.names[tag], step)
@@ -101,7 +120,7 @@ class History:
                 for name in row.metrics:
                     if step < first.get(name, start):
                         undone[name] += 1
-        # one value may be that of the step at which the checkpoint was written
+        # One value may belong to the step at which the checkpoint was written.
         if max(undone.values()) > 1:
             self.mixed = True
             return False
@@ -124,7 +143,7 @@ class History:
                 last[name] = step
 
     def ticks(self, attempt: int) -> Iterator[tuple[int, int, int, dict[str, float]]]:
-        """Step, time, nanoseconds since the row before, and metrics of an attempt's rows."""
+        """Yield step, time, nanoseconds since the row before, and metrics of an attempt's rows."""
         rows = self.attempts[attempt]
         before = None
         for step in sorted(rows):
@@ -134,13 +153,13 @@ class History:
             yield step, row.time_ns, since, row.metrics
 
     def times(self, attempt: int) -> tuple[int, int]:
-        """Times of an attempt's earliest and latest row."""
+        """Return the times of an attempt's earliest and latest row."""
         times = [row.time_ns for row in self.attempts[attempt].values()]
         return min(times), max(times)
 
 
 class Places:
-    """Which attempt and tick a moment falls into: the first that ends at it or later."""
+    """Finds the attempt and tick of a moment: the first tick that ends then or later."""
 
     def __init__(self, history: History) -> None:
         self._places = sorted(
@@ -150,14 +169,14 @@ class Places:
         )
 
     def find(self, time_ns: int) -> tuple[int, int]:
-        """Attempt and tick; after the last tick: those of the last."""
+        """Return the attempt and the tick of a moment; after the end, those of the last tick."""
         at = bisect_left(self._places, (time_ns,))
         _, attempt, step = self._places[min(at, len(self._places) - 1)]
         return attempt, step
 
 
 def _parts(values: Iterable[Value]) -> Iterator[list[Value]]:
-    """Cut a stretch where a metric is logged again for a step behind its newest one."""
+    """Cut a stretch where a metric is logged again for a step before its newest one."""
     part: list[Value] = []
     seen: dict[str, set[int]] = {}
     last: dict[str, int] = {}

@@ -1,11 +1,12 @@
-"""What other trackers sampled of the machine, in the names and units of a run's resources."""
+"""Other trackers' samples of the machine, in the names and units of a run's resources."""
 
 from __future__ import annotations
 
 import re
 from math import isfinite
 
-# W&B's names have dots, trackio's slashes; the number is how many of a run's units one of theirs is
+# The tracker's name (W&B's have dots, trackio's slashes), the run's name, and the factor from the
+# tracker's unit to the run's.
 _KNOWN = (
     (r"gpu\.(\d+)\.gpu|gpu/(\d+)/utilization", "gpu{}_utilization", 0.01),
     (r"gpu\.(\d+)\.memoryAllocatedBytes", "gpu{}_memory_bytes", 1),
@@ -22,9 +23,9 @@ _PATTERNS = [(re.compile(pattern), column, unit) for pattern, column, unit in _K
 
 
 def split_sample(values: dict[str, float]) -> tuple[dict[str, float], dict[str, float]]:
-    """What of a sample is resources of a run, renamed; and the rest, as it is.
+    """Split a sample into resources of a run, renamed, and the rest, unchanged.
 
-    A value that is not finite, where nothing was measured, belongs to the rest.
+    A value that is not finite belongs to the rest: nothing was measured.
     """
     known, rest = {}, {}
     for name, value in values.items():

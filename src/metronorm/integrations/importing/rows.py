@@ -1,8 +1,7 @@
-"""Rows of values as other trackers keep them: dicts, nested ones, numbers spelled as text."""
+"""Rows of values as other trackers keep them: nested dicts, and NaN and infinities as text."""
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from decimal import Decimal
 from math import inf, isfinite, nan
@@ -16,24 +15,27 @@ if TYPE_CHECKING:
     from metronorm.integrations.importing.writing import Imported
 
 _SPELLED = {"NaN": nan, "Infinity": inf, "-Infinity": -inf}
-_UNKNOWN = -1
+_UNKNOWN = -1  # a time that is not known yet
 _DEEPEST = 50
 
 
 class Rows:
-    """Takes the rows of one run; `finish` hands them over, a stretch at a time."""
+    """Collects the rows of one run, and gives them to its history, one stretch at a time."""
 
     def __init__(self, run: Imported) -> None:
         self._run = run
         self._values: list[Value] = []
         self._events: list[Event] = []
-        self._first = self._before = _UNKNOWN  # times of the first row and of the one before
+        self._first = self._before = _UNKNOWN  # times of the first row and of the last one
         self._left_out: Counter[str] = Counter()
 
     def add(self, step: int, time_ns: int | None, row: dict[str, Any]) -> None:
-        """One row: its numbers are values, its histograms and texts events; the rest is counted.
+        """Add one row: numbers become values, histograms and texts events; the rest is counted.
 
-        Without a time it has that of the row before.
+        Args:
+            step: the row's step.
+            time_ns: nanoseconds since 1970; None: the time of the row before.
+            row: values by name, nested or not.
         """
         if time_ns is not None:
             self._first = time_ns if self._first == _UNKNOWN else self._first
@@ -53,7 +55,7 @@ class Rows:
                 self._left_out[name] += 1
 
     def end_stretch(self) -> None:
-        """What comes now was logged by another process."""
+        """End a stretch: rows that follow were logged by another process."""
         first = max(self._first, 0)
         self._run.history.extend(
             (step, first if time_ns == _UNKNOWN else time_ns, name, value)
@@ -65,18 +67,24 @@ class Rows:
         self._values, self._events = [], []
 
     def finish(self) -> None:
-        """All rows were added."""
+        """End the last stretch, and make the notice about what was left out."""
         self.end_stretch()
         if self._left_out:
             name, count = self._left_out.most_common(1)[0]
             self._run.notices.append(
-                "values left out that are neither numbers nor text: "
+                "values left out that are neither numbers nor texts: "
                 f"{self._left_out.total():,}, {count:,} of them of {name!r}"
             )
 
 
 def flatten(row: dict[str, Any], prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """Names and values; nested dicts with dots between the names, histograms as dicts."""
+    """Yield names and values. Names in nested dicts have dots between; histograms stay dicts.
+
+    Args:
+        row: values by name.
+        prefix: the beginning of all names.
+        depth: the number of dicts around this one; beyond 50 a dict is not a value.
+    """
     for key, value in row.items():
         name = f"{prefix}{key}"
         if type(value) is float:
@@ -95,7 +103,7 @@ def flatten(row: dict[str, Any], prefix: str = "", depth: int = 0) -> Iterator[t
 
 
 class _Medium:
-    """An image, a table, or what is nested too deeply: no record holds it."""
+    """A value that no record can hold: an image, a table, or what is nested too deeply."""
 
 
 def _as_float(value: int | Decimal) -> float:
@@ -108,7 +116,7 @@ def _as_float(value: int | Decimal) -> float:
 
 
 def histogram_of(value: dict[str, Any]) -> dict[str, Any] | None:
-    """Edges and counts of W&B's and trackio's histograms; None if it is none.
+    """Return the edges and counts of a histogram of W&B or trackio; None if it is not one.
 
     W&B's service packs buckets of equal width: it gives the lowest edge and the width.
     """
@@ -126,20 +134,5 @@ def histogram_of(value: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def numbers(row: dict[str, Any]) -> dict[str, float]:
-    """Only the numbers of a row."""
+    """Return the numbers of a row, by name."""
     return {name: value for name, value in flatten(row) if isinstance(value, float)}
-
-
-def folder_names(names: list[str]) -> list[str]:
-    """Names of directories for runs of these names: plain, and no two the same."""
-    taken: set[str] = set()
-    made = []
-    for name in names:
-        plain = re.sub(r"[^\w.+-]+", "-", name).strip("-.") or "run"
-        number, free = 1, plain
-        while free.lower() in taken:
-            number += 1
-            free = f"{plain}-{number}"
-        taken.add(free.lower())
-        made.append(free)
-    return made

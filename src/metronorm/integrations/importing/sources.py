@@ -1,25 +1,29 @@
-"""Where runs are imported from: files that are found, and read as far as they can be."""
+"""The sources of imports: finds files, and reads those that can be read."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from metronorm.errors import DataError
+from metronorm.store.sql_columns import literal_glob
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    import duckdb
 
 T = TypeVar("T")
 
 
 @contextlib.contextmanager
 def readable(source: Path) -> Iterator[None]:
-    """Say in one line that a source cannot be read, if that is so.
+    """Turn an OSError inside of the block into an error in one line.
 
     Raises:
-        DataError: that.
+        DataError: a file cannot be read.
     """
     try:
         yield
@@ -31,15 +35,18 @@ def readable(source: Path) -> Iterator[None]:
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:
-    """The files in a folder or below whose names fit, by their paths; no pipes or devices."""
+    """Return the regular files in a folder or below whose names match, sorted by path."""
     return sorted(path for path in folder.rglob(pattern) if path.is_file())
 
 
 def read_each(paths: list[Path], read: Callable[[Path], T]) -> tuple[list[T], list[str]]:
-    """What can be read of several files, and for each that cannot, why it is left out.
+    """Read several files.
+
+    Returns:
+        What `read` returned for each file that can be read, and a notice for each that cannot.
 
     Raises:
-        DataError: why the first one cannot, where none can.
+        DataError: no file can be read; the error is that of the first.
     """
     found: list[T] = []
     notices: list[str] = []
@@ -54,3 +61,37 @@ def read_each(paths: list[Path], read: Callable[[Path], T]) -> tuple[list[T], li
     if first is not None and not found:
         raise first
     return found, notices
+
+
+def damage_notice(path: Path, unread: int, size: int) -> list[str]:
+    """Return a notice if the last `unread` bytes of a file of `size` bytes cannot be read."""
+    part = "all" if unread == size else "the last"
+    text = f"{path.name}: {part} {unread:,} bytes are cut off or damaged, and were left out"
+    return [text] if unread else []
+
+
+def left_out_notice(kinds: Counter[str], prefix: str = "") -> list[str]:
+    """Return a notice if there are records that a run cannot hold; `kinds` counts them."""
+    counts = ", ".join(f"{count:,} of {kind}" for kind, count in kinds.most_common())
+    return [f"{prefix}records left out that no run holds: {counts}"] if kinds else []
+
+
+def parquet_rows(
+    connection: duckdb.DuckDBPyConnection, path: Path, select: str = "*", rest: str = ""
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file as dictionaries.
+
+    Args:
+        connection: an open connection; it can do nothing else meanwhile.
+        path: the file.
+        select: the columns, in SQL.
+        rest: what follows `from` in SQL.
+
+    Raises:
+        duckdb.Error: the file cannot be read; perhaps after some rows.
+    """
+    found = connection.execute(f"select {select} from read_parquet(?) {rest}", [literal_glob(path)])
+    names = [column[0] for column in found.description or ()]
+    while rows := found.fetchmany(10_000):
+        for cells in rows:
+            yield dict(zip(names, cells, strict=True))

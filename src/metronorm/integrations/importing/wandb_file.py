@@ -1,8 +1,17 @@
-"""W&B's `.wandb` files: what they hold of a run.
+"""Reads W&B's `.wandb` files.
 
-Their records are in the format of LevelDB's log: blocks of 32 KiB with pieces of records, each
-behind its checksum (CRC-32 of kind and bytes), length and kind. Seven bytes at the very beginning
-say what it is. Reference: https://github.com/google/leveldb/blob/main/doc/log_format.md
+Their records are in the format of LevelDB's log: blocks of 32 KiB with pieces of records. Seven
+bytes at the beginning of the file identify it; they count to the first block. A piece is
+
+| bytes | content |
+| --- | --- |
+| 4 | the checksum: CRC-32 of the kind and the data |
+| 2 | the length n of the data |
+| 1 | the kind: 1 a whole record, 2 its first piece, 3 a middle piece, 4 its last piece |
+| n | the data |
+
+Fewer than 7 bytes at the end of a block are zeros. All numbers are little-endian. Reference:
+https://github.com/google/leveldb/blob/main/doc/log_format.md
 """
 
 from __future__ import annotations
@@ -15,10 +24,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.errors import DataError, MissingDependencyError
+from metronorm.errors import DataError
+from metronorm.integrations._packages import needs
 from metronorm.integrations.axes import Times, step_of
 from metronorm.integrations.importing.history import Event
 from metronorm.integrations.importing.rows import numbers
+from metronorm.integrations.importing.sources import damage_notice, left_out_notice
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,7 +41,7 @@ _BLOCK = 1 << 15
 _WHOLE, _FIRST, _LAST = 1, 2, 4
 _decode = msgspec.json.Decoder().decode
 
-OWN = ("_step", "_timestamp", "_runtime", "_wandb")
+OWN = ("_step", "_timestamp", "_runtime", "_wandb")  # W&B's own columns
 _LEFT_OUT = {
     "artifact": "artifacts",
     "output": "console output",
@@ -40,17 +51,18 @@ _LEFT_OUT = {
 
 
 class WandbFile:
-    """The records of a `.wandb` file, whole and undamaged ones only; iterate once.
+    """Yields the records of a `.wandb` file up to the first one that is damaged; iterate once.
 
-    `unread` is how many bytes behind them cannot be read, once all are.
+    Afterwards `size` is the size of the file in bytes, and `unread` the number of bytes at its end
+    that cannot be read.
 
     Raises:
-        DataError: it is another kind of file, while iterating.
+        DataError: while iterating: it is another kind of file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.unread = 0
+        self.size = self.unread = 0
 
     def __iter__(self) -> Iterator[bytes]:
         data = self.path.read_bytes()
@@ -60,7 +72,7 @@ class WandbFile:
         pieces: list[bytes] = []
         while at < len(data):
             left = _BLOCK - at % _BLOCK
-            if left < _PIECE.size:  # too little for another piece: zeros
+            if left < _PIECE.size:  # only zeros
                 at += left
                 continue
             if at + _PIECE.size > len(data):
@@ -75,26 +87,26 @@ class WandbFile:
             if kind in (_WHOLE, _LAST):
                 end = at
                 yield b"".join(pieces)
-        self.unread = len(data) - end
+        self.size, self.unread = len(data), len(data) - end
 
 
 class WandbLog:
-    """What one `.wandb` file holds: rows of the history, and the run they are of.
+    """The contents of one `.wandb` file: the run, and rows of its history.
+
+    W&B has no public reader for these files. The record's class is the only name of the package
+    wandb that is used: `wandb.proto.wandb_internal_pb2.Record`, read in wandb 0.31; the tests with
+    files that wandb has written fail when it has changed.
 
     Raises:
-        DataError: a damaged file, or another kind of file.
+        DataError: it is another kind of file.
         MissingDependencyError: wandb is not installed.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        fix = "pip install wandb, or export the run's history as CSV, JSON or Parquet"
+        with needs("wandb", "google", what="a .wandb file", fix=fix):
             from google.protobuf.message import DecodeError
             from wandb.proto.wandb_internal_pb2 import Record
-        except ImportError:
-            raise MissingDependencyError(
-                "a .wandb file is read with the package wandb",
-                fix="pip install wandb, or export the run's history as CSV, JSON or Parquet",
-            ) from None
         self.path = path
         self.identity, self.name = path.stem, path.stem
         self.host: str | None = None
@@ -120,14 +132,8 @@ class WandbLog:
                 unread[_left_out(record)] += 1
         del unread[""]
         self.notices = [f"{path.name}: {notice}" for notice in self._times.notices()]
-        if file.unread:
-            self.notices.append(
-                f"{path.name}: the last {file.unread:,} bytes are cut off or damaged, and were "
-                "left out"
-            )
-        if unread:
-            counts = ", ".join(f"{count:,} of {kind}" for kind, count in unread.most_common())
-            self.notices.append(f"{path.name}: records left out that no run holds: {counts}")
+        self.notices += damage_notice(path, file.unread, file.size)
+        self.notices += left_out_notice(unread, f"{path.name}: ")
 
     def _take(self, record: Any) -> None:
         kind = record.WhichOneof("record_type")
@@ -165,7 +171,7 @@ class WandbLog:
 
 
 def _left_out(record: Any) -> str:
-    """What of its user's a record holds that no run does; the rest is W&B's own."""
+    """Return what a record holds of its user's that no run can hold; "" if it is W&B's own."""
     kind = record.WhichOneof("record_type")
     if kind == "files":
         return "files" if any(file.type == file.OTHER for file in record.files.files) else ""
@@ -179,7 +185,7 @@ def _items(items: Iterable[Any]) -> dict[str, Any]:
 
 
 def _put(row: dict[str, Any], items: Iterable[Any]) -> None:
-    """Put a record's items, nested names and values in JSON, into a nested dict."""
+    """Put a record's items, which are nested names with values in JSON, into a nested dict."""
     for item in items:
         value = _value(item.value_json)
         path = list(getattr(item, "nested_key", ())) or [item.key]
@@ -193,4 +199,4 @@ def _value(text: str) -> Any:
     try:
         return _decode(text)
     except msgspec.DecodeError:
-        return json.loads(text)  # which knows NaN and Infinity
+        return json.loads(text)  # it accepts NaN and Infinity

@@ -1,4 +1,4 @@
-"""Histories of runs as W&B's API and app export them: CSV, JSON and Parquet."""
+"""Reads histories of runs that W&B's API and app have exported: CSV, JSON and Parquet."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from metronorm.errors import DataError
 from metronorm.integrations.axes import Times, step_of
 from metronorm.integrations.importing.rows import Rows, numbers
+from metronorm.integrations.importing.sources import parquet_rows
 from metronorm.integrations.importing.wandb_file import OWN
 from metronorm.integrations.importing.writing import Imported
-from metronorm.store.sql_columns import identifier, literal, literal_glob
+from metronorm.store.sql_columns import identifier, literal_glob
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,48 +29,49 @@ _BOOLS = {"True": 1.0, "False": 0.0}
 
 
 def read_history(source: Path) -> Imported:
-    """The run of which `source` is the history: a file, or a directory of Parquet files.
+    """Read the run with this history: a file, or a directory of Parquet files.
 
     Raises:
-        DataError: not such a file, a damaged one, or one without steps or numbers.
-        OSError: it cannot be read.
+        DataError: the source is no such file, is damaged, or has no steps or no numbers.
+        OSError: the source cannot be read.
     """
     run = Imported("wandb", source, name=source.stem)
     rows = Rows(run)
     times = Times()
     columns: set[str] = set()
-    left_out: Counter[str] = Counter()  # why, and of how many rows
-    clock: str | None = None  # the column that times are in
+    left_out: Counter[str] = Counter()  # the number of rows by the reason
+    time_column: str | None = None  # "_timestamp", or "_runtime" if the first row has no timestamp
     no_time = 0
     for row in _rows(source, run.notices):
         if row is None:
-            left_out["are no objects"] += 1
+            left_out["are not JSON objects"] += 1
             continue
         columns.update(row)
         values = {name: value for name, value in row.items() if name not in OWN}
         step = step_of(row.get("_step"))
         if step is not None:
-            clock = clock or ("_timestamp" if row.get("_timestamp") is not None else "_runtime")
-            no_time += clock == "_runtime"
-            told = row.get(clock)
-            since_start = clock == "_runtime" and told is None
-            rows.add(step, 0 if since_start else times.read(told), values)
+            if time_column is None:
+                time_column = "_runtime" if row.get("_timestamp") is None else "_timestamp"
+            no_time += time_column == "_runtime"
+            time = row.get(time_column)
+            is_missing = time_column == "_runtime" and time is None
+            rows.add(step, 0 if is_missing else times.read(time), values)
         elif row.get("_step") is not None:
-            left_out["have a _step that is no integer of 64 bits"] += 1
+            left_out["have a _step that is not an integer of 64 bits"] += 1
         elif row.get("_timestamp") is None:
             left_out["have no _step"] += 1
         elif (time_ns := times.read(row["_timestamp"])) is None:
             left_out["have neither _step nor a time"] += 1
-        else:  # of the machine: run.history(stream="system")
+        else:  # a sample of the machine, from run.history(stream="system")
             run.samples.append((time_ns, {_plain(k): v for k, v in numbers(values).items()}))
     rows.finish()
     run.notices += [f"rows left out that {why}: {count:,}" for why, count in left_out.items()]
     run.notices += times.notices()
     if not run.history.attempts:
-        told = "; ".join([", ".join(sorted(columns)[:9]) or "nothing", *run.notices])
+        contents = "; ".join([", ".join(sorted(columns)[:9]) or "nothing", *run.notices])
         raise DataError(
             "the history of a W&B run has a column _step, and numbers beside it",
-            got=f"{source} with {told}",
+            got=f"{source} with {contents}",
             fix="export run.scan_history() or run.history() of W&B's API",
         )
     if no_time:
@@ -82,13 +84,13 @@ def _plain(name: str) -> str:
 
 
 def _rows(source: Path, notices: list[str]) -> Iterator[dict[str, Any] | None]:
-    """Rows; None for each that is none. What is amiss with the whole is put into `notices`."""
+    """Return the rows, None for each that is not one; problems of the files go to `notices`."""
     parts = []
     if source.is_dir():
         parts = sorted(path for path in source.glob("*.parquet") if path.is_file())
     kind = ".parquet" if parts else source.suffix.lower()
     if kind == ".parquet" and (parts or source.is_file()):
-        return _parquet_rows(parts or [source], notices)
+        return _rows_of_parquet(parts or [source], notices)
     if kind == ".csv" and source.is_file():
         return _csv_rows(source, notices)
     if kind in (".json", ".jsonl", ".ndjson") and source.is_file():
@@ -115,13 +117,13 @@ def _csv_rows(path: Path, notices: list[str]) -> Iterator[dict[str, Any]]:
         raise DataError("a .csv file must be CSV", got=f"{path}: {error}") from None
     finally:
         csv.field_size_limit(longest)
-    twice = [name for name, count in names.items() if count > 1 and name]
-    if twice:
-        notices.append(f"columns left out whose names are there again: {', '.join(twice)[:99]}")
+    repeated = [name for name, count in names.items() if count > 1 and name]
+    if repeated:
+        notices.append(f"columns left out whose names are repeated: {', '.join(repeated)[:99]}")
     if longer:
-        notices.append(f"rows with cells beyond the last column, which were left out: {longer:,}")
+        notices.append(f"rows with cells after the last column, which were left out: {longer:,}")
     if replaced:
-        notices.append(f"rows with bytes that are no UTF-8, now {_NO_TEXT}: {replaced:,}")
+        notices.append(f"rows with bytes that are not UTF-8, now {_NO_TEXT}: {replaced:,}")
 
 
 def _cell(text: str) -> Any:
@@ -145,7 +147,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, Any] | None]:
         rows = whole if isinstance(whole, list) else [whole]
     first = rows[0] if len(rows) == 1 else None
     if isinstance(first, dict) and first and all(isinstance(it, dict) for it in first.values()):
-        # columns, as pandas writes them
+        # an object of columns, as pandas writes it
         names = {index for cells in first.values() for index in cells}
         rows = [
             {name: cells.get(index) for name, cells in first.items()}
@@ -162,7 +164,7 @@ def _json_line(line: str) -> Any:
         return None
 
 
-def _parquet_rows(paths: list[Path], notices: list[str]) -> Iterator[dict[str, Any]]:
+def _rows_of_parquet(paths: list[Path], notices: list[str]) -> Iterator[dict[str, Any]]:
     import duckdb
 
     failed = []
@@ -170,12 +172,9 @@ def _parquet_rows(paths: list[Path], notices: list[str]) -> Iterator[dict[str, A
         count = 0
         with duckdb.connect() as connection:
             try:
-                found = _scan(connection, path)
-                names = [column[0] for column in found.description or ()]
-                while rows := found.fetchmany(10_000):
-                    for row in rows:
-                        count += 1
-                        yield dict(zip(names, row, strict=True))
+                for row in parquet_rows(connection, path, _columns(connection, path)):
+                    count += 1
+                    yield row
             except duckdb.Error as error:
                 reason = str(error).partition("\n")[0]
                 failed.append(f"{path}: {reason}")
@@ -184,11 +183,12 @@ def _parquet_rows(paths: list[Path], notices: list[str]) -> Iterator[dict[str, A
         raise DataError("a .parquet file must be Parquet", got=failed[0])
 
 
-def _scan(connection: duckdb.DuckDBPyConnection, path: Path) -> duckdb.DuckDBPyConnection:
-    """All rows; times with a zone, which DuckDB needs pytz for, are in UTC and without it."""
-    source = f"read_parquet({literal(literal_glob(path))})"
-    described = connection.execute(f"describe select * from {source}").fetchall()
+def _columns(connection: duckdb.DuckDBPyConnection, path: Path) -> str:
+    """Return all columns in SQL, with zoned times as UTC: DuckDB needs pytz to return zones."""
+    described = connection.execute(
+        "describe select * from read_parquet(?)", [literal_glob(path)]
+    ).fetchall()
     zoned = [identifier(row[0]) for row in described if _ZONED.fullmatch(row[1])]
     casts = ", ".join(f"{name}::TIMESTAMPTZ::TIMESTAMP as {name}" for name in zoned)
     connection.execute("set TimeZone = 'UTC'")
-    return connection.execute(f"select * {f'replace ({casts})' if casts else ''} from {source}")
+    return f"* replace ({casts})" if casts else "*"

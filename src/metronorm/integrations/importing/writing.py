@@ -1,9 +1,10 @@
-"""Imported values as a run on disk: the one place that knows how a run is written."""
+"""Writes imported values as a run on disk; no other file of the importers knows the format."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from math import isfinite
@@ -16,6 +17,7 @@ from metronorm.errors import DataError, RunError
 from metronorm.files import directory_aside, write_atomic
 from metronorm.integrations.importing.history import Event, History, Places
 from metronorm.integrations.importing.machine import split_sample
+from metronorm.integrations.json_values import as_json
 from metronorm.store.run_directory import RUN_FILE, create_run, run_file, tape_folder
 from metronorm.store.schema import TickRecord
 from metronorm.store.sealing import seal_tape
@@ -23,21 +25,25 @@ from metronorm.store.tape import LIVE, encode
 from metronorm.text import printable
 
 _log = logging.getLogger("metronorm")
-_DEEPEST = 100
 
 
 @dataclass
 class Imported:
-    """What was read of one run of another tracker.
+    """One run of another tracker, as it was read.
 
     Args:
-        format: of the source.
-        source: what it came from.
-        samples: of the machine: time and values, by the names that the tracker gave them.
-        notices: what is amiss with the source, in words.
-        host: name of the machine it ran on.
-        end: fields of the event that says how it ended; None: it did not, as far as is known.
-        restore: makes a record whole, where the source holds more of it than metrics.
+        format: the source's format.
+        source: the file or directory that it came from.
+        name: the run's name; None if the source has none.
+        config: the run's config.
+        history: the run's values.
+        events: other things that happened, with their times.
+        samples: samples of the machine: the time in nanoseconds since 1970, and values by the names
+            that the tracker gave them.
+        notices: problems with the source, in words.
+        host: the name of the machine that it ran on.
+        end: the fields of the event about its end; None: no end is known.
+        restore: a function that completes a record if the source has more of it than metrics.
     """
 
     format: str
@@ -55,14 +61,14 @@ class Imported:
 
 @contextlib.contextmanager
 def new_runs(directory: Path) -> Iterator[Path]:
-    """A place to write runs to, which becomes `directory` when the block ends well.
+    """Give a directory to write runs to; it becomes `directory` if the block raises nothing.
 
     Raises:
-        RunError: there is something at `directory` already, or it cannot be written.
+        RunError: `directory` is not empty or cannot be written.
     """
     if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
         raise RunError(
-            "imported runs need a directory of their own",
+            "imported runs need a new directory",
             got=f"{directory}, which is not empty",
             fix="name a new one",
         )
@@ -75,21 +81,69 @@ def new_runs(directory: Path) -> Iterator[Path]:
         ) from None
 
 
-def write_run(run: Imported, directory: Path, name: str) -> None:
-    """Write one run; `name` is what it is called if its source does not say.
+def with_values(runs: list[Imported], of: str = "") -> tuple[list[Imported], list[str]]:
+    """Return the runs that have values, and a notice about the others.
 
-    What of the source could not come over is logged as a warning, and an event `notice`.
+    Args:
+        runs: runs that were read.
+        of: words for the notice that say where the runs are from.
+    """
+    full = [run for run in runs if run.history.attempts]
+    empty = [run.name or "run" for run in runs if not run.history.attempts]
+    if not empty:
+        return full, []
+    return full, [f"runs {of}left out that hold no number: {len(empty):,}, such as {empty[0]!r}"]
+
+
+def write_runs(runs: dict[Path, Imported], directory: Path) -> list[Path]:
+    """Write runs to folders in a new directory.
+
+    Args:
+        runs: each run by its folder, relative to `directory`; `Path()` is the directory itself.
+        directory: the new directory.
+
+    Returns:
+        The runs' directories.
 
     Raises:
-        DataError: it holds no values.
+        RunError: `directory` is not empty or cannot be written.
+    """
+    with new_runs(directory) as aside:
+        for folder, run in runs.items():
+            write_run(run, aside / folder, folder.name or run.name or directory.name)
+    return [directory / folder for folder in runs]
+
+
+def folder_names(runs: list[Imported]) -> list[str]:
+    """Return a name of a folder for each run: letters, digits and -._+, and no name twice."""
+    taken: set[str] = set()
+    made = []
+    for run in runs:
+        plain = re.sub(r"[^\w.+-]+", "-", run.name or "run").strip("-.") or "run"
+        number, free = 1, plain
+        while free.lower() in taken:
+            number += 1
+            free = f"{plain}-{number}"
+        taken.add(free.lower())
+        made.append(free)
+    return made
+
+
+def write_run(run: Imported, directory: Path, name: str) -> None:
+    """Write one run to `directory`; it is called `name` if its source has no name.
+
+    What could not be imported is logged as a warning, and recorded as an event `notice`.
+
+    Raises:
+        DataError: the run has no values.
     """
     history = run.history
     if not history.attempts:
         raise DataError("there must be scalars to import", got=f"none in {run.source}")
     origin = {"format": run.format, "source": str(run.source.absolute())}
-    config = as_json({**run.config, "imported": origin}, finite=False)
+    config = as_json({**run.config, "imported": origin})
     info = create_run(directory, name=as_json(run.name or name), config=config)
-    # what describes the process that imports says nothing of the run
+    # `create_run` describes the present process, which is not the one that made this run
     info = msgspec.structs.replace(
         info,
         created_ns=history.times(0)[0],
@@ -127,15 +181,15 @@ def write_run(run: Imported, directory: Path, name: str) -> None:
     for attempt in attempts:
         first_ns, last_ns = history.times(attempt)
         rows = history.attempts[attempt]
-        told = lines["events"][attempt]
+        event_lines = lines["events"][attempt]
         host = {"host": run.host} if run.host else {}
-        told.insert(0, _event_line(Event("start", first_ns, host), min(rows)))
+        event_lines.insert(0, _event_line(Event("start", first_ns, host), min(rows)))
         if attempt == attempts[-1] and run.end is not None:
             end_ns = max([last_ns, *(event.time_ns for event in events)])
-            told.append(_event_line(Event("end", end_ns, run.end), max(rows)))
+            event_lines.append(_event_line(Event("end", end_ns, run.end), max(rows)))
         _write_tape(directory, "ticks", attempt, map(encode, _records(run, attempt)))
-        for kind, those in lines.items():
-            _write_tape(directory, kind, attempt, those[attempt])
+        for kind, by_attempt in lines.items():
+            _write_tape(directory, kind, attempt, by_attempt[attempt])
 
 
 def _records(run: Imported, attempt: int) -> Iterator[TickRecord]:
@@ -154,32 +208,8 @@ def _records(run: Imported, attempt: int) -> Iterator[TickRecord]:
 
 
 def _event_line(event: Event, tick: int) -> bytes:
-    fields = as_json(event.fields)
+    fields = as_json(event.fields, allow_nan=False)
     return encode({"event": event.name, "tick": tick, "time_ns": event.time_ns, "fields": fields})
-
-
-def as_json(value: Any, *, finite: bool = True, depth: int = 0) -> Any:
-    """What JSON holds of a value as it is, and text for the rest, such as half a surrogate pair.
-
-    Args:
-        value: of any kind.
-        finite: NaN and infinities become text too.
-        depth: of the value in another; what lies deeper than 100 is text.
-    """
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode()
-    if isinstance(value, float):
-        return str(value) if finite and not isfinite(value) else value
-    if isinstance(value, dict | list | tuple) and depth == _DEEPEST:
-        return "(nested too deeply)"
-    if isinstance(value, dict):
-        return {
-            as_json(str(key)): as_json(each, finite=finite, depth=depth + 1)
-            for key, each in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [as_json(each, finite=finite, depth=depth + 1) for each in value]
-    return value if value is None or isinstance(value, int) else str(value)
 
 
 def _notices(run: Imported) -> list[str]:
@@ -187,17 +217,18 @@ def _notices(run: Imported) -> list[str]:
     history = run.history
     if history.replaced:
         found.append(
-            f"values left out for later ones of the same metric and step: {history.replaced:,}"
+            "values left out because a later one has the same metric and step: "
+            f"{history.replaced:,}"
         )
     if history.purged:
         found.append(
-            "values left out as their writer had them purged (purge_step), and no later one took "
-            f"their places: {history.purged:,}"
+            "values left out because their writer purged them (purge_step) and no later value "
+            f"replaced them: {history.purged:,}"
         )
     if history.mixed:
         found.append(
-            "metrics count their steps differently (ticks, epochs), so a restart is in the same "
-            "attempt as what was before"
+            "metrics count their steps differently (ticks, epochs), so a restart may be in the "
+            "attempt before it"
         )
     if history.left_out:
         found.append(
@@ -213,5 +244,5 @@ def _write_tape(directory: Path, kind: str, attempt: int, lines: Iterable[bytes]
     with open(folder / LIVE, "wb", buffering=1 << 20) as file:
         file.writelines(lines)
     seal_tape(folder)
-    if any(folder.glob("*.damaged")):  # nothing that is left out may pass for imported
+    if any(folder.glob("*.damaged")):  # lines that are not in the sealed part are not imported
         raise DataError("a record must fit into the columns of a run", got=f"{kind} that do not")
