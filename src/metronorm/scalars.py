@@ -1,6 +1,7 @@
 """What counts as a number in an argument: Python's own numbers and what behaves like them.
 
-NumPy's, a Decimal or Fraction, an array or tensor of a single number. A bool is none, nor is text.
+These are numbers of NumPy, Decimals, Fractions, and arrays or tensors of a single number. A bool is
+not a number, and neither is text.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 
 def as_integer(value: Any) -> int | None:
-    """The value as an int, or None where it is no integer; 2.0 is none.
+    """The value as an int; None: it is no integer. 2.0 is no integer.
 
     >>> import numpy as np
     >>> as_integer(np.int64(3)), as_integer(3.0), as_integer(True)
@@ -22,7 +23,7 @@ def as_integer(value: Any) -> int | None:
 
 
 def as_real(value: Any) -> float | None:
-    """The value as a float, or None where it is no real number.
+    """The value as a float; None: it is no real number.
 
     >>> import numpy as np
     >>> as_real(np.float32(0.5)), as_real(2), as_real("0.5")
@@ -38,11 +39,11 @@ def as_real(value: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """What an array of a single number holds, None for a bool, anything else as it is."""
-    # what follows for Python's own numbers must be so plain that torch.compile can trace it
+    """The number in an array of a single number; None for a bool; any other value as it is."""
+    # torch.compile must be able to trace what runs for Python's own numbers
     if not isinstance(value, int | float) and hasattr(value, "item"):
         try:
             value = value.item()
-        except (TypeError, ValueError, RuntimeError):  # of several numbers, or not to be had yet
+        except (TypeError, ValueError, RuntimeError):  # several numbers, or not available yet
             return None
     return None if isinstance(value, bool) else value

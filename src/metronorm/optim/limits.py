@@ -1,4 +1,4 @@
-"""What a window's gradient may be: how large, and whether finite."""
+"""Limits of a window's gradient: how large it may be, and whether it must be finite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ OnNonfinite = Literal["raise", "skip"]
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the gradient of a window or a beat; they need it apart from what is carried.
+    """Limits of the gradient of a window or a beat.
+
+    Such a limit needs the gradient in a buffer of its own, separate from what is carried over.
 
     Raises:
         ConfigError: a limit that is not positive, or two that exclude each other.
@@ -50,12 +52,12 @@ class Limits:
 
     @property
     def of_window(self) -> bool:
-        """Whether they are of the gradient of a whole window."""
+        """Whether a limit applies to the gradient of a whole window."""
         return self.max_grad_norm is not None or self.on_nonfinite == "skip"
 
     @property
     def apart(self) -> bool:
-        """Whether gradients must be kept apart from what is carried."""
+        """Whether gradients must be separate from what is carried over."""
         return self.of_window or self.max_beat_norm is not None
 
 
@@ -72,23 +74,23 @@ def checked_norm(name: str, value: float | None) -> float | None:
 
 
 def total_norm(tensors: Sequence[Tensor]) -> Tensor:
-    """2-norm of all elements of all tensors together, on all ranks they are spread over."""
+    """The 2-norm of all elements of all tensors, on all ranks that have parts of them."""
     norm = torch.nn.utils.get_total_norm(tensors)
     whole = getattr(norm, "full_tensor", None)
     return whole() if whole else norm
 
 
 def clip_factor(norm: float, largest: float) -> float:
-    """What to multiply by so that the norm is at most `largest`; 1 if it is, or is not finite."""
+    """The factor that makes the norm at most `largest`; 1 if it is, or if it is not finite."""
     return largest / norm if math.isfinite(norm) and norm > largest else 1.0
 
 
 def finite(tensors: Sequence[Tensor], *, everywhere: bool = False) -> bool:
-    """Whether every element is, on every rank that the tensors are spread over.
+    """Whether every element is finite, on every rank that has parts of the tensors.
 
     Args:
-        tensors: this rank's.
-        everywhere: whether all ranks have parts, which do not say so (of FSDP1).
+        tensors: tensors, or the parts of them that this rank has.
+        everywhere: all ranks have parts, but the tensors do not show it (FSDP1).
     """
     here = all_finite(tensors)
     if everywhere:

@@ -32,23 +32,23 @@ class TicksAdam(Accumulator):
     """AdamW in three quarters of its memory: *approximate* for windows of more than one beat.
 
     The first moment is exact: `m = (1 - beta1) * c`, where `c = beta1 * c + sum of the window's
-    gradients` is `.grad`. The second moment of AdamW is of the square of that sum, which is never
-    at hand; taken instead is the sum of the squares of the beats: `v = beta2 * v + (1 - beta2) *
-    sum of g²` (AdamA: Zhang et al., 2023, arXiv:2305.19982). With one beat per window the update is
-    AdamW's. With k beats that agree `v` is k times too small; with beats that are pure noise its
-    mean is right.
+    gradients` is `.grad`. AdamW's second moment uses the square of the window's sum, which does not
+    exist separately. TicksAdam uses the sum of the squares of the beats instead: `v = beta2 * v +
+    (1 - beta2) * sum of g²` (AdamA: Zhang et al., 2023, arXiv:2305.19982). With one beat per window
+    the update is that of AdamW. If k beats agree, `v` is k times too small; if the beats are pure
+    noise, the mean of `v` is right.
 
     Args:
-        params: parameters, or groups of them; real, and not spread over ranks (FSDP).
+        params: parameters, or groups of them; they must be real, and not sharded (FSDP).
         lr: learning rate.
-        betas: shares of the moments that stay after a tick, each in [0, 1).
+        betas: shares of the two moments that stay after a tick, each in [0, 1).
         eps: added to the root of the second moment.
-        weight_decay: decoupled: shrinks the parameters by `lr * weight_decay`.
-        process_group: whose ranks average gradients (DDP): the squares are averaged too, at every
-            tick. Needed where torch.distributed has more than one rank.
+        weight_decay: decoupled weight decay: shrinks the parameters by `lr * weight_decay`.
+        process_group: the ranks that average gradients (DDP). They also average the squares, at
+            every tick. It is required if torch.distributed has more than one rank.
 
     Raises:
-        ConfigError: hyper-parameters or parameters that cannot work.
+        ConfigError: hyper-parameters or parameters are not valid.
     """
 
     _state_names = Accumulator._state_names | {"squares", "step"}
@@ -77,10 +77,10 @@ class TicksAdam(Accumulator):
         super().__init__(params, defaults, Limits(None, None, "raise"))
 
     def _begin(self) -> None:
-        # nodes are held: torch itself would drop them, and what watches
+        # keeps the nodes alive: torch would delete them, and their hooks with them
         self._nodes: dict[Tensor, tuple[Node, RemovableHandle]] = {}
         self._squared: dict[Tensor, None] = {}  # parameters with squares of an unfinished window
-        self._taken_away = False  # whether some of those have lost their gradient
+        self._taken_away = False  # whether some of these lost their gradient
         weakref.finalize(self, _unhook, self._nodes)
 
     def _check(self, group: Group) -> None:
@@ -109,17 +109,18 @@ class TicksAdam(Accumulator):
                 )
 
     def add_param_group(self, param_group: Group) -> None:
-        """As `Accumulator.add_param_group`; begins to watch the gradients."""
+        """Like `Accumulator.add_param_group`; also begins to watch the gradients."""
         super().add_param_group(param_group)
         self._watch(len(self.param_groups) - 1)
 
     def _watch(self, number: int) -> None:
-        """See what autograd is about to add to the gradients of a group.
+        """Square what autograd is about to add to the gradients of a group.
 
-        That is before the node that accumulates: hooks of the tensor are also called by
-        `torch.autograd.grad`, which accumulates nothing, and before those that change the gradient.
-        But the node is another one after `model.double()`, say, and the tensor is not: its hook,
-        which is called first, watches the node that there is now.
+        The hook `see` is at the node that accumulates, and not at the tensor: hooks of a tensor are
+        also called by `torch.autograd.grad`, which accumulates nothing, and they may be called
+        before other hooks that change the gradient. But `model.double()`, for example, gives the
+        tensor another node. So the hook `follow` of the tensor, which is called first, moves `see`
+        to the present node.
         """
         this = weakref.ref(self)
         for parameter in self.param_groups[number]["params"]:
@@ -148,7 +149,7 @@ class TicksAdam(Accumulator):
 
     @torch.no_grad()
     def _square(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
-        """Add the square of a beat's gradient to the second moment, before autograd folds it."""
+        """Add the square of a beat's gradient to the second moment; then autograd adds it to c."""
         checks.check_gradient(parameter, gradient)
         if parameter in self._beats.reached:
             raise ConfigError(
@@ -163,7 +164,7 @@ class TicksAdam(Accumulator):
         if "squares" not in state:
             state.update(squares=torch.zeros_like(parameter, dtype=exact.dtype), step=0)
         elif parameter.grad is None and parameter in self._squared:
-            if state["step"] == 0:  # all of them are of the gradient that was taken away
+            if state["step"] == 0:  # all squares are of the removed gradient
                 state["squares"].zero_()
             else:
                 self._taken_away = True
@@ -174,10 +175,10 @@ class TicksAdam(Accumulator):
         squares.addcmul_(exact, exact, value=(1 - group["betas"][1]) / self._ranks())
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """As `Accumulator.zero_grad`; before the first tick squares are dropped as well.
+        """Like `Accumulator.zero_grad`; before the first tick it also drops the squares.
 
         Raises:
-            ConfigError: beats were squared since the last tick, which cannot be taken back.
+            ConfigError: beats were squared since the last tick, and squares cannot be removed.
         """
         super().zero_grad(set_to_none)
         for parameter in self._squared:
@@ -191,7 +192,7 @@ class TicksAdam(Accumulator):
         self._squared.clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As `Sums.load_state_dict`."""
+        """Like `Accumulator.load_state_dict`."""
         super().load_state_dict(state_dict)
         self._squared.clear()
         self._taken_away = False
@@ -208,7 +209,7 @@ class TicksAdam(Accumulator):
     )
 
     def _separate(self) -> None:
-        """Of no use to the squares."""
+        """Do nothing: a separate buffer does not help with the squares."""
 
     def _carry(self, window: list[Entry]) -> None:
         super()._carry(window)
@@ -217,7 +218,7 @@ class TicksAdam(Accumulator):
     def _entry(self, parameter: Tensor, group: Group) -> Entry | None:
         entry = super()._entry(parameter, group)
         if entry is not None and "squares" not in self.state.get(parameter, {}):
-            # another rank can have seen it; and zeros are what torch's checkpoints begin with
+            # in a group another rank may have seen it; torch's checkpoints begin with zeros
             if self._process_group is None and entry.newest.any():
                 raise ConfigError(
                     "TicksAdam must see every gradient when backward() adds it",
@@ -246,7 +247,7 @@ class TicksAdam(Accumulator):
             for each in squares:
                 torch.distributed.all_reduce(each, group=self._process_group)
                 each.div_(self._ranks())
-        if not finite(squares):  # also after a window that was refused and taken away
+        if not finite(squares):  # also after a window that was refused and removed
             raise DivergenceError(
                 "the squares of all gradients must be finite",
                 got="infinite or NaN elements",
@@ -272,7 +273,7 @@ class TicksAdam(Accumulator):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "_limits" in state:  # not where the base class loads a state
+        if "_limits" in state:  # not if the base class loads a state
             self._begin()
             for number in range(len(self.param_groups)):
                 self._watch(number)

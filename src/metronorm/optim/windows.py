@@ -1,9 +1,9 @@
 """Windows: the beats of every tick, with the weight that makes them one big batch.
 
-The mean loss of a batch is a sum over its tokens, divided by their number. However that sum is
-split into beats, each beat's sum must be divided by the number of tokens of *all* of them, on all
-ranks; the mean of the beats' means is something else as soon as they differ in size. So the number
-must be known before the first backward pass: a window is read whole before it is handed over.
+The mean loss of a batch is a sum over its tokens, divided by their number. If the batch is split
+into beats, the sum of each beat must be divided by the number of tokens of *all* beats, on all
+ranks. The mean of the beats' means is a different number if beats differ in size. So the number of
+tokens must be known before the first backward pass: a window is read whole before it is returned.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ FAILED = -1  # instead of a number of beats
 
 
 class Window(Generic[T]):
-    """The beats of one tick; iterate for pairs of a batch and the weight of its *summed* loss.
+    """The beats of one tick: iterates over pairs of a batch and the weight of its *summed* loss.
 
     Attributes:
-        beats: how many there are on this rank.
-        count: of tokens (or whatever is counted) in all beats on all ranks.
-        weight: 1 / count, times the number of ranks where gradients are averaged over them.
+        beats: number of beats on this rank.
+        count: number of tokens (or whatever is counted) in all beats on all ranks.
+        weight: 1 / count; times the number of ranks, if gradients are averaged over ranks.
     """
 
     def __init__(self, batches: list[T], count: int, weight: float, done: int = 0) -> None:
@@ -45,21 +45,21 @@ class Window(Generic[T]):
         return self.beats
 
     def __iter__(self) -> Iterator[tuple[T, float]]:
-        """Beats that have not been handed out yet: all, but after a resume inside the window."""
+        """The beats that were not returned yet: all, except after a resume inside the window."""
         while self._done < self.beats:
             self._done += 1
             yield self._batches[self._done - 1], self.weight
 
     @property
     def done(self) -> int:
-        """Beats handed out so far."""
+        """Number of beats that were returned so far."""
         return self._done
 
 
 class _Windows(Iterator[Window[T]]):
-    """What `windows` returns: an iterator whose place can be saved and restored.
+    """What `windows` returns: an iterator that can save and restore its position.
 
-    A `for` goes on where the last one was left; after the end it begins again with the batches.
+    A `for` continues where the last one stopped; after the end it starts the batches again.
     """
 
     def __init__(
@@ -240,7 +240,7 @@ class _Windows(Iterator[Window[T]]):
 
 
 def ended(batches: object) -> DataError:
-    """What to say of batches that have ended and cannot begin again."""
+    """The error for batches that have ended and cannot start again."""
     return DataError(
         "windows can begin again only where their batches can",
         got=f"a {type(batches).__name__} that has ended",
@@ -273,22 +273,24 @@ def windows(
             optimizer.step()
 
     Args:
-        batches: of this rank. If it has `state_dict` and `load_state_dict`, so have the windows.
-        micro_batches: beats in a window; set as an attribute, it holds from the next window on.
-        count: how many tokens (targets that count, samples, ...) the *sum* of a batch's loss is
-            over.
+        batches: the batches of this rank. The state of the windows includes their `state_dict()`,
+            if they have one.
+        micro_batches: number of beats in a window. The attribute of the same name may be set; the
+            new number counts from the next window on.
+        count: returns the number of tokens (targets that count, samples, ...) that the *sum* of a
+            batch's loss is over.
         ranks: what happens to gradients between ranks. "mean": they are averaged (DDP, FSDP2), so
-            the weight is the number of ranks times larger. "sum": they are added.
-        process_group: whose ranks share a window; by default all, where torch.distributed is
-            initialized. Each calls this in step; the counts are exchanged once per window.
+            the weight is larger by the number of ranks. "sum": they are added.
+        process_group: the ranks that share a window; by default all ranks, if torch.distributed is
+            initialized. All of them must iterate in step: they exchange the counts once per window.
 
     Returns:
         An iterator of `Window`, with `state_dict()` and `load_state_dict()`. A second `for` over it
-        is a second epoch: it begins again with the batches.
+        is a second epoch: it starts the batches again.
 
     Raises:
-        ConfigError: an argument that cannot work.
-        DataError: from the iterator: a window without tokens, ranks with different numbers of
-            beats, or a second epoch of batches that cannot begin again, such as a generator.
+        ConfigError: an argument is not valid.
+        DataError: the iterator found a window without tokens, ranks with different numbers of
+            beats, or batches that cannot start again for a second epoch, such as a generator.
     """
     return _Windows(batches, micro_batches, count, ranks, process_group)
