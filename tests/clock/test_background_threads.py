@@ -91,7 +91,7 @@ def test_a_sample_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
-    """The watcher looks all the time; its time moves when told."""
+    """The watcher looks all the time; its time moves when notified."""
     moved = VirtualTime()
     monkeypatch.setattr(watcher, "PERIOD_SECONDS", 0.001)
     monkeypatch.setattr(
@@ -130,11 +130,11 @@ def test_a_clock_notices_a_loop_that_hangs(
     looked: threading.Semaphore,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    told = threading.Event()
+    notified = threading.Event()
 
     def notify_and_set(watch: StallWatch, event: dict[str, Any], folder: Path | None) -> None:
         notify(watch, event, folder)
-        told.set()
+        notified.set()
 
     monkeypatch.setattr(watcher, "notify", notify_and_set)
     monkeypatch.chdir(tmp_path)
@@ -147,7 +147,7 @@ def test_a_clock_notices_a_loop_that_hangs(
             quick.pass_(SECOND)
             if number == 9:
                 quick.pass_(90 * SECOND)
-                assert told.wait(60), "this is where it hangs"
+                assert notified.wait(60), "this is where it hangs"
                 assert [event["event"] for event in records.events(run)][-1] == "stall"
     stalls = [event for event in records.events(run) if event["event"] == "stall"]
     assert [(event["tick"], event["fields"]["seconds"]) for event in stalls] == [(10, 91.0)]
@@ -160,14 +160,14 @@ def test_a_clock_notices_a_loop_that_hangs(
 def test_a_stall_is_noticed_though_the_gpu_does_not_answer(
     quick: VirtualTime, looked: threading.Semaphore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers, told = threading.Event(), threading.Event()
+    answers, notified = threading.Event(), threading.Event()
     monkeypatch.setattr(watcher, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(Resources, "sample", lambda resources: answers.wait(60) and {})
     events: list[str] = []
 
     def take(name: str, **fields: Any) -> dict[str, Any]:
         events.append(name)
-        told.set()
+        notified.set()
         return {}
 
     tick = 0
@@ -178,7 +178,7 @@ def test_a_stall_is_noticed_though_the_gpu_does_not_answer(
         tick += 1
     see(looked)
     quick.pass_(90 * SECOND)
-    assert told.wait(60)
+    assert notified.wait(60)
     assert events == ["stall"]
     watching.close()
     answers.set()
@@ -186,7 +186,7 @@ def test_a_stall_is_noticed_though_the_gpu_does_not_answer(
         thread.join(60)
 
 
-def test_without_a_stall_watch_nobody_looks(
+def test_without_a_stall_watch_there_is_no_thread_for_it(
     tmp_path: Path, quick: VirtualTime, looked: threading.Semaphore
 ) -> None:
     with Clock(tmp_path / "run", progress=False, stall=None):
@@ -198,10 +198,10 @@ def test_without_a_stall_watch_nobody_looks(
 
 
 @pytest.mark.parametrize("paused", [True, False])
-def test_where_no_tick_is_expected_none_is_missed(
+def test_between_loops_there_are_no_stalls(
     quick: VirtualTime, looked: threading.Semaphore, paused: bool
 ) -> None:
-    told, asked = threading.Event(), threading.Semaphore(0)
+    notified, asked = threading.Event(), threading.Semaphore(0)
     tick, runs = 0, True
 
     def running() -> bool:
@@ -209,7 +209,7 @@ def test_where_no_tick_is_expected_none_is_missed(
         return runs
 
     def take(name: str, **fields: Any) -> dict[str, Any]:
-        told.set()
+        notified.set()
         return {}
 
     watching = Watcher(lambda: tick, running, lambda values: None, take, StallWatch())
@@ -224,7 +224,7 @@ def test_where_no_tick_is_expected_none_is_missed(
     see(asked)
     runs = True
     if not paused:
-        assert told.wait(60)
+        assert notified.wait(60)
     see(looked)
     watching.close()
-    assert told.is_set() is not paused
+    assert notified.is_set() is not paused

@@ -17,7 +17,7 @@ from .fake_device import FakeDevice
 from .virtual import VirtualTime
 
 
-def told(run: Path, name: str = "between") -> list[tuple[int, dict[str, Any]]]:
+def fields_of(run: Path, name: str = "between") -> list[tuple[int, dict[str, Any]]]:
     """The tick and the fields of events of this name."""
     return [(each["tick"], each["fields"]) for each in records.events(run) if each["event"] == name]
 
@@ -26,7 +26,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
     return [tick["metrics"] for tick in records.ticks(run)]
 
 
-def test_what_is_logged_after_an_epoch_is_of_its_last_tick(tmp_path: Path) -> None:
+def test_values_logged_after_an_epoch_belong_to_its_last_tick(tmp_path: Path) -> None:
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         for epoch in range(3):
@@ -36,14 +36,16 @@ def test_what_is_logged_after_an_epoch_is_of_its_last_tick(tmp_path: Path) -> No
             with clock.phase("evaluate"):
                 time.pass_(100 + epoch)
             clock.log(val_loss=epoch)
-    assert told(tmp_path / "run") == [
+    assert fields_of(tmp_path / "run") == [
         (2 * (epoch + 1), {"metrics": {"val_loss": epoch}, "phases": {"evaluate": 100 + epoch}})
         for epoch in range(3)
     ]
 
 
 @pytest.mark.parametrize("way", ["break", "break with a kept iterator", "total", "stop"])
-def test_however_a_loop_ends_what_follows_is_of_its_last_tick(tmp_path: Path, way: str) -> None:
+def test_values_after_a_loop_belong_to_its_last_tick_however_it_ends(
+    tmp_path: Path, way: str
+) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         loop = clock.ticks(range(10), total=3 if way == "total" else None)
         if way == "break":
@@ -62,10 +64,10 @@ def test_however_a_loop_ends_what_follows_is_of_its_last_tick(tmp_path: Path, wa
         clock.log(val_loss=0.5)
     assert metrics(tmp_path / "run") == [{"loss": 0}, {"loss": 1}, {"loss": 2, "val_loss": 0.5}]
     is_over = way != "break with a kept iterator"
-    assert told(tmp_path / "run") == [(3, {"metrics": {"val_loss": 0.5}})] * is_over
+    assert fields_of(tmp_path / "run") == [(3, {"metrics": {"val_loss": 0.5}})] * is_over
 
 
-def test_a_tick_left_by_break_is_on_the_tape_before_what_is_logged_after_it(
+def test_a_tick_left_by_break_is_on_the_tape_before_later_values(
     tmp_path: Path,
 ) -> None:
     script = f"""
@@ -84,7 +86,7 @@ with Clock({str(tmp_path / "run")!r}, progress=False) as clock:
     assert metrics(tmp_path / "run") == [{"loss": 0}, {"loss": 1}, {"loss": 2, "val_loss": 0.5}]
 
 
-def test_after_end_tick_the_time_is_the_next_ticks_and_what_is_logged_is_the_last_ones(
+def test_after_end_tick_time_belongs_to_the_next_tick_and_values_to_the_last(
     tmp_path: Path,
 ) -> None:
     time = VirtualTime()
@@ -101,14 +103,14 @@ def test_after_end_tick_the_time_is_the_next_ticks_and_what_is_logged_is_the_las
     assert first["phases"] == {"unattributed": 10}
     assert second["phases"] == {"evaluate": 10, "unattributed": 10}
     assert [tick["metrics"] for tick in (first, second)] == [{"val_loss": 0}, {"val_loss": 1}]
-    assert told(tmp_path / "run") == [
+    assert fields_of(tmp_path / "run") == [
         (1, {"metrics": {"val_loss": 0}}),
         (2, {"metrics": {"val_loss": 1}}),
         (2, {"phases": {"evaluate": 5}}),
     ]
 
 
-def test_phases_of_a_pause_are_of_the_tick_before(tmp_path: Path) -> None:
+def test_phases_in_a_pause_belong_to_the_tick_before(tmp_path: Path) -> None:
     time = VirtualTime()
     clock = Clock(tmp_path / "run", progress=False, now=time).open()
     for _ in range(2):
@@ -125,7 +127,7 @@ def test_phases_of_a_pause_are_of_the_tick_before(tmp_path: Path) -> None:
     spent = {"checkpoint": 3, "evaluate": 5, "unattributed": 10}
     ticks = records.ticks(tmp_path / "run")
     assert [(tick["phases"], tick["wall_ns"]) for tick in ticks] == [(spent, 18)] * 2
-    assert told(tmp_path / "run") == [
+    assert fields_of(tmp_path / "run") == [
         (1, {"phases": {"checkpoint": 3}}),
         (1, {"phases": {"evaluate": 5}}),
         (2, {"phases": {"checkpoint": 3}}),
@@ -133,7 +135,7 @@ def test_phases_of_a_pause_are_of_the_tick_before(tmp_path: Path) -> None:
     ]
 
 
-def test_before_the_first_tick_all_is_of_that(tmp_path: Path) -> None:
+def test_before_the_first_tick_everything_belongs_to_it(tmp_path: Path) -> None:
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         with clock.phase("evaluate"):
@@ -144,21 +146,21 @@ def test_before_the_first_tick_all_is_of_that(tmp_path: Path) -> None:
     (tick,) = records.ticks(tmp_path / "run")
     assert tick["metrics"] == {"val_loss": 3.0}
     assert tick["phases"] == {"evaluate": 7, "unattributed": 10}
-    assert told(tmp_path / "run") == []
+    assert fields_of(tmp_path / "run") == []
 
 
-def test_without_any_tick_it_is_an_event(tmp_path: Path) -> None:
+def test_values_without_any_tick_are_an_event(tmp_path: Path) -> None:
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         with clock.phase("evaluate"):
             time.pass_(7)
         clock.log(val_loss=3.0)
-    assert told(tmp_path / "run") == [
+    assert fields_of(tmp_path / "run") == [
         (0, {"metrics": {"val_loss": 3.0}, "phases": {"evaluate": 7}})
     ]
 
 
-def test_what_a_failed_tick_has_logged_is_an_event(tmp_path: Path) -> None:
+def test_values_of_a_failed_tick_are_an_event(tmp_path: Path) -> None:
     def train(clock: Clock) -> None:
         for number in clock.ticks(range(10)):
             clock.log(loss=math.nan if number == 2 else 1.0, tokens=number)
@@ -168,19 +170,19 @@ def test_what_a_failed_tick_has_logged_is_an_event(tmp_path: Path) -> None:
     with pytest.raises(KeyError), Clock(tmp_path / "run", progress=False) as clock:
         train(clock)
     assert metrics(tmp_path / "run") == [{"loss": 1.0, "tokens": 0}, {"loss": 1.0, "tokens": 1}]
-    ((tick, fields),) = told(tmp_path / "run", "unfinished")
+    ((tick, fields),) = fields_of(tmp_path / "run", "unfinished")
     assert tick == 3
     assert fields["metrics"] == {"loss": "nan", "tokens": 2}
     assert {"data", "unattributed"} >= fields["phases"].keys()
 
 
-def test_what_a_tick_that_was_begun_has_logged_is_an_event(tmp_path: Path) -> None:
+def test_values_of_a_tick_that_did_not_end_are_an_event(tmp_path: Path) -> None:
     clock = Clock(tmp_path / "run", progress=False).open()
     clock.begin_tick()
     clock.log(loss=1.0)
     clock.close()
     assert records.ticks(tmp_path / "run") == []
-    ((tick, fields),) = told(tmp_path / "run", "unfinished")
+    ((tick, fields),) = fields_of(tmp_path / "run", "unfinished")
     assert (tick, fields["metrics"]) == (1, {"loss": 1.0})
 
 
@@ -196,7 +198,7 @@ def test_while_an_error_is_handled_the_tick_may_have_failed(tmp_path: Path) -> N
     with pytest.raises(KeyError), Clock(tmp_path / "run", progress=False) as clock:
         train(clock)
     assert [tick["tick"] for tick in records.ticks(tmp_path / "run")] == [1, 2]
-    assert told(tmp_path / "run") == [(3, {"metrics": {"final": 1.0}})]
+    assert fields_of(tmp_path / "run") == [(3, {"metrics": {"final": 1.0}})]
 
 
 def test_a_failed_tick_may_be_done_again(tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_a_failed_tick_may_be_done_again(tmp_path: Path) -> None:
                 pass
     assert [tick["tick"] for tick in records.ticks(tmp_path / "run")] == [1, 2, 3]
     assert metrics(tmp_path / "run") == [{"size": 4}] * 3
-    ((tick, fields),) = told(tmp_path / "run", "unfinished")
+    ((tick, fields),) = fields_of(tmp_path / "run", "unfinished")
     assert (tick, fields["metrics"]) == (1, {"size": 8})
 
 
@@ -226,10 +228,10 @@ def test_values_of_a_device_keep_their_order(tmp_path: Path) -> None:
             fake.work(50)
         clock.log(val_loss=fake.number(0.5))
         clock.log(val_loss=0.25)
-        assert told(tmp_path / "run") == [], "nothing may wait for the device"
+        assert fields_of(tmp_path / "run") == [], "nothing may wait for the device"
         fake.may_wait = True
     assert metrics(tmp_path / "run") == [{"loss": 0}, {"loss": 1, "val_loss": 0.25}]
-    assert told(tmp_path / "run") == [
+    assert fields_of(tmp_path / "run") == [
         (2, {"metrics": {"val_loss": 0.5}, "phases": {"evaluate": 50}}),
         (2, {"metrics": {"val_loss": 0.25}}),
     ]
@@ -239,8 +241,12 @@ def test_numbers_that_are_not_finite_survive(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         list(clock.ticks(range(1)))
         clock.log(a=math.nan, b=-math.inf, c=2**63)
-    assert told(tmp_path / "run") == [(1, {"metrics": {"a": "nan", "b": "-inf", "c": 2.0**63}})]
-    assert {"a", "b"} == {fields["metric"] for _, fields in told(tmp_path / "run", "not finite")}
+    assert fields_of(tmp_path / "run") == [
+        (1, {"metrics": {"a": "nan", "b": "-inf", "c": 2.0**63}})
+    ]
+    assert {"a", "b"} == {
+        fields["metric"] for _, fields in fields_of(tmp_path / "run", "not finite")
+    }
 
 
 def test_phases_between_loops_are_measured_whatever_the_budget(tmp_path: Path) -> None:
@@ -257,11 +263,11 @@ def test_phases_between_loops_are_measured_whatever_the_budget(tmp_path: Path) -
             with clock.phase("evaluate"):
                 time.pass_(100)
         assert clock._recording.sampling.budget.every > 1
-    evaluated = [fields["phases"]["evaluate"] for _, fields in told(tmp_path / "run")]
+    evaluated = [fields["phases"]["evaluate"] for _, fields in fields_of(tmp_path / "run")]
     assert evaluated == [100] * 10
 
 
-def test_what_is_on_record_of_the_newest_tick_is_seen_from_other_threads(tmp_path: Path) -> None:
+def test_other_threads_see_the_newest_record(tmp_path: Path) -> None:
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         assert clock.totals == {}
@@ -275,6 +281,6 @@ def test_what_is_on_record_of_the_newest_tick_is_seen_from_other_threads(tmp_pat
         assert clock.totals["evaluate"] == 7
 
 
-def test_a_clock_that_is_not_open_takes_nothing(tmp_path: Path) -> None:
+def test_a_clock_that_is_not_open_records_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be entered before it records"):
         Clock(tmp_path / "run").log(loss=1.0)

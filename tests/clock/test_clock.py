@@ -136,7 +136,7 @@ def test_stop_ends_the_loop_with_its_tick_on_the_tape(tmp_path: Path) -> None:
         assert list(clock.ticks(range(2))) == [0, 1], "the next loop is another"
 
 
-def test_numbers_of_any_make(tmp_path: Path) -> None:
+def test_numbers_of_any_library(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         for _ in clock.ticks(range(1)):
             clock.log(
@@ -192,7 +192,7 @@ def test_a_metric_may_be_called_like_an_argument(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("value", ["text", None, [1.0], np.zeros(2), object(), 1j])
-def test_what_is_no_number_is_refused(tmp_path: Path, value: object) -> None:
+def test_values_that_are_no_numbers_are_refused(tmp_path: Path, value: object) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         for _ in clock.ticks(range(1)):
             with pytest.raises(ConfigError, match="a metric must be one number"):
@@ -202,7 +202,7 @@ def test_what_is_no_number_is_refused(tmp_path: Path, value: object) -> None:
 
 
 @pytest.mark.parametrize("name", ["tick", "rank", "attempt", "beats", "wall_ns", "forward_ns"])
-def test_names_of_the_records_own_are_refused(tmp_path: Path, name: str) -> None:
+def test_reserved_names_are_refused(tmp_path: Path, name: str) -> None:
     with (
         Clock(tmp_path / "run", progress=False) as clock,
         pytest.raises(ConfigError, match="name must not be empty or one of the record's own"),
@@ -251,7 +251,7 @@ def test_run_json_says_what_the_run_is(tmp_path: Path) -> None:
     assert list((tmp_path / "run").glob(".*.tmp")) == []
 
 
-def test_the_bar_tells_tick_loss_speed_and_time_left(
+def test_the_bar_shows_tick_loss_speed_and_remaining_time(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     time = VirtualTime()
@@ -280,7 +280,7 @@ def test_the_bar_shows_a_loss_of_any_size(
     assert f"loss {shown}]" in capsys.readouterr().err
 
 
-def test_nothing_is_said_of_a_run_that_lost_nothing(
+def test_a_run_that_lost_nothing_warns_of_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO), Clock(tmp_path / "run", progress=False) as clock:
@@ -310,7 +310,7 @@ def test_a_closed_clock_warns_once_that_it_records_nothing(
 
 
 @pytest.mark.parametrize("way", ["log", "event", "ticks"])
-def test_whatever_a_closed_clock_is_given_it_warns(
+def test_every_method_of_a_closed_clock_warns(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:

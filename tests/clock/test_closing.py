@@ -60,7 +60,9 @@ def test_a_folder_that_now_holds_another_run(
     assert "another run is in its place" in caplog.text
 
 
-def test_what_fails_in_closing_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failures_while_closing_are_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broken = False
 
     def now() -> int:
@@ -80,7 +82,7 @@ def test_what_fails_in_closing_is_logged(tmp_path: Path, caplog: pytest.LogCaptu
         pass  # it has let go of the run
 
 
-def test_an_error_whose_text_cannot_be_made(tmp_path: Path) -> None:
+def test_an_error_without_a_text(tmp_path: Path) -> None:
     with ended_by(UnspeakableError, tmp_path / "run") as clock:
         list(clock.ticks(range(1)))
     assert records.events(tmp_path / "run")[-1]["fields"] == {"error": "UnspeakableError"}

@@ -42,7 +42,7 @@ def medians(folder: Path, case: str, column: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_slow_rank_arrives_late(folder: Path, case: str) -> None:
+def test_the_slow_rank_arrives_last(folder: Path, case: str) -> None:
     *others, slow = medians(folder, case, "arrival_ns")
     assert min(others) > 0
     assert slow - max(others) >= 0.6 * DELAY_NS

@@ -110,7 +110,7 @@ def test_all_other_names_come_back_as_they_were(
     def check() -> None:
         tick = records.ticks(run)[0]
         assert tick["metrics"] == values
-        assert list(tick["metrics"]) == metrics, "in the order in which they were said"
+        assert list(tick["metrics"]) == metrics, "in the order in which they were values"
         assert tick["phases"] == dict.fromkeys(phases, 7) | {UNATTRIBUTED: 0}
         assert tick["wall_ns"] == 7 * len(phases)
 
@@ -222,7 +222,7 @@ NO_NUMBERS: list[tuple[Any, str]] = [
 ]
 
 
-def test_what_is_no_number_is_named(tmp_path: Path) -> None:
+def test_the_error_names_a_value_that_is_no_number(tmp_path: Path) -> None:
     with new_clock(tmp_path / "run") as clock:
         for _ in clock.ticks(range(1)):
             for value, got in NO_NUMBERS:
@@ -233,9 +233,9 @@ def test_what_is_no_number_is_named(tmp_path: Path) -> None:
 
 
 def test_a_metric_may_be_whole_in_one_tick_and_not_in_the_next(tmp_path: Path) -> None:
-    said = [1, 0.5, 2**60, True, np.int32(3), float("nan"), 10**400, 2, -0.0]
+    values = [1, 0.5, 2**60, True, np.int32(3), float("nan"), 10**400, 2, -0.0]
     with new_clock(tmp_path / "run") as clock:
-        for value in clock.ticks(said):
+        for value in clock.ticks(values):
             clock.log(value=value)
     read = [tick["metrics"]["value"] for tick in records.ticks(tmp_path / "run")]
     np.testing.assert_equal(read, [1, 0.5, 2.0**60, 1, 3, math.nan, math.inf, 2, -0.0])

@@ -76,7 +76,7 @@ def test_values_land_under_their_own_tick(tmp_path: Path, fake: Fake) -> None:
     assert on_record(run) == [1, 2, 3, 4, 5, 6]
 
 
-def test_what_is_said_last_holds_wherever_it_is(tmp_path: Path, fake: Fake) -> None:
+def test_the_last_value_wins_on_any_device(tmp_path: Path, fake: Fake) -> None:
     with new_clock(tmp_path / "run", fake) as clock:
         for number in clock.ticks(range(4)):
             loss = [1.0, fake.number(2.0), 3.0, fake.number(4.0), fake.number(5.0), 6.0]
@@ -89,7 +89,7 @@ def test_what_is_said_last_holds_wherever_it_is(tmp_path: Path, fake: Fake) -> N
     assert all(tick["metrics"]["other"] == 0.0 for tick in ticks)
 
 
-def test_what_is_not_one_number_is_refused_at_once(tmp_path: Path, fake: Fake) -> None:
+def test_values_that_are_not_one_number_are_refused_at_once(tmp_path: Path, fake: Fake) -> None:
     with new_clock(tmp_path / "run", fake) as clock:
         for _ in clock.ticks(range(1)):
             for value in (fake.number(0, shape=(2,)), fake.number(0, shape=(1, 0)), "text"):
@@ -153,9 +153,9 @@ def test_a_device_that_breaks_does_not_end_training_through_the_clock(
                 fake.break_down()
             clock.log(tokens=64)
     assert on_record(tmp_path / "run") == list(range(1, 21))
-    told = [line.getMessage() for line in caplog.records if "'loss'" in line.getMessage()]
-    assert len(told) == 1
-    assert "device-side assert" in told[0]
+    found = [line.getMessage() for line in caplog.records if "'loss'" in line.getMessage()]
+    assert len(found) == 1
+    assert "device-side assert" in found[0]
 
 
 def test_a_tick_on_the_host_does_not_wait_for_those_before(tmp_path: Path, beside: Fake) -> None:
@@ -193,14 +193,16 @@ def test_a_device_that_never_answers_does_not_fill_memory(
     assert [tick["metrics"]["loss"] for tick in ticks[12:]] == list(range(12, 20))
 
 
-def test_not_finite_values_of_a_device_are_recorded_and_told(tmp_path: Path, fake: Fake) -> None:
+def test_not_finite_values_of_a_device_are_recorded_and_reported(
+    tmp_path: Path, fake: Fake
+) -> None:
     with new_clock(tmp_path / "run", fake) as clock:
         for _ in clock.ticks(range(2)):
             clock.log(loss=fake.number(float("inf")))
         fake.may_wait = True
     assert [tick["metrics"]["loss"] for tick in records.ticks(tmp_path / "run")] == [np.inf] * 2
-    told = [e for e in records.events(tmp_path / "run") if e["event"] == "not finite"]
-    assert [event["fields"] for event in told] == [{"metric": "loss", "value": "inf"}]
+    found = [e for e in records.events(tmp_path / "run") if e["event"] == "not finite"]
+    assert [event["fields"] for event in found] == [{"metric": "loss", "value": "inf"}]
 
 
 # --- JAX ------------------------------------------------------------------------------------------
@@ -315,7 +317,7 @@ def test_a_value_is_copied_before_it_is_changed_in_place(fake_torch: FakeTorch) 
     assert pending.get() == 1.0
 
 
-def test_of_a_value_in_parts_the_whole_is_fetched(fake_torch: FakeTorch) -> None:
+def test_a_distributed_value_is_fetched_whole(fake_torch: FakeTorch) -> None:
     """The norm of gradients that `fully_shard` has spread is a DTensor."""
 
     class Part(Tensor):

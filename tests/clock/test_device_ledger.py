@@ -54,7 +54,7 @@ def test_a_phase_is_what_the_device_did_in_it() -> None:
     )
 
 
-def test_a_wait_for_data_that_the_device_does_not_notice_is_charged_nothing() -> None:
+def test_a_wait_for_data_during_device_work_is_charged_no_time() -> None:
     time, device, ledger = new_ledger()
     ledger.begin()
     with ledger.phases["forward"]:
@@ -67,7 +67,7 @@ def test_a_wait_for_data_that_the_device_does_not_notice_is_charged_nothing() ->
     assert landed(device, ledger.close()) == (400, {"data": 400, UNATTRIBUTED: 0})
 
 
-def test_time_between_loops_is_nobodys_but_a_phase_in_it_counts() -> None:
+def test_time_between_loops_belongs_to_no_tick_but_its_phases_count() -> None:
     time, device, ledger = new_ledger()
     time.pass_(1_000)
     with ledger.phases["evaluate"]:
@@ -93,7 +93,7 @@ def test_a_phase_open_across_the_end_of_a_tick_is_split_there() -> None:
     assert landed(device, ledger.close()) == (21, {"epoch": 20, UNATTRIBUTED: 1})
 
 
-def test_ticks_land_in_any_number() -> None:
+def test_any_number_of_ticks_may_become_ready_at_once() -> None:
     """What was closed stays as it was, however far the host is ahead."""
     _, device, ledger = new_ledger()
     ledger.begin()
@@ -190,7 +190,7 @@ def test_phases_and_the_rest_are_the_wall(program: list[Step]) -> None:
 
 
 @given(steps)
-def test_all_the_time_of_the_device_is_charged_to_somebody(program: list[Step]) -> None:
+def test_all_device_time_is_charged(program: list[Step]) -> None:
     program = [step for step in program if step[0] != "pause"]
     time, device, ledger = new_ledger()
     begun = device.now()
@@ -200,7 +200,7 @@ def test_all_the_time_of_the_device_is_charged_to_somebody(program: list[Step]) 
 
 
 @given(steps)
-def test_it_is_the_ledger_of_the_host_when_both_times_are_one(program: list[Step]) -> None:
+def test_device_and_host_ledgers_agree_if_their_times_do(program: list[Step]) -> None:
     """A device that has nothing to do but what the host waits for."""
     time, device, ledger = new_ledger()
     by_device = run(program, ledger, time, time.pass_)

@@ -100,7 +100,7 @@ def test_what_a_killed_process_leaves_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a\0b"])
-def test_what_names_no_directory_takes_none(
+def test_an_invalid_directory_name_creates_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

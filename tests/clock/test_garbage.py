@@ -41,7 +41,7 @@ def test_collections_are_added_up_and_long_ones_kept(pauses_type: Any) -> None:
     assert pauses.take_longest() == []
 
 
-def test_use_that_makes_no_sense() -> None:
+def test_wrong_arguments() -> None:
     unmade = _ticking.Pauses.__new__(_ticking.Pauses)
     for call in (lambda: unmade.notice("start", {}), unmade.take_longest):
         with pytest.raises(RuntimeError, match="__init__ was not called"):
@@ -84,7 +84,7 @@ def gc_ns(run: Path) -> list[int]:
     return [DECODERS["ticks"].decode(line).gc_ns for line in lines]
 
 
-def test_a_tick_says_how_long_it_ran_and_a_long_pause_is_an_event(tmp_path: Path) -> None:
+def test_ticks_record_collection_times_and_long_pauses_are_events(tmp_path: Path) -> None:
     begun = time.time_ns()
     gc.disable()
     try:
@@ -151,6 +151,6 @@ def test_nothing_is_left_behind(tmp_path: Path, way: str) -> None:
     assert gc.callbacks == before
 
 
-def test_lines_of_older_runs_do_not_say_it() -> None:
+def test_lines_of_older_runs_have_no_collection_time() -> None:
     line = {"tick": 1, "time_ns": 1, "wall_ns": 1, "beats": 1, "phases": {}, "metrics": {}}
     assert DECODERS["ticks"].decode(encode(line)).gc_ns is None

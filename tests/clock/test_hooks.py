@@ -24,7 +24,7 @@ def watch(training: Training) -> Watch:
     return Watch(training.clock, training.model, training.optimizer, training.loader)
 
 
-def test_a_loop_that_knows_nothing_of_it(training: Training) -> None:
+def test_an_existing_loop_is_recorded(training: Training) -> None:
     with watch(training):
         for epoch in range(2):
             for x in training.loader:
@@ -73,7 +73,7 @@ def test_removed_inside_a_backward_pass(training: Training) -> None:
     assert training.phases() == [{"unattributed": 7}]
 
 
-def test_micro_batches_are_beats_and_those_left_over_the_next_ticks(tmp_path: Path) -> None:
+def test_micro_batches_are_beats_and_remaining_ones_belong_to_the_next_tick(tmp_path: Path) -> None:
     training = Training(tmp_path / "run", batches=5)
     with watch(training):
         count = 0
@@ -92,7 +92,7 @@ def test_micro_batches_are_beats_and_those_left_over_the_next_ticks(tmp_path: Pa
     assert training.clock.tick == 3
 
 
-def test_evaluation_is_in_the_tick_behind_whose_step_it_stands(training: Training) -> None:
+def test_evaluation_after_a_step_belongs_to_the_tick_of_that_step(training: Training) -> None:
     def evaluate() -> None:
         training.model.eval()
         with torch.no_grad():
@@ -226,7 +226,7 @@ def test_without_an_optimizer_it_finds_phases_only(training: Training) -> None:
     assert training.phases() == [expected] * 4
 
 
-def test_what_other_threads_do_is_not_seen(training: Training) -> None:
+def test_other_threads_are_not_watched(training: Training) -> None:
     def elsewhere() -> None:
         for x in training.loader:
             training.model(x)
@@ -254,7 +254,7 @@ def test_what_other_threads_do_is_not_seen(training: Training) -> None:
     ],
     ids=lambda argument: "",
 )
-def test_what_cannot_be_watched(
+def test_arguments_that_cannot_be_watched(
     training: Training, arguments: dict[str, Any], message: str
 ) -> None:
     given: dict[str, Any] = {"model": training.model, "optimizer": training.optimizer}

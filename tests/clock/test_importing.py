@@ -16,7 +16,7 @@ LATE = {
     "tqdm": "the progress bar",
     "email": "versions of packages, in run.json",
     "importlib.metadata": "versions of packages, in run.json",
-    "uuid": "the name of a new run",
+    "subprocess": "the command of a stall, and git",
     "psutil": "samples of the machine",
     "asyncio": "nothing",
     "multiprocessing": "nothing",

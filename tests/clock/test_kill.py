@@ -17,7 +17,7 @@ from ..store.stores import numbers
 
 KILLS = 200
 
-# forks a training for every line it reads: a run's path, and how much it writes how often
+# forks a training for each line: a run's path, bytes of a stretch, seconds between two writes
 ZYGOTE = """
 import os, sys
 from pathlib import Path
@@ -27,7 +27,7 @@ from metronorm.store import ring, writer
 ring._shared_folder = lambda: Path(sys.argv[1])
 
 
-def say(what):
+def report(what):
     os.write(1, f"{what}\\n".encode())  # at once: no kill cuts a line
 
 
@@ -35,8 +35,8 @@ def train(run):
     with Clock(run, progress=False) as clock:
         for _ in clock.ticks(iter(int, 1)):
             if clock.tick > 1:
-                # on the record before it is told: so much must be found afterwards
-                say(clock.tick - 1)
+                # recorded before it is reported: all these ticks must be found afterwards
+                report(clock.tick - 1)
             with clock.phase("forward"):
                 clock.log(loss=1.0 / clock.tick, tokens=12_288, note=float("nan"))
 
@@ -47,9 +47,9 @@ for line in sys.stdin:
     if child == 0:
         writer.STRETCH_BYTES, writer.PERIOD_SECONDS = int(stretch), float(period)
         train(run)
-    say(f"pid {child}")
+    report(f"pid {child}")
     os.waitpid(child, 0)
-    say("dead")
+    report("dead")
 """
 
 
@@ -74,22 +74,22 @@ def test_no_finished_tick_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         for kill in range(KILLS):
             run = tmp_path / f"run-{kill}"
             zygote.stdin.write(f"{run} {chance.choice(('200000 0.001', '8388608 0.25'))}\n")
-            told = [zygote.stdout.readline() for _ in range(2)]
-            process = next(int(line.split()[1]) for line in told if line.startswith("pid"))
-            told += [
+            lines = [zygote.stdout.readline() for _ in range(2)]
+            process = next(int(line.split()[1]) for line in lines if line.startswith("pid"))
+            lines += [
                 zygote.stdout.readline()
                 for _ in range(chance.randrange(chance.choice((10, 400, 12_000))))
             ]
             for _ in range(chance.randrange(2_000)):
                 pass  # somewhere inside a tick, not always at its report
-            assert "dead\n" not in told
+            assert "dead\n" not in lines
             os.kill(process, signal.SIGKILL)
-            while told[-1] != "dead\n":
-                told.append(zygote.stdout.readline())
+            while lines[-1] != "dead\n":
+                lines.append(zygote.stdout.readline())
             read = open_run(run)
             ticks = numbers(read)
             assert ticks == list(range(1, len(ticks) + 1)), "a tick is missing or there twice"
-            assert len(ticks) >= max(int(line) for line in told if line[0].isdigit())
+            assert len(ticks) >= max(int(line) for line in lines if line[0].isdigit())
             assert read.notices() == []
             finished[run] = len(ticks)
             from_memory += (shared / f"metronorm-{read.info.id}-ticks-0-0").exists()

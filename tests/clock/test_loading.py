@@ -85,7 +85,7 @@ def test_loaders(training: Training, make: Any) -> None:
 @pytest.mark.parametrize(
     "make", [list, iter, lambda loader: (x for x in loader)], ids=["list", "iterator", "generator"]
 )
-def test_what_has_no_class_to_change_is_handed_over(training: Training, make: Any) -> None:
+def test_loaders_of_built_in_types_are_passed_to_data(training: Training, make: Any) -> None:
     with watch(training) as watched:
         batches = make([torch.ones(1, 2)] * 3)
         for number, x in enumerate(watched.data(batches)):
@@ -113,7 +113,7 @@ def test_workers(training: Training, persistent: bool) -> None:
     assert [tick["tick"] for tick in training.ticks()] == [1, 2, 3, 4, 5, 6]
 
 
-def test_another_loader_is_nothing_to_it(training: Training) -> None:
+def test_other_loaders_are_not_measured(training: Training) -> None:
     other = DataLoader(Samples(training.time, 2), batch_size=1)
     with watch(training, training.loader):
         for x in training.loader:
@@ -123,7 +123,7 @@ def test_another_loader_is_nothing_to_it(training: Training) -> None:
     assert training.phases() == [TICK | {"unattributed": 2 * (DATA + 1)}] * 4
 
 
-def test_a_loop_that_is_left_rests(training: Training) -> None:
+def test_a_loop_that_is_left_pauses_the_clock(training: Training) -> None:
     with watch(training, training.loader):
         for _ in range(2):
             for number, x in enumerate(training.loader):

@@ -60,7 +60,7 @@ def test_a_compiled_model(
 
 
 @pytest.mark.parametrize("fullgraph", [False, True])
-def test_inside_of_what_is_compiled_it_is_left_out(
+def test_hooks_are_left_out_of_compiled_code(
     training: Training, small: nn.Module, fullgraph: bool
 ) -> None:
     with Watch(training.clock, small, training.optimizer):

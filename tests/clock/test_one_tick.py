@@ -47,7 +47,7 @@ def test_a_kept_iterator_goes_on_and_another_waits_for_its_close(tmp_path: Path)
     assert numbers(tmp_path / "run") == [1, 2, 3, 4]
 
 
-def test_a_tick_is_begun_once_and_ended_once(tmp_path: Path) -> None:
+def test_a_tick_begins_once_and_ends_once(tmp_path: Path) -> None:
     clock = Clock(tmp_path / "run", progress=False).open()
     with pytest.raises(ConfigError, match="got no tick that was begun"):
         clock.end_tick()
@@ -128,7 +128,7 @@ class Batch:
         self.beats = beats
 
 
-def test_a_batch_whose_beats_are_no_count_is_one(tmp_path: Path) -> None:
+def test_a_batch_with_invalid_beats_is_one_beat(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         list(clock.ticks(map(Batch, [3, 0, -1, 2**63, 1.5, "2", None])))
     assert [record["beats"] for record in records.ticks(tmp_path / "run")] == [3, *[1] * 6]

@@ -27,7 +27,7 @@ def in_thread(work: Callable[[], object]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["host", "device"])
-def test_they_do_not_change_the_loops_own(
+def test_phases_of_other_threads_do_not_change_the_loops(
     tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     time = VirtualTime()
@@ -56,7 +56,7 @@ def test_they_do_not_change_the_loops_own(
     assert caplog.text.count("of thread loader is not measured") == 2
 
 
-def test_a_phase_that_spans_another_threads_is_not_cut(tmp_path: Path) -> None:
+def test_a_phase_of_the_loop_spans_phases_of_other_threads(tmp_path: Path) -> None:
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         for _ in clock.ticks(range(1)):
@@ -169,7 +169,7 @@ def test_hooks_that_the_loop_waits_for_do_not_ask(make: Any) -> None:
     in_thread(phase.leave)
 
 
-def test_an_error_of_who_is_asked_is_no_phase() -> None:
+def test_an_error_while_asking_leaves_no_phase_open() -> None:
     def fail(name: str) -> bool:
         raise KeyError(name)
 

@@ -51,7 +51,7 @@ def train(clock: Clock, time: VirtualTime, ticks: int, tick_ns: int) -> None:
         clock.log(loss=1.0, tokens=64)
 
 
-def test_what_a_tick_costs_is_on_its_record(tmp_path: Path) -> None:
+def test_the_cost_of_a_tick_is_on_its_record(tmp_path: Path) -> None:
     time = CostlyTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         train(clock, time, 3, 10**9)
@@ -69,7 +69,7 @@ def test_what_a_tick_costs_is_on_its_record(tmp_path: Path) -> None:
     ]
 
 
-def test_beyond_the_budget_phases_are_measured_on_fewer_ticks(tmp_path: Path) -> None:
+def test_beyond_the_budget_phases_are_measured_in_fewer_ticks(tmp_path: Path) -> None:
     time = CostlyTime()
     run = tmp_path / "run"
     with Clock(run, progress=False, now=time, budget=0.001) as clock:
@@ -93,7 +93,7 @@ def test_beyond_the_budget_phases_are_measured_on_fewer_ticks(tmp_path: Path) ->
         assert abs(len(measured) - WINDOW / every) <= 1
 
 
-def test_what_comes_up_periodically_is_measured_like_all_else(tmp_path: Path) -> None:
+def test_periodic_events_are_sampled_like_others(tmp_path: Path) -> None:
     """An evaluation every 100 ticks must not be in all ticks that are measured, nor in none."""
     time = CostlyTime()
     with Clock(tmp_path / "run", progress=False, now=time, budget=0.0, stall=None) as clock:
@@ -155,7 +155,7 @@ def test_phases_in_device_time_are_sampled_too(tmp_path: Path) -> None:
         assert tick["metrics"]["loss"] == tick["metrics"]["number"] == tick["tick"] - 1
 
 
-def test_the_cost_goes_on_when_the_time_becomes_a_devices(
+def test_costs_add_up_over_the_change_to_device_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     time = CostlyTime()
@@ -183,7 +183,7 @@ def test_a_budget_reviews_what_a_window_cost() -> None:
     assert budget.every == 1
 
 
-def test_what_cannot_be_spared_is_not_weighed(tmp_path: Path) -> None:
+def test_metrics_do_not_count_to_the_budget(tmp_path: Path) -> None:
     """A tick without phases of its own is as dear as its metrics; sampling would spare nothing."""
     time = CostlyTime()
     with Clock(tmp_path / "run", progress=False, now=time, budget=0.1) as clock:

@@ -67,7 +67,7 @@ def test_an_output_of_another_kind_has_no_backward(training: Training) -> None:
     assert training.phases() == [{"forward": FORWARD, "unattributed": BACKWARD, "update": UPDATE}]
 
 
-def test_hooks_of_others_are_of_the_forward_pass(training: Training) -> None:
+def test_other_hooks_belong_to_the_forward_pass(training: Training) -> None:
     training.model.register_forward_pre_hook(lambda *_: training.time.pass_(1))
     training.model.register_forward_hook(lambda *_: training.time.pass_(1))
     with watch(training):
@@ -116,7 +116,7 @@ def test_a_model_that_calls_itself_is_called_once(training: Training) -> None:
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_what_is_computed_again_is_of_the_backward_pass(
+def test_checkpointing_belongs_to_the_backward_pass(
     training: Training, use_reentrant: bool
 ) -> None:
     inner = training.model

@@ -90,7 +90,7 @@ def raise_() -> int:
     ("error", "expected"),
     [(raise_, KeyError), (lambda: 1.5, TypeError), (lambda: 2**63, OverflowError)],
 )
-def test_an_error_of_the_clock_arrives_and_charges_nobody(
+def test_an_error_of_the_clock_is_raised_and_charges_nothing(
     error: Callable[[], Any], expected: type[Exception]
 ) -> None:
     now = Broken(error)
@@ -221,7 +221,7 @@ def test_it_is_not_copied() -> None:
                 attempt(value)
 
 
-def test_what_was_not_made_properly_says_so() -> None:
+def test_objects_without_init_raise() -> None:
     unmade = Accounts.__new__(Accounts)
     for call in (unmade.begin, unmade.pause, unmade.close, lambda: Account(unmade, "a")):
         with pytest.raises(RuntimeError, match="__init__ was not called"):

@@ -25,7 +25,7 @@ def test_nested_phases_are_charged_their_own_time() -> None:
     assert ledger.close() == (138, {"forward": 30, "attention": 100, UNATTRIBUTED: 8})
 
 
-def test_time_between_loops_is_nobodys_but_a_phase_in_it_counts() -> None:
+def test_time_between_loops_belongs_to_no_tick_but_its_phases_count() -> None:
     time = VirtualTime()
     ledger = Ledger(time)
     time.pass_(1_000)
@@ -65,7 +65,7 @@ def test_a_phase_is_left_by_an_exception_too() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "unattributed", "time", "wall"])
-def test_names_of_the_records_own(name: str) -> None:
+def test_reserved_names(name: str) -> None:
     with pytest.raises(ConfigError, match="a phase needs a name"):
         Ledger(VirtualTime()).phases[name]
 

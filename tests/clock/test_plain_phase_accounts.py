@@ -41,7 +41,7 @@ def replayed(accounts_type: Any, account_type: Any, acts: list[tuple[str, Any]])
 
 
 @given(st.lists(ACT, max_size=40))
-def test_both_do_the_same(acts: list[tuple[str, Any]]) -> None:
+def test_the_plain_accounts_do_the_same(acts: list[tuple[str, Any]]) -> None:
     in_cpp = replayed(_ticking.Accounts, _ticking.Account, acts)
     assert in_cpp == replayed(accounts.PlainAccounts, accounts.PlainAccount, acts)
 
@@ -50,13 +50,13 @@ def test_both_do_the_same(acts: list[tuple[str, Any]]) -> None:
     "value", [1.0, 3, LARGEST_INTEGER, -LARGEST_INTEGER, LARGEST_INTEGER + 1, True, None, "1"]
 )
 @pytest.mark.parametrize("known", [{"a"}, {"b"}])
-def test_both_find_the_same_plain(value: Any, known: set[str]) -> None:
+def test_the_plain_check_finds_the_same(value: Any, known: set[str]) -> None:
     for metrics in ({"a": value}, {}, {"a": 0.5, "b": value}):
-        told = accounts.plain_all_plain(metrics, known)
-        assert told is _ticking.all_plain(metrics, known)
+        plain = accounts.plain_all_plain(metrics, known)
+        assert plain is _ticking.all_plain(metrics, known)
 
 
-def test_a_clock_without_it(tmp_path: Path) -> None:
+def test_a_clock_without_the_extension(tmp_path: Path) -> None:
     script = f"""
 import sys
 sys.modules["metronorm.clock._ticking"] = None

@@ -20,7 +20,7 @@ MEGABYTE = 1 << 20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="compared with what Linux says")
 
 
-class Told(list[tuple[str, str]]):
+class Missing(list[tuple[str, str]]):
     """What cannot be read."""
 
     def __call__(self, what: str, why: str) -> None:
@@ -33,13 +33,15 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def missing() -> Missing:
+    return Missing()
 
 
 @linux
-def test_everything_that_can_be_read_has_a_name_with_its_unit(told: Told, tmp_path: Path) -> None:
-    sample = Resources(told, energy=tmp_path).sample()
+def test_everything_that_can_be_read_has_a_name_with_its_unit(
+    missing: Missing, tmp_path: Path
+) -> None:
+    sample = Resources(missing, energy=tmp_path).sample()
     assert set(sample) == {
         "processor_ns",
         "memory_bytes",
@@ -53,11 +55,11 @@ def test_everything_that_can_be_read_has_a_name_with_its_unit(told: Told, tmp_pa
         "network_received_bytes",
         "network_sent_bytes",
     } | {name for name in sample if name.startswith("children_")}
-    assert told == [], "of a GPU that is not there nothing is said"
+    assert missing == [], "of a GPU that is not there nothing is said"
 
 
 @linux
-def test_values_are_those_that_linux_tells(told: Told, tmp_path: Path) -> None:
+def test_values_agree_with_linux(missing: Missing, tmp_path: Path) -> None:
     def readings() -> dict[str, float]:
         page = resource.getpagesize()
         io = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
@@ -70,7 +72,7 @@ def test_values_are_those_that_linux_tells(told: Told, tmp_path: Path) -> None:
             "disk_written_bytes": int(io["write_bytes"]),
         }
 
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     before = readings()
     sample = resources.sample()
     after = readings()
@@ -90,8 +92,8 @@ def test_values_are_those_that_linux_tells(told: Told, tmp_path: Path) -> None:
 
 
 @linux
-def test_memory_and_what_is_sent_are_counted_in_bytes(told: Told, tmp_path: Path) -> None:
-    resources = Resources(told, energy=tmp_path)
+def test_memory_and_network_are_counted_in_bytes(missing: Missing, tmp_path: Path) -> None:
+    resources = Resources(missing, energy=tmp_path)
     before = resources.sample()
     block = bytearray(b"x") * (64 * MEGABYTE)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -114,10 +116,10 @@ def test_memory_and_what_is_sent_are_counted_in_bytes(told: Told, tmp_path: Path
 
 
 @linux
-def test_pages_of_a_mapped_file_are_shared(told: Told, tmp_path: Path) -> None:
+def test_pages_of_a_mapped_file_are_shared(missing: Missing, tmp_path: Path) -> None:
     path = tmp_path / "corpus"
     path.write_bytes(bytes(64 * MEGABYTE))
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     before = resources.sample()
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as pages:
         assert pages.find(b"x") == -1
@@ -141,9 +143,9 @@ else:
 
 
 def test_children_and_their_children_are_counted_while_they_live(
-    told: Told, tmp_path: Path
+    missing: Missing, tmp_path: Path
 ) -> None:
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     before = resources.sample()
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, CHILD],
@@ -162,7 +164,7 @@ def test_children_and_their_children_are_counted_while_they_live(
     child.communicate()
     after = resources.sample()
     assert after.get("children_memory_bytes", 0) < sample["children_memory_bytes"]
-    assert told == []
+    assert missing == []
 
 
 # --- energy ---------------------------------------------------------------------------------------
@@ -176,13 +178,13 @@ def write_counter(folder: Path, name: str, energy: int | str, most: int = 1_000_
     return counter / "energy_uj"
 
 
-def test_energy_of_all_packages_is_added_and_wraps_around(told: Told, tmp_path: Path) -> None:
+def test_energy_of_all_packages_is_added_and_wraps_around(missing: Missing, tmp_path: Path) -> None:
     first = write_counter(tmp_path, "intel-rapl:0", 999_000_000)
     second = write_counter(tmp_path, "intel-rapl:1", 5_000_000)
     part = write_counter(tmp_path, "intel-rapl:0:0", 0)  # of the first: not counted twice
     write_counter(tmp_path, "intel-rapl-mmio:0", 0)  # the first once more
     (tmp_path / "intel-rapl").mkdir()
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     read = []
     for energies in ((999_000_000, 5_000_000), (999_500_000, 7_000_000), (500_000, 7_000_000)):
         for path, energy in zip((first, second), energies, strict=True):
@@ -190,20 +192,20 @@ def test_energy_of_all_packages_is_added_and_wraps_around(told: Told, tmp_path: 
         part.write_text(str(energies[0]))
         read.append(resources.sample()["processor_energy_joules"])
     assert read == [0.0, 2.5, 3.5]
-    assert told == []
+    assert missing == []
 
 
 @pytest.mark.parametrize("damage", ["gone", "a folder", "no number"])
-def test_energy_that_cannot_be_read_is_told_once(told: Told, tmp_path: Path, damage: str) -> None:
+def test_unreadable_energy_is_reported_once(missing: Missing, tmp_path: Path, damage: str) -> None:
     path = write_counter(tmp_path, "intel-rapl:0", "none")
     if damage != "no number":
         path.unlink()
     if damage == "a folder":
         path.mkdir()
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     for _ in range(3):
         assert "processor_energy_joules" not in resources.sample()
-    assert [what for what, _ in told] == ["energy of intel-rapl:0"]
+    assert [what for what, _ in missing] == ["energy of intel-rapl:0"]
     assert "memory_bytes" in resources.sample(), "all else goes on"
 
 
@@ -214,31 +216,31 @@ def fail(*arguments: object, **keywords: object) -> Any:
     raise psutil.AccessDenied(1, "somebody")
 
 
-def test_what_cannot_be_read_is_told_once_and_left_out(
-    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_unreadable_values_are_reported_once_and_left_out(
+    missing: Missing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     assert "swap_bytes" in resources.sample()
     monkeypatch.setattr(psutil, "swap_memory", fail)
     for _ in range(3):
         sample = resources.sample()
         assert "swap_bytes" not in sample
         assert "memory_bytes" in sample
-    assert [what for what, _ in told] == ["machine"]
-    assert told[0][1].startswith("AccessDenied: ")
+    assert [what for what, _ in missing] == ["machine"]
+    assert missing[0][1].startswith("AccessDenied: ")
 
 
 @pytest.mark.parametrize("why", ["ImportError", "AccessDenied"])
-def test_without_psutil_there_is_what_python_knows(
-    told: Told, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+def test_without_psutil_python_measures_the_process(
+    missing: Missing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     if why == "ImportError":
         monkeypatch.setitem(sys.modules, "psutil", None)
     else:
         monkeypatch.setattr(psutil, "cpu_percent", fail)
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     assert set(resources.sample()) == {"processor_ns", "peak_memory_bytes"}
-    assert [what for what, _ in told] == ["machine"]
+    assert [what for what, _ in missing] == ["machine"]
 
 
 # --- GPUs -----------------------------------------------------------------------------------------
@@ -309,8 +311,8 @@ def gpu_values(resources: Resources) -> dict[str, float]:
     return {name: value for name, value in resources.sample().items() if name.startswith("gpu")}
 
 
-def test_each_gpu_has_names_of_its_own(told: Told, tmp_path: Path, nvml: Nvml) -> None:
-    assert gpu_values(Resources(told, energy=tmp_path)) == {
+def test_each_gpu_has_names_of_its_own(missing: Missing, tmp_path: Path, nvml: Nvml) -> None:
+    assert gpu_values(Resources(missing, energy=tmp_path)) == {
         "gpu0_utilization": 0.5,
         "gpu0_memory_bytes": 1 << 30,
         "gpu0_power_watts": 350.0,
@@ -322,34 +324,36 @@ def test_each_gpu_has_names_of_its_own(told: Told, tmp_path: Path, nvml: Nvml) -
         "gpu1_temperature_celsius": 61,
         "gpu1_energy_joules": 12.345,
     }
-    assert told == []
+    assert missing == []
 
 
-def test_what_one_gpu_cannot_tell_the_other_does(told: Told, tmp_path: Path, nvml: Nvml) -> None:
+def test_one_gpu_may_lack_a_value_that_another_has(
+    missing: Missing, tmp_path: Path, nvml: Nvml
+) -> None:
     nvml.cannot = {("utilization", 1), ("energy", 0)}
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     for _ in range(3):
         values = gpu_values(resources)
         assert len(values) == 8
         assert "gpu0_utilization" in values
         assert "gpu1_utilization" not in values
-    assert told == [
+    assert missing == [
         ("energy of GPU 0", "NotSupportedError: Not Supported"),
         ("utilization of GPU 1", "NotSupportedError: Not Supported"),
     ]
 
 
 @pytest.mark.parametrize("why", ["no library", "no driver"])
-def test_gpus_that_nobody_can_ask_are_told_once(
-    told: Told, tmp_path: Path, nvml: Nvml, monkeypatch: pytest.MonkeyPatch, why: str
+def test_unreadable_gpus_are_reported_once(
+    missing: Missing, tmp_path: Path, nvml: Nvml, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     if why == "no library":
         monkeypatch.setitem(sys.modules, "pynvml", None)
     else:
         nvml.cannot = {("init", 0)}
-    resources = Resources(told, energy=tmp_path)
+    resources = Resources(missing, energy=tmp_path)
     assert gpu_values(resources) == gpu_values(resources) == {}
-    assert told == [
+    assert missing == [
         ("GPUs", "nvidia-ml-py is not installed: metronorm[gpu]")
         if why == "no library"
         else ("GPUs", "NVMLError: Driver Not Loaded")

@@ -46,7 +46,7 @@ class Watched:
         return told
 
 
-def test_a_stall_is_told_once_when_it_is_much_longer_than_usual() -> None:
+def test_a_stall_is_reported_once() -> None:
     watched = Watched(StallWatch(times=5, at_least_seconds=2))
     assert watched.run(20) == []
     assert watched.wait(5) == []
@@ -54,7 +54,7 @@ def test_a_stall_is_told_once_when_it_is_much_longer_than_usual() -> None:
     assert watched.wait(10_000) == []
 
 
-def test_a_stall_is_told_again_after_the_training_has_recovered() -> None:
+def test_a_stall_after_a_recovery_is_reported_too() -> None:
     watched = Watched(StallWatch(times=5, at_least_seconds=2))
     for _ in range(3):
         assert watched.run(100) == []
@@ -178,7 +178,7 @@ def hook() -> Iterator[Hook]:
         thread.join()
 
 
-def test_a_command_and_a_webhook_are_given_the_event(
+def test_a_command_and_a_webhook_get_the_event(
     tmp_path: Path, hook: Hook, caplog: pytest.LogCaptureFixture
 ) -> None:
     command = (sys.executable, "-c", KEEP, str(tmp_path / "event"))

@@ -21,7 +21,7 @@ def watch(training: Training) -> Watch:
     return Watch(training.clock, training.model, training.optimizer, training.loader)
 
 
-def test_several_optimizers_tick_by_the_first(training: Training) -> None:
+def test_of_several_optimizers_the_first_makes_ticks(training: Training) -> None:
     other = Descent([nn.Parameter(torch.ones(1))], training.time)
     with Watch(training.clock, training.model, [training.optimizer, other]):
         for _ in range(3):
@@ -68,7 +68,7 @@ def test_a_step_inside_a_step_is_one(training: Training) -> None:
 
 
 @pytest.mark.parametrize("with_closure", [False, True])
-def test_a_step_that_fails_is_none(training: Training, with_closure: bool) -> None:
+def test_a_step_that_fails_is_no_tick(training: Training, with_closure: bool) -> None:
     class Failing(Descent):
         fails = False
 
@@ -116,7 +116,7 @@ def test_a_step_that_fails_inside_a_phase_of_the_loop(training: Training) -> Non
     assert training.phases() == [each | {"epoch": 2, "unattributed": 100}] * 2
 
 
-def test_a_step_that_failed_is_made_again(training: Training) -> None:
+def test_a_failed_step_may_be_repeated(training: Training) -> None:
     fails = iter([True, False] * 2)
 
     def closure() -> Any:
@@ -132,7 +132,7 @@ def test_a_step_that_failed_is_made_again(training: Training) -> None:
     assert [tick["update"] for tick in training.phases()] == [1 + 1 + UPDATE] * 2
 
 
-def test_a_step_that_a_grad_scaler_leaves_out_is_none(training: Training) -> None:
+def test_a_step_that_grad_scaler_skips_is_no_tick(training: Training) -> None:
     scaler = GradScaler("cpu")
     with watch(training):
         for number, x in enumerate(training.loader):

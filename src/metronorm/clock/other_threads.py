@@ -12,6 +12,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
+from metronorm.clock import _torch_private
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -20,10 +22,8 @@ _log = logging.getLogger("metronorm")
 
 def works_for_the_loop(name: str = "") -> bool:
     """Whether this thread is one of torch's own, in a backward pass; `name` has no effect."""
-    autograd = getattr(sys.modules.get("torch"), "_C", None)
-    # public only as the error of torch.autograd.Variable._execution_engine.queue_callback
-    task = getattr(autograd, "_current_graph_task_id", lambda: -1)()
-    return task >= 0 and threading.get_ident() not in _started_by_python()
+    in_backward = _torch_private.runs_backward(sys.modules.get("torch"))
+    return in_backward and threading.get_ident() not in _started_by_python()
 
 
 def _started_by_python() -> set[int | None]:

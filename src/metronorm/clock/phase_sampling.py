@@ -55,8 +55,10 @@ class PhaseSampling:
         self._device = device
         self.budget = Budget(budget)
         self.measured = True  # whether phases of the running tick are recorded
+        self.is_active = False  # whether phases of some ticks are not
         self.ticks_to_review = WINDOW
         self.cost_of_phase_ns = 0
+        self._entered = 0  # how often phases were entered before the window of the next review
         self._use(self._new_ledger(device))
 
     def calibrate(self) -> None:
@@ -80,14 +82,14 @@ class PhaseSampling:
     def review(self, tick: int) -> None:
         """Decide whether phases of the tick after `tick` are measured.
 
-        To be called after every tick while `budget.every` is more than 1, else when
-        `ticks_to_review` is 0.
+        To be called after every tick while `is_active`, and when `ticks_to_review` is 0.
         """
         if not self.ticks_to_review:
             entered, self._entered = self.ledger.entered - self._entered, self.ledger.entered
             if self.budget.review(entered * self.cost_of_phase_ns, self.ledger.last):
                 self._event("sampling", every=self.budget.every)
             self.ticks_to_review = WINDOW
+        self.is_active = self.budget.every > 1
         self.measured = tick * _SCATTER % 2**32 < 2**32 // self.budget.every
         self.choose_phases()
 
@@ -110,7 +112,7 @@ class PhaseSampling:
 
     def _use(self, ledger: Ledger | DeviceLedger) -> None:
         self.ledger = ledger
-        self._entered = 0  # phases that were entered before the window of the next review
+        self._entered = 0
         self._publish(ledger.phases.__getitem__)
 
 

@@ -174,10 +174,11 @@ class TickRecording:
         """
         self._logged += 1
         fetching = None
-        if not all_plain(metrics, self._names.known):
+        known = self._names.known
+        if not all_plain(metrics, known):
             for name in self._names.check(metrics):
                 del metrics[name]
-            if not all_plain(metrics, self._names.known):
+            if not all_plain(metrics, known):
                 begin = self._now()
                 fetching = convert(metrics, self._device)
                 self._cost_ns += self._now() - begin
@@ -245,7 +246,7 @@ class TickRecording:
             write_ready(self._pending, self._write_late)
         sampling = self.sampling
         sampling.ticks_to_review -= 1
-        if sampling.budget.every > 1 or not sampling.ticks_to_review:
+        if sampling.is_active or not sampling.ticks_to_review:
             sampling.review(self.tick)
         self.newest = record.tick
         # the time since the end of the tick is a part of the next tick

@@ -25,8 +25,11 @@ ranks but the first wait there.
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import TYPE_CHECKING, Any
+
+from metronorm.clock import _torch_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,11 +56,12 @@ class Collectives:
         """Find DDP in `model` and measure collectives of `fully_shard`; the result undoes it."""
         modules = list(model.modules())
         self._reducers = [each for each in modules if hasattr(each, "require_backward_grad_sync")]
-        groups = {id(group): group for module in modules for group in _parameter_groups(module)}
+        found = itertools.chain.from_iterable(map(_torch_private.parameter_groups, modules))
+        groups = {id(group): group for group in found}
         return [
             self._measure(group, name)
             for group in groups.values()
-            for name in ("_all_gather_comm", "_reduce_scatter_comm")
+            for name in _torch_private.COLLECTIVES
             if getattr(group, name, None) is not None
         ]
 
@@ -123,7 +127,7 @@ class _MeasuredComm:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._comm, name)
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> type:  # torch asks with isinstance() which kind it is
         return type(self._comm)
 
@@ -137,16 +141,3 @@ class _MeasuredComm:
 
 def _unwrapped(comm: Any) -> Any:
     return comm
-
-
-def _parameter_groups(module: Any) -> list[Any]:
-    """The parameter groups of `fully_shard` in one module.
-
-    Private in torch: public setters replace the collectives of a group (`set_custom_all_gather`),
-    but no public getter returns those that are there, which a wrapper must call.
-    """
-    state = module._get_fsdp_state() if hasattr(module, "_get_fsdp_state") else None
-    groups = getattr(state, "_fsdp_param_groups", None)
-    if groups is None:  # torch 2.10
-        groups = [getattr(state, "_fsdp_param_group", None)]
-    return [group for group in groups if group is not None]

@@ -6,6 +6,8 @@ import dataclasses
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from metronorm.clock import _torch_private
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -56,7 +58,7 @@ class Passes:
         before = model.register_forward_pre_hook(Hook(self._torch, self._before_call), prepend=True)
         after = model.register_forward_hook(Hook(self._torch, self._after_call), always_call=True)
         undo = [before.remove, after.remove]
-        compiled = getattr(model, "_compiled_call_impl", None)
+        compiled = _torch_private.compiled_call(model)
         if compiled is not None:  # by model.compile(), which leaves out or compiles hooks
             undo.append(self._watch_compiled(model, compiled))
         return undo
@@ -85,10 +87,10 @@ class Passes:
             return output
 
         def undo() -> None:
-            if model._compiled_call_impl is call:
-                model._compiled_call_impl = compiled
+            if _torch_private.compiled_call(model) is call:
+                _torch_private.set_compiled_call(model, compiled)
 
-        model._compiled_call_impl = call
+        _torch_private.set_compiled_call(model, call)
         return undo
 
     def _before_call(self, model: Any, args: object) -> None:
@@ -121,20 +123,18 @@ class Passes:
             return
         backward = _BackwardPass(self, self._phases, self._collectives)
         try:
-            self.queue(_AtEndOfGraph(self, backward))
+            self.queue_at_end(_AtEndOfGraph(self, backward))
         except RuntimeError:  # no backward pass runs: other code called the hook
             return
         backward.phase = self.backward = self._phases.open("backward")
 
-    def queue(self, callback: Callable[[], None]) -> None:
+    def queue_at_end(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the graph of the running backward pass is done.
-
-        Callbacks run in the order in which they were queued, before the pass returns.
 
         Raises:
             RuntimeError: no backward pass runs in this thread.
         """
-        self._torch.autograd.Variable._execution_engine.queue_callback(callback)
+        _torch_private.at_end_of_backward(self._torch, callback)
 
 
 class _BackwardPass:
@@ -194,7 +194,7 @@ class _AtEndOfGraph:
 
     def __call__(self) -> None:
         if self._backward.graph_is_done():
-            self._passes.queue(self)
+            self._passes.queue_at_end(self)
 
 
 class Hook:

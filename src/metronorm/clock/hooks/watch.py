@@ -10,6 +10,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
+from metronorm.clock import _torch_private
 from metronorm.clock.hooks.collective import Collectives
 from metronorm.clock.hooks.instance_override import describe_type
 from metronorm.clock.hooks.loading import Batches, watch_loader
@@ -155,7 +156,7 @@ class Watch:
     def _watch_optimizer(self, optimizer: Any) -> None:
         inner = optimizer
         # wrappers have the methods of an optimizer, but not always the attributes for hooks
-        while inner is not None and not hasattr(inner, "_optimizer_step_pre_hooks"):
+        while inner is not None and not _torch_private.takes_step_hooks(inner):
             inner = getattr(inner, "optimizer", None)
         if inner is None:
             raise ConfigError(
