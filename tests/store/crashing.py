@@ -1,7 +1,7 @@
-"""A process that forks a sealing, kills it at its first change to a file, forks another, kills it
-at its second, and so on until one comes through; then it prints how many there were.
+"""Kill sealing at its first change to a file, then at its second, and so on, until one completes.
 
-Each has a run of its own, BASE/0, BASE/1, ..., as a killed process would leave it.
+Each sealing is a forked process with its own run, BASE/0, BASE/1, ..., that looks as if its clock
+was killed. At the end this script prints the number of sealings, and the exit code of the last.
 """
 
 import os
@@ -23,8 +23,10 @@ CHANGES = ("rename", "replace", "unlink", "ftruncate", "writev", "link", "fsync"
 
 
 def prepare(run: Path) -> None:
-    """Ticks 1 to 6: two in a finished stretch, two on the live tape, of which the second is on its
-    way too; a damaged line in each; and a torn one, which is on its way.
+    """Write ticks 1 to 6, and damaged lines between them.
+
+    Ticks 1 and 2 are in a finished stretch, 3, 4 and a torn 5 on the live tape; 4, 5 and 6 are in
+    the ring.
     """
     folder = write_tape(
         new_run(run),

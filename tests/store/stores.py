@@ -1,4 +1,4 @@
-"""Tapes with nobody at them: lines, rings and parts as clocks leave them."""
+"""Helpers that write tapes, rings and parts as clocks do, without a clock."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Values = dict[str, float | str]
 
 
 def new_run(run: Path) -> Path:
-    """One in which nothing has happened."""
+    """Make an empty run, and return its directory."""
     create_run(run, name=None, config={})
     return run
 
 
 def line(tick: int, metrics: Values | None = None, **changes: Any) -> bytes:
-    """What a clock says of a tick."""
+    """The line of a tick, as a clock writes it."""
     usual: dict[str, Any] = {
         "time_ns": 1_800_000_000_000_000_000 + tick,
         "wall_ns": 3,
@@ -44,7 +44,7 @@ def write_tape(
     attempt: int = 0,
     rank: int = 0,
 ) -> Path:
-    """Finished stretches and the one that was being written; the folder of the tape."""
+    """Write finished stretches and, last, the live one; return the folder of the tape."""
     folder = tape_folder(run, kind, attempt, rank)
     folder.mkdir(parents=True, exist_ok=True)
     tape = Tape(folder)
@@ -57,7 +57,7 @@ def write_tape(
 
 
 def write_ring(run: Path, folder: Path, *lines: bytes) -> Path:
-    """What was on its way to a tape of ticks when its process was killed."""
+    """Write a ring with lines that a killed process had not written to its tape of ticks."""
     path = ring_path(read_run_info(run).id, "ticks", 0, 0)
     ring = Ring(path, folder, 64 << 10)
     assert ring.shared
@@ -67,24 +67,24 @@ def write_ring(run: Path, folder: Path, *lines: bytes) -> Path:
 
 
 def numbers(run: Path | Run) -> list[int]:
-    """The ticks of a run, as they are read."""
+    """The numbers of the ticks of a run, as `open_run` reads them."""
     read = open_run(run) if isinstance(run, Path) else run
     return [row["tick"] for row in read.ticks("full").rows()]
 
 
 def files(folder: Path) -> list[str]:
-    """The names of what is in a folder."""
+    """The names of all files in a folder, sorted."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def until(condition: Callable[[], object]) -> None:
-    """Wait for another thread or process; the timeout of the test is the limit."""
+    """Wait until another thread or process makes this true; the test's timeout is the limit."""
     while not condition():
         threading.Event().wait(0.001)
 
 
 def bits(values: Iterable[float | None]) -> list[bytes | None]:
-    """Numbers that can be compared: NaN is itself, -0.0 is not 0.0."""
+    """Numbers that can be compared: here NaN equals NaN, and -0.0 differs from 0.0."""
     nan = struct.pack("d", float("nan"))
     return [
         None if value is None else nan if value != value else struct.pack("d", value)

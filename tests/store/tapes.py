@@ -1,4 +1,4 @@
-"""Runs that were never run: their tapes are written as a clock would have written them."""
+"""Helpers that write invented runs: their tapes look as if a clock had written them."""
 
 import json
 import random
@@ -19,7 +19,7 @@ Plant = Callable[[int, int, Phases], None]
 
 
 def write_run(directory: Path) -> Path:
-    """An empty run."""
+    """Make an empty run."""
     create_run(directory, name=None, config={})
     return directory
 
@@ -54,7 +54,7 @@ def write_resources(
     rank: int = 0,
     ticks_per_second: float = 10.0,
 ) -> None:
-    """One sample a second."""
+    """Write one sample per second."""
     lines = [
         {
             "tick": int(second * ticks_per_second),
@@ -82,13 +82,15 @@ def write_training(
     clock_ns: int = 20_000,
     gc_ms: Callable[[int], float] | None = None,
 ) -> Path:
-    """A data-parallel training: ticks of about 100 ms, ranks that wait for each other.
+    """Write a data-parallel training: ticks of about 100 ms, ranks that wait for each other.
 
     Args:
-        plant: changes the phases (ms) of a tick and a rank; what makes a rank later than others
-            makes those wait for it in `communicate`.
-        metrics: of a tick and a rank; by default a loss that falls, with noise, and a few others.
-        gc_ms: what of the forward pass is the garbage collector's, of a tick; of rank 0 alone.
+        plant: changes the phases (ms) of a tick and a rank. If it makes a rank slower, the other
+            ranks wait for that rank in `communicate`.
+        metrics: gives the metrics of a tick and a rank; by default a noisy loss that falls, and a
+            few others.
+        gc_ms: gives the time of the garbage collector in a tick, as a part of the forward pass of
+            rank 0.
     """
     if not (run / "run.json").exists():
         write_run(run)
@@ -148,7 +150,7 @@ def training_metrics(chance: random.Random, tick: int) -> dict[str, Any]:
 
 
 def steady_memory(chance: random.Random, seconds: int) -> list[dict[str, float]]:
-    """Fills up in the first tenth, then goes up and down as garbage does."""
+    """Samples of memory that grows in the first tenth, then rises and falls with garbage."""
     full = 2 * 2**30
     return [
         {

@@ -1,4 +1,4 @@
-"""Whatever has become of a tape: what is intact is read, the rest is counted, nothing crashes."""
+"""Of a damaged tape, intact lines are read, all others are counted, and nothing crashes."""
 
 import json
 import os
@@ -39,7 +39,7 @@ LINES: dict[str, list[bytes]] = {
 }
 TICK = LINES["ticks"][0].strip()
 
-# lines that are none of a clock, however well they look
+# lines that no clock writes, although they look similar
 NO_TICKS = {
     "an integer of 67 bits": TICK.replace(b'"tick":1', b'"tick":99999999999999999999'),
     "an integer of 64 bits": TICK.replace(b'"tick":1', b'"tick":9223372036854775808'),
@@ -60,12 +60,12 @@ NO_TICKS = {
     "long": b"x" * 300_000,
     "a quote": b'{"',
 }
-# and those that are ticks, however they look; with the loss that they tell
+# lines that are ticks, although they look strange; with their loss
 TICKS = {
     "as it should be": (TICK, "nan"),
     "space": (b" \t" + TICK.replace(b":", b" : ") + b"\r", "nan"),
-    "said twice": (TICK.replace(b'"loss":"nan"', b'"loss":3,"loss":4'), "4.0"),
-    "tick said twice": (b'{"tick":5,' + TICK[1:], "nan"),
+    "a metric twice": (TICK.replace(b'"loss":"nan"', b'"loss":3,"loss":4'), "4.0"),
+    "the tick twice": (b'{"tick":5,' + TICK[1:], "nan"),
     "unknown": (b'{"attempt":7,"x":"\xff",' + TICK[1:], "nan"),
     "many digits": (TICK.replace(b'"nan"', b"1" * 30), "1.111111111111111e+29"),
     "a name of the record's own": (TICK.replace("größe".encode(), b"TICK"), "nan"),
@@ -77,7 +77,7 @@ TICKS = {
 
 @pytest.fixture(autouse=True, scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Rings that no other test takes for those of dead processes."""
+    """A folder for rings, so that no other test finds them."""
     folder = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rings, "_shared_folder", lambda: folder)
@@ -85,7 +85,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 def left_out(run: Run) -> int:
-    """How many lines, by the notices."""
+    """How many lines the notices report as left out."""
     count = 0
     for notice in run.notices():
         found = re.search(r"(\d+) damaged lines|the last line is torn", notice)
@@ -95,7 +95,7 @@ def left_out(run: Run) -> int:
 
 
 def damage(draw: st.DrawFn, data: bytes) -> bytes:
-    """Some of it cut off, changed, or put in."""
+    """Cut off, change or insert some bytes."""
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(data)))
         how = draw(st.sampled_from(["cut", "flip", "insert", "insert", "drop"]))
@@ -116,7 +116,7 @@ def damage(draw: st.DrawFn, data: bytes) -> bytes:
 
 @settings(max_examples=40, deadline=None)
 @given(st.data(), st.sampled_from(["ticks", "ticks", "events", "resources"]))
-def test_what_is_intact_is_read_and_the_rest_is_counted(
+def test_intact_lines_are_read_and_the_others_are_counted(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
 ) -> None:
     run = new_run(tmp_path_factory.mktemp("damage") / "run")
@@ -126,7 +126,7 @@ def test_what_is_intact_is_read_and_the_rest_is_counted(
     (folder / LIVE).write_bytes(content)
     *lines, torn = content.split(b"\n")
     intact = Counter(json.loads(one)["tick"] for one in lines if one + b"\n" in LINES[kind])
-    said = sum(map(bool, lines)) + bool(torn)
+    all_lines = sum(map(bool, lines)) + bool(torn)
     for sealed in (False, True):
         if sealed:
             seal_run(run)
@@ -134,7 +134,7 @@ def test_what_is_intact_is_read_and_the_rest_is_counted(
         rows = {"ticks": read.ticks, "events": read.events, "resources": read.resources}[kind]()
         found = Counter(row["tick"] for row in rows.rows())
         assert found >= intact
-        assert found.total() + left_out(read) == said
+        assert found.total() + left_out(read) == all_lines
 
 
 @pytest.mark.parametrize("what", NO_TICKS)
@@ -150,9 +150,9 @@ def test_lines_that_are_no_ticks(tmp_path: Path, what: str) -> None:
 
 @pytest.mark.parametrize("what", TICKS)
 def test_lines_that_are_ticks(tmp_path: Path, what: str) -> None:
-    told, loss = TICKS[what]
+    content, loss = TICKS[what]
     run = new_run(tmp_path / "run")
-    write_tape(run, [told + b"\n", line(2)])
+    write_tape(run, [content + b"\n", line(2)])
     for sealed in (False, True):
         if sealed:
             seal_run(run)
@@ -205,7 +205,7 @@ def test_a_damaged_ring(
     ring = write_ring(run, folder, *LINES["ticks"][2:])
     content = bytearray(ring.read_bytes())
     for at, value in flips:
-        # most of what is in a ring is in its first words, and behind its first page
+        # a ring has its words at the begin and its data after the first page
         content[at if at > 4000 else at % 64] = value
     ring.write_bytes(content)
     assert Counter(numbers(run)) >= Counter([1, 2, 3])
@@ -216,18 +216,18 @@ def test_a_damaged_ring(
 
 
 @pytest.mark.parametrize(
-    ("told", "match"),
+    ("change", "match"),
     [
-        (lambda told: told | {"schema": 2}, r"schema 2 in .*upgrade"),
-        (lambda told: {name: told[name] for name in told if name != "id"}, "a damaged file"),
-        (lambda told: [], "a damaged file"),
+        (lambda info: info | {"schema": 2}, r"schema 2 in .*upgrade"),
+        (lambda info: {name: info[name] for name in info if name != "id"}, "a damaged file"),
+        (lambda info: [], "a damaged file"),
     ],
 )
-def test_run_json(tmp_path: Path, told: Callable[[Any], Any], match: str) -> None:
+def test_run_json(tmp_path: Path, change: Callable[[Any], Any], match: str) -> None:
     run = new_run(tmp_path / "run")
     write_tape(run, LINES["ticks"])
     path = run / "run.json"
-    path.write_text(json.dumps(told(json.loads(path.read_text()))))
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
     for use in (open_run, seal_run):
         with pytest.raises(RunError, match=match):
             use(run)
@@ -254,7 +254,7 @@ def test_a_tape_that_is_an_empty_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives files to another user")
-def test_what_another_user_has_to_write_yet_is_told_of(tmp_path: Path, shared: Path) -> None:
+def test_lines_in_the_ring_of_another_user_are_reported(tmp_path: Path, shared: Path) -> None:
     run = new_run(tmp_path / "run")
     folder = write_tape(run, [])
     ring = write_ring(run, folder, line(1), line(2))
@@ -303,8 +303,8 @@ except RunError as error:
         "ticks/attempt=0/rank=0/part-00000.parquet",
     ],
 )
-def test_what_may_not_be_read_is_an_error(hidden: str) -> None:
-    """Not a run with fewer ticks, or none."""
+def test_a_file_that_may_not_be_read_is_an_error(hidden: str) -> None:
+    """It is not read as a run with fewer ticks, or none."""
     with tempfile.TemporaryDirectory() as base:
         Path(base).chmod(0o755)
         run = new_run(Path(base, "run"))
@@ -322,7 +322,7 @@ def test_what_may_not_be_read_is_an_error(hidden: str) -> None:
         assert f"{run / hidden}: Permission denied" in done.stdout
 
 
-def test_pipes_in_the_place_of_files_hold_nobody_up(tmp_path: Path) -> None:
+def test_nothing_waits_for_pipes_in_the_place_of_files(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     folder = write_tape(run, [line(1)], [])
     seal_run(run)

@@ -1,4 +1,4 @@
-"""Disks that are full, and folders that are taken away: the loop goes on."""
+"""The loop goes on when the disk is full, or a folder is moved or removed."""
 
 import errno
 import logging
@@ -17,7 +17,7 @@ from ..clock import records
 from ..full_disk import fill, small_disk
 from .stores import until
 
-TICKS = 3000  # what is said of so many does not find room in it
+TICKS = 3000  # the lines of so many ticks do not fit into the ring
 NAMES = [f"metric_{number}" for number in range(20)]
 
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("small_rings")
 
 
 def fill_up(clock: Clock, disk: Path) -> Path:
-    """Ticks on a disk that has room, then on one that has none: what is in their way."""
+    """Record ticks, fill the disk, record more; return the file that fills it."""
     assert clock._recorder is not None
     ticks = clock._recorder.ticks
     list(clock.ticks(range(50)))
@@ -52,7 +52,7 @@ def test_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         assert run.notices() == []
 
 
-def test_more_than_waits_for_a_full_disk_is_told_of(
+def test_ticks_that_do_not_fit_into_the_ring_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
@@ -69,8 +69,8 @@ def test_more_than_waits_for_a_full_disk_is_told_of(
         missing = sorted(set(range(1, TICKS + 161)) - set(kept))
         assert len(missing) == clock.dropped > 0
         assert kept[-10:] == list(range(TICKS + 151, TICKS + 161))
-        (told,) = [one for one in records.events(disk / "run") if one["event"] == "dropped"]
-        assert told["fields"] == {
+        (dropped,) = [one for one in records.events(disk / "run") if one["event"] == "dropped"]
+        assert dropped["fields"] == {
             "kind": "ticks",
             "records": clock.dropped,
             "first_tick": missing[0],
@@ -87,7 +87,7 @@ def test_more_than_waits_for_a_full_disk_is_told_of(
         ]
 
 
-def test_what_waits_when_the_clock_closes_is_sealed_later(
+def test_lines_that_wait_when_the_clock_closes_are_sealed_later(
     tmp_path: Path, shared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with small_disk(tmp_path / "disk") as disk:
@@ -112,7 +112,7 @@ def test_what_waits_when_the_clock_closes_is_sealed_later(
         assert records.events(run)[-1]["event"] == "end"
 
 
-def test_what_waits_in_memory_that_is_not_shared_is_lost(
+def test_lines_that_wait_in_memory_that_is_not_shared_are_lost(
     tmp_path: Path, shared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shared.rmdir()
@@ -132,7 +132,7 @@ def test_what_waits_in_memory_that_is_not_shared_is_lost(
 def test_room_for_lines_but_none_to_seal_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Closing takes it: they can be sealed at any time."""
+    """Closing succeeds, as lines can be sealed at any time."""
     monkeypatch.setattr(watcher, "PERIOD_SECONDS", 3600.0)
     with small_disk(tmp_path / "disk") as disk:
         with Clock(disk / "run", progress=False, stall=None) as clock:

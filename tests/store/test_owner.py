@@ -1,4 +1,4 @@
-"""A rank of a run is one process's at a time."""
+"""At any time, one process owns a rank of a run."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ from metronorm.runs import open_run
 from metronorm.store import owner
 from metronorm.store.owner import Owner, Ownership, read_owner_file
 
-# tells that it records, then goes on until its standard input ends
+# records three ticks, prints its process number, and lives until its standard input ends
 WRITER = """
 import os, sys
 from pathlib import Path
@@ -52,7 +52,7 @@ def writer(run: Path, *how: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def opened(run: Path) -> int:
-    """Go on with a run, if that is possible; the attempt."""
+    """Resume a run for one tick, if that is possible; return the attempt."""
     with Clock(run, resume=True, progress=False, stall=None) as clock:
         list(clock.ticks(range(1)))
     return clock.attempt
@@ -64,7 +64,7 @@ def claim_and_release(run: Path) -> None:
 
 
 def left_by(run: Path, process: Owner) -> Path:
-    """What a process has left that did not close its clock."""
+    """The owner file of a run whose process did not close its clock."""
     assert opened(run) >= 0
     path = owner._path(run, 0)
     path.write_bytes(msgspec.json.encode(process))
@@ -86,10 +86,10 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_that_is_written_is_not_resumed(run: Path) -> None:
     with writer(run, "resume") as process:
-        said = f"which process {process.pid} on {os.uname().nodename} is writing"
-        with pytest.raises(RunError, match=f"one process at a time.*{said}.*wait until it ends"):
+        message = f"which process {process.pid} on {os.uname().nodename} is writing"
+        with pytest.raises(RunError, match=f"one process at a time.*{message}.*wait until it ends"):
             opened(run)
-        with pytest.raises(RunError, match=said):
+        with pytest.raises(RunError, match=message):
             claim_and_release(run)
         assert open_run(run).attempts == [0, 1], "the one that is refused leaves no attempt"
     claim_and_release(run)
@@ -98,7 +98,7 @@ def test_a_run_that_is_written_is_not_resumed(run: Path) -> None:
 
 @pytest.mark.parametrize("how", ["", "fork"])
 def test_after_a_kill_it_is_resumed_at_once(tmp_path: Path, how: str) -> None:
-    """Though a worker that the killed process forked, such as a data loader's, may live on."""
+    """Even if a worker that the killed process forked, such as a data loader's, still lives."""
     with writer(tmp_path / "run", how) as process:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -111,7 +111,7 @@ def test_after_a_kill_it_is_resumed_at_once(tmp_path: Path, how: str) -> None:
     ]
 
 
-def test_of_two_that_go_on_at_once_one_does(run: Path) -> None:
+def test_one_of_several_processes_that_resume_at_once_succeeds(run: Path) -> None:
     script = WRITER.replace("sys.stdin.read()", "").replace("with Clock", "input()\nwith Clock")
     processes = [
         subprocess.Popen(
@@ -180,8 +180,10 @@ def test_another_run_in_the_same_place_has_another_owner(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("lives", [True, False])
-def test_of_a_process_on_another_machine_its_touch_tells(run: Path, lives: bool) -> None:
-    """Whose locks may not reach this one."""
+def test_a_process_on_another_machine_owns_the_rank_while_it_touches_the_file(
+    run: Path, lives: bool
+) -> None:
+    """Its lock may not be seen on this machine."""
     path = left_by(run, Owner(7, "node-7", "another boot"))
     ended = threading.Event()
 
@@ -220,7 +222,7 @@ def test_a_file_system_without_locks(run: Path, monkeypatch: pytest.MonkeyPatch)
         claim_and_release(run)
     ended.set()
     other.join()
-    claim_and_release(run)  # as if it had been killed
+    claim_and_release(run)  # the first owner touches no more, as if it was killed
     mine.release()
     claim_and_release(run)
 
@@ -260,7 +262,7 @@ def test_a_run_is_claimed_before_it_is_opened(run: Path) -> None:
     assert opened(run) == 2
 
 
-def test_a_claim_that_is_not_used_is_given_back(run: Path) -> None:
+def test_a_claim_that_is_not_used_is_released(run: Path) -> None:
     Clock(run, resume=True, progress=False, stall=None).claim().close()
     assert opened(run) == 1
 

@@ -33,14 +33,14 @@ sys.stdin.read()
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of a tape."""
+    """The folder of a tape."""
     made = tmp_path / "run" / "ticks" / "attempt=0" / "rank=0"
     made.mkdir(parents=True)
     return made
 
 
 def left_behind(folder: Path, *lines: bytes) -> Path:
-    """What a process that was killed leaves."""
+    """The ring that a killed process leaves, with these lines."""
     path = ring_path("0123", "ticks", 0, 0)
     ring = Ring(path, folder, CAPACITY)
     assert ring.shared
@@ -75,7 +75,7 @@ def test_lines_come_out_as_they_went_in(shared: Path, folder: Path) -> None:
 def test_it_is_a_queue_of_bounded_size(
     tmp_path_factory: pytest.TempPathFactory, capacity: int, actions: list[bytes | int]
 ) -> None:
-    """Against a deque; a number takes so many of the lines that wait."""
+    """Compared with a deque. An action is a line to put, or a number of lines to take."""
     folder = tmp_path_factory.mktemp("ring")
     ring = Ring(folder / "ring", folder, capacity)
     waiting: deque[bytes] = deque()
@@ -94,7 +94,7 @@ def test_it_is_a_queue_of_bounded_size(
     ring.close()
 
 
-def test_one_that_cannot_be_shared_holds_lines_all_the_same(shared: Path, folder: Path) -> None:
+def test_a_ring_that_cannot_be_shared_still_holds_lines(shared: Path, folder: Path) -> None:
     taken = shared / "taken"
     taken.write_bytes(b"somebody's")
     for path in (None, taken, shared / "no" / "folder"):
@@ -107,7 +107,7 @@ def test_one_that_cannot_be_shared_holds_lines_all_the_same(shared: Path, folder
 
 
 def test_memory_that_is_full_is_not_shared(tmp_path: Path, folder: Path) -> None:
-    """All of a ring is taken at once: a page that is missing later would kill the process."""
+    """All memory is allocated at first: a page that is missing later would kill the process."""
     with small_disk(tmp_path / "disk") as disk:
         path = disk / "ring"
         ring = Ring(path, folder, 4 << 20)
@@ -125,7 +125,9 @@ def test_memory_that_is_full_is_not_shared(tmp_path: Path, folder: Path) -> None
         small.close()
 
 
-def test_a_copy_is_not_the_run(shared: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_copy_of_a_run_has_no_part_in_its_ring(
+    shared: Path, folder: Path, tmp_path: Path
+) -> None:
     path = left_behind(folder, b"line\n")
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
@@ -135,7 +137,7 @@ def test_a_copy_is_not_the_run(shared: Path, folder: Path, tmp_path: Path) -> No
     assert read_ring(path, folder) == b"line\n", "looking at the copy takes nothing"
 
 
-def test_a_run_that_was_moved_is(shared: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_moved_keeps_its_ring(shared: Path, folder: Path, tmp_path: Path) -> None:
     path = left_behind(folder, b"line\n")
     moved = folder.rename(tmp_path / "moved")
     assert read_ring(path, moved) == b"line\n"
@@ -144,7 +146,7 @@ def test_a_run_that_was_moved_is(shared: Path, folder: Path, tmp_path: Path) -> 
     assert not path.exists()
 
 
-def test_what_is_taken_over_stays_until_that_is_done(shared: Path, folder: Path) -> None:
+def test_lines_stay_in_the_ring_until_they_are_taken_over(shared: Path, folder: Path) -> None:
     path = left_behind(folder, b"line\n")
     with contextlib.suppress(OSError), abandoned_ring(path, folder) as lines:
         assert lines == b"line\n"
@@ -153,7 +155,7 @@ def test_what_is_taken_over_stays_until_that_is_done(shared: Path, folder: Path)
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives files to another user")
-def test_somebody_elses_is_refused(shared: Path, folder: Path) -> None:
+def test_the_ring_of_another_user_is_refused(shared: Path, folder: Path) -> None:
     path = left_behind(folder, b"line\n")
     os.chown(path, 12345, -1)
     assert read_ring(path, folder) is None
@@ -165,8 +167,8 @@ def test_somebody_elses_is_refused(shared: Path, folder: Path) -> None:
     assert read_ring(path, folder) == b"line\n", "the owner of the run is no stranger"
 
 
-def test_pipes_hold_nobody_up(shared: Path, folder: Path) -> None:
-    """The folder is everybody's."""
+def test_nothing_waits_for_pipes(shared: Path, folder: Path) -> None:
+    """Every user may put files into the folder of the rings."""
     path = ring_path("0123", "ticks", 0, 0)
     os.mkfifo(path)
     assert read_ring(path, folder) == b""
@@ -228,7 +230,7 @@ def test_a_run_in_the_place_of_a_deleted_one_is_another(shared: Path, folder: Pa
     assert list(folder.iterdir()) == []
 
 
-def test_another_containers_paths_are_not_ours(
+def test_paths_of_another_container_are_not_trusted(
     shared: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Containers may share the memory but not the folders."""
@@ -241,7 +243,7 @@ def test_another_containers_paths_are_not_ours(
 
 
 def test_files_that_are_no_rings(shared: Path, folder: Path) -> None:
-    """What a process left that was killed while it made one is removed, the rest let alone."""
+    """Files of processes that were killed while they made a ring are removed, others are not."""
     path = left_behind(folder, b"line\n")
     (shared / "metronorm-empty-ticks-0-0").touch()
     (shared / "metronorm-begun-ticks-0-0").write_bytes(bytes(8192))
@@ -263,7 +265,7 @@ def test_files_that_are_no_rings(shared: Path, folder: Path) -> None:
 def test_a_ring_is_not_made_of_a_file_that_was_removed_meanwhile(
     shared: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Somebody took it for what a dead process began, before it was locked: it is made again."""
+    """Another process removed the file before it was locked: a new file is made."""
     path = ring_path("0123", "ticks", 0, 0)
     lock = rings.fcntl.flock
 
@@ -280,10 +282,8 @@ def test_a_ring_is_not_made_of_a_file_that_was_removed_meanwhile(
     ring.close()
 
 
-def test_many_make_rings_while_others_look_for_those_of_the_dead(
-    shared: Path, folder: Path
-) -> None:
-    """Each ring that was made is there: nobody takes it for one that a dead process began."""
+def test_rings_are_made_while_others_look_for_abandoned_ones(shared: Path, folder: Path) -> None:
+    """No process takes a ring that is being made for one that a dead process began."""
     script = f"""
 import sys
 from metronorm.store import ring
@@ -313,7 +313,7 @@ while True:
             looker.communicate()
 
 
-def test_lines_of_the_dead_are_put_on_their_tape(shared: Path, folder: Path) -> None:
+def test_lines_of_dead_processes_are_put_on_their_tape(shared: Path, folder: Path) -> None:
     line = b'{"tick":1,"time_ns":2,"wall_ns":3,"beats":1,"phases":{},"metrics":{}}\n'
     ring = Ring(ring_path("0123", "ticks", 0, 0), folder, 64 << 10)
     ring.put(line)

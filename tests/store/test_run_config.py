@@ -1,4 +1,4 @@
-"""What a run was configured with is what is read, and what a resume changes is on record."""
+"""A config is read as it was given, and what a resume changes is recorded."""
 
 import json
 import logging
@@ -27,7 +27,7 @@ VALUES = st.recursive(
 
 
 def kept(run: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """A config, as it is read of a run."""
+    """The config of a new run, as it is read back."""
     create_run(run, name=None, config=config)
     return read_run_info(run).config
 
@@ -61,7 +61,7 @@ def test_tuples_and_numbers_as_keys_are_kept_as_json_has_them(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("place", [[], ["b"], ["a", "b"], ["list", 7], ["list", "x"], ["text"]])
-def test_a_place_that_holds_no_number_is_passed_over(place: list[str | int]) -> None:
+def test_a_place_that_holds_no_number_is_ignored(place: list[str | int]) -> None:
     config = {"a": 1, "list": [1], "text": "word"}
     assert from_json(dict(config), [place]) == config
 
@@ -75,14 +75,14 @@ def test_what_json_cannot_hold_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_runs_without_such_numbers_look_as_they_did(tmp_path: Path) -> None:
+def test_runs_without_such_numbers_have_no_list_of_places(tmp_path: Path) -> None:
     info = create_run(tmp_path / "run", name=None, config={"a": 1.5})
     assert b"not_finite" not in run_file(info)
     assert read_run_info(tmp_path / "run") == info
 
 
 def test_names_that_are_no_unicode_do_not_stop_a_run(tmp_path: Path) -> None:
-    """Of files, as Linux permits them, and so of the folder and of arguments."""
+    """Linux permits such names of files, and so in paths and arguments."""
     script = "import sys; from pathlib import Path; "
     script += "from metronorm.store.run_directory import create_run; "
     script += "create_run(Path(sys.argv[1]), name=None, config={})"
@@ -123,19 +123,19 @@ def test_differences() -> None:
 
 
 def changed(run: Path, caplog: pytest.LogCaptureFixture, **given: Any) -> list[dict[str, Any]]:
-    """The events `changed` of an attempt that resumes a run; a warning says the same."""
+    """The events `changed` of an attempt that resumes a run; a warning reports each."""
     caplog.clear()
     with Clock(run, resume=True, progress=False, stall=None, **given) as clock:
         pass
     events = records.events(run, clock.attempt)
     found = [event["fields"] for event in events if event["event"] == "changed"]
-    told = [message for _, level, message in caplog.record_tuples if level == logging.WARNING]
-    assert len(told) == len(found)
-    assert all("an event `changed` has both" in message for message in told)
+    warnings = [message for _, level, message in caplog.record_tuples if level == logging.WARNING]
+    assert len(warnings) == len(found)
+    assert all("an event `changed` has both" in message for message in warnings)
     return found
 
 
-def test_another_config_or_name_is_on_record(
+def test_another_config_or_name_is_recorded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"

@@ -43,12 +43,12 @@ def test_a_long_stretch_is_sealed_while_the_loop_runs(
     run = tmp_path / "run"
     with Clock(run, progress=False, stall=None) as clock:
         folder = tape_folder(run, "ticks", 0, 0)
-        said = []
+        values = []
 
         def go(ticks: int) -> None:
             for _ in clock.ticks(range(ticks)):
-                said.append(clock.tick / 3)
-                clock.log(value=said[-1])
+                values.append(clock.tick / 3)
+                clock.log(value=values[-1])
 
         for part in range(2):
             go(300)
@@ -61,7 +61,7 @@ def test_a_long_stretch_is_sealed_while_the_loop_runs(
         assert numbers(run) == list(range(1, 606))
         assert list(folder.glob("*.damaged")) == []
     assert files(folder) == [f"part-0000{number}.parquet" for number in range(3)]
-    assert [row["value"] for row in open_run(run).ticks().rows()] == said
+    assert [row["value"] for row in open_run(run).ticks().rows()] == values
 
 
 def test_when_a_stretch_is_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,8 +91,8 @@ def test_closing_seals(tmp_path: Path) -> None:
     assert seal_run(tmp_path / "run") == 0
 
 
-def test_a_process_of_its_own_seals_what_takes_long(tmp_path: Path) -> None:
-    """Closing does not; each tick can be read meanwhile."""
+def test_a_separate_process_seals_many_lines(tmp_path: Path) -> None:
+    """Closing does not wait for it, and each tick can be read meanwhile."""
     run = tmp_path / "run"
     names = [f"metric {number}" for number in range(1000)]
     with Clock(run, progress=False, stall=None) as clock:
@@ -106,10 +106,8 @@ def test_a_process_of_its_own_seals_what_takes_long(tmp_path: Path) -> None:
     assert open_run(run).notices() == []
 
 
-@pytest.mark.skipif(
-    not Path("/proc/self/stat").exists(), reason="reads what Linux says of processes"
-)
-def test_processes_that_have_sealed_are_laid_to_rest(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc of Linux")
+def test_processes_that_have_ended_are_waited_for(tmp_path: Path) -> None:
     begun = [Path("/proc", str(spawn(sys.executable, "-c", ""))) for _ in range(3)]
     until(lambda: all((each / "stat").read_text().split()[2] == "Z" for each in begun))
     last = spawn(sys.executable, "-c", "")
@@ -119,20 +117,20 @@ def test_processes_that_have_sealed_are_laid_to_rest(tmp_path: Path) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.lists(metrics, max_size=4), min_size=1, max_size=3))
-def test_what_is_sealed_is_what_was_recorded(
+def test_sealed_values_are_the_recorded_ones(
     tmp_path_factory: pytest.TempPathFactory, stretches: list[list[dict[str, float]]]
 ) -> None:
     run = new_run(tmp_path_factory.mktemp("seal") / "run")
     expected: list[dict[str, float]] = []
-    spelled: dict[str, str] = {}  # names that differ in case alone are refused by the clock
+    spelled: dict[str, str] = {}  # the clock refuses names that differ only in case
     lines: list[list[bytes]] = []
     for stretch in stretches:
         lines.append([])
-        for said in stretch:
-            kept = {n: v for n, v in said.items() if spelled.setdefault(n.lower(), n) == n}
+        for values in stretch:
+            kept = {n: v for n, v in values.items() if spelled.setdefault(n.lower(), n) == n}
             expected.append(kept)
-            told = {n: v if abs(v) < float("inf") else str(v) for n, v in kept.items()}
-            lines[-1].append(line(len(expected), told))
+            as_json = {n: v if abs(v) < float("inf") else str(v) for n, v in kept.items()}
+            lines[-1].append(line(len(expected), as_json))
     write_tape(run, *lines)
     for sealed in (False, True):
         if sealed:
@@ -140,12 +138,12 @@ def test_what_is_sealed_is_what_was_recorded(
             assert list(run.rglob("_*")) == []
         ticks = open_run(run).ticks()
         rows = ticks.rows()
-        assert set(ticks.metrics) == {name for said in expected for name in said}
+        assert set(ticks.metrics) == {name for values in expected for name in values}
         assert [row["tick"] for row in rows] == list(range(1, len(expected) + 1))
-        for row, said in zip(rows, expected, strict=True):
+        for row, values in zip(rows, expected, strict=True):
             assert row["forward_ns"] == 2
             found = bits(row[name] for name in ticks.metrics)
-            assert found == bits(said.get(name) for name in ticks.metrics)
+            assert found == bits(values.get(name) for name in ticks.metrics)
 
 
 @pytest.mark.slow
@@ -160,7 +158,7 @@ def test_very_many_names(tmp_path: Path) -> None:
     assert ticks.sql(query).fetchall() == [(None, None), (0.0, 9999 / 7), (None, None)]
 
 
-def test_what_lives_is_left_to_its_process(tmp_path: Path) -> None:
+def test_live_lines_are_left_to_their_process(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with Clock(run, progress=False, stall=None) as clock:
         list(clock.ticks(range(3)))
@@ -173,7 +171,7 @@ def test_what_lives_is_left_to_its_process(tmp_path: Path) -> None:
     assert numbers(run) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_resumed_run_takes_over_what_was_on_its_way(tmp_path: Path, shared: Path) -> None:
+def test_a_resumed_run_takes_over_the_lines_in_the_ring(tmp_path: Path, shared: Path) -> None:
     run = new_run(tmp_path / "run")
     folder = write_tape(run, [line(1), line(2)])
     write_ring(run, folder, line(2), line(3))
@@ -184,7 +182,7 @@ def test_a_resumed_run_takes_over_what_was_on_its_way(tmp_path: Path, shared: Pa
     assert numbers(run) == [1, 2, 3, 4]
 
 
-def test_a_run_is_copied_with_what_is_on_its_tape(tmp_path: Path) -> None:
+def test_a_copy_of_a_run_has_the_lines_on_its_tape(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     folder = write_tape(run, [line(1)])
     write_ring(run, folder, line(2))
@@ -210,14 +208,14 @@ def test_parts_are_sorted_and_have_types(tmp_path: Path) -> None:
 
 
 def test_events_survive_sealing(tmp_path: Path) -> None:
-    said = {"text": 'ü "q" \\ \n', "list": [1, 2.5, None, {"a": [True]}], "big": 2**60 + 1}
+    values = {"text": 'ü "q" \\ \n', "list": [1, 2.5, None, {"a": [True]}], "big": 2**60 + 1}
     with Clock(tmp_path / "run", progress=False) as clock:
-        clock.event('odd "name"', **said)
+        clock.event('odd "name"', **values)
         assert clock.flush()
         live = records.events(tmp_path / "run")
     sealed = records.events(tmp_path / "run")
     assert sealed[: len(live)] == live
-    assert next(one["fields"] for one in live if one["event"] == 'odd "name"') == said
+    assert next(one["fields"] for one in live if one["event"] == 'odd "name"') == values
 
 
 def test_spawn(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Sealing that is cut short, done twice, or met by damage loses nothing and doubles nothing."""
+"""No tick is lost or doubled if sealing is killed, done twice, or meets damage."""
 
 import contextlib
 import os
@@ -35,10 +35,10 @@ def test_a_crash_anywhere_leaves_each_tick_once(
 ) -> None:
     base = tmp_path / "base"
     base.mkdir()
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, str(CRASHING), str(base)], check=True, capture_output=True, text=True
     )
-    kills, code = map(int, told.stdout.split())
+    kills, code = map(int, done.stdout.split())
     assert code == 0
     assert kills > 20
     monkeypatch.setattr(rings, "_shared_folder", lambda: base / "shared")
@@ -48,9 +48,9 @@ def test_a_crash_anywhere_leaves_each_tick_once(
         left_out = [f"{folder}: 2 damaged lines were left out"]
         killed = open_run(run)
         assert numbers(killed) == [1, 2, 3, 4, 5, 6], files(folder)
-        assert [told for told in killed.notices() if "torn" not in told] == left_out
+        assert [notice for notice in killed.notices() if "torn" not in notice] == left_out
         if kill % 2:
-            recover_all()  # another run is begun on this machine in between
+            recover_all()  # as a run that starts on this machine does
             assert numbers(killed) == [1, 2, 3, 4, 5, 6], files(folder)
         seal_run(run)
         sealed = open_run(run)
@@ -130,14 +130,14 @@ def test_lines_whose_part_has_a_hole_are_sealed_again(tmp_path: Path) -> None:
     assert numbers(run) == [1, 2]
 
 
-def test_damaged_lines_are_told_of_before_and_after(tmp_path: Path) -> None:
+def test_damaged_lines_are_reported_before_and_after(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     damaged = [b"\0\xff {\n", b'{"tick":1}\n', b"a\rb\n"]
     folder = write_tape(run, [line(1), *damaged], [damaged[0], line(2), line(3)[:-9]], [line(4)])
-    told = f"{folder}: 5 damaged lines were left out"
-    assert open_run(run).notices() == [told]
+    notice = f"{folder}: 5 damaged lines were left out"
+    assert open_run(run).notices() == [notice]
     seal_run(run)
-    assert open_run(run).notices() == [told]
+    assert open_run(run).notices() == [notice]
     assert numbers(run) == [1, 2, 4]
     assert (folder / "_part-00000.damaged").read_bytes() == b"".join(damaged)
     assert (folder / "_part-00001.damaged").read_bytes() == damaged[0] + line(3)[:-9]
@@ -201,7 +201,7 @@ def test_several_seal_at_once(tmp_path: Path) -> None:
     assert numbers(run) == list(range(1, 9))
 
 
-def test_a_part_with_another_count_is_not_believed(
+def test_a_part_with_a_wrong_count_is_not_trusted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = new_run(tmp_path / "run")
@@ -234,7 +234,7 @@ def test_leftovers_of_a_sealing_that_was_killed_are_removed(tmp_path: Path) -> N
 
 
 def test_what_looks_like_a_part_of_a_tape_is_left_alone(tmp_path: Path) -> None:
-    """A named pipe would be waited for, a device never ends."""
+    """Opening a named pipe would wait, and a device never ends."""
     run = new_run(tmp_path / "run")
     folder = write_tape(run, [line(1)], [line(2)])
     for name in ("_part-00007.jsonl", "part-00008.parquet", "part-x.parquet"):
@@ -253,8 +253,8 @@ def test_what_looks_like_a_part_of_a_tape_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["run[1]", "run?", "run*", "r{1,2}n", "run **", "a'b"])
-def test_signs_of_patterns_in_a_path_mean_themselves(tmp_path: Path, name: str) -> None:
-    """Beside runs that they would mean, whose parts are damaged."""
+def test_characters_of_patterns_in_a_path_are_literal(tmp_path: Path, name: str) -> None:
+    """Other runs, with damaged parts, have the names that such a pattern would match."""
     for other in ("run1", "runx", "r1n", "ab"):
         folder = write_tape(new_run(tmp_path / other), [line(8)], [])
         seal_run(tmp_path / other)
@@ -273,7 +273,7 @@ def test_signs_of_patterns_in_a_path_mean_themselves(tmp_path: Path, name: str) 
 def test_too_little_memory_is_no_damage(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: str
 ) -> None:
-    """Nothing is put aside; what finds no room goes to the temporary files, and away again."""
+    """No part is renamed, and temporary files are removed at the end."""
     run = new_run(tmp_path / "run")
     metrics: dict[str, float | str] = {f"m{number}": number / 3 for number in range(300)}
     folder = write_tape(run, [line(tick, metrics) for tick in range(1, 1001)], [line(1001)])
@@ -297,7 +297,7 @@ def test_too_little_memory_is_no_damage(
     assert seal_run(run) == (2 if room == "1MB" else 0)
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads what Linux says of processes")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc of Linux")
 def test_one_process_after_the_other_seals_a_folder(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     folder = write_tape(run, *([line(tick)] for tick in range(1, 9)))

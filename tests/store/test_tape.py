@@ -26,7 +26,7 @@ sys.stdin.read()
 
 
 def holder(folder: Path) -> subprocess.Popen[str]:
-    """Another process that has the tape open."""
+    """Start another process that has the tape open."""
     child = subprocess.Popen(
         [sys.executable, "-c", HELD, str(folder)],
         stdin=subprocess.PIPE,
@@ -50,7 +50,7 @@ def test_lines_are_appended_whatever_pieces_they_come_in(tmp_path: Path) -> None
     assert (tmp_path / LIVE).read_bytes() == whole * len(range(0, len(whole), 7))
 
 
-def test_what_json_has_no_form_for_is_its_text() -> None:
+def test_a_value_that_json_cannot_hold_becomes_text() -> None:
     assert encode({"path": Path("a/b"), "number": 1}) == b'{"path":"a/b","number":1}\n'
 
 
@@ -60,7 +60,7 @@ def test_a_full_disk_takes_whole_lines_or_none(tmp_path: Path) -> None:
         tape = Tape(disk)
         assert tape.append(lines[0]) == len(lines[0])
         ballast = fill(disk)
-        # what is left of the page that was begun takes some lines, and a part of the next
+        # the rest of the last page takes some lines, and a part of the next line
         taken = tape.append(*lines[1:20], *lines[20:])
         kept = lines[0] + b"".join(lines[1:])[:taken]
         assert 0 < taken < 4096
@@ -77,7 +77,7 @@ def test_a_full_disk_takes_whole_lines_or_none(tmp_path: Path) -> None:
         assert (disk / LIVE).read_bytes() == b"".join(lines)
 
 
-def test_a_line_that_cannot_be_taken_back_is_ended(tmp_path: Path) -> None:
+def test_a_torn_line_that_cannot_be_cut_off_gets_its_end(tmp_path: Path) -> None:
     """On a file that cannot be cut: a pipe."""
     tape = Tape(tmp_path)
     (tmp_path / LIVE).unlink()
@@ -137,7 +137,7 @@ def test_a_tape_goes_on_when_it_cannot_be_rotated(tmp_path: Path) -> None:
     assert (tmp_path / LIVE).read_text() == "three\n"
 
 
-def test_the_folder_is_taken_away_and_given_back(tmp_path: Path) -> None:
+def test_the_folder_is_removed_and_made_again(tmp_path: Path) -> None:
     folder = tmp_path / "tape"
     folder.mkdir()
     tape = Tape(folder)
@@ -181,7 +181,7 @@ def test_another_run_in_its_place_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_another_run_in_its_place_is_left_alone(tmp_path: Path) -> None:
-    """Whether or not it is being written."""
+    """This holds while it is written, and otherwise."""
     run, other = new_run(tmp_path / "run"), new_run(tmp_path / "other")
     for each in (run, other):
         tape_folder(each, "ticks", 0, 0).mkdir(parents=True)
@@ -201,14 +201,14 @@ def test_the_folder_of_another_run_in_its_place_is_left_alone(tmp_path: Path) ->
 
 
 def test_a_tape_is_a_regular_file(tmp_path: Path) -> None:
-    """To open a pipe would hold up whoever seals, forever."""
+    """Opening a named pipe would make sealing wait forever."""
     os.mkfifo(tmp_path / LIVE)
     with pytest.raises(OSError, match=r"No such device|not a regular file"):
         Tape(tmp_path)
     assert not is_written(tmp_path)
 
 
-def test_one_write_for_all_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_lines_that_wait_are_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     writes = []
     write = os.writev
     channel = Channel(tmp_path, None, 1000)

@@ -1,4 +1,4 @@
-"""Whatever the disk does, the loop goes on, and what was in memory is on the tape in the end."""
+"""The loop goes on whatever the disk does, and lines in memory are on the tape in the end."""
 
 import contextlib
 import json
@@ -25,8 +25,8 @@ from ..clock import records
 from ..conftest import SMALL
 from .stores import until
 
-TICKS = 3000  # what is said of so many does not find room in the ring and a pipe
-BEFORE = 150  # with metrics of all these names, they just find room
+TICKS = 3000  # the lines of so many ticks do not fit into the ring and a pipe
+BEFORE = 150  # with metrics of all these names, these just fit
 NAMES = [f"metric_{number}" for number in range(20)]
 
 
@@ -45,7 +45,7 @@ class Hung:
         os.mkfifo(pipe)
         self.pipe = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         self.open_end = os.open(pipe, os.O_WRONLY)
-        until(lambda: not self.channel.ring.filled)  # so that the tape is not touched meanwhile
+        until(lambda: not self.channel.ring.filled)  # then the writer does not use the tape
         os.dup2(self.open_end, self.channel.tape._file, inheritable=False)
         pipe.rename(path)
         self.came = b""
@@ -59,7 +59,7 @@ class Hung:
 
     @contextlib.contextmanager
     def answering(self) -> Iterator[None]:
-        """Let it take everything, as long as the block lasts."""
+        """Let the disk take everything while the block runs."""
         os.set_blocking(self.pipe, True)
 
         def read() -> None:
@@ -74,12 +74,12 @@ class Hung:
         os.close(self.pipe)
 
     def numbers(self) -> list[int]:
-        """The ticks that came."""
+        """The numbers of the ticks that reached the disk."""
         return [json.loads(line)["tick"] for line in self.came.splitlines()]
 
 
 def hanging(clock: Clock, kind: str = "ticks") -> Hung:
-    """A tape that hangs already, with the writer inside."""
+    """A tape that hangs, with the writer inside a write."""
     hung = Hung(clock, kind)
     if kind == "events":
         clock.event("large", text="x" * (100 << 10))
@@ -112,8 +112,8 @@ def test_the_loop_goes_on_while_the_disk_hangs(clock: Clock) -> None:
     missing = sorted(set(range(1, BEFORE + TICKS + 1)) - set(hung.numbers()))
     assert hung.numbers() == sorted(hung.numbers()), "in order, each once"
     assert len(missing) == dropped == clock.dropped
-    (told,) = [one for one in records.events(clock.directory) if one["event"] == "dropped"]
-    assert told["fields"] == {
+    (dropped_event,) = [one for one in records.events(clock.directory) if one["event"] == "dropped"]
+    assert dropped_event["fields"] == {
         "kind": "ticks",
         "records": dropped,
         "first_tick": missing[0],
@@ -139,8 +139,8 @@ def test_memory_is_bounded_while_the_disk_hangs(clock: Clock) -> None:
         clock.close()
 
 
-def test_the_loop_never_writes_itself(clock: Clock) -> None:
-    """The writer hangs at one tape, while another one's ring overflows."""
+def test_the_training_thread_never_writes_to_the_disk(clock: Clock) -> None:
+    """The writer hangs at one tape while the ring of another tape is full."""
     events = hanging(clock, "events")
     ticks = Hung(clock, "ticks")
     for _ in clock.ticks(range(TICKS)):
@@ -194,19 +194,19 @@ def test_events_of_many_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(writer.CAPACITIES, "events", 4 << 10)
     with Clock(tmp_path / "run", progress=False, stall=None) as clock:
 
-        def say(thread: int) -> None:
+        def record(thread: int) -> None:
             for number in range(100):
-                clock.event("said", thread=thread, number=number, text="x" * 100)
+                clock.event("number", thread=thread, number=number, text="x" * 100)
 
-        threads = [threading.Thread(target=say, args=(thread,)) for thread in range(8)]
+        threads = [threading.Thread(target=record, args=(thread,)) for thread in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
     assert clock.dropped == 0
-    said = [one["fields"] for one in records.events(tmp_path / "run") if one["event"] == "said"]
+    found = [one["fields"] for one in records.events(tmp_path / "run") if one["event"] == "number"]
     for thread in range(8):
-        assert [one["number"] for one in said if one["thread"] == thread] == list(range(100))
+        assert [one["number"] for one in found if one["thread"] == thread] == list(range(100))
 
 
 def test_a_line_that_is_longer_than_the_ring(clock: Clock) -> None:
@@ -214,13 +214,13 @@ def test_a_line_that_is_longer_than_the_ring(clock: Clock) -> None:
     clock.event("long", text=long)
     clock.event("short")
     clock.close()
-    told = {one["event"]: one["fields"] for one in records.events(clock.directory)}
-    assert told["long"] == {"text": long}
-    assert told["short"] == {}
+    fields = {one["event"]: one["fields"] for one in records.events(clock.directory)}
+    assert fields["long"] == {"text": long}
+    assert fields["short"] == {}
     assert clock.dropped == 0
 
 
-def test_of_lines_that_are_too_long_one_waits(clock: Clock) -> None:
+def test_one_line_that_is_too_long_for_the_ring_waits(clock: Clock) -> None:
     hung = hanging(clock, "events")
     long = "x" * (writer.CAPACITIES["events"] + 1)
     for number in range(3):
@@ -234,25 +234,25 @@ def test_of_lines_that_are_too_long_one_waits(clock: Clock) -> None:
     assert b'"dropped"' in hung.came
 
 
-def test_what_the_writer_itself_says_does_not_wait_for_the_writer(tmp_path: Path) -> None:
+def test_lines_of_the_writer_do_not_wait_for_the_writer(tmp_path: Path) -> None:
     line = encode({"number": 0, "text": "x" * 400})
     channel = Channel(tmp_path, None, 1000)
-    told: list[Any] = []
+    reported: list[Any] = []
 
-    def tell(kind: str, loss: writer.Loss) -> None:
-        told.append((kind, loss))
+    def report(kind: str, loss: writer.Loss) -> None:
+        reported.append((kind, loss))
         for _ in range(10):
             writing.put_or_drop(channel, line, 7)
 
-    writing = Writer({"events": channel}, tell)
+    writing = Writer({"events": channel}, report)
     channel.drop(5)
     channel.drop(6)
     assert writing.close() == 0
-    assert told == [("events", writer.Loss(2, 5, 6, "the disk does not answer"))]
+    assert reported == [("events", writer.Loss(2, 5, 6, "the disk does not answer"))]
     assert (tmp_path / LIVE).read_bytes() == line * 10
 
 
-def test_closing_does_not_wait_for_what_seals(
+def test_closing_does_not_wait_for_the_process_that_seals(
     clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     endless = tmp_path / "endless"

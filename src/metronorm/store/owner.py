@@ -8,11 +8,11 @@ the owner dies instead, the kernel releases the lock and the name stays.
 
 | lock | the file names | owned | because |
 | --- | --- | --- | --- |
-| held | anybody or nobody | yes | a process that lives holds it |
-| free | nobody | no | the owner closed the run, or the file is new |
+| held | any process, or none | yes | a living process holds it |
+| free | no process | no | the owner closed the run, or the file is new |
 | free | a process of this machine | no | the kernel released the lock of a dead process |
 | free | a process of another machine | unknown | locks of that machine may not reach this one |
-| unsupported | nobody | no | the owner closed the run, or the file is new |
+| unsupported | no process | no | the owner closed the run, or the file is new |
 | unsupported | a process | unknown | on this file system nothing can be locked |
 
 Where it is unknown, the touches answer: a process that wants to own the rank watches the file for
@@ -67,8 +67,8 @@ class OwnerFile:
     """What one look at the owner file of a rank has found.
 
     Args:
-        owner: the process that the file names; None if it names nobody.
-        lock: whether somebody holds the lock.
+        owner: the process that the file names; None if it names no process.
+        lock: whether a process holds the lock.
         touched_seconds: the time of the last touch, in seconds since 1970.
     """
 
@@ -195,7 +195,7 @@ def _wait_for_lock(file: int) -> Lock:
 
 
 def _try_lock(file: int, operation: int) -> Lock:
-    """Lock a file without waiting; what was found before."""
+    """Lock a file without waiting; return the state of the lock before."""
     try:
         fcntl.flock(file, operation | fcntl.LOCK_NB)
     except BlockingIOError:

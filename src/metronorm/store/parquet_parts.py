@@ -27,7 +27,7 @@ def scan(parts: Iterable[Path], options: str = "hive_partitioning = false") -> s
     """SQL that reads parts, to be put behind `from`.
 
     The parts must agree in the columns that a query uses. Otherwise `options` must have
-    `union_by_name = true`, which opens every part once more for each query.
+    `union_by_name = true`, which opens every part again for each query.
 
     Args:
         parts: the files.
@@ -117,7 +117,7 @@ def batches(names: Sequence[str], size: int = BATCH) -> Iterator[Sequence[str]]:
 
 
 def out_of_memory(error: Exception) -> OutOfMemoryError:
-    """The error to raise when DuckDB ran out of memory; it says nothing about the files."""
+    """The error to raise when DuckDB ran out of memory; the files are not damaged."""
     reason = str(error).partition("\n")[0].removeprefix("Out of Memory Error: ")
     return OutOfMemoryError(
         "reading this run takes more memory than there is", got=reason, fix="end other programs"

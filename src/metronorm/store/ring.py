@@ -27,11 +27,11 @@ Each has one writer, so no lock is needed. The order of the accesses is what mat
 | consumer, `take` | writes to the tape, then moves `tail` | no line is in neither of them |
 | reader, `read_ring` | `head`, `tail`, the bytes, `tail` again | see below |
 
-While a reader copies, the consumer may move `tail` and the producer overwrite what is before it.
-Those lines are on the tape by then, so the reader leaves out what is before the second `tail`; it
-reads the tape after the ring.
+While a reader copies, the consumer may move `tail`, and the producer may overwrite bytes before the
+new `tail`. Their lines are on the tape by then. So the reader leaves out all bytes before the
+second `tail`, and reads the tape after the ring.
 
-Producer and consumer are threads of one interpreter, whose lock (the GIL) orders their accesses.
+Producer and consumer are threads of one interpreter, and its lock (the GIL) orders their accesses.
 After a kill, every store of the dead process has reached the memory. Only a reader beside a living
 process depends on the CPU. x86-64 shows stores in their order. A CPU that does not may show `head`
 before the line: the reader then finds bytes that are no record, and the line at its next look.
@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _HEADER = 4096  # bytes before the data
-_WORDS = 64  # bytes of words at its begin; the path follows
+_WORDS = 64  # bytes of words at the beginning; the path follows
 _MAGIC = 0x4D455452_4F4E3031
 (
     _MAGIC_AT,
@@ -98,7 +98,7 @@ def _shared_folder() -> Path:
 class Ring:
     """A queue of lines between one producer and one consumer, two threads of one process.
 
-    `shared` tells whether the lines survive the process.
+    `shared` is true if the lines survive the process.
 
     Args:
         path: the shared file to make; if it is None or cannot be made, the ring is in memory of
@@ -241,7 +241,7 @@ def _lock_abandoned(file: int) -> None:
 
 
 def read_ring(path: Path, folder: Path) -> bytes | None:
-    """The lines in the ring of a tape, some of which may be on the tape already.
+    """The lines in the ring of a tape; some may already be on the tape.
 
     The ring may be written meanwhile. A line that is left out was on the tape before this returns.
 
@@ -264,7 +264,7 @@ def read_ring(path: Path, folder: Path) -> bytes | None:
 
 @contextlib.contextmanager
 def abandoned_ring(path: Path, folder: Path) -> Iterator[bytes | None]:
-    """The lines of a ring whose process is dead; the ring is removed when the block ends well.
+    """The lines of an abandoned ring, which is removed when the block ends without an error.
 
     Yields None if there is no such ring, or its process lives. While the block runs, no other
     process takes these lines.
@@ -285,9 +285,10 @@ def abandoned_ring(path: Path, folder: Path) -> Iterator[bytes | None]:
 
 
 def abandoned_rings() -> list[tuple[Path, Path]]:
-    """All abandoned rings of this machine whose tapes are there: (shared file, tape's folder).
+    """All abandoned rings of this machine that have a tape: (shared file, folder of the tape).
 
-    Removes the rings of deleted runs, and those whose process died while it made them.
+    Rings of deleted runs are removed, and those that a process had not made completely when it
+    died.
     """
     found = []
     for path in sorted(_shared_folder().glob("metronorm-*-*-*-*")):

@@ -55,8 +55,8 @@ def from_json(value: Any, not_finite: Iterable[Iterable[str | int]]) -> Any:
     """Put the floats back at their places, in `value` itself, and return it.
 
     Args:
-        value: what `to_json` returned first.
-        not_finite: the places that it returned second; those that hold no such text are ignored.
+        value: the plain value that `to_json` returned.
+        not_finite: the places that it returned; those that hold no such text are ignored.
     """
     for place in not_finite:
         *outer, last = place or [""]

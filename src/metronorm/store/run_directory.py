@@ -23,6 +23,7 @@ import msgspec
 from metronorm.errors import ConfigError, RunError
 from metronorm.files import create_atomic, directory_aside, read_regular
 from metronorm.host import describe_host
+from metronorm.scalars import as_integer
 from metronorm.store.run_config import differences, from_json, to_json
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ def read_run_info(directory: Path) -> RunInfo:
             f"a run's {RUN_FILE} must be readable", got=f"{path}: {error.strerror or error}"
         ) from None
     try:
-        schema = msgspec.json.decode(data, type=dict[str, Any]).get("schema")
-        if isinstance(schema, int) and schema > SCHEMA:
+        schema = as_integer(msgspec.json.decode(data, type=dict[str, Any]).get("schema"))
+        if schema is not None and schema > SCHEMA:
             raise RunError(
                 f"this version reads run schema {SCHEMA} and older",
                 got=f"schema {schema} in {path}",
@@ -120,7 +121,7 @@ def changes(info: RunInfo, *, name: str | None, config: dict[str, Any]) -> dict[
         config: the new config, or a part of it.
 
     Returns:
-        `{"name": [old, new], "config": {DOTTED_NAME: [old, new], ...}}`, without what is equal.
+        `{"name": [old, new], "config": {DOTTED_NAME: [old, new], ...}}`; equal values are left out.
 
     Raises:
         ConfigError: the config holds something that JSON cannot hold.

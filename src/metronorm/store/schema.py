@@ -59,9 +59,9 @@ class TickRecord(msgspec.Struct, gc=False, omit_defaults=True):
 
     `time_ns` is the time of its end, in nanoseconds since 1970; all other `_ns` are durations:
     `wall_ns` of the tick, `clock_ns` of the clock's own work in it, `arrival_ns` until this rank
-    entered the collective, `gc_ns` of Python's garbage collector. `phases` is empty in a tick
-    whose phases were not measured. A record with 0 `beats` is no tick: it holds what was logged
-    after this tick, before the next one.
+    entered the collective, `gc_ns` of Python's garbage collector. If the phases of a
+    tick were not measured, `phases` is empty. A record with 0 `beats` is no tick: it holds values
+    that were logged after this tick, before the next one.
     """
 
     tick: int
@@ -82,7 +82,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class StoredTick(msgspec.Struct, gc=False, omit_defaults=True):
-    """A line of a tick, as it is read: a `TickRecord` whose values all fit their columns."""
+    """A line of a tick, as it is read: a `TickRecord` in which every value fits its column."""
 
     tick: _Integer
     time_ns: _Integer

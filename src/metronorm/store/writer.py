@@ -16,7 +16,7 @@ The disk, as the writer sees it:
 | state | event | next | because |
 | --- | --- | --- | --- |
 | takes lines | an append raises OSError | refuses | lines stay in the ring until it takes them |
-| takes lines | an append takes `_HANG_SECONDS` | hangs | nobody waits for it any more |
+| takes lines | an append takes `_HANG_SECONDS` | hangs | no thread waits for it any more |
 | refuses | an append succeeds, at any turn | takes lines | the writer tries at every turn |
 | hangs | the append returns | takes lines or refuses | |
 
@@ -73,7 +73,7 @@ class Loss:
 
 
 class Channel:
-    """The way of one kind of lines: its ring, its tape, and what was lost between them.
+    """The way of one kind of lines: its ring, its tape, and a count of lost lines.
 
     Args:
         folder: the folder of the tape.
@@ -116,7 +116,7 @@ class Channel:
             return True
 
     def drain(self) -> None:
-        """Write all lines that wait to the tape; what the disk refuses waits on."""
+        """Write all lines that wait to the tape; lines that the disk refuses keep waiting."""
         lines = self.ring.peek()
         if lines:
             self.ring.take(self.tape.append(*lines))
@@ -206,7 +206,7 @@ class Writer:
         """Wait for room for a line that did not fit; drop it if the disk refuses or hangs.
 
         Args:
-            channel: whose ring is full.
+            channel: the channel with the full ring.
             line: the line.
             tick: the tick of the line, to report it if it is lost.
         """
