@@ -1,7 +1,7 @@
-"""One of several processes that train together, one of them slow: FOLDER STORE; RANK from outside.
+"""One of several processes that train together: FOLDER STORE as arguments, RANK in the environment.
 
-Records a run for each way of training together, in which the last rank spends `DELAY` more than the
-others in every tick.
+Records a run for each way of training together. In every tick the last rank takes `DELAY` more than
+the others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def clock_of(case: str) -> Clock:
 
 
 class Slow(torch.autograd.Function):
-    """Holds the last rank up in the backward pass."""
+    """Delays the last rank in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, wanted: bool) -> Tensor:
@@ -116,7 +116,7 @@ def by_hand(model: nn.Module) -> None:
 
 
 def slow_to_load(case: str) -> None:
-    """The wait for data is what holds the rank up."""
+    """The rank waits for data."""
 
     def batches() -> Any:
         for _ in range(TICKS):
@@ -145,7 +145,7 @@ try:
     train("by hand", Net(), between=by_hand)
     train("sharded", sharded())
     slow_to_load("data")
-    # Who leaves first closes the connections on which another may still be receiving.
+    # The first process that ends closes connections on which another may still receive.
     store.set(f"finished {RANK}", "")
     store.wait([f"finished {rank}" for rank in range(RANKS)])
 finally:

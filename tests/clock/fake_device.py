@@ -1,4 +1,4 @@
-"""Accelerators whose work is done when they are told so; none may be waited for until they say so.
+"""Accelerators that finish their work on command; until then nothing may wait for them.
 
 `FakeDevice` has device time too. `FakeTorch` and `FakeJax` have as much of these frameworks as the
 clock uses.
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Work:
-    """What was given to a device, in order."""
+    """The work that a device was given, in order."""
 
     def __init__(self) -> None:
         self.may_wait = False
@@ -26,11 +26,11 @@ class Work:
         return self.given
 
     def finish(self) -> None:
-        """The device has come to the end of what it was given so far."""
+        """Finish all work that was given so far."""
         self.done = self.given
 
     def break_down(self) -> None:
-        """From now on it answers with errors."""
+        """From now on every question raises an error."""
         self.error = RuntimeError("device-side assert")
 
     def ready(self, serial: int) -> bool:
@@ -45,7 +45,7 @@ class Work:
 
 
 class FakeDevice(Work):
-    """Asks for what `Device` is asked for. Its time runs beside the host's.
+    """A `Device` with a time of its own.
 
     Work that is given begins when what was given before is done, so the device may be behind the
     host.
@@ -60,7 +60,7 @@ class FakeDevice(Work):
         self._end = self.now() + ns
 
     def now(self) -> int:
-        """When a moment is passed that is marked now."""
+        """The time at which the device reaches a moment that is marked now."""
         return max(self._end, self._time())
 
     def number(self, value: Any, shape: tuple[int, ...] = ()) -> Tensor:
@@ -130,7 +130,7 @@ class FakeJax(Work):
 
 
 class Array:
-    """As an array of JAX: asked whether it is ready, and copied, by methods of its own."""
+    """Like an array of JAX, with its methods to ask whether it is ready, and to copy it."""
 
     def __init__(self, work: Work, value: Any, shape: tuple[int, ...]) -> None:
         self.work, self.value, self.shape = work, value, shape
@@ -138,7 +138,7 @@ class Array:
         self._is_deleted = self._is_copied = False
 
     def delete(self) -> None:
-        """What donating it to a compiled function does."""
+        """Delete it, as donating it to a compiled function does."""
         self._is_deleted = True
 
     def is_ready(self) -> bool:
@@ -161,7 +161,7 @@ class Array:
 
 
 class FakeTorch(Work):
-    """With devices of the kind `cuda`; `current` is the index of the current one."""
+    """Like the module torch, with devices of type `cuda`; the current one has index `current`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -185,7 +185,7 @@ class FakeTorch(Work):
 
 
 class Event:
-    """As torch's: of the device on which it was first recorded; times only of what has passed."""
+    """Like an event of torch: bound to the device that first recorded it."""
 
     def __init__(self, work: Work) -> None:
         self.work = work

@@ -40,7 +40,7 @@ def record(
     resume: bool = False,
     first: int = 1,
 ) -> Run:
-    """A run with these tick times; `metrics(tick)` and `phases(tick, its time)` are what it has."""
+    """A run with these tick times, and values of `metrics(tick)` and `phases(tick, its time)`."""
     moment = VirtualTime()
     with Clock(run, progress=False, now=moment, resume=resume) as clock:
         for time in clock.ticks(times, initial=first - 1):

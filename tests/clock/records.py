@@ -1,4 +1,4 @@
-"""What a run holds, in the form in which the clock was told it."""
+"""The records of a run, in the form in which the clock got the values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def ticks(run: Path, attempt: int = 0) -> list[dict[str, Any]]:
-    """The records of an attempt, phases and metrics in dicts, without what was not said."""
+    """The ticks of an attempt, with phases and metrics in dicts, without missing values."""
     table = open_run(run).ticks("full")
     return [
         {name: row[name] for name in ("tick", "time_ns", "wall_ns", "beats")}

@@ -65,7 +65,7 @@ def test_what_is_not_sampled_is_an_event_once(
 
 
 def test_a_sample_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one of a GPU that has fallen off its bus."""
+    """Hangs, as it does for a GPU that has fallen off its bus."""
     monkeypatch.setattr(watcher, "PATIENCE_SECONDS", 0.0)
     hangs, answers = threading.Event(), threading.Event()
 
@@ -91,7 +91,7 @@ def test_a_sample_that_hangs_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> VirtualTime:
-    """The watcher looks all the time; its time moves when notified."""
+    """The watcher looks all the time; its time moves on command."""
     moved = VirtualTime()
     monkeypatch.setattr(watcher, "PERIOD_SECONDS", 0.001)
     monkeypatch.setattr(
@@ -117,7 +117,7 @@ def looked(monkeypatch: pytest.MonkeyPatch) -> threading.Semaphore:
 
 
 def see(looked: threading.Semaphore) -> None:
-    """Until the watcher has looked at what is the case now."""
+    """Wait until the watcher has looked at the present state."""
     for _ in range(2):
         while looked.acquire(blocking=False):
             pass

@@ -1,4 +1,4 @@
-"""What is logged after a tick, before the first one, and in one that never ends."""
+"""Values that are logged after a tick, before the first one, and in one that never ends."""
 
 import math
 import signal
@@ -18,7 +18,7 @@ from .virtual import VirtualTime
 
 
 def fields_of(run: Path, name: str = "between") -> list[tuple[int, dict[str, Any]]]:
-    """The tick and the fields of events of this name."""
+    """Tick and fields of each event with this name."""
     return [(each["tick"], each["fields"]) for each in records.events(run) if each["event"] == name]
 
 

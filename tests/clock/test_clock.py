@@ -325,7 +325,7 @@ def test_every_method_of_a_closed_clock_warns(
 
 
 def use(clock: Clock) -> None:
-    """All that a training does with a clock."""
+    """Everything that a training does with a clock."""
     with clock:
         for number in clock.ticks(range(3)):
             with clock.phase("forward"):

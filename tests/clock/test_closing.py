@@ -1,4 +1,4 @@
-"""Closing a clock takes the place of no error of the training's own."""
+"""Failures while a clock closes never replace an error of the training."""
 
 import logging
 import os
@@ -20,11 +20,11 @@ from . import records
 
 
 class TrainingError(Exception):
-    """Of the user."""
+    """An error of the training."""
 
 
 class UnspeakableError(TrainingError):
-    """Whose text cannot be made."""
+    """An error that fails to make its text."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -32,7 +32,7 @@ class UnspeakableError(TrainingError):
 
 @contextmanager
 def ended_by(error: type[Exception], run: Path, **options: Any) -> Iterator[Clock]:
-    """A training that ends in an error, which comes out of the clock as it was."""
+    """A training that ends in an error; the clock must let it pass unchanged."""
     with (  # noqa: PT012
         pytest.raises(error),
         Clock(run, progress=False, stall=None, **options) as clock,

@@ -1,4 +1,4 @@
-"""Of several ranks one is slow: by their arrivals it is told, though their ticks take as long."""
+"""One of several ranks is slow: all ticks take the same time, but arrivals show which it is."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ CASES = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the runs that all ranks have recorded."""
+    """The folder with the runs that all ranks have recorded."""
     folder = tmp_path_factory.mktemp("ranks")
     launch = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
     run_together(
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def medians(folder: Path, case: str, column: str) -> list[float]:
-    """By rank; the first ticks, in which all begin, are left out."""
+    """The median of each rank, without the first ticks, in which everything starts."""
     ticks = open_run(folder / case).ticks()
     rows = ticks.sql(
         f"""select rank, median(coalesce("{column}", 0)) from ticks

@@ -158,7 +158,7 @@ def test_a_run_may_have_ten_thousand_names(tmp_path: Path) -> None:
 
 
 class Half(float):
-    """A number of a class of its own, as libraries have them."""
+    """A number of another class, such as libraries have."""
 
 
 class Level(enum.IntEnum):
@@ -246,7 +246,7 @@ def test_a_metric_may_be_whole_in_one_tick_and_not_in_the_next(tmp_path: Path) -
 
 
 def test_the_count_may_be_a_number_of_any_library(tmp_path: Path) -> None:
-    """A checkpoint may give it back as such a one."""
+    """A count from a checkpoint may be such a number."""
     with new_clock(tmp_path / "run") as clock:
         clock.tick = np.int64(100)  # type: ignore[assignment]
         clock.begin_tick()

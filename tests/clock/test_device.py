@@ -21,7 +21,7 @@ Fake = FakeDevice | FakeJax | FakeTorch
 
 @pytest.fixture(params=["device", "torch with phases", "torch", "jax"])
 def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """Phases are in device time with the first two, in host time with the others."""
+    """Phases are in device time for the first two, in host time for the others."""
     pending_records._warn_once.cache_clear()
     if request.param == "device":
         return FakeDevice(VirtualTime())
@@ -35,7 +35,7 @@ def fake(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fak
 
 @pytest.fixture(params=["torch", "jax"])
 def beside(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """One in whose time no phases are measured."""
+    """A framework that only provides values; phases are in host time."""
     pending_records._warn_once.cache_clear()
     if request.param == "jax":
         return FakeJax()
@@ -292,7 +292,7 @@ def test_no_accelerator_is_found_where_there_is_none(monkeypatch: pytest.MonkeyP
 
 
 def test_a_value_of_another_device_than_the_current_one(fake_torch: FakeTorch) -> None:
-    """What is logged often lies on the last one, where the loss of a large model is computed."""
+    """The loss of a large model is often on the last of several devices."""
     for _ in range(3):
         for index in (1, 0, 2):
             value = fake_torch.number(index, index=index)
@@ -318,7 +318,7 @@ def test_a_value_is_copied_before_it_is_changed_in_place(fake_torch: FakeTorch) 
 
 
 def test_a_distributed_value_is_fetched_whole(fake_torch: FakeTorch) -> None:
-    """The norm of gradients that `fully_shard` has spread is a DTensor."""
+    """The norm of gradients that `fully_shard` distributes is a DTensor."""
 
     class Part(Tensor):
         def full_tensor(self) -> Tensor:

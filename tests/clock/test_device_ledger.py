@@ -19,7 +19,7 @@ from .virtual import VirtualTime
 
 
 def landed(device: FakeDevice, closed: tuple[int, Any]) -> tuple[int, dict[str, int]]:
-    """What `close` gives when the device has come so far."""
+    """The result of `close`, when the device has reached the end of the tick."""
     _, phases = closed
     assert isinstance(phases, DevicePhases)
     assert not phases.ready()
@@ -35,7 +35,7 @@ def new_ledger() -> tuple[VirtualTime, FakeDevice, DeviceLedger]:
 
 
 def test_a_phase_is_what_the_device_did_in_it() -> None:
-    """The host only enqueues; the device is at it long after."""
+    """The host only adds work to the stream; the device does it long after."""
     time, device, ledger = new_ledger()
     ledger.begin()
     with ledger.phases["forward"]:
@@ -94,7 +94,7 @@ def test_a_phase_open_across_the_end_of_a_tick_is_split_there() -> None:
 
 
 def test_any_number_of_ticks_may_become_ready_at_once() -> None:
-    """What was closed stays as it was, however far the host is ahead."""
+    """A closed tick does not change, however far the host is ahead."""
     _, device, ledger = new_ledger()
     ledger.begin()
     closed = []
@@ -111,7 +111,7 @@ def test_any_number_of_ticks_may_become_ready_at_once() -> None:
 
 @pytest.mark.parametrize("in_device_time", [False, True])
 def test_a_generator_may_be_left_inside_a_phase(tmp_path: Path, in_device_time: bool) -> None:
-    """Its phase ends when another one does that was open before it, and not once more later."""
+    """Its phase ends with the phase around it, and does not end again later."""
     time = VirtualTime()
     device = FakeDevice(time) if in_device_time else None
 
@@ -157,7 +157,7 @@ steps = st.lists(
 def run(
     program: list[Step], ledger: Ledger, time: VirtualTime, work: Callable[[int], None]
 ) -> list[tuple[int, Any]]:
-    """What each `close` gave; phases may be left in any order, and more often than entered."""
+    """The results of `close`; phases may be left in any order, and more often than entered."""
     closed = []
     ledger.begin()
     for what, value in [*program, ("close", None)]:
@@ -201,7 +201,7 @@ def test_all_device_time_is_charged(program: list[Step]) -> None:
 
 @given(steps)
 def test_device_and_host_ledgers_agree_if_their_times_do(program: list[Step]) -> None:
-    """A device that has nothing to do but what the host waits for."""
+    """A device without work; the host waits for everything."""
     time, device, ledger = new_ledger()
     by_device = run(program, ledger, time, time.pass_)
     device.finish()
@@ -234,7 +234,7 @@ def test_events_are_used_again() -> None:
 
 
 def test_streams_that_run_beside_each_other() -> None:
-    """The last moment may come before one that was marked on another stream."""
+    """The device may reach the last moment before one that was marked on another stream."""
     torch = FakeTorch()
     device = TorchDevice(torch, Place("cuda", 0))
     ledger = DeviceLedger(VirtualTime(), device)

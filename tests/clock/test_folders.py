@@ -1,4 +1,4 @@
-"""The working folder may change while a clock records; the run stays where it was."""
+"""The working directory may change while a clock records; the run stays in its place."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def losses(run: Path) -> list[float]:
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
-    """Two working folders, of which each has, or gets, a run of the same name."""
+    """Two working directories; each has, or gets, a run with the same name."""
     for name in "ab":
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "b")

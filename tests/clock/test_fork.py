@@ -120,7 +120,7 @@ with Clock(Path(sys.argv[1]), progress=False) as clock:
 
 
 def run_script(script: str, *arguments: object) -> None:
-    """In a process of its own: one with threads, as that of the tests, is not to be forked."""
+    """Run in a separate process: the process of the tests has threads and must not fork."""
     subprocess.run(
         [sys.executable, "-c", script, *map(str, arguments)], check=True, capture_output=True
     )

@@ -1,4 +1,4 @@
-"""What Python's garbage collector does inside a tick."""
+"""Time of Python's garbage collector in a tick."""
 
 import gc
 import time
@@ -63,7 +63,7 @@ def test_wrong_arguments() -> None:
 
 
 class Ring:
-    """Garbage that only the collector finds, and whose end runs something."""
+    """Garbage that only the collector finds, and that runs a function when it is collected."""
 
     def __init__(self, at_end: Callable[[], None]) -> None:
         self.own, self.at_end = self, at_end
@@ -79,7 +79,7 @@ def compute_long() -> None:
 
 
 def gc_ns(run: Path) -> list[int]:
-    """As the tape has it."""
+    """The values on the tape."""
     lines = (run / "ticks" / "attempt=0" / "rank=0" / "_live.jsonl").read_bytes().splitlines()
     return [DECODERS["ticks"].decode(line).gc_ns for line in lines]
 
@@ -132,7 +132,7 @@ def test_a_collection_may_begin_inside_the_clock(tmp_path: Path) -> None:
                 Ring(lambda: None)
                 with clock.phase("forward"):
                     clock.log(loss=number)
-                clock.event("told", fields={"number": [number]})
+                clock.event("collected", fields={"number": [number]})
     finally:
         gc.set_threshold(*before)
     assert len(records.ticks(tmp_path / "run")) == 200

@@ -38,7 +38,7 @@ class Own:
 
 
 class Iterated(Own):
-    """Its own iterator."""
+    """A loader that is its own iterator."""
 
     __slots__ = ("source",)
 

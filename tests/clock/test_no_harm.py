@@ -1,4 +1,4 @@
-"""What torch does with models beside training them goes on as if nobody watched."""
+"""Everything else that torch does with models works as without a watch."""
 
 import copy
 import pickle
@@ -27,7 +27,7 @@ def in_place(model: nn.Module, **options: Any) -> nn.Module:
 
 @pytest.fixture
 def small(training: Training) -> Iterator[nn.Module]:
-    """What torch.compile takes whole."""
+    """A model that torch.compile compiles without a break."""
     yield nn.Sequential(nn.Linear(2, 2), nn.Tanh(), nn.Linear(2, 1))
     torch._dynamo.reset()
 

@@ -1,4 +1,4 @@
-"""One record for each tick: loops in loops, counting back, numbers that are none."""
+"""One record for each tick: nested loops, counting back, invalid numbers."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Phases that another thread than the loop's opens."""
+"""Phases that a thread other than the loop's opens."""
 
 import threading
 from collections.abc import Callable
@@ -88,7 +88,7 @@ def test_the_loop_may_run_in_any_thread(tmp_path: Path) -> None:
 
 
 class Twice(torch.autograd.Function):
-    """A phase of a user's own, in the backward pass."""
+    """A phase of the user, in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, phase: AbstractContextManager[None]) -> torch.Tensor:

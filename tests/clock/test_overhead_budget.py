@@ -17,7 +17,7 @@ PHASE = 2 * READING
 
 
 class CostlyTime(VirtualTime):
-    """Each reading takes time, so that what the clock costs is known; others read for nothing."""
+    """Each reading takes time, so the cost of the clock is known; other threads read at no cost."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ def costs(run: Path) -> list[int]:
 
 
 def sampled(run: Path) -> list[tuple[int, int]]:
-    """At the end of which tick phases began to be measured on every so many."""
+    """The tick after which phases are measured in every N-th tick, and N."""
     return [
         (event["tick"], event["fields"]["every"])
         for event in records.events(run)
@@ -94,7 +94,7 @@ def test_beyond_the_budget_phases_are_measured_in_fewer_ticks(tmp_path: Path) ->
 
 
 def test_periodic_events_are_sampled_like_others(tmp_path: Path) -> None:
-    """An evaluation every 100 ticks must not be in all ticks that are measured, nor in none."""
+    """An evaluation every 100 ticks must be in some measured ticks, and not in all."""
     time = CostlyTime()
     with Clock(tmp_path / "run", progress=False, now=time, budget=0.0, stall=None) as clock:
         train(clock, time, 200 * WINDOW, 1_000)
@@ -149,7 +149,7 @@ def test_phases_in_device_time_are_sampled_too(tmp_path: Path) -> None:
     ticks = records.ticks(run)
     assert 0 < sum(bool(tick["phases"]) for tick in ticks[2 * WINDOW :]) < WINDOW
     for tick in ticks:
-        if tick["phases"]:  # all of them or none: what is left would be told as if it were all
+        if tick["phases"]:  # all phases or none: some of them would look like all
             assert tick["phases"]["forward"] >= 5_000
             assert sum(tick["phases"].values()) == tick["wall_ns"]
         assert tick["metrics"]["loss"] == tick["metrics"]["number"] == tick["tick"] - 1
@@ -184,7 +184,7 @@ def test_a_budget_reviews_what_a_window_cost() -> None:
 
 
 def test_metrics_do_not_count_to_the_budget(tmp_path: Path) -> None:
-    """A tick without phases of its own is as dear as its metrics; sampling would spare nothing."""
+    """The cost of a tick without phases is that of its metrics; sampling would not reduce it."""
     time = CostlyTime()
     with Clock(tmp_path / "run", progress=False, now=time, budget=0.1) as clock:
         for _ in clock.ticks(range(4 * WINDOW)):

@@ -211,7 +211,7 @@ def test_a_pass_that_fails_is_over(training: Training, failing: Callable[[Tensor
 
 
 class Interrupt(nn.Module):
-    """As Ctrl-C in a notebook, where the watch lives on."""
+    """Ctrl-C in a notebook: the watch continues to exist."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()

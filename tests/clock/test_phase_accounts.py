@@ -1,4 +1,4 @@
-"""What the part in C++ could get wrong: references, errors of `now`, use that makes no sense."""
+"""Mistakes that C++ could make: references, errors of `now`, wrong arguments."""
 
 import contextlib
 import copy
@@ -60,7 +60,7 @@ def test_leaving_what_was_not_entered_does_nothing() -> None:
 
 
 class Broken:
-    """A clock that fails from some call on."""
+    """A clock that fails from a certain call on."""
 
     def __init__(self, error: Callable[[], Any]) -> None:
         self.time = VirtualTime()
@@ -78,7 +78,7 @@ class Broken:
 
 
 def counts(name: str) -> bool:
-    """Phases of any thread."""
+    """Count phases of any thread."""
     return True
 
 
@@ -243,7 +243,7 @@ def test_objects_without_init_raise() -> None:
 
 
 def test_threads_in_one_ledger() -> None:
-    """Whose time it was nobody knows then; it adds up nevertheless."""
+    """It is undefined which phase is charged then, but the times add up."""
     time = VirtualTime()
     ledger = Ledger(time)
     phases = [ledger.phases[name] for name in ("a", "b", "c", "d", "shared")]
@@ -307,7 +307,7 @@ def test_plain_names() -> None:
 
 
 class Unhashable(str):
-    """Hashable once, when it becomes a key."""
+    """Can be hashed once, when it becomes a key."""
 
     hashed = False
 

@@ -78,7 +78,7 @@ def test_reserved_names(name: str) -> None:
     )
 )
 def test_phases_and_the_rest_add_up_to_the_wall(tree: object) -> None:
-    """Whatever is nested in whatever: the sum is the time that passed."""
+    """However phases are nested, their sum is the time that passed."""
     time = VirtualTime()
     ledger = Ledger(time)
     ledger.begin()

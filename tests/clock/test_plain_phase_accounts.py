@@ -1,4 +1,4 @@
-"""What stands in for the C++ part where that was not built does the same."""
+"""The Python code that replaces the C++ extension does the same."""
 
 import subprocess
 import sys

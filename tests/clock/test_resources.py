@@ -17,11 +17,11 @@ from metronorm.clock.resources import Resources
 
 MEGABYTE = 1 << 20
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="compared with what Linux says")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="compared with values of Linux")
 
 
 class Missing(list[tuple[str, str]]):
-    """What cannot be read."""
+    """Collects what cannot be read."""
 
     def __call__(self, what: str, why: str) -> None:
         self.append((what, why))
@@ -55,7 +55,7 @@ def test_everything_that_can_be_read_has_a_name_with_its_unit(
         "network_received_bytes",
         "network_sent_bytes",
     } | {name for name in sample if name.startswith("children_")}
-    assert missing == [], "of a GPU that is not there nothing is said"
+    assert missing == [], "a GPU that does not exist is not reported"
 
 
 @linux
@@ -256,7 +256,7 @@ class NotSupportedError(NVMLError):
 
 
 class Nvml:
-    """NVML of two GPUs; a MIG slice or a small card cannot tell everything."""
+    """NVML of two GPUs; a MIG slice or a small card does not have every value."""
 
     NVMLError = NVMLError
     NVML_TEMPERATURE_GPU = 0

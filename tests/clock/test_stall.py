@@ -19,7 +19,7 @@ SECOND = 10**9
 
 
 class Watched:
-    """A training that is looked at once a second."""
+    """A training that the watch looks at once a second."""
 
     def __init__(self, watch: StallWatch) -> None:
         self.time = VirtualTime()
@@ -27,7 +27,7 @@ class Watched:
         self.tick = 0
 
     def run(self, ticks: int, seconds: int = 1) -> list[float]:
-        """So many ticks of so many seconds; what was told."""
+        """Run ticks of this many seconds; the stalls that were reported."""
         told = []
         for _ in range(ticks):
             told += self.wait(seconds - 1)
@@ -36,7 +36,7 @@ class Watched:
         return told
 
     def wait(self, seconds: int) -> list[float]:
-        """No tick comes."""
+        """Let time pass without a tick."""
         told = []
         for _ in range(seconds):
             self.time.pass_(SECOND)
@@ -146,7 +146,7 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Hook(HTTPServer):
-    """Takes what is posted, and answers with a status."""
+    """Takes a POST request and answers with a status."""
 
     def __init__(self) -> None:
         self.status = 200

@@ -1,4 +1,4 @@
-"""Names without a promise that the clock uses: they are in this torch, and mean what they did."""
+"""The private names of torch that the clock uses: they exist in this torch, and mean the same."""
 
 import inspect
 from typing import Any

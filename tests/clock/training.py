@@ -1,4 +1,4 @@
-"""A training in virtual time: every part of it takes as long as it says."""
+"""A training in virtual time: each part takes a fixed time."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Pass(torch.autograd.Function):
 
 
 class Net(nn.Module):
-    """`form` says what the output looks like."""
+    """A model; `form` makes its output."""
 
     def __init__(self, time: VirtualTime, form: Callable[[Tensor], Any] = lambda y: y) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class Samples(Dataset[Any]):
 
 
 class Training:
-    """A model, an optimizer, a loader, and a clock that is entered."""
+    """A model, an optimizer, a loader, and an open clock."""
 
     def __init__(self, run: Path, batches: int = 4) -> None:
         self.run = run
@@ -100,13 +100,13 @@ class Training:
         (model or self.model)(x).sum().backward()
 
     def turn(self, x: Any) -> None:
-        """What a loop's body does."""
+        """The body of a loop."""
         self.optimizer.zero_grad()
         self.beat(x)
         self.optimizer.step()
 
     def ticks(self) -> list[dict[str, Any]]:
-        """Close the clock; what is on record: number, beats, wall, metrics, and phases."""
+        """Close the clock and read its ticks: number, beats, wall time, metrics and phases."""
         self.clock.close()
         found = []
         for row in open_run(self.run).ticks().rows():
