@@ -1,4 +1,4 @@
-"""What tests ask of runs that were imported, or written by a drop-in."""
+"""Reads runs that were imported, or written by a drop-in."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ def ticks(directory: Path, *columns: str, history: Any = "effective") -> list[tu
 
 
 def events(directory: Path, name: str) -> list[dict[str, Any]]:
-    """The fields of the events of a name, with the tick they were said `at`."""
+    """The fields of the events of a name, with the tick that they are `at`."""
     rows = (
         open_run(directory)
         .events()

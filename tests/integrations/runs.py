@@ -1,4 +1,4 @@
-"""What tests ask of runs that a framework has made."""
+"""Reads runs that a framework has made."""
 
 import json
 from typing import Any
@@ -15,7 +15,7 @@ def phases(row: dict[str, Any]) -> dict[str, int]:
 
 
 def whole(rows: list[dict[str, Any]]) -> bool:
-    """Whether the phases of every tick add up to its wall time."""
+    """Return whether the phases of every tick add up to its wall time."""
     return all(sum(phases(row).values()) == row["wall_ns"] for row in rows)
 
 
@@ -38,5 +38,5 @@ def events(run: Run, name: str) -> list[tuple[int, int, Any]]:
 
 
 def errors(run: Run) -> list[str | None]:
-    """What ended each attempt that has ended."""
+    """The error that ended each attempt that has ended; None without one."""
     return [fields.get("error") for _, _, fields in events(run, "end")]

@@ -91,7 +91,7 @@ def test_a_relative_directory_stays_where_it_is(
     assert list((tmp_path / "two").iterdir()) == []
 
 
-def test_resumed_it_is_a_new_attempt(tmp_path: Path) -> None:
+def test_a_resume_is_a_new_attempt(tmp_path: Path) -> None:
     train(TickTracker(tmp_path / "run"))
     with pytest.raises(RunError, match="needs a directory of its own"):
         train(TickTracker(tmp_path / "run"), first=3)
@@ -103,7 +103,7 @@ def test_resumed_it_is_a_new_attempt(tmp_path: Path) -> None:
     assert numbers(run) == [(0, 1), (0, 2), (1, 3)]
 
 
-def test_a_second_loop_goes_on_with_the_run(tmp_path: Path) -> None:
+def test_a_second_loop_continues_the_run(tmp_path: Path) -> None:
     tracker = TickTracker(tmp_path / "run")
     train(tracker, steps=2)
     train(tracker, first=3, steps=2)
@@ -111,7 +111,9 @@ def test_a_second_loop_goes_on_with_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ending", "error"), [("", None), ("1 / 0", "ZeroDivisionError")])
-def test_a_script_that_ends_without_a_word(tmp_path: Path, ending: str, error: str | None) -> None:
+def test_a_script_that_ends_without_end_training(
+    tmp_path: Path, ending: str, error: str | None
+) -> None:
     """Many scripts forget `end_training`; one that fails cannot come to it."""
     code = f"""
 import sys

@@ -30,7 +30,7 @@ MOMENT = 1_735_689_600_123_456_789
         ("2025-01-01T00:00:00.123Z", MOMENT - 456_789, "dates"),
     ],
 )
-def test_the_size_of_a_time_says_its_unit(value: Any, ns: int, unit: str) -> None:
+def test_the_size_of_a_time_shows_its_unit(value: Any, ns: int, unit: str) -> None:
     assert time_of(value) == (ns, unit)
 
 
@@ -41,7 +41,7 @@ def test_the_size_of_a_time_says_its_unit(value: Any, ns: int, unit: str) -> Non
         *("yesterday", "", True, None, [1], {"a": 1}, datetime(1969, 1, 1), datetime(2300, 1, 1)),
     ],
 )
-def test_what_is_no_time(value: Any) -> None:
+def test_values_that_are_not_times(value: Any) -> None:
     assert time_of(value) is None
 
 
@@ -56,7 +56,7 @@ def test_all_units_give_the_same_moment(moment: datetime) -> None:
         assert time_of(value) == (whole * 10**9, "seconds" if value == whole else "milliseconds")
 
 
-def test_times_say_what_was_done_with_them() -> None:
+def test_notices_about_times() -> None:
     times = Times()
     assert [times.read(value) for value in (5, 1e12, "x", 1e10)] == [5 * 10**9, 10**18, None, None]
     assert times.notices() == [
@@ -74,7 +74,7 @@ def test_times_say_what_was_done_with_them() -> None:
         *(("3", None), (None, None), ([1], None), (Decimal("sNaN"), None)),
     ],
 )
-def test_what_is_a_step(value: Any, step: int | None) -> None:
+def test_values_that_are_steps(value: Any, step: int | None) -> None:
     assert step_of(value) == step
 
 

@@ -79,7 +79,7 @@ def test_tensorboard_reads_it(run: Path, tmp_path: Path) -> None:
     assert [step for tag, step in read if tag == "seldom"] == [1]
 
 
-def test_there_and_back(run: Path, tmp_path: Path) -> None:
+def test_an_export_is_imported_as_the_same_run(run: Path, tmp_path: Path) -> None:
     export_tensorboard(run, tmp_path / "log")
     import_tensorboard(tmp_path / "log", tmp_path / "back")
     info = open_run(tmp_path / "back").info
@@ -113,7 +113,7 @@ records = st.lists(
 
 @settings(max_examples=12, deadline=None)
 @given(records=records)
-def test_any_names_and_values_there_and_back(
+def test_any_names_and_values_are_exported_and_imported(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, float]]
 ) -> None:
     folder = tmp_path_factory.mktemp("back")
@@ -151,7 +151,7 @@ def test_windows_keep_their_beats(tmp_path: Path) -> None:
     check_same(tmp_path / "run", tmp_path / "back")
 
 
-def test_names_are_those_that_they_had(tmp_path: Path) -> None:
+def test_an_import_has_the_names_from_before_the_export(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         writer.add_scalar("tick", 1.0, 0)
         writer.add_scalar("tick_", 2.0, 0)
@@ -160,7 +160,7 @@ def test_names_are_those_that_they_had(tmp_path: Path) -> None:
     assert (found["tick", 0], found["tick_", 0]) == (1.0, 2.0)
 
 
-def test_histograms_and_texts_come_along(tmp_path: Path) -> None:
+def test_histograms_and_texts_are_exported_too(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         writer.add_scalar("loss", 1.0, 4)
         writer.add_text("note", "it *works*", 4)
@@ -182,9 +182,7 @@ def test_histograms_and_texts_come_along(tmp_path: Path) -> None:
     assert found == wanted
 
 
-def test_every_rank_in_a_directory_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_rank_has_its_own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("MASTER_ADDR", "here")
     monkeypatch.setenv("MASTER_PORT", "1")
@@ -199,7 +197,7 @@ def test_every_rank_in_a_directory_of_its_own(
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.CSV", "t.parquet"])
-def test_a_file_that_is_there(run: Path, tmp_path: Path, name: str) -> None:
+def test_a_file_that_exists_already(run: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")
     with pytest.raises(RunError, match="--overwrite"):
         export_run(run, tmp_path / name)
@@ -211,7 +209,7 @@ def test_a_file_that_is_there(run: Path, tmp_path: Path, name: str) -> None:
         export_run(run, tmp_path / "folder.csv", overwrite=True)
 
 
-def test_a_directory_that_is_there(run: Path, tmp_path: Path) -> None:
+def test_a_directory_that_exists_already(run: Path, tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.mkdir()
     export_run(run, log)

@@ -14,13 +14,13 @@ def metrics(history: History) -> list[dict[int, dict[str, float]]]:
     return [{step: row.metrics for step, row in rows.items()} for rows in history.attempts]
 
 
-def test_values_of_a_step_are_one_row_whose_time_is_the_first() -> None:
+def test_values_of_a_step_are_one_row_with_the_first_time() -> None:
     history = History()
     history.extend([(1, 5, "a", 1.0), (2, 6, "a", 2.0), (1, 9, "b", 3.0)])
     assert list(history.ticks(0)) == [(1, 5, 0, {"a": 1.0, "b": 3.0}), (2, 6, 1, {"a": 2.0})]
 
 
-def test_a_stretch_that_goes_back_is_an_attempt() -> None:
+def test_a_stretch_that_goes_back_begins_an_attempt() -> None:
     history = History()
     history.extend(logged("a", [10, 20, 30]))
     history.extend(logged("a", [25, 35], 1.0))
@@ -30,7 +30,7 @@ def test_a_stretch_that_goes_back_is_an_attempt() -> None:
     ]
 
 
-def test_a_stretch_that_goes_on_is_none() -> None:
+def test_a_stretch_that_continues_begins_no_attempt() -> None:
     history = History()
     history.extend(logged("a", [1, 2]))
     history.extend([*logged("a", [3]), *logged("b", [1])])
@@ -38,7 +38,7 @@ def test_a_stretch_that_goes_on_is_none() -> None:
     assert len(history.attempts) == 1
 
 
-def test_a_stretch_logged_at_the_same_time_goes_on_with_the_other() -> None:
+def test_a_parallel_stretch_continues_the_other() -> None:
     history = History()
     history.extend(logged("a", [1, 2, 3]))
     history.extend(logged("a", [0, 2], 1.0), is_parallel=True)
@@ -46,7 +46,7 @@ def test_a_stretch_logged_at_the_same_time_goes_on_with_the_other() -> None:
     assert history.replaced == 1
 
 
-def test_a_metric_logged_again_behind_its_newest_step_begins_an_attempt() -> None:
+def test_a_metric_logged_again_before_its_newest_step_begins_an_attempt() -> None:
     history = History()
     history.extend(logged("a", [0, 1, 2, 0, 1, 2, 1]))
     assert [list(rows) for rows in history.attempts] == [[0, 1, 2], [0, 1, 2], [1]]
@@ -58,7 +58,7 @@ def test_a_late_value_is_only_late() -> None:
     assert [sorted(rows) for rows in history.attempts] == [[0, 1, 2, 3]]
 
 
-def test_a_value_said_twice_holds_the_last_time() -> None:
+def test_of_two_values_the_last_one_wins() -> None:
     history = History()
     history.extend([(1, 0, "a", 1.0), (1, 0, "a", 2.0)])
     assert metrics(history) == [{1: {"a": 2.0}}]
@@ -77,14 +77,14 @@ def test_a_restart_of_metrics_on_two_axes_undoes_nothing() -> None:
     assert rows[9].metrics == {"validation": 1.0}
 
 
-def test_the_value_at_the_checkpoint_is_no_second_axis() -> None:
+def test_the_value_at_the_checkpoint_is_not_a_second_axis() -> None:
     history = History()
     history.extend([*logged("loss", list(range(0, 1000, 10))), (900, 1, "validation", 0.0)])
     history.extend([*logged("loss", list(range(900, 1200, 10))), (1000, 1, "validation", 0.0)])
     assert len(history.attempts) == 2
 
 
-def test_what_a_writer_purged_is_left_out() -> None:
+def test_purged_values_are_left_out() -> None:
     history = History()
     history.extend([*logged("a", list(range(10))), *logged("b", [7])])
     history.extend(logged("a", [12, 13], 1.0), purge=5)
@@ -95,7 +95,7 @@ def test_what_a_writer_purged_is_left_out() -> None:
     assert history.purged == 6
 
 
-def test_what_is_purged_and_logged_again_is_an_older_attempt() -> None:
+def test_purged_values_that_are_logged_again_are_an_older_attempt() -> None:
     history = History()
     history.extend(logged("a", list(range(10))))
     history.extend(logged("a", [5, 6], 1.0), purge=5)
@@ -129,12 +129,12 @@ def test_the_last_value_of_each_metric_and_step_is_there(stretches: list[list[Va
         for name, value in row.metrics.items()
     }
     assert found == wanted
-    told = sum(map(len, stretches))
+    logged_values = sum(map(len, stretches))
     kept = sum(len(row.metrics) for rows in history.attempts for row in rows.values())
-    assert kept + history.replaced == told
+    assert kept + history.replaced == logged_values
 
 
-def test_where_a_moment_falls() -> None:
+def test_the_tick_of_a_moment() -> None:
     history = History()
     history.extend([(1, 10, "a", 0.0), (2, 20, "a", 0.0), (3, 30, "a", 0.0)])
     history.extend([(2, 40, "a", 0.0)])
@@ -158,7 +158,7 @@ awkward = st.one_of(
 
 
 @given(st.lists(st.tuples(awkward, st.integers(0, 2)).map(lambda it: it[0] + "_" * it[1])))
-def test_names_are_columns_of_their_own_and_can_be_told_back(tags: list[str]) -> None:
+def test_names_are_different_columns_and_have_a_way_back(tags: list[str]) -> None:
     names = MetricNames()
     made = {tag: names[tag] for tag in tags}
     assert len({name.lower() for name in made.values()}) == len(made)
@@ -168,7 +168,7 @@ def test_names_are_columns_of_their_own_and_can_be_told_back(tags: list[str]) ->
     assert all(tag_of(name) == tag for tag, name in alone.items())
 
 
-def test_names_that_cannot_be_told_apart_in_sql() -> None:
+def test_names_that_sql_does_not_distinguish() -> None:
     names = MetricNames()
     assert [names[tag] for tag in ("loss", "Loss", "LOSS", "loss_")] == [
         "loss",

@@ -77,7 +77,7 @@ def test_scalars_of_tensorflow(tmp_path: Path, dtype: str) -> None:
     assert ticks(tmp_path / "run", "tick", "a") == [(0, 2.0), (1, 3.0), (2, 4.0)]
 
 
-def test_a_restart_is_an_attempt(tmp_path: Path) -> None:
+def test_a_restart_is_a_new_attempt(tmp_path: Path) -> None:
     write(tmp_path / "log", [("loss", 0.0, step, step) for step in range(10)])
     write(tmp_path / "log", [("loss", 1.0, step, 100 + step) for step in range(7, 12)])
     write(tmp_path / "log", [("loss", 2.0, step, 200 + step) for step in range(12, 14)])
@@ -128,7 +128,7 @@ def test_one_file(tmp_path: Path) -> None:
     assert open_run(tmp_path / "run").ticks().metrics == ["a"]
 
 
-def test_names_that_no_metric_can_have(tmp_path: Path) -> None:
+def test_names_that_a_metric_cannot_have(tmp_path: Path) -> None:
     tags = ["tick", "tick_", "rank", "wall_ns", "loss", "Loss", "train/loss", "Ünï '\"; cödé"]
     write(tmp_path / "log", [(tag, 1.0, 0, 0.0) for tag in tags])
     import_tensorboard(tmp_path / "log", tmp_path / "run")
@@ -136,7 +136,7 @@ def test_names_that_no_metric_can_have(tmp_path: Path) -> None:
     assert open_run(tmp_path / "run").ticks().metrics == wanted
 
 
-def test_what_else_torch_writes(tmp_path: Path) -> None:
+def test_other_summaries_of_torch(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path / "log") as writer:
         writer.add_scalar("loss", 1.0, 3, walltime=50.0)
         writer.add_text("note", "it *works*", 3, walltime=50.0)
@@ -215,7 +215,7 @@ def test_a_changed_byte_is_noticed(
     assert file.unread or found == records
 
 
-def test_a_torn_file_says_so(tmp_path: Path) -> None:
+def test_a_torn_file_makes_a_notice(tmp_path: Path) -> None:
     path = write(tmp_path / "log", [("a", float(step), step, step) for step in range(5)])
     path.write_bytes(path.read_bytes()[:-3])
     import_tensorboard(tmp_path / "log", tmp_path / "run")
@@ -236,13 +236,13 @@ def test_nothing_to_import(tmp_path: Path) -> None:
     (tmp_path / "bytes" / "events.out.tfevents.1").write_bytes(b"no events at all, but bytes")
     (tmp_path / "none").mkdir()
     (tmp_path / "none" / "events.out.tfevents.1").touch()
-    for name, told in {
+    for name, expected in {
         "missing": "no .*missing",
         "empty": "which has none",
         "bytes": "damaged",
         "none": "none in",
     }.items():
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=expected):
             import_tensorboard(tmp_path / name, tmp_path / "run")
         assert not (tmp_path / "run").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bytes", "empty", "none"]
@@ -255,7 +255,7 @@ def test_a_log_without_scalars(tmp_path: Path) -> None:
         import_tensorboard(tmp_path / "log", tmp_path / "run")
 
 
-def test_records_that_are_no_events_are_counted(tmp_path: Path) -> None:
+def test_records_that_are_not_events_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "log", [("a", 1.0, 0, 0.0)])
     record = b"\xff" * 9
     checksums = [masked_crc32c(data) for data in (len(record).to_bytes(8, "little"), record)]
@@ -282,7 +282,7 @@ def a_list(path: Path) -> None:
 
 @pytest.mark.parametrize("spoil", [cut_off, zeros, a_list])
 @pytest.mark.parametrize("below", ["", "other"])
-def test_a_bad_file_is_left_out_and_told_of(
+def test_a_bad_file_is_left_out_and_noticed(
     tmp_path: Path, spoil: Any, below: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "log", [("a", 1.0, 0, 0.0)])
@@ -294,7 +294,7 @@ def test_a_bad_file_is_left_out_and_told_of(
     assert notice["message"] in caplog.text
 
 
-def test_an_unreadable_file_is_left_out_and_told_of(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_left_out_and_noticed(tmp_path: Path) -> None:
     write(tmp_path / "log", [("a", 1.0, 0, 0.0)])
     (tmp_path / "log" / "tfevents.link").symlink_to("/proc/self/mem")
     import_tensorboard(tmp_path / "log", tmp_path / "run")
@@ -321,7 +321,7 @@ def test_times_in_other_units_are_recognised(
 
 
 @pytest.mark.parametrize("time", [float("nan"), float("inf"), -5.0, 1e10, 1e300])
-def test_a_value_without_a_usable_time_has_that_of_the_one_before(
+def test_a_value_without_a_valid_time_has_the_time_of_the_value_before(
     tmp_path: Path, time: float
 ) -> None:
     write(tmp_path / "log", [("a", 1.0, 0, 100.0), ("a", 2.0, 1, time), ("a", 3.0, 2, 102.0)])
@@ -357,7 +357,7 @@ def test_purge_step_is_read_as_tensorboard_reads_it(tmp_path: Path, purge: int, 
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300])
-def test_a_phase_that_is_no_time_stays_a_metric(tmp_path: Path, seconds: float) -> None:
+def test_a_phase_that_is_not_a_time_stays_a_metric(tmp_path: Path, seconds: float) -> None:
     """As in an export of ours that another tool has written to."""
     write(tmp_path / "log", [("loss", 1.0, 0, 1.0)])
     import_tensorboard(tmp_path / "log", tmp_path / "first")
@@ -369,7 +369,7 @@ def test_a_phase_that_is_no_time_stays_a_metric(tmp_path: Path, seconds: float) 
     assert ticks(tmp_path / "run", "tick", "loss") == [(0, 1.0), (1, None)]
 
 
-def test_a_place_that_is_taken_is_left_alone(tmp_path: Path) -> None:
+def test_a_directory_that_is_not_empty_does_not_change(tmp_path: Path) -> None:
     write(tmp_path / "log", [("a", 1.0, 0, 0.0)])
     import_tensorboard(tmp_path / "log", tmp_path / "run")
     before = (tmp_path / "run" / "run.json").read_bytes()
@@ -385,7 +385,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_kind_is_told_by_names(tmp_path: Path) -> None:
+def test_the_names_of_files_show_the_kind(tmp_path: Path) -> None:
     write(tmp_path / "log" / "below", [("a", 1.0, 0, 0.0)])
     assert import_run(tmp_path / "log", tmp_path / "run") == [tmp_path / "run" / "below"]
     (tmp_path / "other").mkdir()

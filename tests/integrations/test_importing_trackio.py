@@ -77,38 +77,38 @@ def test_runs_of_a_project(folder: Path, tmp_path: Path) -> None:
 def test_times_are_those_of_trackio(folder: Path, tmp_path: Path) -> None:
     (run,) = import_trackio(folder / "language.db", tmp_path / "run", run="second run")
     connection = sqlite3.connect(f"file:{folder / 'language.db'}?mode=ro", uri=True)
-    told = connection.execute(
+    expected = connection.execute(
         "select cast(round((julianday(min(timestamp)) - 2440587.5) * 86400) as integer)"
         " from metrics where run_name = 'second run' group by step"
     ).fetchall()
     connection.close()
     found = ticks(run, "time_ns")
     assert [round(time_ns / 1e9) for (time_ns,) in found] == pytest.approx(
-        [seconds for (seconds,) in told], abs=1
+        [seconds for (seconds,) in expected], abs=1
     )
 
 
-def test_what_is_beside_the_metrics(folder: Path, tmp_path: Path) -> None:
+def test_configs_samples_alerts_and_texts(folder: Path, tmp_path: Path) -> None:
     (run,) = import_trackio(folder, tmp_path / "run", run="first")
     assert run == tmp_path / "run"
     (alert,) = events(run, "alert")
     assert (alert["title"], alert["level"]) == ("careful", "warn")
     weights = events(run, "histogram")
-    assert [told["at"] for told in weights] == [0, 1, 2, 3]
+    assert [event["at"] for event in weights] == [0, 1, 2, 3]
     assert sum(weights[0]["counts"]) == 3
     (sample,) = open_run(run).resources().rows()
     assert sample["gpu0_utilization"] == 0.5
     assert sample["machine_memory_available_bytes"] == 2 * 2**30
     (rest,) = events(run, "system")
     assert rest["battery/percent"] == 9
-    said = events(run, "text")
-    assert [(told["at"], told["tag"], told["text"]) for told in said] == [
+    texts = events(run, "text")
+    assert [(event["at"], event["tag"], event["text"]) for event in texts] == [
         (step, "said", "hello") for step in range(4)
     ]
     assert events(run, "notice") == []
 
 
-def test_steps_that_are_logged_again_are_an_attempt(tmp_path: Path) -> None:
+def test_steps_that_are_logged_again_are_a_new_attempt(tmp_path: Path) -> None:
     trackio(
         tmp_path / "trackio",
         f"""
@@ -205,7 +205,7 @@ def test_rows_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
     ]
 
 
-def test_a_project_that_cannot_be_read_is_left_out_and_told_of(tmp_path: Path) -> None:
+def test_a_project_that_cannot_be_read_is_left_out_and_noticed(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     database(tmp_path / "in" / "good.db", [("2025-01-01", 0, '{"loss": 1.5}')])
     database(tmp_path / "in" / "words.db", [("2025-01-01", 0, '{"loss": [1]}')])
@@ -233,13 +233,13 @@ def test_nothing_to_import(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "text.db").write_text("no database, but long enough to be taken for one" * 100)
     sqlite3.connect(tmp_path / "other.db").execute("create table t (a)").connection.close()
-    for source, told in {
+    for source, expected in {
         tmp_path / "missing.db": "no .*missing",
         tmp_path / "empty": "none in",
         tmp_path / "text.db": "not a database",
         tmp_path / "other.db": "no such table: metrics",
     }.items():
-        with pytest.raises(DataError, match=told):
+        with pytest.raises(DataError, match=expected):
             import_trackio(source, tmp_path / "run")
     with pytest.raises(DataError, match="no 'third'"):
         import_trackio(folder, tmp_path / "run", run="third")

@@ -68,19 +68,19 @@ def test_json_lines(tmp_path: Path) -> None:
     run = open_run(tmp_path / "run")
     assert run.info.name == "history"
     assert run.info.config == {"imported": {"format": "wandb", "source": str(path)}}
-    (said,) = events(tmp_path / "run", "text")
-    assert said == {"at": 10, "tag": "said", "step": 10, "text": "hello"}
+    (event,) = events(tmp_path / "run", "text")
+    assert event == {"at": 10, "tag": "said", "step": 10, "text": "hello"}
     assert events(tmp_path / "run", "notice") == []
 
 
-def test_a_list_in_json_with_what_python_writes_for_nan(tmp_path: Path) -> None:
+def test_a_json_list_with_pythons_nan(tmp_path: Path) -> None:
     (tmp_path / "history.json").write_text(json.dumps(as_numbers()))
     import_wandb(tmp_path / "history.json", tmp_path / "run")
     check(tmp_path / "run")
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "json", "jsonl"])
-def test_as_pandas_writes_it(tmp_path: Path, kind: str) -> None:
+def test_files_that_pandas_writes(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"history.{kind}"
     if kind == "csv":
         frame().to_csv(path)  # with the index, as most people do
@@ -130,8 +130,8 @@ def test_nested_values_and_histograms(tmp_path: Path) -> None:
     import_wandb(tmp_path / "h.jsonl", tmp_path / "run")
     assert open_run(tmp_path / "run").ticks().metrics == ["a.b.c", "huge"]
     assert ticks(tmp_path / "run", "a.b.c", "huge") == [(2.0, float("inf"))]
-    (told,) = events(tmp_path / "run", "histogram")
-    assert (told["tag"], told["edges"], told["counts"]) == ("h", [0.0, 0.5, 1.0], [1, 2])
+    (event,) = events(tmp_path / "run", "histogram")
+    assert (event["tag"], event["edges"], event["counts"]) == ("h", [0.0, 0.5, 1.0], [1, 2])
 
 
 BEGIN = 1_735_689_600_000_000_000
@@ -221,7 +221,7 @@ def test_rows_that_cannot_be_read_are_counted(
         {"_type": "histogram", "values": [1], "packedBins": {"min": 0}},
     ],
 )
-def test_a_histogram_that_is_none_is_counted(tmp_path: Path, histogram: dict[str, Any]) -> None:
+def test_a_wrong_histogram_is_counted(tmp_path: Path, histogram: dict[str, Any]) -> None:
     row = {"_step": 0, "_timestamp": 1, "loss": 2, "h": histogram}
     (tmp_path / "h.jsonl").write_text(json.dumps(row))
     import_wandb(tmp_path / "h.jsonl", tmp_path / "run")
@@ -246,8 +246,8 @@ def test_a_histogram_as_the_service_packs_it(tmp_path: Path) -> None:
     }
     (tmp_path / "h.jsonl").write_text(json.dumps(row))
     import_wandb(tmp_path / "h.jsonl", tmp_path / "run")
-    (told,) = events(tmp_path / "run", "histogram")
-    assert (told["edges"], told["counts"]) == ([-1.0, -0.5, 0.0], [3, 4])
+    (event,) = events(tmp_path / "run", "histogram")
+    assert (event["edges"], event["counts"]) == ([-1.0, -0.5, 0.0], [3, 4])
 
 
 anything = st.recursive(
@@ -277,7 +277,7 @@ def test_any_json_is_imported_or_refused_in_one_line(
     assert (0, 1.0) in ticks(folder / "run", "tick", "loss", history="full")
 
 
-def test_cells_of_a_csv_that_cannot_be_placed_are_told_of(tmp_path: Path) -> None:
+def test_cells_of_a_csv_without_a_place_are_noticed(tmp_path: Path) -> None:
     text = b"_step,_timestamp,loss,loss,said\n0,1,2,3,h\xe9\n1,2,3,4,ok,5,6\n"
     (tmp_path / "h.csv").write_bytes(text)
     import_wandb(tmp_path / "h.csv", tmp_path / "run")
@@ -290,13 +290,13 @@ def test_cells_of_a_csv_that_cannot_be_placed_are_told_of(tmp_path: Path) -> Non
     ]
 
 
-def test_a_part_that_cannot_be_read_is_left_out_and_told_of(tmp_path: Path) -> None:
+def test_a_part_that_cannot_be_read_is_left_out_and_noticed(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     frame().to_parquet(tmp_path / "parts" / "0.parquet")
     (tmp_path / "parts" / "1.parquet").write_bytes(b"PAR1 not at all PAR1")
     import_wandb(tmp_path / "parts", tmp_path / "run")
     check(tmp_path / "run", all_rows=False)
-    assert any("1.parquet" in told["message"] for told in events(tmp_path / "run", "notice"))
+    assert any("1.parquet" in event["message"] for event in events(tmp_path / "run", "notice"))
 
 
 def test_without_timestamps(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_without_timestamps(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "told"),
+    ("name", "content", "expected"),
     [
         ("chart.csv", b'"Step","first - loss"\n0,1\n', "_step"),
         ("empty.csv", b"", "nothing"),
@@ -328,14 +328,16 @@ def test_without_timestamps(tmp_path: Path) -> None:
         ("bytes.xlsx", b"", "CSV, JSON or Parquet"),
     ],
 )
-def test_what_is_no_history(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+def test_files_that_are_not_a_history(
+    tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=told):
+    with pytest.raises(DataError, match=expected):
         import_wandb(tmp_path / name, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_a_history_that_is_not_there(tmp_path: Path) -> None:
+def test_a_history_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no .*missing"):
         import_wandb(tmp_path / "missing.csv", tmp_path / "run")
 
@@ -447,7 +449,7 @@ def test_offline_runs(offline: Path, tmp_path: Path) -> None:
     assert found[:2] == [(0, 0, 0.0, 0.0, 2.5, 1.0), (0, 1, 1.0, 1.0, 2.5, 1.0)]
     assert found[3:] == [(1, 3, 30.0, None, None, None), (1, 4, 40.0, None, None, None)]
     assert str(found[2][2]) == "nan"
-    assert [told["title"] for told in events(made[0], "alert")] == ["careful"]
+    assert [event["title"] for event in events(made[0], "alert")] == ["careful"]
     assert len(events(made[0], "histogram")) == 5
     assert len(events(made[0], "end")) == 1
     assert run.resources().rows()[0]["memory_bytes"] > 1 << 20
@@ -481,7 +483,7 @@ with wandb.init(project="p", id="three", name="nothing") as run:
     assert summary == {"at": 0, "values": {"loss": 2, "best": best, "note": "good"}}
     assert ticks(made[1], "tick", "accuracy") == [(0, 0.9)]
     assert [text["text"] for text in events(made[1], "text")] == ["good"]
-    notices = [[told["message"] for told in events(run, "notice")] for run in made]
+    notices = [[event["message"] for event in events(run, "notice")] for run in made]
     assert notices == [
         ["runs left out that hold no number: 1, such as 'nothing'"],
         ["the run has a summary and no history: its values are one tick"],
@@ -489,7 +491,7 @@ with wandb.init(project="p", id="three", name="nothing") as run:
 
 
 @pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")
-def test_event_files_that_wandb_synced_are_of_its_run(offline: Path, tmp_path: Path) -> None:
+def test_event_files_that_wandb_synced_are_not_imported(offline: Path, tmp_path: Path) -> None:
     (path,) = offline.rglob("*two.wandb")
     folder = tmp_path / "wandb" / "offline-run-two"
     folder.mkdir(parents=True)
@@ -497,10 +499,10 @@ def test_event_files_that_wandb_synced_are_of_its_run(offline: Path, tmp_path: P
     write(folder / "files" / "logs", [("a", 1.0, 0, 0.0)])
     (run,) = import_run(tmp_path / "wandb", tmp_path / "run")
     assert ticks(run, "loss") == [(1.0,)]
-    assert any("event files left out: 1" in told["message"] for told in events(run, "notice"))
+    assert any("event files left out: 1" in event["message"] for event in events(run, "notice"))
 
 
-def test_a_folder_of_wandb_is_none_of_tensorboard(tmp_path: Path) -> None:
+def test_a_folder_of_wandb_is_not_read_as_tensorboards(tmp_path: Path) -> None:
     run = tmp_path / "wandb" / "run-1"
     write(run / "files" / "logs", [("a", 1.0, 0, 0.0)])
     (run / "run-1.wandb").write_bytes(b"damaged")
@@ -513,14 +515,14 @@ def test_a_folder_of_wandb_is_none_of_tensorboard(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")
-def test_a_bad_wandb_file_is_left_out_and_told_of(offline: Path, tmp_path: Path) -> None:
+def test_a_bad_wandb_file_is_left_out_and_noticed(offline: Path, tmp_path: Path) -> None:
     (path,) = offline.rglob("*two.wandb")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
     (tmp_path / "in" / "bad.wandb").write_bytes(b"something else")
     (run,) = import_wandb(tmp_path / "in", tmp_path / "run")
     assert ticks(run, "loss") == [(1.0,)]
-    assert any("bad.wandb was left out" in told["message"] for told in events(run, "notice"))
+    assert any("bad.wandb was left out" in event["message"] for event in events(run, "notice"))
 
 
 @pytest.mark.skipif(not HAS_WANDB, reason="needs wandb")

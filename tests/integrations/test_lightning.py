@@ -185,7 +185,7 @@ def test_a_fit_a_test_and_another_fit(tmp_path: Path) -> None:
     assert "test_loss" in fields["values"]
 
 
-def test_resumed_from_a_checkpoint_it_is_a_new_attempt(tmp_path: Path) -> None:
+def test_a_resume_from_a_checkpoint_is_a_new_attempt(tmp_path: Path) -> None:
     def fit(epochs: int, checkpoint: Path | None) -> None:
         saving = ModelCheckpoint(save_top_k=-1)
         made = trainer(
@@ -298,7 +298,7 @@ def test_an_exception_with_the_logger_alone(tmp_path: Path) -> None:
     assert errors(run) == ["KeyError"]
 
 
-def test_validations_in_the_midst_of_an_epoch(tmp_path: Path) -> None:
+def test_validations_inside_of_an_epoch(tmp_path: Path) -> None:
     made = trainer(
         tmp_path,
         logger=TickLogger(tmp_path / "run"),
@@ -327,7 +327,7 @@ def test_manual_optimization(tmp_path: Path) -> None:
     assert all(row["backward_ns"] and row["update_ns"] for row in rows)
 
 
-def test_phases_of_ones_own(tmp_path: Path) -> None:
+def test_phases_of_the_user(tmp_path: Path) -> None:
     class Mine(Module):
         def training_step(self, batch: torch.Tensor, number: int) -> torch.Tensor:
             with self.logger.clock.phase("communicate"):
@@ -343,7 +343,7 @@ def test_phases_of_ones_own(tmp_path: Path) -> None:
     assert all(row["train_loss"] is not None for row in rows)
 
 
-def test_one_directory_and_no_more(tmp_path: Path) -> None:
+def test_a_directory_or_a_logger_and_not_both(tmp_path: Path) -> None:
     for options, got in [
         ({"callbacks": [TickCallback()]}, "neither"),
         (

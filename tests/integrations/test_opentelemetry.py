@@ -28,7 +28,7 @@ class Observatory:
         self.counters: set[str] = set()
 
     def collect(self, run: str = "run") -> Seen:
-        """Values of a run, by name and the label that tells them apart."""
+        """Values of a run, by name and the label that distinguishes them."""
         found: Seen = {}
         data = self.reader.get_metrics_data()
         for resource in data.resource_metrics if data else ():
@@ -58,7 +58,7 @@ def observatory() -> Iterator[Observatory]:
     made.provider.shutdown()
 
 
-def test_what_the_newest_tick_did(tmp_path: Path, observatory: Observatory) -> None:
+def test_values_of_the_newest_tick(tmp_path: Path, observatory: Observatory) -> None:
     time = VirtualTime()
     with (
         Clock(tmp_path / "run", progress=False, now=time) as clock,
@@ -85,7 +85,7 @@ def test_what_the_newest_tick_did(tmp_path: Path, observatory: Observatory) -> N
     assert "metronorm.tick" not in observatory.counters
 
 
-def test_what_machines_use(tmp_path: Path, observatory: Observatory) -> None:
+def test_resources_of_the_machine(tmp_path: Path, observatory: Observatory) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         pass  # a last sample is taken when it closes
     with instrument(clock, observatory.provider):
@@ -95,20 +95,20 @@ def test_what_machines_use(tmp_path: Path, observatory: Observatory) -> None:
     assert "metronorm.processor" in observatory.counters
 
 
-def test_after_closing_nothing_is_told(tmp_path: Path, observatory: Observatory) -> None:
+def test_after_closing_nothing_is_observed(tmp_path: Path, observatory: Observatory) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         list(clock.ticks(range(3)))
-        told = instrument(clock, observatory.provider)
+        observation = instrument(clock, observatory.provider)
         assert observatory.collect()
-        told.close()
-        told.close()
+        observation.close()
+        observation.close()
         assert observatory.collect() == {}
 
 
 def test_several_clocks_share_a_provider(
     tmp_path: Path, observatory: Observatory, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One after another and at once; nothing is told of an instrument that is there already."""
+    """One after another and at once; no warning about an instrument that exists."""
     with caplog.at_level(logging.WARNING):
         for name, ticks in (("first", 2), ("second", 5)):
             with (
@@ -132,7 +132,7 @@ def test_several_clocks_share_a_provider(
     assert caplog.text == ""
 
 
-def test_providers_are_told_apart(tmp_path: Path, observatory: Observatory) -> None:
+def test_each_provider_sees_its_own_clocks(tmp_path: Path, observatory: Observatory) -> None:
     other = Observatory()
     with Clock(tmp_path / "run", progress=False) as clock:
         list(clock.ticks(range(1)))
@@ -142,8 +142,8 @@ def test_providers_are_told_apart(tmp_path: Path, observatory: Observatory) -> N
     other.provider.shutdown()
 
 
-def test_without_a_provider_nobody_listens(tmp_path: Path) -> None:
-    """The global one does nothing until somebody sets another."""
+def test_without_a_provider_nothing_happens(tmp_path: Path) -> None:
+    """The global one does nothing until another one is set."""
     with Clock(tmp_path / "run", progress=False) as clock, instrument(clock):
         list(clock.ticks(range(3)))
 

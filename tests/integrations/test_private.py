@@ -28,7 +28,7 @@ def test_messages_are_written_and_read() -> None:
     one, other = read.summary.value
     assert (one.tag, one.WhichOneof("value")) == ("a", "tensor")
     assert one.metadata.plugin_data.plugin_name == "text"
-    assert _tensorboard.as_array(one.tensor).tolist() == [0.1]
+    assert _tensorboard.as_array(one.tensor).item() == 0.1
     assert list(other.histo.bucket) == [0, 3]
 
 

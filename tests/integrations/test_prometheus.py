@@ -38,7 +38,7 @@ def scrape(endpoint: Endpoint) -> dict[Key, float]:
     return found
 
 
-def test_what_the_newest_tick_did(tmp_path: Path) -> None:
+def test_values_of_the_newest_tick(tmp_path: Path) -> None:
     time = VirtualTime()
     with (
         Clock(tmp_path / "run", progress=False, now=time) as clock,
@@ -110,7 +110,7 @@ def test_names_and_labels_may_be_any_text(tmp_path: Path) -> None:
         assert ("metronorm_phase_seconds_total", (("phase", name), ("team", 'a "b"\n'))) in seen
 
 
-def test_what_machines_use_has_units(tmp_path: Path) -> None:
+def test_resources_of_the_machine_have_units(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         pass  # a last sample is taken when it closes
     with serve(clock, port=0) as endpoint:
@@ -147,7 +147,7 @@ def test_scrapes_while_it_trains(tmp_path: Path) -> None:
     assert ticks[-1] > 0
 
 
-def test_it_closes(tmp_path: Path) -> None:
+def test_a_closed_endpoint_does_not_answer(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         endpoint = serve(clock, port=0)
         scrape(endpoint)
@@ -163,10 +163,10 @@ def test_it_closes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["rank", "gpu", "name", "a-b", "1", "", "__a"])
-def test_labels_that_cannot_be(tmp_path: Path, name: str) -> None:
+def test_labels_that_are_not_valid(tmp_path: Path, name: str) -> None:
     with (
         Clock(tmp_path / "run", progress=False) as clock,
-        pytest.raises(ConfigError, match="a label must have a name"),
+        pytest.raises(ConfigError, match="name must be letters"),
     ):
         serve(clock, port=0, labels={name: "x"})
 

@@ -19,15 +19,15 @@ from .runs import errors, events, numbers, phases
 
 
 class Owner:
-    """What a callback is to its steps."""
+    """The owner of steps, as a callback is."""
 
 
-SPENT = st.tuples(st.sampled_from([None, "evaluate", "checkpoint"]), st.integers(0, 10**9))
+REPORT = st.tuples(st.sampled_from([None, "evaluate", "checkpoint"]), st.integers(0, 10**9))
 TICKS = st.lists(
     st.tuples(
         st.integers(0, 10**9),  # the wait
         st.integers(0, 10**9),  # the work
-        st.lists(SPENT, max_size=4),  # what is told of afterwards
+        st.lists(REPORT, max_size=4),  # reports after the work
         st.booleans(),  # whether the framework says that no report follows
     ),
     min_size=1,
@@ -37,14 +37,14 @@ TICKS = st.lists(
 
 @settings(deadline=None, max_examples=15)
 @given(TICKS)
-def test_what_is_told_afterwards_is_of_the_tick_and_the_wait_of_the_next(
+def test_reports_belong_to_their_tick_and_the_wait_to_the_next(
     tmp_path_factory: pytest.TempPathFactory, ticks: list[Any]
 ) -> None:
     directory = tmp_path_factory.mktemp("steps") / "run"
     time, owner = VirtualTime(), Owner()
     steps = Steps(owner, directory, now=time)
     expected = []
-    for number, (wait, work, told, final) in enumerate(ticks, 1):
+    for number, (wait, work, reports, final) in enumerate(ticks, 1):
         spent = {"data": wait, "step": work}
         time.pass_(wait)
         steps.begin()
@@ -52,7 +52,7 @@ def test_what_is_told_afterwards_is_of_the_tick_and_the_wait_of_the_next(
         steps.phase("step")
         time.pass_(work)
         steps.end_work(beats=number)
-        for name, ns in told:
+        for name, ns in reports:
             time.pass_(ns)
             if name is None:
                 steps.log({"loss": float(number)})
@@ -82,10 +82,12 @@ def test_a_phase_that_is_known_when_it_begins(tmp_path: Path) -> None:
         time.pass_(4)
     steps.close()
     rows = open_run(tmp_path / "run").ticks().rows()
-    assert phases(rows[0]) == {"data": 1, "unattributed": 2, "checkpoint": 5}, "nobody said when"
+    assert phases(rows[0]) == {"data": 1, "unattributed": 2, "checkpoint": 5}, (
+        "nothing reported when it began"
+    )
 
 
-def test_what_comes_before_the_first_tick_is_in_none(tmp_path: Path) -> None:
+def test_time_before_the_first_tick_is_in_no_tick(tmp_path: Path) -> None:
     time, owner = VirtualTime(), Owner()
     steps = Steps(owner, tmp_path / "run", now=time)
     time.pass_(100)
@@ -101,7 +103,7 @@ def test_what_comes_before_the_first_tick_is_in_none(tmp_path: Path) -> None:
     assert events(run, "logged") == [(0, 0, {"values": {"eval_loss": 3.0}})]
 
 
-def test_what_is_no_metric_becomes_an_event(tmp_path: Path) -> None:
+def test_a_value_that_is_not_a_metric_becomes_an_event(tmp_path: Path) -> None:
     owner = Owner()
     steps = Steps(owner, tmp_path / "run")
     steps.begin()
@@ -145,7 +147,7 @@ def test_the_first_value_of_an_earlier_step_warns(
 
 
 @pytest.mark.parametrize("step", [2**63, float("nan"), "last"])
-def test_a_step_that_is_none_is_refused_and_nothing_is_lost(tmp_path: Path, step: Any) -> None:
+def test_a_wrong_step_is_refused_and_nothing_is_lost(tmp_path: Path, step: Any) -> None:
     owner = Owner()
     steps = Steps(owner, tmp_path / "run")
     steps.log_step(1, {"a": 1.0})
@@ -180,7 +182,7 @@ def test_steps_that_are_only_logged(tmp_path: Path) -> None:
     assert events(run, "logged") == [(0, 4, {"values": {"step": 2, "late": 1.0}})]
 
 
-def test_an_error_in_the_midst_of_a_tick_leaves_those_before(tmp_path: Path) -> None:
+def test_an_error_inside_of_a_tick_keeps_the_ticks_before(tmp_path: Path) -> None:
     for name, finished in [("midst", False), ("between", True)]:
         owner = Owner()
         steps = Steps(owner, tmp_path / name)
@@ -195,7 +197,7 @@ def test_an_error_in_the_midst_of_a_tick_leaves_those_before(tmp_path: Path) -> 
         assert errors(run) == ["KeyError"]
 
 
-def test_an_owner_that_goes_leaves_the_run_closed(tmp_path: Path) -> None:
+def test_the_run_is_closed_when_its_owner_is_collected(tmp_path: Path) -> None:
     owner = Owner()
     steps = Steps(owner, tmp_path / "run")
     steps.begin()
@@ -209,7 +211,7 @@ def test_an_owner_that_goes_leaves_the_run_closed(tmp_path: Path) -> None:
     assert errors(run) == ["RunError"]
 
 
-def test_a_training_that_was_left_makes_room_for_one_that_goes_on(tmp_path: Path) -> None:
+def test_a_training_that_was_left_is_closed_when_another_continues(tmp_path: Path) -> None:
     """As in a notebook, where an exception ended one and its callback is still there."""
     owners = [Owner(), Owner()]
     left = Steps(owners[0], tmp_path / "run")
@@ -243,7 +245,7 @@ def test_a_training_that_begins_again_counts_from_its_start(tmp_path: Path) -> N
     assert numbers(open_run(tmp_path / "2")) == [(0, 1), (0, 2), (1, 3), (1, 4), (1, 5)]
 
 
-def test_a_count_goes_on_where_the_framework_or_the_run_says(tmp_path: Path) -> None:
+def test_the_count_continues_from_the_framework_or_the_run(tmp_path: Path) -> None:
     def train(ticks: int, **options: Any) -> None:
         owner = Owner()
         steps = Steps(owner, tmp_path / "run", **options)
@@ -262,7 +264,7 @@ def test_a_count_goes_on_where_the_framework_or_the_run_says(tmp_path: Path) -> 
         Steps(Owner(), tmp_path / "other", resume=True)
 
 
-def test_a_config_of_anything_becomes_plain(tmp_path: Path) -> None:
+def test_a_config_of_any_values_becomes_json(tmp_path: Path) -> None:
     owner = Owner()
     config = {"a": {1: (2, Path("b"))}, "set": {3}, "type": int, "n": None, "np": np.float64(0.5)}
     Steps(owner, tmp_path / "run", config=config).close()
@@ -271,7 +273,7 @@ def test_a_config_of_anything_becomes_plain(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_other_threads_see_the_present(tmp_path: Path) -> None:
+def test_other_threads_read_the_true_time(tmp_path: Path) -> None:
     time, owner = VirtualTime(), Owner()
     steps = Steps(owner, tmp_path / "run", now=time)
     seen: list[int] = []

@@ -36,7 +36,9 @@ def test_scalars_of_a_step_are_one_record(tmp_path: Path) -> None:
     assert open_run(tmp_path / "run").info.config == {"lr": 0.1}
 
 
-def test_a_record_takes_from_the_last_scalar_before_to_its_own_last(tmp_path: Path) -> None:
+def test_a_record_lasts_from_the_last_scalar_before_it_to_its_own_last_scalar(
+    tmp_path: Path,
+) -> None:
     now = VirtualTime()
     with SummaryWriter(tmp_path / "run", now=now) as writer:
         for step, computing in ((0, 5), (10, 100), (20, 70)):
@@ -70,7 +72,7 @@ def test_a_record_is_written_by_a_larger_step_and_by_flush(tmp_path: Path) -> No
     assert ticks(tmp_path / "run", "loss") == [(1.0,), (2.0,)]
 
 
-def test_a_late_scalar_is_put_where_it_was_told_and_says_its_step(tmp_path: Path) -> None:
+def test_a_late_scalar_is_on_the_open_record_and_its_event_has_its_step(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         for step in range(1, 5):
             writer.add_scalar("loss", float(step), step)
@@ -86,16 +88,16 @@ def test_a_late_scalar_is_put_where_it_was_told_and_says_its_step(tmp_path: Path
     ]
 
 
-def test_a_late_scalar_gives_way_to_one_of_the_record(tmp_path: Path) -> None:
+def test_a_late_scalar_does_not_replace_one_of_the_record(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         writer.add_scalar("other", 0.0, 2)
         writer.add_scalar("loss", 1.0, 1)  # a straggler
         writer.add_scalar("loss", 2.0, 2)
     assert ticks(tmp_path / "run", "tick", "loss") == [(2, 2.0)]
-    assert [told["placed"] for told in events(tmp_path / "run", "late scalar")] == [False]
+    assert [event["placed"] for event in events(tmp_path / "run", "late scalar")] == [False]
 
 
-def test_what_comes_for_a_step_after_flush_is_late(tmp_path: Path) -> None:
+def test_a_scalar_of_a_flushed_step_is_late(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         writer.add_scalar("loss", 1.0, 1)
         writer.flush()
@@ -103,8 +105,8 @@ def test_what_comes_for_a_step_after_flush_is_late(tmp_path: Path) -> None:
         writer.add_scalar("loss", 3.0, 2)
     found = ticks(tmp_path / "run", "tick", "loss", "validation")
     assert found == [(1, 1.0, None), (2, 3.0, 2.0)]
-    (told,) = events(tmp_path / "run", "late scalar")
-    assert told["step"] == 1
+    (event,) = events(tmp_path / "run", "late scalar")
+    assert event["step"] == 1
 
 
 def test_without_steps_the_values_of_a_tag_are_counted(tmp_path: Path) -> None:
@@ -116,7 +118,7 @@ def test_without_steps_the_values_of_a_tag_are_counted(tmp_path: Path) -> None:
     assert found == [(0, 0.0, 0.0, 0.0), (1, 1.0, 1.0, -1.0), (2, 2.0, 2.0, -2.0)]
 
 
-def test_names_that_no_metric_can_have(tmp_path: Path) -> None:
+def test_names_that_a_metric_cannot_have(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         for tag in ("tick", "time_ns", "Loss", "loss", "tick_", ""):
             writer.add_scalar(tag, 1.0, 0)
@@ -133,7 +135,7 @@ def test_a_directory_with_a_run_gets_another_attempt(tmp_path: Path) -> None:
     assert found == [(0, 0, 0.0), (0, 1, 0.0), (1, 2, 2.0), (1, 3, 2.0), (1, 4, 2.0)]
 
 
-def test_what_comes_after_close_begins_another_attempt(tmp_path: Path) -> None:
+def test_a_scalar_after_close_begins_another_attempt(tmp_path: Path) -> None:
     writer = SummaryWriter(tmp_path / "run")
     writer.add_scalar("loss", 1.0, 0)
     writer.close()
@@ -162,7 +164,7 @@ def test_two_writers_of_a_directory_share_an_attempt(tmp_path: Path) -> None:
         (0, 5, None, 50.0, None),
     ]
     late = events(tmp_path / "run", "late scalar")
-    assert [(told["step"], told["value"], told["placed"]) for told in late] == [
+    assert [(event["step"], event["value"], event["placed"]) for event in late] == [
         (2, 2.0, False),
         (4, 2.0, False),
     ]
@@ -186,13 +188,13 @@ def test_writers_in_threads_lose_nothing(tmp_path: Path) -> None:
     assert open_run(tmp_path / "run").attempts == [0]
     late = events(tmp_path / "run", "late scalar")
     for tag in "abcd":
-        told = {entry["step"]: entry["value"] for entry in late if entry["metric"] == tag}
+        event = {entry["step"]: entry["value"] for entry in late if entry["metric"] == tag}
         rows = dict(ticks(tmp_path / "run", "tick", tag))
         for entry in late:
             if entry["metric"] == tag and entry["placed"]:
                 del rows[entry["at"]]
         on_record = {step: value for step, value in rows.items() if value is not None}
-        assert told | on_record == {step: float(step) for step in range(50)}
+        assert event | on_record == {step: float(step) for step in range(50)}
 
 
 def test_another_process_is_refused_while_a_writer_is_open(tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_another_process_is_refused_while_a_writer_is_open(tmp_path: Path) -> No
     assert ticks(tmp_path / "run", "attempt", "tick", "a") == [(0, 0, 1.0), (1, 1, 2.0)]
 
 
-def test_a_writer_that_replaces_one_that_nobody_closed_is_a_restart(tmp_path: Path) -> None:
+def test_a_writer_that_replaces_one_that_was_not_closed_is_a_restart(tmp_path: Path) -> None:
     """As when a cell of a notebook is run again."""
     for begin in (0.0, 10.0):
         writer = SummaryWriter(tmp_path / "run")
@@ -221,14 +223,14 @@ def test_a_writer_that_replaces_one_that_nobody_closed_is_a_restart(tmp_path: Pa
     assert events(tmp_path / "run", "late scalar") == []
 
 
-def test_a_writer_that_goes_is_closed(tmp_path: Path) -> None:
+def test_a_writer_that_is_collected_is_closed(tmp_path: Path) -> None:
     SummaryWriter(tmp_path / "run").add_scalar("a", 1.0, 0)
     gc.collect()
     assert ticks(tmp_path / "run", "a") == [(1.0,)]
     assert len(events(tmp_path / "run", "end")) == 1
 
 
-def test_a_second_config_is_put_down(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_second_config_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (
         SummaryWriter(tmp_path / "run", config={"lr": 0.1}),
         SummaryWriter(tmp_path / "run", config={"lr": 0.2}),
@@ -240,7 +242,7 @@ def test_a_second_config_is_put_down(tmp_path: Path, caplog: pytest.LogCaptureFi
     assert "another config" in caplog.text
 
 
-def test_series_logged_one_after_another_are_warned_of(
+def test_series_logged_one_after_another_warn(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
@@ -249,7 +251,7 @@ def test_series_logged_one_after_another_are_warned_of(
                 writer.add_scalar(tag, float(step), step)
     assert ticks(tmp_path / "run", "tick", "a") == [(step, float(step)) for step in range(4)]
     late = events(tmp_path / "run", "late scalar")
-    assert [(told["step"], told["value"], told["placed"]) for told in late] == [
+    assert [(event["step"], event["value"], event["placed"]) for event in late] == [
         (0, 0.0, False),
         (1, 1.0, False),
         (2, 2.0, False),
@@ -264,7 +266,7 @@ def test_of_two_late_scalars_the_last_is_placed(tmp_path: Path) -> None:
         for step in (1, 2):
             writer.add_scalar("validation", 10.0 * step, step)
     assert ticks(tmp_path / "run", "tick", "loss", "validation") == [(5, 1.0, 20.0)]
-    assert [told["placed"] for told in events(tmp_path / "run", "late scalar")] == [False, True]
+    assert [event["placed"] for event in events(tmp_path / "run", "late scalar")] == [False, True]
 
 
 @pytest.mark.parametrize("scale", [1, 10**3, 10**6, 10**9])
@@ -280,9 +282,7 @@ def test_a_walltime_in_another_unit_is_recognised(tmp_path: Path, scale: int) ->
 @pytest.mark.parametrize(
     "walltime", [float("nan"), float("inf"), -1.0, 1e10, 1e300, "yesterday", 10**400]
 )
-def test_a_walltime_that_is_none_is_refused_and_nothing_is_lost(
-    tmp_path: Path, walltime: Any
-) -> None:
+def test_a_wrong_walltime_is_refused_and_nothing_is_lost(tmp_path: Path, walltime: Any) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         writer.add_scalar("a", 1.0, 0)
         with pytest.raises(ConfigError, match="a walltime is seconds since 1970"):
@@ -292,7 +292,7 @@ def test_a_walltime_that_is_none_is_refused_and_nothing_is_lost(
 
 
 @pytest.mark.parametrize("step", [2**63, float("nan"), "last", [1], 1e300])
-def test_a_step_that_is_none_is_refused_and_nothing_is_lost(tmp_path: Path, step: Any) -> None:
+def test_a_wrong_step_is_refused_and_nothing_is_lost(tmp_path: Path, step: Any) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         writer.add_scalar("a", 1.0, 2**63 - 2)
         for log in (writer.add_scalar, writer.add_text, writer.add_histogram):
@@ -340,7 +340,7 @@ def test_an_error_in_the_block_is_the_end_of_the_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [None, "ValueError"])
-def test_a_writer_that_nobody_closes(tmp_path: Path, error: str | None) -> None:
+def test_a_writer_that_is_never_closed(tmp_path: Path, error: str | None) -> None:
     script = f"""
 from metronorm.integrations.tensorboard import SummaryWriter
 writer = SummaryWriter({str(tmp_path / "run")!r})
@@ -366,13 +366,13 @@ def test_text_and_hyperparameters_are_events(tmp_path: Path) -> None:
         writer.add_hparams({"lr": 0.1, "name": "x"}, {"accuracy": torch.tensor(0.5)})
     (note,) = events(tmp_path / "run", "text")
     assert note == {"at": 0, "tag": "note", "step": 3, "text": "it *works*"}
-    (told,) = events(tmp_path / "run", "hparams")
-    assert told["parameters"] == {"lr": 0.1, "name": "x"}
-    assert told["metrics"] == {"accuracy": 0.5}
+    (event,) = events(tmp_path / "run", "hparams")
+    assert event["parameters"] == {"lr": 0.1, "name": "x"}
+    assert event["metrics"] == {"accuracy": 0.5}
 
 
 @pytest.mark.parametrize("name", ["add_image", "add_figure", "add_graph", "add_audio"])
-def test_what_is_not_recorded_says_so(tmp_path: Path, name: str) -> None:
+def test_methods_that_record_nothing_raise(tmp_path: Path, name: str) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         assert hasattr(theirs.SummaryWriter, name)
         with pytest.raises(ConfigError, match=name):
@@ -385,7 +385,7 @@ def test_has_every_method_of_the_original(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["one", None, torch.zeros(2)])
-def test_not_one_number(tmp_path: Path, value: Any) -> None:
+def test_a_scalar_must_be_one_number(tmp_path: Path, value: Any) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         with pytest.raises(ConfigError, match="one number"):
             writer.add_scalar("loss", value, 0)
@@ -429,7 +429,7 @@ def theirs_default_bins() -> list[float]:
     return [-v for v in bins[::-1]] + [0] + bins
 
 
-def test_histograms_of_what_torch_and_numpy_have(tmp_path: Path) -> None:
+def test_histograms_of_every_dtype_of_torch_and_numpy(tmp_path: Path) -> None:
     with SummaryWriter(tmp_path / "run") as writer:
         weights = torch.tensor([[1.0, 2.0], [float("nan"), float("inf")]], requires_grad=True)
         writer.add_histogram("bfloat16", weights.bfloat16(), 1)
@@ -437,14 +437,14 @@ def test_histograms_of_what_torch_and_numpy_have(tmp_path: Path) -> None:
         writer.add_histogram("list", [1, 2], 1)
         with pytest.raises(ConfigError, match="finite"):
             writer.add_histogram("none", torch.tensor([float("nan")]), 1)
-    found = {told["tag"]: told for told in events(tmp_path / "run", "histogram")}
+    found = {event["tag"]: event for event in events(tmp_path / "run", "histogram")}
     assert found.keys() == {"bfloat16", "array", "list"}
     assert found["bfloat16"]["not_finite"] == 2
-    for told in found.values():
-        assert (told["step"], told["min"], told["max"], told["sum"]) == (1, 1, 2, 3)
-        assert told["sum_squares"] == 5
-        assert sum(told["counts"]) == 2
-        assert len(told["edges"]) == len(told["counts"]) + 1
+    for event in found.values():
+        assert (event["step"], event["min"], event["max"], event["sum"]) == (1, 1, 2, 3)
+        assert event["sum_squares"] == 5
+        assert sum(event["counts"]) == 2
+        assert len(event["edges"]) == len(event["counts"]) + 1
 
 
 calls = st.lists(

@@ -125,7 +125,7 @@ def test_every_optimizer_step_is_a_tick(tmp_path: Path) -> None:
     assert errors(run) == [None]
 
 
-def test_epochs_end_under_their_last_tick(tmp_path: Path) -> None:
+def test_values_of_an_epochs_end_are_under_its_last_tick(tmp_path: Path) -> None:
     """Two sets to evaluate on: one event of the Trainer's after the other."""
     trained = trainer(
         tmp_path,
@@ -182,7 +182,7 @@ class Fail(TrainerCallback):
             raise KeyError("broken batch")
 
 
-def test_resumed_from_a_checkpoint_it_is_a_new_attempt(tmp_path: Path) -> None:
+def test_a_resume_from_a_checkpoint_is_a_new_attempt(tmp_path: Path) -> None:
     saving = {"save_strategy": "steps", "save_steps": 4}
     stopped = trainer(tmp_path, TickCallback(tmp_path / "run"), Fail("on_substep_end", 6), **saving)
     with pytest.raises(KeyError):
@@ -199,7 +199,7 @@ def test_resumed_from_a_checkpoint_it_is_a_new_attempt(tmp_path: Path) -> None:
     assert len(run.ticks("full").rows()) == 12
 
 
-def test_a_smaller_batch_size_that_is_found_begins_again(tmp_path: Path) -> None:
+def test_a_smaller_batch_size_begins_a_new_attempt(tmp_path: Path) -> None:
     """Memory is too small twice, the second time in the midst of the training."""
 
     class TooSmall(TrainerCallback):
@@ -229,7 +229,7 @@ def test_a_smaller_batch_size_that_is_found_begins_again(tmp_path: Path) -> None
     assert run.ticks().rows()[-1]["tick"] == 2 * steps
 
 
-def test_a_new_training_needs_a_directory_of_its_own(tmp_path: Path) -> None:
+def test_a_new_training_needs_a_new_directory(tmp_path: Path) -> None:
     callback = TickCallback(tmp_path / "run")
     with pytest.raises(ConfigError, match="while it trains"):
         _ = callback.clock
@@ -238,7 +238,7 @@ def test_a_new_training_needs_a_directory_of_its_own(tmp_path: Path) -> None:
         trainer(tmp_path, TickCallback(tmp_path / "run"), max_steps=1).train()
 
 
-def test_a_second_training_goes_on_with_the_run(tmp_path: Path) -> None:
+def test_a_second_training_continues_the_run(tmp_path: Path) -> None:
     callback = TickCallback(tmp_path / "run")
     trained = trainer(tmp_path, callback, max_steps=2)
     trained.train()
@@ -248,8 +248,8 @@ def test_a_second_training_goes_on_with_the_run(tmp_path: Path) -> None:
     assert numbers(open_run(tmp_path / "run")) == [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5)]
 
 
-def test_an_exception_leaves_the_run_whole(tmp_path: Path) -> None:
-    """The Trainer tells nobody, so the end is written when the callback is used again."""
+def test_an_exception_keeps_the_run(tmp_path: Path) -> None:
+    """No callback hears of it: the end is written when the callback is used again."""
     callback, fail = TickCallback(tmp_path / "run"), Fail("on_pre_optimizer_step", 3)
     trained = trainer(tmp_path, callback, fail)
     with pytest.raises(KeyError):
@@ -263,7 +263,7 @@ def test_an_exception_leaves_the_run_whole(tmp_path: Path) -> None:
     assert len(run.ticks().rows()) == 13
 
 
-def test_metrics_and_phases_of_ones_own(tmp_path: Path) -> None:
+def test_metrics_and_phases_of_the_user(tmp_path: Path) -> None:
     callback = TickCallback(tmp_path / "run")
 
     class Mine(TrainerCallback):

@@ -1,4 +1,4 @@
-"""What the tests of the normalizations share: runs on every backend, judged in float64."""
+"""For the tests of the normalizations: runs on every backend, compared with float64."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ Array = np.ndarray[Any, Any]
 
 
 class Results(NamedTuple):
-    """Of a run; gradients are of `<y, dy>`."""
+    """The results of one normalization; gradients are those of `<y, dy>`."""
 
     y: Array
     dx: Array
@@ -26,7 +26,7 @@ def as_numpy(value: Any) -> Array:
 
 
 def gradients(function: Any, inputs: list[Any], slope: Any) -> tuple[Any, list[Any]]:
-    """The value of a function, and the gradients of `<value, slope>`, on Keras' backend."""
+    """Return the value of a function, and the gradients of `<value, slope>`, on any backend."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
@@ -48,7 +48,7 @@ def gradients(function: Any, inputs: list[Any], slope: Any) -> tuple[Any, list[A
 def reference_results(
     x: Array, gamma: Array, beta: Array | None, dy: Array, epsilon: float
 ) -> Results:
-    """Of the float64 equations over the last axis; beta None: root mean square."""
+    """Return the results of the float64 equations over the last axis; beta None: RMS."""
     n = x.shape[-1]
     rows, slopes = (torch.from_numpy(np.asarray(a, "float64")).reshape(-1, n) for a in (x, dy))
     weight = torch.from_numpy(np.asarray(gamma, "float64"))
@@ -65,7 +65,7 @@ def reference_results(
 
 
 def relative_error(got: Any, want: Array) -> float:
-    """2-norm of the difference over that of what is wanted."""
+    """Return the 2-norm of the difference, divided by that of the wanted values."""
     scale = max(float(np.linalg.norm(want)), 1e-30)
     return float(np.linalg.norm(as_numpy(got) - want)) / scale
 

@@ -16,10 +16,10 @@ from .ticking import arrays, net
 
 
 def as_dataset(beats: Any, number: int) -> tf.data.Dataset:
-    """The beats again and again, without Python behind them.
+    """Return the beats without end, as a dataset that does not call Python.
 
     Fed from a Python generator or a PyDataset with batches of different sizes, two logical CPUs of
-    TensorFlow 2.21 now and then end elsewhere than one does, with `keras.optimizers.SGD` as well.
+    TensorFlow 2.21 sometimes differ from one, with `keras.optimizers.SGD` as well.
     """
     parts = [tf.data.Dataset.from_tensors(beats[index]) for index in range(number)]
     return functools.reduce(lambda one, other: one.concatenate(other), parts).repeat()
@@ -60,12 +60,12 @@ def main() -> None:
                 np.testing.assert_allclose(replica.numpy(), arrays([one])[0], rtol=1e-12)
         print("equal", options)
     batches = tf.data.Dataset.from_tensors((x, y)).repeat()
-    alone = normalized()
-    alone.fit(batches, steps_per_epoch=4, verbose=0)
+    single = normalized()
+    single.fit(batches, steps_per_epoch=4, verbose=0)
     with strategy.scope():
         model = normalized()
     model.fit(batches, steps_per_epoch=4, verbose=0)
-    for one, other in zip(alone.get_weights(), model.get_weights(), strict=True):
+    for one, other in zip(single.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-9)
     print("equal with our norms")
 

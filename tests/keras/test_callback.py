@@ -74,7 +74,7 @@ def test_every_batch_is_a_tick(tmp_path: Path) -> None:
     assert errors(run) == [None]
 
 
-def test_an_epoch_ends_under_its_last_tick(tmp_path: Path) -> None:
+def test_values_of_an_epochs_end_are_under_its_last_tick(tmp_path: Path) -> None:
     model = compiled()
     history = fit(model, TickCallback(tmp_path / "run"), validation_data=(X, Y))
     rows = open_run(tmp_path / "run").ticks().rows()
@@ -121,7 +121,7 @@ def test_accumulated_batches_are_beats(tmp_path: Path) -> None:
     assert whole(rows)
 
 
-def test_resumed_it_is_a_new_attempt(tmp_path: Path) -> None:
+def test_a_resume_is_a_new_attempt(tmp_path: Path) -> None:
     model = compiled()
     fit(model, TickCallback(tmp_path / "run"), epochs=1)
     model.save(tmp_path / "model.keras")
@@ -139,13 +139,13 @@ def test_resumed_it_is_a_new_attempt(tmp_path: Path) -> None:
     assert len(run.ticks("full").rows()) == 4 + 8 + 4
 
 
-def test_weights_alone_resume_by_the_epoch(tmp_path: Path) -> None:
+def test_a_resume_with_only_the_weights_counts_epochs(tmp_path: Path) -> None:
     fit(compiled(), TickCallback(tmp_path / "run"))
     fit(compiled(), TickCallback(tmp_path / "run"), initial_epoch=1)
     assert numbers(open_run(tmp_path / "run")) == [(int(tick > 4), tick) for tick in range(1, 9)]
 
 
-def test_another_training_needs_a_directory_of_its_own(tmp_path: Path) -> None:
+def test_a_new_training_needs_a_new_directory(tmp_path: Path) -> None:
     fit(compiled(), TickCallback(tmp_path / "run"), epochs=1)
     with pytest.raises(RunError, match="needs a directory of its own"):
         fit(compiled(), TickCallback(tmp_path / "run"), epochs=1)
@@ -153,7 +153,7 @@ def test_another_training_needs_a_directory_of_its_own(tmp_path: Path) -> None:
     assert numbers(open_run(tmp_path / "run")) == [(int(tick > 4), tick) for tick in range(1, 9)]
 
 
-def test_a_second_fit_goes_on_with_the_run(tmp_path: Path) -> None:
+def test_a_second_fit_continues_the_run(tmp_path: Path) -> None:
     model, callback = compiled(), TickCallback(tmp_path / "run")
     fit(model, callback, epochs=1)
     model.evaluate(X, Y, verbose=0, callbacks=[callback])  # outside of `fit`: not recorded
@@ -165,8 +165,8 @@ def test_a_second_fit_goes_on_with_the_run(tmp_path: Path) -> None:
     assert "evaluate_ns" not in run.ticks().columns
 
 
-def test_an_exception_leaves_the_finished_ticks(tmp_path: Path) -> None:
-    """Keras tells nobody, so the end is written when the callback is used again."""
+def test_an_exception_keeps_the_finished_ticks(tmp_path: Path) -> None:
+    """No callback hears of it: the end is written when the callback is used again."""
     model, callback = compiled(), TickCallback(tmp_path / "run")
     with pytest.raises(KeyError):
         fit(model, callback, Fail())
@@ -190,7 +190,7 @@ def test_a_fit_that_is_stopped(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("backend", ["torch", "numpy"])
-def test_it_loads_what_keras_does(backend: str) -> None:
+def test_it_loads_only_what_keras_loads(backend: str) -> None:
     if backend == "numpy":
         pytest.importorskip("scipy")
     code = "import {}\nimport sys\nprint(*sys.modules)"

@@ -62,7 +62,7 @@ def in_the_way(how: str, function: Callable[..., Any]) -> Callable[..., Any]:
 @ON_TENSORFLOW
 @pytest.mark.parametrize("how", ["eager", "graph", "xla"])
 @pytest.mark.parametrize("kind", ["layer", "rms"])
-def test_a_slope_is_carried_forward(kind: str, how: str) -> None:
+def test_forward_mode_through_the_forward_pass(kind: str, how: str) -> None:
     import tensorflow as tf
 
     values, slopes = given(kind)
@@ -75,7 +75,7 @@ def test_a_slope_is_carried_forward(kind: str, how: str) -> None:
 @ON_TENSORFLOW
 @pytest.mark.parametrize("how", ["eager", "graph", "xla"])
 @pytest.mark.parametrize("kind", ["layer", "rms"])
-def test_a_slope_is_carried_forward_through_the_backward_pass(kind: str, how: str) -> None:
+def test_forward_mode_through_the_backward_pass(kind: str, how: str) -> None:
     """How products with the Hessian are computed."""
     import tensorflow as tf
 
@@ -89,7 +89,7 @@ def test_a_slope_is_carried_forward_through_the_backward_pass(kind: str, how: st
 
 
 @ON_TENSORFLOW
-def test_the_slope_of_a_layers_weight_is_carried_forward() -> None:
+def test_forward_mode_from_a_layers_weight() -> None:
     import tensorflow as tf
 
     layer, x = LayerNormalization(epsilon=EPSILON), ops.cast(VALUES[0], "float32")
@@ -122,7 +122,7 @@ def test_all_second_derivatives_are_those_of_the_equations(kind: str) -> None:
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="of jax.jvp")
-def test_jax_says_that_there_is_none() -> None:
+def test_jax_reports_that_it_has_no_forward_mode() -> None:
     import jax
 
     x = np.ones((2, 3), "float32")

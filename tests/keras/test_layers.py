@@ -93,7 +93,7 @@ def test_float64_is_float64() -> None:
 
 
 @pytest.mark.parametrize("centred", [True, False])
-def test_accelerators_sum_where_processors_multiply(centred: bool) -> None:
+def test_accelerators_sum_where_cpus_multiply(centred: bool) -> None:
     x, dy = (ops.cast(draw((9, 40), seed=seed), "float32") for seed in (0, 1))
     gamma, beta = (ops.cast(draw((40,), seed=seed), "float32") for seed in (2, 3))
     found = []
@@ -148,7 +148,7 @@ def test_any_axes(axis: Any) -> None:
 
 
 @pytest.mark.parametrize(("center", "scale"), [(True, False), (False, True), (False, False)])
-def test_without_some_weights(center: bool, scale: bool) -> None:
+def test_without_gamma_or_beta(center: bool, scale: bool) -> None:
     x = ops.cast(draw((6, 9)), "float32")
     ours = LayerNormalization(center=center, scale=scale)
     theirs = keras.layers.LayerNormalization(center=center, scale=scale)
@@ -260,7 +260,7 @@ def test_saved_and_loaded(build: Any, tmp_path: Path) -> None:
 
 def test_is_a_drop_in() -> None:
     """Arguments, weights and config of Keras' own, in both directions."""
-    told = {
+    options = {
         "axis": -1,
         "epsilon": 0.01,
         "beta_initializer": "ones",
@@ -270,7 +270,7 @@ def test_is_a_drop_in() -> None:
         "name": "norm",
         "dtype": "float32",
     }
-    ours, theirs = LayerNormalization(**told), keras.layers.LayerNormalization(**told)
+    ours, theirs = LayerNormalization(**options), keras.layers.LayerNormalization(**options)
     x = ops.cast(draw((3, 4)), "float32")
     assert relative_error(ours(x), as_numpy(theirs(x))) < 1e-5
     assert ours.get_config() == theirs.get_config()
@@ -307,15 +307,15 @@ def test_masks_pass_through() -> None:
 
 @pytest.mark.parametrize("axis", [{"axis": -1}, {1}, "last", 1.0, True, None, [], [1, "x"]])
 @pytest.mark.parametrize("kind", [LayerNormalization, RMSNormalization])
-def test_an_axis_that_is_none_is_the_error_of_keras(kind: Any, axis: Any) -> None:
-    said = r"^Expected an int or a list/tuple of ints for the argument 'axis'; got "
+def test_an_axis_that_is_not_an_integer_is_the_error_of_keras(kind: Any, axis: Any) -> None:
+    message = r"^Expected an int or a list/tuple of ints for the argument 'axis'; got "
     for error in (ConfigError, TypeError):
-        with pytest.raises(error, match=said):
+        with pytest.raises(error, match=message):
             kind(axis=axis)
 
 
 @pytest.mark.parametrize(
-    ("mistake", "said"),
+    ("mistake", "message"),
     [
         (lambda: LayerNormalization(epsilon=0.0), "epsilon must be finite and positive; got 0.0"),
         (lambda: LayerNormalization(epsilon=-1e-3), "got -0.001"),
@@ -336,6 +336,6 @@ def test_an_axis_that_is_none_is_the_error_of_keras(kind: Any, axis: Any) -> Non
         (lambda: RMSNormalization.from_config({"groups": 2}), "'groups'"),
     ],
 )
-def test_a_mistake_is_one_error(mistake: Any, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_a_mistake_is_one_error(mistake: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         mistake()

@@ -75,7 +75,7 @@ def test_undone_at_the_end_of_a_block() -> None:
     assert type(model.get_layer("shared")) is keras.layers.LayerNormalization
 
 
-def test_what_is_left() -> None:
+def test_norms_that_are_not_replaced() -> None:
     model = keras.Sequential([keras.layers.LayerNormalization(name="later")])
     assert replace_norms(model).left == {"later": "is not built yet"}
     model = keras.Sequential([keras.Input((3,)), keras.layers.LayerNormalization(epsilon=0.0)])

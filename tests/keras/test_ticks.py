@@ -113,7 +113,7 @@ def test_the_accumulated_gradient_is_the_only_slot(steps: int | None) -> None:
     assert optimizer.gradient_accumulation_steps == steps
 
 
-def test_between_ticks_variables_stay_and_slots_carry() -> None:
+def test_between_ticks_variables_stay_and_slots_accumulate() -> None:
     beats = drawn(5)
     with doubles():
         values, optimizer = variables(), Ticks(RATE, 0.5, gradient_accumulation_steps=4)

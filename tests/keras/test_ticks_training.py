@@ -42,7 +42,7 @@ def test_equal_beats_are_the_big_batch(options: dict[str, Any]) -> None:
     assert int(model.optimizer.iterations) == 4
 
 
-def test_a_train_step_of_ones_own() -> None:
+def test_a_custom_train_step() -> None:
     if BACKEND == "jax":
         import jax
 
@@ -131,7 +131,9 @@ def test_a_scaled_loss_in_half_precision() -> None:
 
 
 @pytest.mark.parametrize("batches", [3, 4], ids=["between windows", "inside a window"])
-def test_saved_and_loaded_it_goes_on_bit_for_bit(tmp_path: Path, batches: int) -> None:
+def test_training_continues_bit_for_bit_after_saving_and_loading(
+    tmp_path: Path, batches: int
+) -> None:
     def part(model: keras.Model, begin: int, end: int) -> None:
         for index in range(begin, end):
             rows = slice(index % 6 * 2, index % 6 * 2 + 2)

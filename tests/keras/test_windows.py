@@ -51,7 +51,7 @@ KINDS = ["PyDataset", "DataLoader", "lists"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "tf.data.Dataset"] if BACKEND == "tensorflow" else KINDS)
-def test_what_can_be_read_again_and_again(kind: str) -> None:
+def test_batches_that_can_be_read_repeatedly(kind: str) -> None:
     class Given(keras.utils.PyDataset):
         passes = 0
 
@@ -218,7 +218,7 @@ def test_arguments_that_cannot_work() -> None:
 
 
 class Once:
-    """What iter() does not begin anew."""
+    """Batches that iter() does not restart."""
 
     def __init__(self) -> None:
         self.beats = iter(BEATS)
@@ -231,18 +231,18 @@ class Once:
 
 
 def test_batches_that_cannot_begin_again_are_an_error_in_the_second_pass() -> None:
-    said = "can begin again only where their batches can; got a Once that has ended; try: a list"
+    message = "can begin again only where their batches can; got a Once that has ended; try: a list"
     beats = windows(Once(), 4)
     assert len([beats[index] for index in range(4)]) == 4
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match=message):
         beats[4]
     beats = windows(Once(), 3)
     beats[0]
-    with pytest.raises(DataError, match=said):  # in the middle of a window
+    with pytest.raises(DataError, match=message):  # in the middle of a window
         beats[3]
     model = net(Ticks(RATE, gradient_accumulation_steps=4))
     beats = windows(Once(), 4, model=model)
-    with pytest.raises(Exception, match=said):  # TensorFlow makes an error of its own of it
+    with pytest.raises(Exception, match=message):  # TensorFlow raises its own error
         model.fit(beats, steps_per_epoch=4, epochs=2, shuffle=False, verbose=0)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of `Ticks` share: variables, gradients, and the equations over float64."""
+"""For the tests of `Ticks`: variables, gradients, and the equations in float64."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ SHAPES = [(3, 4), (4,)]
 
 @contextlib.contextmanager
 def doubles() -> Iterator[None]:
-    """Float64 everywhere: JAX has none but here."""
+    """Compute in float64 everywhere in the block; JAX needs to be asked for it."""
     keras.config.set_floatx("float64")
     try:
         if BACKEND == "jax":
@@ -28,13 +28,13 @@ def doubles() -> Iterator[None]:
 
 
 def drawn(beats: int, seed: int = 0, shapes: Sequence[tuple[int, ...]] = SHAPES) -> list[Any]:
-    """Gradients of so many beats, each a list with one array per shape."""
+    """Draw the gradients of `beats` beats, each a list with one array per shape."""
     generator = np.random.default_rng(seed)
     return [[generator.normal(size=shape) for shape in shapes] for _ in range(beats)]
 
 
 def variables(dtype: str = "float64") -> list[keras.Variable]:
-    """Two of them, always the same."""
+    """Return two variables, always the same."""
     return [keras.Variable(value, dtype=dtype) for value in drawn(1, seed=9)[0]]
 
 
@@ -43,7 +43,7 @@ def arrays(tensors: Sequence[Any]) -> list[np.ndarray]:
 
 
 def run(optimizer: Any, beats: list[Any], values: list[keras.Variable]) -> list[np.ndarray]:
-    """What the variables are after these beats."""
+    """Return the variables' values after these beats."""
     for beat in beats:
         gradients = [
             keras.ops.convert_to_tensor(gradient, dtype=value.dtype)
@@ -65,12 +65,12 @@ def equations(
     """c = momentum * c + mean of the window's gradients; p = (1 - lr * decay) * p - lr * s * c."""
     scale = {"sum": 1.0, "mean": 1 - momentum, "amplified": 1 / (1 - momentum)}[scaling]
     values = drawn(1, seed=9)[0]
-    carried = [np.zeros_like(value) for value in values]
+    accumulated = [np.zeros_like(value) for value in values]
     for begin in range(0, len(beats) - steps + 1, steps):
         window = beats[begin : begin + steps]
         for i, value in enumerate(values):
-            carried[i] = momentum * carried[i] + sum(beat[i] for beat in window) / steps
-            values[i] = (1 - rate * decay) * value - rate * scale * carried[i]
+            accumulated[i] = momentum * accumulated[i] + sum(beat[i] for beat in window) / steps
+            values[i] = (1 - rate * decay) * value - rate * scale * accumulated[i]
     return values
 
 

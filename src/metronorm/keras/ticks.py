@@ -69,6 +69,8 @@ class Ticks(_private.BeatOptimizer):
         ConfigError: a hyper-parameter cannot work.
     """
 
+    gradient_accumulation_steps: int | None
+
     def __init__(
         self,
         learning_rate: Rate = 0.01,
