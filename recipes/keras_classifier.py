@@ -1,13 +1,13 @@
-"""The classifier that tutorials begin with, really trained: layer normalization on Fashion-MNIST.
+"""Train the classifier of many tutorials on Fashion-MNIST, with layer normalization.
 
     apt-get install dataset-fashion-mnist
     pip install 'metronorm[keras,train,analysis]' tensorflow
     python recipes/keras_classifier.py --epochs 100 --seeds 3 --runs runs/keras_classifier
 
-Dense 128, ReLU, normalization, Dense 64, ReLU, normalization, Dense 10: without normalization, with
-ours, with Keras' own, with the formula written out, all on TensorFlow; and the same in torch. Each
-training is a run whose every tick (update) has its time, loss and accuracy on record; from there
-the table and the picture, `RUNS/curves.html`, are made. Read `main` first.
+The model is Dense 128, ReLU, normalization, Dense 64, ReLU, normalization, Dense 10. It is trained
+on TensorFlow without normalization, with ours, with Keras' and with the formula written out; and in
+torch. Each training is a run, which has the time, loss and accuracy of every tick (update). The
+table and the curves in `RUNS/curves.html` are made from these runs. Read `main` first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # before Keras is imported
 with contextlib.suppress(ImportError):
-    import triton  # noqa: F401  torch loads it; after TensorFlow that ends the process
+    import triton  # noqa: F401  torch loads it, and after TensorFlow this ends the process
 
 import keras
 import numpy as np
@@ -64,17 +64,17 @@ class Arguments:
     """Options; the defaults gave the figures in docs/keras.md."""
 
     data: Path | None = None
-    """Folder with the four idx files, or where the package was unpacked; else as installed."""
+    """Folder with the four idx files, or with the unpacked package. None: the installed package."""
     runs: Path = Path("runs/keras_classifier")
-    """A run for every variant and seed is made in here: VARIANT-SEED."""
+    """Folder for the runs: VARIANT-SEED for every variant and seed."""
     variants: tuple[Variant, ...] = tuple(COLOURS)
     epochs: int = 100
     seeds: int = 3
     batch_size: int = 256
     learning_rate: float = 0.1
-    """At the beginning; falls to zero along half a cosine."""
+    """Learning rate of the first tick; it falls to zero along half a cosine."""
     weight_decay: float = 0.01
-    """Every tick takes learning rate times this share off all parameters."""
+    """Every tick shrinks all parameters by the learning rate times this number."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "seeds", "batch_size"):
@@ -83,7 +83,7 @@ class Arguments:
 
 
 def main(arguments: Arguments) -> None:
-    """Train every variant with every seed, then draw and tabulate what the runs say."""
+    """Train every variant with every seed, then print a table and draw the curves."""
     if keras.backend.backend() != "tensorflow":
         raise ConfigError(
             "this recipe is written for TensorFlow",
@@ -118,12 +118,12 @@ class Data(NamedTuple):
     test_labels: NDArray[np.int32]
 
     def ticks(self, arguments: Arguments) -> int:
-        """In the whole training."""
+        """Return the number of ticks in the whole training."""
         return -(-len(self.images) // arguments.batch_size) * arguments.epochs
 
 
 def load(folder: Path | None) -> Data:
-    """The data as the models take it."""
+    """Load the images and labels, and normalize the pixels."""
     images, labels, test_images, test_labels = fashion_mnist(folder)
     pixels, test_pixels = (
         each.reshape(len(each), -1).astype(np.float32) for each in (images, test_images)
@@ -139,23 +139,23 @@ def load(folder: Path | None) -> Data:
 
 
 class Classifier(keras.Sequential):
-    """Reports the loss and accuracy of the batch, where Keras does so of the epoch so far."""
+    """Reports the loss and accuracy of the batch; Keras reports those of the epoch so far."""
 
     def train_step(self, data: Any) -> Any:
-        """Compiled with the rest, the reset costs next to nothing."""
+        """Reset the metrics before the step; compiled with it, this costs almost nothing."""
         self.reset_metrics()
         return super().train_step(data)
 
 
 class Formula(keras.layers.Layer):
-    """Layer normalization as tutorials write it, in the form that was meant.
+    """Layer normalization as tutorials write it, with their mistake corrected.
 
     They often leave out `keepdims=True`. Then mean and variance are (batch,), which cannot be
-    subtracted from (batch, width), or, where both are equal, row is taken for column.
+    subtracted from (batch, width); if both sizes are equal, rows are confused with columns.
     """
 
     def build(self, shape: tuple[int, ...]) -> None:
-        """Scale and shift, (width,)."""
+        """Make scale and shift, (width,) each."""
         self.scale = self.add_weight(shape=shape[-1:], initializer="ones")
         self.shift = self.add_weight(shape=shape[-1:], initializer="zeros")
 
@@ -166,7 +166,7 @@ class Formula(keras.layers.Layer):
 
 
 def keras_model(variant: Variant, inputs: int) -> Classifier:
-    """The model on TensorFlow: from (batch, inputs) to probabilities, (batch, 10)."""
+    """Make the model on TensorFlow: from (batch, inputs) to probabilities, (batch, 10)."""
     make = {
         "metronorm": lambda: LayerNormalization(epsilon=EPSILON),
         "keras": lambda: keras.layers.LayerNormalization(epsilon=EPSILON),
@@ -196,7 +196,7 @@ def train_keras(
     )
     model.fit(
         batches(data, seed, arguments.batch_size),
-        shuffle=False,  # it is
+        shuffle=False,  # the batches are shuffled already
         epochs=arguments.epochs,
         validation_data=(data.test_images, data.test_labels),
         validation_batch_size=len(data.test_images),
@@ -206,9 +206,9 @@ def train_keras(
 
 
 def batches(data: Data, seed: int, size: int) -> tf.data.Dataset:
-    """Batches in an order that is another one in each epoch.
+    """Make batches in a new order for each epoch.
 
-    Given arrays, `fit` repeats one order for ever, on TensorFlow with a seed set.
+    If `fit` gets arrays on TensorFlow and a seed is set, every epoch has the same order.
     """
     images, labels = tf.constant(data.images), tf.constant(data.labels)
     order = tf.data.Dataset.range(len(data.images)).shuffle(len(data.images), seed)
@@ -217,7 +217,7 @@ def batches(data: Data, seed: int, size: int) -> tf.data.Dataset:
 
 
 def config(variant: Variant, seed: int, arguments: Arguments) -> dict[str, Any]:
-    """What `run.json` says of a training."""
+    """Return the config of a training for `run.json`."""
     options = asdict(arguments)
     names = ("epochs", "batch_size", "learning_rate", "weight_decay")
     return {"variant": variant, "seed": seed} | {name: options[name] for name in names}
@@ -227,7 +227,7 @@ def config(variant: Variant, seed: int, arguments: Arguments) -> dict[str, Any]:
 
 
 def torch_model(inputs: int) -> torch.nn.Sequential:
-    """The same model in torch, begun as Keras does: from (batch, inputs) to logits, (batch, 10)."""
+    """Make the model in torch, initialized as in Keras: (batch, inputs) to logits, (batch, 10)."""
     from torch import nn
 
     from metronorm.norm import LayerNorm
@@ -293,25 +293,25 @@ def train_torch(
                 clock.log(val_loss=loss.item(), val_accuracy=accuracy)
 
 
-# --- what the runs say ----------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 class Training(NamedTuple):
-    """A run, read back."""
+    """The results of one run."""
 
     variant: Variant
     seed: int
     epochs: int
-    accuracy: float  # of the test images, after the last epoch
-    loss: float  # likewise
-    tick_ms: float  # median
-    seconds: float  # evaluations included
-    curve: list[tuple[float, ...]]  # tick, loss, accuracy, milliseconds: means of stretches
-    tests: list[list[float]]  # ticks, and their accuracies
+    accuracy: float  # on the test images, after the last epoch
+    loss: float  # on the test images, after the last epoch
+    tick_ms: float  # the median
+    seconds: float  # the whole training, with evaluations
+    curve: list[tuple[float, ...]]  # tick, loss, accuracy, milliseconds: means over 300 stretches
+    tests: list[list[float]]  # the ticks with an evaluation, and their accuracies
 
 
 def read(directory: Path) -> Training | None:
-    """The figures and curves of a run of this recipe; None if it did not come to its end."""
+    """Read the figures and curves of a run of this recipe; None if it is not finished."""
     run = open_run(directory)
     ticks = run.ticks()
     variant, seed, epochs = (run.info.config[name] for name in ("variant", "seed", "epochs"))
@@ -336,7 +336,7 @@ def read(directory: Path) -> Training | None:
 
 
 def table(trainings: list[Training]) -> Table:
-    """A row per variant, on the test images: means over the seeds; accuracies also the extremes."""
+    """Make a table of the variants on the test images: means over seeds, and extreme accuracies."""
     made = Table(show_edge=False, pad_edge=False)
     made.add_column("variant", no_wrap=True)
     for name in ("epochs", "seeds", "accuracy", "worst", "best", "loss", "tick ms", "s"):
@@ -359,7 +359,7 @@ def table(trainings: list[Training]) -> Table:
 
 
 def draw(trainings: list[Training], path: Path) -> None:
-    """Write a page with the curves, readable without a network."""
+    """Write a page with the curves that needs no network."""
     titles = ("loss", "accuracy of the batch", "accuracy on the test images", "tick, ms")
     figure = make_subplots(2, 2, subplot_titles=titles)
     for each in trainings:
