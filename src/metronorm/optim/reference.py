@@ -1,4 +1,4 @@
-"""The equations of every optimizer here, over plain Python numbers: what judges the rest.
+"""The equation of every optimizer, over plain Python numbers. Tests compare the optimizers with it.
 
 Parameters are a list of numbers, a window is a list of beats, a beat the list of its gradients.
 Each function returns the parameters after the last window.

@@ -26,43 +26,44 @@ Scaling = Literal["sum", "mean", "amplified"]
 class Ticks(Accumulator):
     """Momentum over ticks: `c = momentum * c + (sum of the window's gradients)`; `p -= lr * c`.
 
-    `.grad` is `c`. After a tick it is multiplied by the momentum instead of zeroed, and the beats
-    of the next window are added to it by autograd: parameters and gradients are all the memory
-    there is. The updates are those of `torch.optim.SGD` (heavy ball: Polyak, 1964).
+    `.grad` is `c`. After a tick `c` is multiplied by the momentum instead of zeroed, and autograd
+    adds the beats of the next window to it. So the parameters and `.grad` are the only memory. The
+    updates are those of `torch.optim.SGD` (heavy ball: Polyak, 1964).
 
-    With beats whose losses carry the weights of `metronorm.optim.windows`, a window of any number
-    of beats makes the update of the one big batch, to rounding.
+    If the losses of the beats have the weights of `metronorm.optim.windows`, a window of any number
+    of beats makes the same update as one big batch, except for rounding.
 
     Args:
-        params: parameters, or groups of them with hyper-parameters of their own.
+        params: parameters, or groups of them with their own hyper-parameters.
         lr: learning rate.
         momentum: share of `c` that stays after a tick, in [0, 1).
-        weight_decay: coupled: added to `c` once per window, as a gradient of `weight_decay / 2 p²`.
-        decoupled: let the weight decay shrink the parameters by `lr * weight_decay` instead
+        weight_decay: coupled weight decay: the gradient of `weight_decay / 2 p²` is added to `c`
+            once per window.
+        decoupled: the weight decay shrinks the parameters by `lr * weight_decay` instead
             (Loshchilov & Hutter, 2019).
-        scaling: of the update. "sum": `lr * c`. "mean": `lr * (1 - momentum) * c`, the moving
-            average of the gradients. "amplified": `lr * c / (1 - momentum)`; in a steady state that
-            is `1 / (1 - momentum)²` times the gradient, 100 times at 0.9.
-        maximize: go up instead of down.
-        foreach: True takes torch's multi-tensor operations, False goes tensor by tensor, and both
-            round as SGD does; None is what is fastest.
-        carry: where the sum is. "auto": in `.grad`, unless a limit, a GradScaler or gradients that
-            are dropped before the first tick show that windows must be kept apart from it.
-            "separate": apart from the beginning, as in torch.optim (one more buffer): for loops
-            that drop gradients of another loss, and for clipping by others.
+        scaling: the scale of the update. "sum": `lr * c`. "mean": `lr * (1 - momentum) * c`, the
+            moving average of the gradients. "amplified": `lr * c / (1 - momentum)`; in a steady
+            state that is `1 / (1 - momentum)²` times the gradient, 100 times for 0.9.
+        maximize: move up the gradient instead of down.
+        foreach: True uses torch's multi-tensor operations, False works tensor by tensor; both round
+            as SGD does. None chooses the fastest way.
+        carry: where `c` is. "auto": in `.grad`. A limit, a GradScaler, or gradients that are
+            dropped before the first tick make it separate. "separate": in a buffer of its own from
+            the beginning, as in torch.optim (one more buffer). Use it for loops that drop gradients
+            of another loss, and for clipping by the loop.
         max_grad_norm: clip the gradient of every window, exactly, to this 2-norm (one more buffer).
-        max_beat_norm: clip what every beat adds to the sum; needs `fold()` after each (one more
-            buffer).
-        max_update_norm: clip the update, before the learning rate; the sum is not changed, and no
-            buffer is needed.
-        on_nonfinite: "raise" leaves the parameters as they were and says so; "skip" drops the whole
-            window (one more buffer); None does not look. Looking reads `c` once more.
+        max_beat_norm: clip what every beat adds to `c`, to this 2-norm; call `fold()` after every
+            beat (one more buffer).
+        max_update_norm: clip the update to this 2-norm, before the learning rate. `c` does not
+            change, and no buffer is needed.
+        on_nonfinite: "raise" raises an error and leaves the parameters as they were; "skip" drops
+            the whole window (one more buffer); None does not check. The check reads `c` once more.
         stochastic_rounding: round bfloat16 parameters at random, so that no update is lost.
 
     Raises:
-        ConfigError: hyper-parameters or parameters that cannot work.
+        ConfigError: hyper-parameters or parameters are not valid.
 
-    Half-precision parameters have their sums in float32. Complex parameters work as in SGD.
+    Half-precision parameters have float32 sums. Complex parameters work as in SGD.
     """
 
     _own = Accumulator._own | {"_max_update_norm"}

@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 Method = Literal["muon", "ticks", "adamw"]
 AdjustLr = Literal["original", "match_rms_adamw"]
 
-# Of Jordan et al.: they maximize the slope at zero.
+# From Jordan et al.: these maximize the slope at zero.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 ADAM_EPS = 1e-8
-ELEMENTS = 1 << 21  # of the matrices that are multiplied at once, unless two have more
+ELEMENTS = 1 << 21  # of all matrices that are multiplied at once; two matrices may have more
 
 
 class TicksMuon(Accumulator):
     """Muon (Jordan et al., 2024) for matrices, `Ticks` or AdamW for everything else.
 
     The update of a matrix is its accumulated gradient `c`, which is `.grad` as in `Ticks`, with all
-    singular values brought near one. Equal to `torch.optim.Muon(nesterov=False)`, in two thirds of
-    the memory. Which parameters are what is said by groups; embeddings, output heads and vectors
-    are better off with AdamW:
+    singular values brought near one. It equals `torch.optim.Muon(nesterov=False)`, in two thirds of
+    the memory. Each group of parameters has a method; AdamW is better for embeddings, output heads
+    and vectors:
 
         TicksMuon([
             {"params": matrices},
@@ -47,25 +47,25 @@ class TicksMuon(Accumulator):
         ], lr=0.02)
 
     Args:
-        params: parameters, or groups of them with hyper-parameters of their own; real.
+        params: parameters, or groups of them with their own hyper-parameters; they must be real.
         lr: learning rate.
-        momentum: share of `c` that stays after a tick, in [0, 1); not of "adamw".
-        weight_decay: decoupled: shrinks the parameters by `lr * weight_decay`.
-        method: of a group. "muon": matrices only. "ticks": `p -= lr * c`. "adamw": exact; its
-            gradients are kept apart from the moments, so it saves nothing.
-        ns_steps: Newton-Schulz iterations, in bfloat16.
-        eps: least norm to divide a matrix by before them.
+        momentum: share of `c` that stays after a tick, in [0, 1); "adamw" does not use it.
+        weight_decay: decoupled weight decay: shrinks the parameters by `lr * weight_decay`.
+        method: the method of a group. "muon": for matrices only. "ticks": `p -= lr * c`. "adamw":
+            exact; its gradients are separate from the moments, so it saves nothing.
+        ns_steps: number of Newton-Schulz iterations, in bfloat16.
+        eps: a matrix is divided by its norm before the iterations, or by this if that is larger.
         adjust_lr_fn: "original" multiplies lr by `sqrt(max(1, rows / columns))`; "match_rms_adamw"
             by `0.2 * sqrt(max(rows, columns))` (Liu et al., 2025, arXiv:2502.16982).
-        betas: of "adamw".
-        nesterov: must be False. Nesterov's step needs the window's gradient as well as the sum, and
-            once added to the sum it cannot be told apart from it.
+        betas: shares of the moments of "adamw" that stay after a tick.
+        nesterov: must be False. Nesterov's step needs the window's gradient and the sum, and the
+            gradient cannot be separated from the sum once it is added.
         carry: as in `Ticks`.
         max_grad_norm: as in `Ticks`.
         on_nonfinite: as in `Ticks`.
 
     Raises:
-        ConfigError: hyper-parameters or parameters that cannot work.
+        ConfigError: hyper-parameters or parameters are not valid.
     """
 
     _state_names = Accumulator._state_names | {"exp_avg", "exp_avg_sq", "step"}

@@ -23,19 +23,19 @@ class TicksSign(Accumulator):
     `c = momentum * c + (sum of the window's gradients)` is `.grad`, as in `Ticks`.
 
     Args:
-        params: parameters, or groups of them; real.
-        lr: how far every element of a parameter moves at a tick.
+        params: parameters, or groups of them; they must be real.
+        lr: distance that every element of a parameter moves at a tick.
         momentum: share of `c` that stays after a tick, in [0, 1).
-        weight_decay: decoupled: shrinks the parameters by `lr * weight_decay`.
-        maximize: go up instead of down.
+        weight_decay: decoupled weight decay: shrinks the parameters by `lr * weight_decay`.
+        maximize: move up the gradient instead of down.
         carry: as in `Ticks`.
-        max_grad_norm: as in `Ticks`; so are all further arguments.
+        max_grad_norm: as in `Ticks`.
         max_beat_norm: as in `Ticks`.
         on_nonfinite: as in `Ticks`.
         stochastic_rounding: as in `Ticks`.
 
     Raises:
-        ConfigError: hyper-parameters or parameters that cannot work.
+        ConfigError: hyper-parameters or parameters are not valid.
     """
 
     def __init__(
