@@ -13,7 +13,7 @@ from ..clock.noisy import record, walls
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`usual` and `again`, which differ by noise, and `slow`, 10 % slower."""
+    """`usual` and `again`, which differ only by noise, and `slow`, which is 10% slower."""
     folder = tmp_path_factory.mktemp("runs")
     for seed, name, slower in ((0, "usual", 0.0), (4, "again", 0.0), (2, "slow", 0.1)):
         record(
@@ -29,7 +29,7 @@ def run(folder: Path, *arguments: str) -> int:
     return main([str(folder / name) for name in arguments[:2]] + list(arguments[2:]))
 
 
-def test_a_table_and_what_it_comes_to(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_and_the_sentences(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(runs, "usual", "slow") == 0
     out = capsys.readouterr().out
     assert re.search(r"A: usual .* B: slow .* B / A .* 95% interval", out)
@@ -98,7 +98,7 @@ def test_mistakes_are_one_line(runs: Path, arguments: list[str], says: str) -> N
     assert "\n" not in str(error.value)
 
 
-def test_no_skip_smaller_than_none_is_advised(tmp_path: Path) -> None:
+def test_no_smaller_skip_than_0_is_advised(tmp_path: Path) -> None:
     for name in "ab":
         with Clock(tmp_path / name, progress=False) as clock:
             for _ in clock.ticks(range(3)):

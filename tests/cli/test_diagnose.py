@@ -15,7 +15,7 @@ from ..store.tapes import Phases, write_event, write_training
 
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One that is well, one that waits for its data, one that failed."""
+    """A healthy run, one that waits for its data, and one that failed."""
 
     def wait(tick: int, rank: int, phases: Phases) -> None:
         phases["data"] += 30
@@ -68,9 +68,7 @@ def test_lines_of_json(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (["failed"], "never", 0),
     ],
 )
-def test_a_pipeline_can_be_failed_by_it(
-    runs: Path, named: list[str], severity: str, code: int
-) -> None:
+def test_fail_on_ends_a_pipeline(runs: Path, named: list[str], severity: str, code: int) -> None:
     assert main([*named, "--fail-on", severity]) == code
     assert main([*named, "--json", "--fail-on", severity]) == code
 
@@ -86,7 +84,9 @@ def test_what_cannot_be_diagnosed(runs: Path, capsys: pytest.CaptureFixture[str]
         main(["well", "--fail-on", "everything"])
 
 
-def test_a_run_without_ticks_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_ticks_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with Clock(tmp_path / "run", progress=False):
         pass
     assert main([str(tmp_path / "run")]) == 0

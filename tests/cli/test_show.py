@@ -36,7 +36,7 @@ def fail(run: Path) -> None:
                     raise ValueError("shape [/INST] \x1b]0;title\x07")
 
 
-def test_what_a_run_says_is_no_markup(
+def test_text_of_a_run_is_not_markup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_what_a_run_says_is_no_markup(
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_small_times_and_losses_have_figures(
+def test_small_times_and_losses_have_digits(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record(tmp_path / "run")
@@ -76,7 +76,7 @@ def test_small_times_and_losses_have_figures(
 
 
 @pytest.mark.parametrize("count", [4, 20])
-def test_many_runs_have_a_line_each_that_fits(
+def test_many_runs_have_a_line_each_that_fits_the_terminal(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
@@ -97,7 +97,7 @@ def test_many_runs_have_a_line_each_that_fits(
     assert max(map(cell_len, lines)) <= 80
 
 
-def test_what_is_no_run_keeps_no_run_away(
+def test_paths_that_are_no_run_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -125,7 +125,7 @@ def test_what_is_no_run_keeps_no_run_away(
             command.main(["folder", "nothing"])
 
 
-def test_a_damaged_part_of_one_run_keeps_the_others(
+def test_a_damaged_run_does_not_affect_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -143,7 +143,7 @@ def test_a_damaged_part_of_one_run_keeps_the_others(
 
 
 @pytest.mark.parametrize("first", [0, -(2**62)])
-def test_ticks_that_lie_far_apart(
+def test_ticks_far_from_each_other(
     first: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ticks = [first, 5 * 10**16, 2**62, 2**63 - 1]

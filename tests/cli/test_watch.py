@@ -60,7 +60,7 @@ def record(run: Path, ticks: int = 30, *, loss: float | None = None, **options: 
 
 
 def screen(app: WatchApp) -> str:
-    """What is to be read on it."""
+    """The text on the page."""
     lines: dict[str, str] = {}
     for line, text in re.findall(
         r"<text[^>]*-line-(\d+)\)[^>]*>(.*?)</text>", app.export_screenshot()
@@ -70,7 +70,7 @@ def screen(app: WatchApp) -> str:
 
 
 def drive(runs: list[Path], steps: Callable[[WatchApp, Pilot[None]], Awaitable[None]]) -> None:
-    """Do something with the page of these runs."""
+    """Run a test on the page of these runs."""
 
     async def session() -> None:
         app = WatchApp([Follower(run) for run in runs])
@@ -204,7 +204,7 @@ def test_a_slow_disk_does_not_slow_the_keys(tmp_path: Path) -> None:
     asyncio.run(session())
 
 
-def test_it_follows_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_updates_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metronorm.cli.watch_app.PERIOD_SECONDS", 0.01)
     record(tmp_path / "run", 3)
 
@@ -219,7 +219,7 @@ def test_it_follows_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     drive([tmp_path / "run"], steps)
 
 
-def test_a_run_removed_under_its_watcher_stays_as_it_was(tmp_path: Path) -> None:
+def test_a_run_that_is_removed_while_it_is_watched_stays_on_the_page(tmp_path: Path) -> None:
     record(tmp_path / "run")
     record(tmp_path / "other")
 
@@ -319,7 +319,7 @@ def test_in_a_real_terminal(tmp_path: Path) -> None:
         os.close(ours)
 
 
-def test_without_a_terminal_it_looks_once(
+def test_without_a_terminal_the_runs_are_printed_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

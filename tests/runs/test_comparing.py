@@ -20,7 +20,7 @@ from ..store.tapes import write_resources
 
 
 def table_of(rows: duckdb.DuckDBPyRelation, name: str) -> Table:
-    """A table of these rows, without a run."""
+    """A table with these rows, without a run."""
     connection = duckdb.connect()
     connection.execute(
         "create table rows as from (select unnest($1, recursive := true))",
@@ -31,14 +31,14 @@ def table_of(rows: duckdb.DuckDBPyRelation, name: str) -> Table:
 
 
 def ticks_table(times: list[int]) -> Table:
-    """The ticks of a run with these times."""
+    """The ticks of a run with these tick times."""
     query = f"""select 0 as attempt, 0 as rank, unnest(range(1, {len(times) + 1})) as tick,
                        unnest({times}) as wall_ns"""
     return table_of(duckdb.sql(query), "ticks")
 
 
 def planted(table: Table, name: str, query: str) -> Callable[[], Table]:
-    """A method of `Run` that gives these rows of a table instead."""
+    """A method of `Run` that returns these rows of a table."""
     return lambda: table_of(table.sql(query), name)
 
 
@@ -65,19 +65,19 @@ def test_a_planted_slowdown_is_found(tmp_path: Path) -> None:
     assert compare(a, b) == found, "the same every time"
 
 
-def test_equal_runs_are_not_told_apart_and_the_truth_is_covered() -> None:
-    told_apart = covered = 0
+def test_equal_runs_do_not_differ_and_intervals_contain_the_truth() -> None:
+    differ = covered = 0
     for seed in range(20):
         a, same, slower = (
             read_times(ticks_table(walls(3 * seed + at, 250, slower=slow, spread=0.1)), 0)
             for at, slow in enumerate((0.0, 0.0, 0.1))
         )
-        told_apart += measure(a.median, same.median).differs
+        differ += measure(a.median, same.median).differs
         time = measure(a.median, slower.median)
         assert time.low is not None
         assert time.high is not None
         covered += time.low <= 1.1 <= time.high
-    assert told_apart <= 2
+    assert differ <= 2
     assert covered >= 17
 
 
@@ -180,7 +180,7 @@ def test_tokens_per_second(tmp_path: Path) -> None:
     assert "tokens_per_second" not in compare(a, record(tmp_path / "c", walls(3))).measures
 
 
-def test_memory_and_processor_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_and_cpu_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = record(tmp_path / "a", walls(1)), record(tmp_path / "b", walls(2))
     samples = "from (select unnest(range(0, 300, 10)) as tick, tick as time_ns, 0 as attempt)"
     rows = {
@@ -204,8 +204,8 @@ def test_memory_and_processor_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert compare(a, a).measures["gpu_memory_bytes"].a == 900
 
 
-def test_a_machine_that_others_used_is_told_of(tmp_path: Path) -> None:
-    """Of 8 processors this run uses 2, and the machine 90 % in B: 5.2 are others'."""
+def test_a_note_about_a_machine_that_other_programs_used(tmp_path: Path) -> None:
+    """The run uses 2 of 8 CPUs. In B, 90% of the machine are busy, so other programs use 5.2."""
     runs = {name: record(tmp_path / name, walls(at)) for at, name in enumerate("abc")}
     for run, busy in zip(runs.values(), (0.27, 0.9, None), strict=True):
         shutil.rmtree(run.directory / "resources")
@@ -248,7 +248,7 @@ def test_the_warm_up_of_every_attempt_is_left_out(tmp_path: Path) -> None:
     assert compare(a, b, skip=0).measures["tick_mean_ns"].ratio < 0.5
 
 
-def test_numbers_that_cannot_work(tmp_path: Path) -> None:
+def test_invalid_numbers(tmp_path: Path) -> None:
     a, b = record(tmp_path / "a", walls(1)), record(tmp_path / "b", walls(2, 52))
     with pytest.raises(ConfigError, match=r"at least 50 ticks .* first 5 .*; got 47 in .*b;"):
         compare(a, b)

@@ -23,7 +23,7 @@ def ratio_interval(a: list[float], b: list[float], seed: int) -> tuple[float, fl
 
 @pytest.mark.parametrize("memory", [0.0, 0.5, 0.8])
 def test_intervals_cover_the_truth(memory: float) -> None:
-    """Of 150 pairs of series with a true ratio of 1.1, at least 85 % of the intervals hold it."""
+    """The true ratio is 1.1; at least 85% of the intervals of 150 pairs of series contain it."""
     covered = 0
     for seed in range(150):
         a = [10 + value for value in noise(2 * seed, 200, memory)]
@@ -33,8 +33,8 @@ def test_intervals_cover_the_truth(memory: float) -> None:
     assert 128 <= covered < 150, "one that always holds it would say nothing"
 
 
-def test_single_draws_would_promise_too_much() -> None:
-    """Why there are blocks: with blocks of 1 intervals of a series with memory are too narrow."""
+def test_single_draws_make_intervals_too_narrow() -> None:
+    """The reason for blocks: with blocks of 1, intervals of correlated series are too narrow."""
     series = [10 + value for value in noise(1, 1_000, 0.9)]
     widths = []
     for length in (1, block_length(series)):
@@ -55,7 +55,7 @@ def test_blocks_are_as_long_as_the_memory() -> None:
     assert 10 <= block_length([float(value) for value in range(90)]) <= 30, "a drift"
 
 
-def test_what_repeats_itself_is_drawn_by_whole_periods() -> None:
+def test_a_periodic_series_is_drawn_by_whole_periods() -> None:
     series = [10 + 0.1 * value + 50 * (at % 40 == 0) for at, value in enumerate(noise(1, 400))]
     length = block_length(series)
     assert length == 40

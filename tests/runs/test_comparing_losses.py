@@ -21,7 +21,7 @@ def learning(
     half: float = 10_000.0,
     spread: float = 0.0,
 ) -> Run:
-    """A run whose loss begins at 8 and is halved by so many tokens, again and again."""
+    """A run with a loss of 8 at the beginning, which halves with every this many tokens."""
     noises = noise(ticks, ticks, memory=0.0)
 
     def metrics(tick: int) -> dict[str, float]:
@@ -84,7 +84,7 @@ def test_a_single_lucky_loss_is_not_reached(tmp_path: Path) -> None:
     assert end_of_good == Reached("B", 4.5, None, 200.0)
 
 
-def test_a_loss_that_is_no_number_is_no_success(tmp_path: Path) -> None:
+def test_a_nan_is_not_a_low_loss(tmp_path: Path) -> None:
     good = record(tmp_path / "a", [TICK_NS] * 100, metrics=lambda tick: {"loss": 1.0})
     diverged = record(
         tmp_path / "b",
@@ -96,7 +96,7 @@ def test_a_loss_that_is_no_number_is_no_success(tmp_path: Path) -> None:
     assert found.reached == [Reached("A", 1.0, 5.0, 5.0)]
 
 
-def test_a_metric_that_is_logged_now_and_then(tmp_path: Path) -> None:
+def test_a_metric_that_is_logged_at_some_ticks(tmp_path: Path) -> None:
     def metrics(tick: int) -> dict[str, float]:
         return {"validation_loss": 100.0 - tick} if tick % 40 == 0 else {"loss": 2.0}
 
@@ -131,7 +131,7 @@ def test_a_metric_that_is_not_in_both(tmp_path: Path) -> None:
         compare(a, c, metric="loss")
 
 
-def test_names_that_the_queries_use_themselves(tmp_path: Path) -> None:
+def test_metrics_with_names_that_the_queries_use(tmp_path: Path) -> None:
     names = ("wall", "value", "bin", "sampled", "ticks", "p0", 'größe "x"')
     a = record(tmp_path / "a", [TICK_NS] * 60, metrics=lambda tick: dict.fromkeys(names, tick))
     for name in names:
@@ -140,7 +140,7 @@ def test_names_that_the_queries_use_themselves(tmp_path: Path) -> None:
 
 
 def test_one_slow_tick_at_the_end_is_not_all_of_the_last_stretch(tmp_path: Path) -> None:
-    """By seconds alone the last loss would be that of one tick, which nothing smoothed reaches."""
+    """In seconds alone, the last loss would be of one tick, which no smoothed loss reaches."""
     runs = []
     for name, low in (("a", 0.2), ("b", 1.0)):
         losses = [3.0 + 0.01 * value for value in noise(ord(name), 200, memory=0.0)]
@@ -153,7 +153,7 @@ def test_one_slow_tick_at_the_end_is_not_all_of_the_last_stretch(tmp_path: Path)
         assert end.b_seconds is not None
 
 
-def test_of_equal_runs_each_reaches_the_last_loss_of_the_other(tmp_path: Path) -> None:
+def test_equal_runs_reach_the_last_loss_of_each_other(tmp_path: Path) -> None:
     found = []
     for seed in range(8):
         runs = []

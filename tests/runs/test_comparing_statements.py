@@ -11,7 +11,7 @@ FASTER = Measure(51.6e6, 50e6, 1 / 1.032, 1 / 1.044, 1 / 1.019)
 SAME = Measure(50e6, 50.1e6, 1.002, 0.996, 1.008)
 
 
-def test_what_the_figures_say() -> None:
+def test_the_first_sentence() -> None:
     def first(time: Measure) -> str:
         return statements({"tick_median_ns": time, "tick_mean_ns": time}, {})[0]
 

@@ -47,7 +47,7 @@ def usual_garbage(tick: int) -> float:
     noise=st.sampled_from([0.0, 0.01, 0.03, 0.1, 0.25]),
     seconds=st.sampled_from([0, 1, 30, 100, 900]),
 )
-def test_nothing_is_found_in_a_run_that_is_well(
+def test_nothing_is_found_in_a_healthy_run(
     tmp_path_factory: pytest.TempPathFactory,
     seed: int,
     ticks: int,
@@ -76,14 +76,14 @@ def test_nothing_is_found_in_a_run_that_is_well(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_nothing_is_found_in_a_run_that_went_on_where_it_stopped(tmp_path: Path, seed: int) -> None:
+def test_nothing_is_found_in_a_resumed_run(tmp_path: Path, seed: int) -> None:
     run = tmp_path / "run"
     write_training(run, seed, ticks=200)
     write_training(run, seed + 1, ticks=200, first=201, attempt=1)
     assert diagnose(open_run(run)) == []
 
 
-def test_nothing_is_found_where_there_is_nothing(tmp_path: Path) -> None:
+def test_nothing_is_found_in_an_empty_run(tmp_path: Path) -> None:
     assert diagnose(open_run(write_run(tmp_path / "empty"))) == []
     with Clock(tmp_path / "begun", progress=False) as clock:
         assert diagnose(open_run(tmp_path / "begun")) == [], "no tick yet"
@@ -95,7 +95,7 @@ def test_nothing_is_found_where_there_is_nothing(tmp_path: Path) -> None:
     assert diagnose(open_run(run)) == []
 
 
-def test_ticks_of_which_only_the_time_is_known(tmp_path: Path) -> None:
+def test_ticks_without_phases_and_metrics(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     write_ticks(
         run,
@@ -115,10 +115,10 @@ def test_ticks_of_which_only_the_time_is_known(tmp_path: Path) -> None:
         max_size=4,
     )
 )
-def test_damage_is_no_obstacle(
+def test_damaged_lines_are_skipped(
     tmp_path_factory: pytest.TempPathFactory, damages: list[tuple[float, float, str]]
 ) -> None:
-    """Wherever a line breaks off, and whatever stands there instead of the rest of it."""
+    """Wherever a line is cut, and whatever replaces the rest of it."""
     run = tmp_path_factory.mktemp("damaged") / "run"
     write_training(run, 1, ticks=60, ranks=2)
     write_resources(run, steady_memory(random.Random(1), 80))
@@ -160,7 +160,7 @@ def test_the_worst_comes_first_and_findings_are_plain_data(tmp_path: Path) -> No
 
 
 def test_the_clock_itself_and_the_same_run_twice(tmp_path: Path) -> None:
-    """What the clock records, not what the tests write for it."""
+    """With records of the clock, not with those that the tests write."""
     time = VirtualTime()
 
     def batches() -> list[int]:

@@ -37,7 +37,7 @@ def test_a_collection_in_every_tick(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_long_collections_now_and_then_are_no_slow_ticks_besides(tmp_path: Path, seed: int) -> None:
+def test_rare_long_collections_are_not_slow_ticks_too(tmp_path: Path, seed: int) -> None:
     gc_ms = dict.fromkeys(range(37, 400, 37), 400.0)
     run = write_training(tmp_path / "run", seed, gc_ms=lambda tick: gc_ms.get(tick, 0.2))
     finding = only(run)
@@ -50,22 +50,22 @@ def test_long_collections_now_and_then_are_no_slow_ticks_besides(tmp_path: Path,
 
 
 @pytest.mark.parametrize(("each_ms", "found"), [(4.9, []), (5.9, ["garbage"])])
-def test_a_twentieth_of_the_time_is_much(tmp_path: Path, each_ms: float, found: list[str]) -> None:
+def test_a_twentieth_of_the_time_is_reported(
+    tmp_path: Path, each_ms: float, found: list[str]
+) -> None:
     run = write_training(tmp_path / "run", 0, noise=0.0, gc_ms=lambda tick: each_ms)
     assert [finding.rule for finding in diagnose(open_run(run))] == found
 
 
 @pytest.mark.parametrize(("ticks", "found"), [(109, []), (112, ["garbage"])])
-def test_less_than_a_second_is_not_worth_a_word(
-    tmp_path: Path, ticks: int, found: list[str]
-) -> None:
-    """Ten milliseconds a tick after the warm-up, but for the one with most."""
+def test_less_than_a_second_is_not_reported(tmp_path: Path, ticks: int, found: list[str]) -> None:
+    """Ten milliseconds in each tick after the warm-up, except the longest."""
     run = write_training(tmp_path / "run", 0, ticks=ticks, noise=0.0, gc_ms=lambda tick: 10)
     assert [finding.rule for finding in diagnose(open_run(run))] == found
 
 
-def test_one_collection_is_no_habit(tmp_path: Path) -> None:
-    """It is a slow tick, of which the reason is known."""
+def test_one_collection_is_not_reported(tmp_path: Path) -> None:
+    """It is a slow tick with a known reason."""
     run = write_training(tmp_path / "run", 0, gc_ms=lambda tick: 4000 if tick == 200 else 0.1)
     finding = only(run)
     assert (finding.rule, finding.ticks) == ("slow-ticks", [200])
@@ -83,7 +83,7 @@ class Ring:
 
 def test_a_loop_that_collects_in_every_tick(tmp_path: Path) -> None:
     gc.collect()
-    gc.freeze()  # what other tests have loaded would be looked through sixty times
+    gc.freeze()  # otherwise the objects of other tests would be searched sixty times
     try:
         heap = [Ring() for _ in range(500_000)]
         with Clock(tmp_path / "run", progress=False) as clock:

@@ -31,7 +31,7 @@ def flat(noise: float, seed: int = 0, level: float = 2.3) -> Callable[[int], flo
 
 
 def rates(zero: Callable[[int], bool], loss: bool = False) -> Metrics:
-    """Of a learning rate that is 0 in some ticks, with a loss that falls or none."""
+    """Findings for a learning rate that is 0 in some ticks, with or without a falling loss."""
     chance = random.Random(0)
 
     def metrics(tick: int) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def rates(zero: Callable[[int], bool], loss: bool = False) -> Metrics:
 
 
 def test_a_learning_rate_of_0(tmp_path: Path) -> None:
-    """It is why the loss is flat: that is no finding besides."""
+    """It explains the flat loss, which is then not reported."""
     loss = flat(0.01)
     (finding,) = train(tmp_path / "run", lambda tick: {"loss": loss(tick), "learning_rate": 0.0})
     assert (finding.rule, finding.severity) == ("zero-learning-rate", "critical")
@@ -62,7 +62,7 @@ def test_a_learning_rate_of_0(tmp_path: Path) -> None:
         (381, 400, ["zero-learning-rate"]),
     ],
 )
-def test_twenty_ticks_on_end_are_too_many(
+def test_twenty_ticks_in_a_row_are_reported(
     tmp_path: Path, first: int, last: int, found: list[str]
 ) -> None:
     metrics = rates(lambda tick: first <= tick <= last)
@@ -74,17 +74,17 @@ def test_twenty_ticks_on_end_are_too_many(
 
 
 @pytest.mark.parametrize(("ticks", "found"), [(600, ["zero-learning-rate"]), (640, [])])
-def test_a_twentieth_of_the_ticks_is_too_many(tmp_path: Path, ticks: int, found: list[str]) -> None:
+def test_a_twentieth_of_the_ticks_is_reported(tmp_path: Path, ticks: int, found: list[str]) -> None:
     assert rules(train(tmp_path / "run", rates(lambda tick: tick <= 31), ticks=ticks)) == found
 
 
 def test_a_rate_that_is_0_every_other_tick(tmp_path: Path) -> None:
-    """As of one of two optimizers in turn."""
+    """As with two optimizers that take turns."""
     assert train(tmp_path / "run", rates(lambda tick: tick % 2 == 0)) == []
 
 
 def test_a_rate_of_0_on_record_with_a_loss_that_falls(tmp_path: Path) -> None:
-    """What is on record is the rate of parameters that are frozen; others learn."""
+    """The recorded rate is of frozen parameters; other parameters learn."""
     assert train(tmp_path / "run", rates(lambda tick: True, loss=True)) == []
 
 
@@ -94,15 +94,15 @@ def test_one_of_two_rates_is_0(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["loss", "train_loss"])
 def test_a_loss_that_never_moves(tmp_path: Path, name: str) -> None:
-    """Not at all: as of a model that gives zeros."""
+    """It is constant, as with a model that returns zeros."""
     (finding,) = train(tmp_path / "run", lambda tick: {name: math.log(10)})
     assert (finding.rule, finding.severity, finding.ticks) == ("flat-loss", "warning", [1])
     assert finding.evidence["level"] == pytest.approx(2.3026, abs=1e-4)
     assert "the same in all of them" in finding.what
 
 
-def test_a_loss_that_is_flat_but_for_noise(tmp_path: Path) -> None:
-    """Noise looks like learning now and then; then nothing is said."""
+def test_a_loss_that_is_flat_except_for_noise(tmp_path: Path) -> None:
+    """Noise sometimes looks like learning; then nothing is reported."""
     found = 0
     for seed in range(10):
         loss = flat(0.023, seed)
@@ -113,7 +113,7 @@ def test_a_loss_that_is_flat_but_for_noise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("ticks", "found"), [(199, []), (200, ["flat-loss"])])
-def test_few_ticks_do_not_tell(tmp_path: Path, ticks: int, found: list[str]) -> None:
+def test_too_few_ticks(tmp_path: Path, ticks: int, found: list[str]) -> None:
     assert rules(train(tmp_path / "run", lambda tick: {"loss": 2.3}, ticks=ticks)) == found
 
 
@@ -129,7 +129,7 @@ FALLS: dict[str, Callable[[float], float]] = {
 @pytest.mark.parametrize("noise", [0.0, 0.002, 0.006])
 @pytest.mark.parametrize("fall", FALLS)
 def test_a_loss_that_falls(tmp_path: Path, fall: str, noise: float) -> None:
-    """Little, early and for good, or late."""
+    """It falls a little, or only early, or only late."""
     chance = random.Random(1)
 
     def metrics(tick: int) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def test_a_loss_that_falls(tmp_path: Path, fall: str, noise: float) -> None:
     assert train(tmp_path / "run", metrics) == []
 
 
-def test_a_loss_of_which_noise_hides_whether_it_falls(tmp_path: Path) -> None:
+def test_a_loss_with_too_much_noise_to_see_whether_it_falls(tmp_path: Path) -> None:
     loss = flat(0.2)
     assert train(tmp_path / "run", lambda tick: {"loss": loss(tick)}) == []
 
@@ -152,20 +152,20 @@ def test_a_loss_of_0_has_nothing_to_learn(tmp_path: Path) -> None:
     assert train(tmp_path / "run", lambda tick: {"loss": 0.0}) == []
 
 
-def test_a_record_that_begins_later_does_not_tell(tmp_path: Path) -> None:
-    """What was learned before has been learned."""
+def test_a_record_without_the_beginning(tmp_path: Path) -> None:
+    """The loss may have fallen before."""
     assert train(tmp_path / "run", lambda tick: {"loss": 2.3}, first=1001) == []
 
 
 @pytest.mark.parametrize(("last", "found"), [(300, []), (200, ["flat-loss"])])
-def test_a_warm_up_has_learned_little(tmp_path: Path, last: int, found: list[str]) -> None:
+def test_a_learning_rate_that_still_warms_up(tmp_path: Path, last: int, found: list[str]) -> None:
     def metrics(tick: int) -> dict[str, Any]:
         return {"loss": 2.3, "learning_rate": 1e-3 * min(tick / last, 1)}
 
     assert rules(train(tmp_path / "run", metrics)) == found
 
 
-def test_a_loss_that_was_logged_now_and_then(tmp_path: Path) -> None:
+def test_a_loss_that_was_logged_at_some_ticks(tmp_path: Path) -> None:
     found = train(tmp_path / "run", lambda tick: {} if tick % 2 else {"loss": 2.3}, ticks=400)
     assert rules(found) == ["flat-loss"]
     assert found[0].ticks == [2]

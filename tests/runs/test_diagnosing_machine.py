@@ -22,7 +22,7 @@ def only(run: Path) -> Finding:
 
 
 def leaking(seed: int, column: str, seconds: int, rate: float) -> list[dict[str, float]]:
-    """Samples in which one column rises by `rate` bytes a second, and what is left falls."""
+    """Samples in which one column rises by `rate` bytes a second, and the free memory falls."""
     samples = steady_memory(random.Random(seed), seconds)
     for second, sample in enumerate(samples):
         sample[column] += second * rate
@@ -78,7 +78,7 @@ def test_a_leak_that_takes_days_is_not_urgent(tmp_path: Path) -> None:
 
 
 def leaking_fast(seconds: int, mebibytes: float, **changes: float) -> list[dict[str, float]]:
-    """Samples of a memory that rises by so much a second, with what is otherwise than there."""
+    """Samples of a memory that rises by this much a second, with other values replaced."""
     return [
         {
             "memory_bytes": (1024 + second * mebibytes) * 2**20,
@@ -95,7 +95,7 @@ def rules(run: Path) -> list[str]:
 
 
 def test_a_leak_that_is_fast(tmp_path: Path) -> None:
-    """Of 60 MiB a second a quarter of a minute is enough."""
+    """At 60 MiB a second, a quarter of a minute is enough."""
     run = write_training(tmp_path / "run", 0, ticks=160)
     write_resources(run, leaking_fast(16, 60))
     finding = only(run)
@@ -112,14 +112,14 @@ def test_a_leak_that_is_fast(tmp_path: Path) -> None:
     [
         (13, 60, 16, []),
         (14, 60, 16, ["memory"]),
-        (16, 22, 16, []),  # 242 MiB while it is looked at
+        (16, 22, 16, []),  # 242 MiB within the record
         (16, 25, 16, ["memory"]),
         (16, 25, 90, []),  # 88 GiB an hour
         (16, 25, 85, ["memory"]),
         (58, 22, 16, ["memory"]),
     ],
 )
-def test_what_is_a_leak_in_less_than_a_minute(
+def test_leaks_in_less_than_a_minute(
     tmp_path: Path, seconds: int, mebibytes: float, available: float, found: list[str]
 ) -> None:
     run = write_training(tmp_path / "run", 0, ticks=160)
@@ -129,7 +129,7 @@ def test_what_is_a_leak_in_less_than_a_minute(
 
 
 @pytest.mark.parametrize("but", ["mapped", "not known", "back once", "before the first tick"])
-def test_what_rises_for_less_than_a_minute_without_a_leak(tmp_path: Path, but: str) -> None:
+def test_memory_that_rises_for_less_than_a_minute_without_a_leak(tmp_path: Path, but: str) -> None:
     run = write_training(tmp_path / "run", 0, ticks=160)
     samples = leaking_fast(16, 60)
     for sample in samples:
@@ -145,7 +145,7 @@ def test_what_rises_for_less_than_a_minute_without_a_leak(tmp_path: Path, but: s
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_memory_that_fills_up_does_not_leak(tmp_path: Path, seed: int) -> None:
-    """As the pages of a mapped corpus do."""
+    """As with the pages of a mapped corpus."""
     run = write_training(tmp_path / "run", seed, ticks=50)
     samples = steady_memory(random.Random(seed), 1000)
     for second, sample in enumerate(samples):
@@ -156,7 +156,7 @@ def test_memory_that_fills_up_does_not_leak(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_memory_of_an_evaluation_does_not_leak(tmp_path: Path, seed: int) -> None:
-    """One more GiB from the middle on, for good: that is a step, and the end of it."""
+    """One more GiB from the middle on: a step, not a leak."""
     run = write_training(tmp_path / "run", seed, ticks=50)
     samples = steady_memory(random.Random(seed), 600)
     for sample in samples[300:]:
@@ -208,7 +208,7 @@ def test_no_gpu_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("ranks", "late"), [(2, 1), (4, 3), (5, 0)])
 @pytest.mark.parametrize("arrival", [True, False])
 def test_a_straggler(tmp_path: Path, seed: int, ranks: int, late: int, arrival: bool) -> None:
-    """Seven milliseconds in the backward pass, which all others spend waiting."""
+    """Seven milliseconds more in the backward pass, during which all others wait."""
 
     def plant(tick: int, rank: int, phases: Phases) -> None:
         if rank == late:
@@ -239,8 +239,10 @@ def test_two_stragglers_and_many_ticks(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("arrival", [True, False])
-def test_a_rank_that_is_late_now_and_then_is_none(tmp_path: Path, seed: int, arrival: bool) -> None:
-    """Each is the last in its turn; and rank 0 evaluates."""
+def test_a_rank_that_is_sometimes_late_is_no_straggler(
+    tmp_path: Path, seed: int, arrival: bool
+) -> None:
+    """The ranks take turns in being the last, and rank 0 evaluates."""
 
     def plant(tick: int, rank: int, phases: Phases) -> None:
         if tick % 4 == rank:

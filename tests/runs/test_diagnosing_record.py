@@ -27,7 +27,7 @@ def test_what_the_clock_costs(tmp_path: Path, clock_ns: int, severity: str) -> N
 
 
 def test_sampled_phases(tmp_path: Path) -> None:
-    """Shares are of the ticks that have phases; of evaluations, of all."""
+    """Shares are of the ticks with phases, but the shares of evaluations are of all ticks."""
     run = tmp_path / "whole"
     write_training(run, 0, plant=lambda tick, rank, phases: phases.update(data=40.0))
     (whole,) = diagnose(open_run(run))
@@ -49,7 +49,7 @@ def test_sampled_phases(tmp_path: Path) -> None:
     assert (notice.evidence["every"], notice.ticks) == (4, [128])
 
 
-def test_slow_ticks_are_not_looked_for_where_evaluations_are_not_known(tmp_path: Path) -> None:
+def test_no_slow_ticks_are_found_where_evaluations_are_not_known(tmp_path: Path) -> None:
     run = write_training(tmp_path / "run", 0, ticks=1)
     phases = {"forward": 50 * MS, "backward": 49 * MS, "unattributed": MS}
     write_ticks(
@@ -74,10 +74,10 @@ def test_slow_ticks_are_not_looked_for_where_evaluations_are_not_known(tmp_path:
 def test_dropped_records(tmp_path: Path) -> None:
     """An event counts all that its tape has lost so far."""
     run = write_training(tmp_path / "run", 0, ranks=2, ticks=50)
-    told = {"kind": "ticks", "error": "No space left on device"}
-    write_event(run, "dropped", tick=20, records=5, first_tick=12, last_tick=16, **told)
-    write_event(run, "dropped", tick=40, records=8, first_tick=12, last_tick=33, **told)
-    write_event(run, "dropped", tick=30, rank=1, records=2, first_tick=25, last_tick=26, **told)
+    fields = {"kind": "ticks", "error": "No space left on device"}
+    write_event(run, "dropped", tick=20, records=5, first_tick=12, last_tick=16, **fields)
+    write_event(run, "dropped", tick=40, records=8, first_tick=12, last_tick=33, **fields)
+    write_event(run, "dropped", tick=30, rank=1, records=2, first_tick=25, last_tick=26, **fields)
     finding = only(run)
     assert (finding.rule, finding.severity) == ("dropped", "critical")
     assert finding.evidence == {"records": 10, "first_tick": 12, "last_tick": 33}
@@ -111,7 +111,7 @@ def test_replayed_ticks(tmp_path: Path, seed: int) -> None:
     assert finding.ticks == [61, 121]
 
 
-def test_attempts_that_broke_off(tmp_path: Path) -> None:
+def test_attempts_that_were_interrupted(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for attempt in range(6):
         write_training(run, attempt, ticks=10, first=1 + 10 * attempt, attempt=attempt)
@@ -134,7 +134,7 @@ def test_stalls(tmp_path: Path) -> None:
     assert finding.evidence == {"stalls": 2, "seconds": 75.5, "rank": 1}
 
 
-def test_a_run_that_ended_by_an_error(tmp_path: Path) -> None:
+def test_a_run_that_ended_with_an_error(tmp_path: Path) -> None:
     with contextlib.suppress(ValueError), Clock(tmp_path / "run", progress=False) as clock:
         for tick in clock.ticks(range(1, 9)):
             if tick == 5:
@@ -145,7 +145,7 @@ def test_a_run_that_ended_by_an_error(tmp_path: Path) -> None:
     assert finding.what.endswith("! [...].")
 
 
-def test_of_several_ranks_the_first_that_failed(tmp_path: Path) -> None:
+def test_the_first_of_several_ranks_that_failed(tmp_path: Path) -> None:
     run = write_training(tmp_path / "run", 0, ranks=3, ticks=50)
     write_event(run, "end", tick=52, rank=0, error="RuntimeError", message="connection closed")
     write_event(run, "end", tick=51, rank=2, error="ValueError", message="shape")
@@ -154,7 +154,7 @@ def test_of_several_ranks_the_first_that_failed(tmp_path: Path) -> None:
     assert "ValueError at tick 51 on rank 2" in finding.what
 
 
-def test_an_error_that_was_overcome_and_a_person_that_stopped_it(tmp_path: Path) -> None:
+def test_an_error_of_an_older_attempt_and_a_stop_by_a_person(tmp_path: Path) -> None:
     run = write_training(tmp_path / "run", 0, ticks=50)
     write_event(run, "end", tick=51, error="OSError", message="")
     write_training(run, 1, ticks=50, first=51, attempt=1)

@@ -28,7 +28,7 @@ def long_ticks(seconds: float, *ticks: int, phase: str = "forward") -> Plant:
 
 @pytest.mark.parametrize("phase", ["data", "forward", "communicate", "unattributed"])
 def test_a_loop_that_stands_still_once(tmp_path: Path, phase: str) -> None:
-    """It is one finding: what waits for data, or has no name, is so in this tick alone."""
+    """It is one finding: the time for data, or in no phase, is in this tick alone."""
     plant = long_ticks(14, 251, phase=phase)
     finding = only(write_training(tmp_path / "run", 0, ranks=2, plant=plant))
     assert (finding.rule, finding.severity, finding.ticks) == ("stall", "warning", [251])
@@ -47,7 +47,7 @@ def test_ten_seconds_are_long(tmp_path: Path, seconds: float, rule: str) -> None
 
 @pytest.mark.parametrize(("times", "rule"), [(18.9, "slow-ticks"), (19.1, "stall")])
 def test_twenty_usual_ticks_are_long(tmp_path: Path, times: float, rule: str) -> None:
-    """Of a loop whose ticks take a second."""
+    """In a loop with ticks of a second."""
     long = long_ticks(times, 151)
 
     def plant(tick: int, rank: int, phases: Phases) -> None:
@@ -58,9 +58,7 @@ def test_twenty_usual_ticks_are_long(tmp_path: Path, times: float, rule: str) ->
 
 
 @pytest.mark.parametrize(("ticks", "severity"), [(5600, "warning"), (6200, "notice")])
-def test_of_little_of_the_time_it_is_good_to_know(
-    tmp_path: Path, ticks: int, severity: str
-) -> None:
+def test_a_small_share_of_the_time_is_a_notice(tmp_path: Path, ticks: int, severity: str) -> None:
     run = write_training(tmp_path / "run", 0, ticks=ticks, noise=0.0, plant=long_ticks(12, 1234))
     finding = only(run)
     assert (finding.rule, finding.severity) == ("stall", severity)
@@ -75,7 +73,7 @@ def test_of_little_of_the_time_it_is_good_to_know(
         ((101, 201), "slow-ticks"),
     ],
 )
-def test_what_the_loop_does_often_or_regularly_is_no_stall(
+def test_long_ticks_that_are_frequent_or_regular_are_no_stalls(
     tmp_path: Path, ticks: tuple[int, ...], rule: str
 ) -> None:
     finding = only(write_training(tmp_path / "run", 0, plant=long_ticks(12, *ticks)))
@@ -94,8 +92,8 @@ def test_neither_the_warm_up_nor_what_comes_after_the_loop(tmp_path: Path, tick:
     assert "stall" not in [finding.rule for finding in diagnose(open_run(run))]
 
 
-def test_what_the_watch_has_noticed_is_the_same_stall(tmp_path: Path) -> None:
-    """Its event is of the tick before, which was the last to end, and of a time that went on."""
+def test_an_event_of_the_watch_is_the_same_stall(tmp_path: Path) -> None:
+    """The event has the tick before, which was the last to end, and a time that still grew."""
     run = write_training(tmp_path / "run", 0, plant=long_ticks(80, 251))
     write_event(run, "stall", tick=250, seconds=60.5, stacks="...")
     write_event(run, "stall", tick=400, seconds=61.5, stacks="...")
@@ -108,7 +106,7 @@ def test_what_the_watch_has_noticed_is_the_same_stall(tmp_path: Path) -> None:
 
 
 def test_a_loop_of_milliseconds_without_phases(tmp_path: Path) -> None:
-    """What the clock records, not what the tests write for it."""
+    """With records of the clock, not with those that the tests write."""
     time = VirtualTime()
     with Clock(tmp_path / "run", progress=False, now=time) as clock:
         for number in clock.ticks(range(600)):

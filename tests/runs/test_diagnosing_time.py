@@ -15,14 +15,14 @@ SEEDS = range(3)
 
 
 def only(run: Path) -> Finding:
-    """The one finding there is."""
+    """The only finding."""
     found = diagnose(open_run(run))
     assert len(found) == 1, [finding.what for finding in found]
     return found[0]
 
 
 def slower(phase: str, ms: float, when: slice | None = None, every: int = 1) -> Plant:
-    """So many milliseconds more in a phase."""
+    """A plant that adds milliseconds to a phase."""
 
     def plant(tick: int, rank: int, phases: Phases) -> None:
         within = when is None or when.start <= tick < when.stop
@@ -73,7 +73,7 @@ def test_other_slow_ticks_of_a_run_that_waits_for_data(tmp_path: Path, seed: int
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_few_ticks_that_wait_for_data(tmp_path: Path, seed: int) -> None:
-    """Too little of the time to be bound by data: they are slow ticks, then."""
+    """Too little of the time for `data-bound`: they are slow ticks."""
     plant = slower("data", 600, every=80)
     finding = only(write_training(tmp_path / "run", seed, ticks=500, plant=plant))
     assert finding.rule == "slow-ticks"
@@ -82,7 +82,7 @@ def test_few_ticks_that_wait_for_data(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_data_bound_on_one_rank(tmp_path: Path, seed: int) -> None:
-    """The others wait for it: it is a straggler, and this is why."""
+    """The others wait for it: it is a straggler for this reason."""
 
     def plant(tick: int, rank: int, phases: Phases) -> None:
         if rank == 2:
@@ -97,7 +97,7 @@ def test_data_bound_on_one_rank(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("phase", ["backward", "communicate", "unattributed", "odd"])
-def test_slow_ticks_and_the_phase_of_them(tmp_path: Path, seed: int, phase: str) -> None:
+def test_slow_ticks_and_their_phase(tmp_path: Path, seed: int, phase: str) -> None:
     chance = random.Random(seed)
     slow = sorted(chance.sample(range(30, 1000), 12))
 
@@ -132,7 +132,7 @@ def test_slow_ticks_that_come_regularly(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_drift(tmp_path: Path, seed: int) -> None:
-    """Thirty percent over the run: the last fifth against the first is 24 %."""
+    """Thirty percent over the run, so the last fifth is 24% slower than the first."""
 
     def plant(tick: int, rank: int, phases: Phases) -> None:
         phases["forward"] += 0.3 * TICK_MS * tick / 600
@@ -159,7 +159,7 @@ def test_drift_at_once(tmp_path: Path, seed: int, since: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_ticks_that_do_more_do_not_drift(tmp_path: Path, seed: int) -> None:
+def test_ticks_with_more_work_do_not_drift(tmp_path: Path, seed: int) -> None:
     def plant(tick: int, rank: int, phases: Phases) -> None:
         for name in ("forward", "backward"):
             phases[name] *= 1 + tick / 600
@@ -203,7 +203,7 @@ def test_unattributed(tmp_path: Path, seed: int) -> None:
     ("phase", "ms", "share", "advised"),
     [("evaluate", 2000, 0.05, 380), ("checkpoint", 500, 0.01, 500)],
 )
-def test_what_is_planned_takes_too_long(
+def test_planned_phases_that_take_too_long(
     tmp_path: Path, seed: int, phase: str, ms: float, share: float, advised: int
 ) -> None:
     finding = only(write_training(tmp_path / "run", seed, plant=slower(phase, ms, every=50)))
@@ -236,7 +236,7 @@ def test_small_beats(tmp_path: Path, seed: int, gpu: bool) -> None:
     assert "10 GiB" in finding.advice
 
 
-def test_beats_of_a_processor_may_be_shorter_than_those_of_a_gpu(tmp_path: Path) -> None:
+def test_beats_of_a_cpu_may_be_shorter_than_those_of_a_gpu(tmp_path: Path) -> None:
     run = write_training(tmp_path / "run", 0, beats=32)
     write_resources(run, [{"memory_bytes": 1.0, "machine_memory_available_bytes": 1.0}] * 40)
     assert diagnose(open_run(run)) == []

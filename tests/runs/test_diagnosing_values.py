@@ -41,7 +41,7 @@ def without_cause(tick: int) -> float:
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_loss_that_is_not_finite_to_the_end(tmp_path: Path, value: str, rank: int) -> None:
-    """On one rank at first; a tick later, after the gradients have met, on all."""
+    """First on one rank; a tick later, after the gradients were added up, on all."""
 
     def change(tick: int, of: int, found: dict[str, Any]) -> None:
         if tick > 71 or (tick == 71 and of == rank):
@@ -65,7 +65,9 @@ def test_a_loss_that_is_not_finite_to_the_end(tmp_path: Path, value: str, rank: 
         ("gradient_norm", True, "warning"),
     ],
 )
-def test_how_bad_it_is(tmp_path: Path, metric: str, forever: bool, severity: str) -> None:
+def test_the_severity_of_a_metric_that_is_not_finite(
+    tmp_path: Path, metric: str, forever: bool, severity: str
+) -> None:
     def change(tick: int, rank: int, found: dict[str, Any]) -> None:
         found.setdefault(metric, 1.0)
         if tick == 50 or (forever and tick > 50):
@@ -94,7 +96,7 @@ def test_a_spike(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_odd_batches(tmp_path: Path, seed: int) -> None:
+def test_unusual_batches(tmp_path: Path, seed: int) -> None:
     def change(tick: int, rank: int, found: dict[str, Any]) -> None:
         if tick in (300, 700):
             found["loss"] += 2.0 * tick / 300
@@ -118,8 +120,8 @@ def test_a_jump_that_is_not_back_yet(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_loss_that_is_like_that(tmp_path: Path, seed: int) -> None:
-    """One tick in twenty is far out: that is no event."""
+def test_a_loss_that_often_jumps(tmp_path: Path, seed: int) -> None:
+    """One tick in twenty is far above the others: none of them is a spike."""
     chance = random.Random(seed)
 
     def change(tick: int, rank: int, found: dict[str, Any]) -> None:
@@ -167,10 +169,10 @@ def test_a_held_out_loss_that_rises_while_the_other_falls(tmp_path: Path, seed: 
 
 
 @pytest.mark.parametrize(("last", "found"), [(0.02, []), (0.03, ["divergence"])])
-def test_a_loss_that_has_learned_all_there_is_may_rise_by_nothing(
+def test_a_loss_near_0_may_rise_by_any_factor(
     tmp_path: Path, last: float, found: list[str]
 ) -> None:
-    """By heart within twenty ticks; a hundredth of where it began is nothing."""
+    """It falls to nearly 0 within twenty ticks; a hundredth of its first value does not matter."""
 
     def change(tick: int, rank: int, values: dict[str, Any]) -> None:
         values["loss"] = 2.5 if tick <= 20 else 1e-7 + last * tick / 1000

@@ -51,7 +51,7 @@ def read(run: Path) -> Snapshot:
 
 
 def plain(seen: Snapshot) -> Snapshot:
-    """Without what the machine does meanwhile."""
+    """The snapshot without what the machine does meanwhile."""
     ranks = tuple(replace(rank, memory_bytes=None) for rank in seen.ranks)
     return replace(seen, time_ns=0, resources={}, rates={}, ranks=ranks)
 
@@ -86,9 +86,9 @@ def test_a_run_as_it_is_now(tmp_path: Path) -> None:
     assert seen.tick_ns.points() == [(tick, 4.0 * MILLISECOND) for tick in range(1, 31)]
     assert [rank.tick for rank in seen.ranks] == [30]
     assert seen.tick_time_ns == seen.ranks[0].time_ns
-    told = {event.name: event for event in seen.events}
-    assert told["checkpoint"].tick == 20
-    assert told["checkpoint"].fields == {"path": "tick-20"}
+    by_name = {event.name: event for event in seen.events}
+    assert by_name["checkpoint"].tick == 20
+    assert by_name["checkpoint"].fields == {"path": "tick-20"}
 
     after = follower.read()
     assert after.state == "finished"
@@ -128,17 +128,17 @@ def test_only_values_that_are_not_finite(tmp_path: Path) -> None:
     )
 )
 @example([(1, [120, 1, 100, 200]), (300, [50, 120]), (7, [1])])
-def test_piece_by_piece_is_as_at_once(
+def test_reading_in_pieces_gives_what_reading_at_once_gives(
     tmp_path_factory: pytest.TempPathFactory, attempts: list[tuple[int, list[int]]]
 ) -> None:
-    """However often it was read before, over resumptions and thinning."""
+    """However often the run was read before, through resumes and thinning."""
     run = tmp_path_factory.mktemp("live") / "run"
     with Clock(run, progress=False):
         follower = Follower(run)
     for first, parts in attempts:
         time = VirtualTime()
         with Clock(run, resume=True, progress=False, now=time) as clock:
-            time.pass_(1)  # or events that are told at once might come in any order
+            time.pass_(1)  # otherwise events at the same time might come in any order
             clock.tick = first - 1
             for count in parts:
                 for _ in clock.ticks(range(count)):
@@ -220,7 +220,7 @@ def test_how_it_ended(tmp_path: Path) -> None:
         assert read(tmp_path / "stopped").state == "running"
 
 
-def test_a_killed_run_runs_no_more(tmp_path: Path) -> None:
+def test_a_killed_run_is_not_running(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\n"
         "from metronorm.clock import Clock\n"
@@ -243,7 +243,7 @@ def test_whether_a_process_of_another_machine_lives_nobody_knows(
         assert read(tmp_path / "run").state == "running"
 
 
-def test_of_many_events_the_newest_are_told(tmp_path: Path) -> None:
+def test_only_the_newest_of_many_events_are_shown(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         for number in range(2 * EVENTS):
             clock.event("note", number=number)
@@ -288,7 +288,7 @@ def test_a_run_half_of_which_is_removed(tmp_path: Path) -> None:
 
 
 def test_following_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is opened by DuckDB, and no more is decoded than was written meanwhile."""
+    """DuckDB opens nothing, and only lines that were written meanwhile are decoded."""
     with Clock(tmp_path / "run", progress=False) as clock:
         loop = clock.ticks(range(1_000))
         for _ in range(900):
@@ -310,7 +310,7 @@ def test_following_reads_only_what_is_new(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_stretches_that_end_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether what has become of them is still lines, Parquet already, or both."""
+    """Whether they are still lines, already Parquet, or both."""
     monkeypatch.setattr(writer, "STRETCH_BYTES", 2_000)
     run = tmp_path / "run"
     time = VirtualTime()

@@ -116,9 +116,9 @@ def table(comparison: Comparison) -> Table:
 
 def words(comparison: Comparison) -> list[Text]:
     """The statements, the notes and the verdict."""
-    said = [Text(""), *(Text(printable(statement)) for statement in comparison.statements)]
-    said += [Text(printable(note), style="yellow") for note in comparison.notes]
+    found = [Text(""), *(Text(printable(statement)) for statement in comparison.statements)]
+    found += [Text(printable(note), style="yellow") for note in comparison.notes]
     if comparison.verdict is not None:
         style = "bold red" if comparison.verdict.failed else "green"
-        said.append(Text(comparison.verdict.words, style=style))
-    return said
+        found.append(Text(comparison.verdict.words, style=style))
+    return found

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.runs.events import read_events
 from metronorm.store.schema import UNATTRIBUTED
 from metronorm.store.sql_columns import identifier, select
 from metronorm.store.tape import encode
@@ -26,6 +27,7 @@ from metronorm.store.unsealed_lines import DECODERS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from metronorm.runs.events import Event
     from metronorm.runs.table import Table
 
 _KEYS = ("attempt", "rank", "tick")
@@ -104,16 +106,12 @@ def lines_between(events: Table) -> list[tuple[dict[str, int], list[bytes]]]:
     Args:
         events: the events of the run, at least those called `between`.
     """
-    rows = events.sql(
-        "select attempt, rank, tick, time_ns, fields::VARCHAR from events "
-        "where event = 'between' order by time_ns"
-    ).fetchall()
     found: dict[tuple[int, int, int], Any] = {}
-    for attempt, rank, tick, time_ns, fields in rows:
-        line = amendment(tick, time_ns, msgspec.json.decode(fields))
+    for event in read_events(events, "event = 'between'"):
+        line = amendment(event)
         if line is None:
             continue
-        before = found.setdefault((attempt, rank, tick), line)
+        before = found.setdefault((event.attempt, event.rank, event.tick), line)
         if before is not line:
             before.metrics |= line.metrics
             before.phases |= {
@@ -129,19 +127,18 @@ def lines_between(events: Table) -> list[tuple[dict[str, int], list[bytes]]]:
     return [({"attempt": place[0], "rank": place[1]}, lines) for place, lines in by_place.items()]
 
 
-def amendment(tick: int, time_ns: int, fields: Any) -> Any:
+def amendment(event: Event) -> Any:
     """The record of a tick that has only the values of an event `between`.
 
     Args:
-        tick: the tick of the event.
-        time_ns: its time, in nanoseconds since 1970.
-        fields: its fields.
+        event: the event.
 
     Returns:
         A `StoredTick`; None if a script has recorded an event of that name with other fields.
     """
-    line = {"tick": tick, "time_ns": time_ns, "wall_ns": 0, "beats": 0, "phases": {}, "metrics": {}}
+    line: dict[str, Any] = {"tick": event.tick, "time_ns": event.time_ns, "wall_ns": 0, "beats": 0}
+    line |= {"phases": {}, "metrics": {}}
     try:
-        return DECODERS["ticks"].decode(encode(line | fields))
+        return DECODERS["ticks"].decode(encode(line | event.fields))
     except (msgspec.MsgspecError, TypeError):
         return None

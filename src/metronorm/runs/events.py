@@ -39,7 +39,10 @@ def read_events(events: Table, where: str) -> list[Event]:
         f"""select event, attempt, rank, tick, time_ns, fields::VARCHAR from events
             where {where} order by time_ns, rank"""
     )
-    return [Event(*row, _decoded(fields)) for *row, fields in rows]
+    return [
+        Event(name, attempt, rank, tick, time_ns, _decoded(fields))
+        for name, attempt, rank, tick, time_ns, fields in rows
+    ]
 
 
 def _decoded(fields: str | None) -> dict[str, Any]:

@@ -38,9 +38,8 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
-
 from metronorm.files import is_alive
+from metronorm.runs.events import read_events
 from metronorm.scalars import as_integer
 from metronorm.store.owner import read_owner_file
 from metronorm.store.run_directory import folder_number, numbered_folders
@@ -89,13 +88,9 @@ def run_state(run: Run, events: Table) -> str:
     """
     attempt = max(run.attempts, default=-1)
     names = ", ".join(map(literal, STATE_EVENTS))
-    rows = events.sql(
-        f"""select event, rank, fields::VARCHAR from events
-            where attempt = {attempt} and event in ({names}) order by time_ns"""
-    )
     attempt_events = AttemptEvents()
-    for name, rank, fields in rows.fetchall():
-        attempt_events.add(name, rank, msgspec.json.decode(fields))
+    for event in read_events(events, f"attempt = {attempt} and event in ({names})"):
+        attempt_events.add(event.name, event.rank, event.fields)
     tapes = numbered_folders(run.directory / "ticks" / f"attempt={attempt}", "rank")
     return attempt_state(run.directory, map(folder_number, tapes), attempt_events)
 

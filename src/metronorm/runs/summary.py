@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from metronorm.runs.curves import POINTS, TICK_TIME, Curve, read_curve
+from metronorm.runs.events import read_events
 from metronorm.runs.goodput import goodput
 from metronorm.runs.state import run_state
 from metronorm.store.parquet_parts import batches
 from metronorm.store.sql_columns import identifier
+from metronorm.text import size
 
 if TYPE_CHECKING:
     from metronorm.runs.reader import Run
@@ -152,15 +152,12 @@ def _by_rank(ticks: Table, summed: list[str]) -> list[dict[str, Any]]:
 
 def _dropped(events: Table) -> list[str]:
     """Sentences about dropped records, from the last event `dropped` of each rank."""
-    rows = events.sql(
-        """select attempt, rank, fields::VARCHAR from events where event = 'dropped'
-           order by attempt, rank, time_ns"""
-    ).fetchall()
-    last = {(attempt, rank): msgspec.json.decode(fields) for attempt, rank, fields in rows}
+    dropped = read_events(events, "event = 'dropped'")
+    last = {(event.attempt, event.rank): event.fields for event in dropped}
     return [
         f"attempt {attempt}, rank {rank}: the disk did not take {fields.get('records')} records, "
         f"the last in tick {fields.get('last_tick')}"
-        for (attempt, rank), fields in last.items()
+        for (attempt, rank), fields in sorted(last.items(), key=lambda item: item[0])
     ]
 
 
@@ -198,9 +195,8 @@ def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
 
 def _machine(events: Table) -> str:
     """The fields of the newest event `machine`: choices for the machine, as "precision bf16"."""
-    query = "select fields::VARCHAR from events where event = 'machine' order by attempt"
-    rows = events.sql(query).fetchall()
-    chosen = msgspec.json.decode(rows[-1][0]) if rows else {}
+    found = read_events(events, "event = 'machine'")
+    chosen = max(found, key=lambda event: event.attempt).fields if found else {}
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
@@ -209,5 +205,5 @@ def _host(host: dict[str, Any]) -> str:
     cores = host.get("cores")
     parts = [host.get("name"), host.get("processor"), f"{cores} cores" if cores else None]
     if memory:
-        parts.append(f"{memory / 2**30:.0f} GiB")
+        parts.append(size(memory))
     return ", ".join(str(part) for part in parts if part)

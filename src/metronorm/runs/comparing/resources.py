@@ -26,7 +26,7 @@ def read_usage(resources: Table, skip: int) -> dict[str, float]:
     wanted = {
         "peak_memory_bytes": _largest([name for name in ("peak_memory_bytes",) if name in columns]),
         "gpu_memory_bytes": _largest(gpus),
-        "tick_processor_ns": _processor(columns, skip),
+        "tick_processor_ns": _cpu_time(columns, skip),
     }
     queries = [f"({query})::DOUBLE" for query in wanted.values()]
     row = resources.sql(f"select {', '.join(queries)}").fetchall()[0]
@@ -75,7 +75,7 @@ def _largest(columns: list[str]) -> str:
     return f"select greatest({largest}) from resources"
 
 
-def _processor(columns: list[str], skip: int) -> str:
+def _cpu_time(columns: list[str], skip: int) -> str:
     """SQL for the CPU time per tick: the steps between samples, because a child may have ended."""
     spent = " + ".join(
         f"coalesce(greatest({name} - lag({name}) over samples, 0), 0)"

@@ -113,7 +113,7 @@ class Follower:
 
     def _amend(self, event: Event) -> None:
         """Add to a tick what was logged after it ended."""
-        found = amendment(event.tick, event.time_ns, event.fields)
+        found = amendment(event)
         if found is not None:
             self._curves.add(found.tick, found.metrics)
             self._recent.amend_tick(event.rank, found)
