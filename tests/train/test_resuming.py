@@ -158,7 +158,7 @@ def test_the_same_tokens_elsewhere_are_the_same_text(
     (tmp_path / "text").rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError, match=r"must find its text; got .*/text', where .* with --data"):
+    with pytest.raises(DataError, match=r"must find its text; got .*/text', which .* with --data"):
         train(config, tmp_path / "run", resume=True)
     moved = replace(config, text=replace(config.text, data=("moved",)))
     assert train(moved, tmp_path / "run", resume=True).tick == 2

@@ -108,7 +108,7 @@ def check_text_is_there(sources: Sequence[str]) -> None:
         raise DataError(
             "a resumed run must find its text",
             got=f"{missing[0]!r}, which matches nothing",
-            fix="say with --data where it lies now",
+            fix="name with --data the place where it is now",
         )
 
 
