@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What needs a GPU, in at most 12 minutes: tests of the Triton kernels, and benchmarks, whose rows are
-# appended to bench/results. A part that fails or takes too long is named at the end, and the exit
-# code is 1. On a machine without a GPU this says so and ends with 0.
+# Runs the tests of the Triton kernels and the benchmarks on a GPU, in at most 12 minutes. Rows are
+# appended to bench/results. At the end it names every part that failed or took too long, and the exit
+# code is then 1. On a machine without a GPU it prints one line, and the exit code is 0.
 #
 # bench/gpu.sh                        needs an environment with the extras dev and bench
 # PYTHON=python3 bench/gpu.sh         another Python than that of .venv
@@ -19,7 +19,7 @@ echo "GPU: $gpu"
 
 failed=()
 
-# part NAME SECONDS ARGUMENTS...: run Python with these arguments, for at most so many seconds
+# part NAME SECONDS ARGUMENTS...: run Python with these arguments, for at most SECONDS
 part() {
   local name=$1 seconds=$2 code=0
   shift 2

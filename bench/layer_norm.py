@@ -49,7 +49,7 @@ class Device:
 
 
 class Separate(nn.Module):
-    """Residual add and torch's norm, as two operators."""
+    """Residual add and torch's norm as two operators."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Separate(nn.Module):
 
 
 class Permuted(nn.Module):
-    """The channels of images by way of the last dimension."""
+    """Norm over the channels of images: permute them to the end, normalize, permute back."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ def each(
 
 
 def backward(layer: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], object]:
-    """The backward pass alone, of a graph that is kept."""
+    """The backward pass alone; the graph is kept for the next call."""
     leaves = x.clone().requires_grad_(), *layer.parameters()
     y = layer(leaves[0])
     return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True)
@@ -187,7 +187,7 @@ def report(device: Device, case: str, contestants: dict[str, Callable[[], object
 
 
 def check_same(device: Device) -> None:
-    """What is compared computes the same."""
+    """Check that all contestants compute the same."""
     x, residual = (torch.randn(8, 64).to(device.torch) for _ in range(2))
     normed, summed = AddLayerNorm(64).to(device.torch)(x, residual)
     torch.testing.assert_close(normed, F.layer_norm(x + residual, (64,)))
@@ -195,7 +195,11 @@ def check_same(device: Device) -> None:
     images = torch.randn(2, 8, 5, 5).to(device.torch)
     ours, theirs = LayerNorm2d(8).to(device.torch), Permuted(8).to(device.torch)
     torch.testing.assert_close(ours(images), theirs(images))
-    norms = {"LigerLayerNorm": F.layer_norm, "LigerRMSNorm": F.rms_norm} if device.gpu else {}
+    norms: dict[str, Callable[..., Tensor]] = {}
+    if device.gpu:
+        norms = {"LigerLayerNorm": F.layer_norm, "LigerRMSNorm": F.rms_norm}
+        if not liger("LigerLayerNorm", 64):
+            print("Liger is not compared: it is not installed (pip install liger-kernel)")
     for name, reference in norms.items():
         for layer in liger(name, 64, eps=1e-5).values():
             found = layer.to(device.torch)(x)

@@ -1,7 +1,7 @@
-"""Tokens per second of the 10 M GPT with our norms, and with `torch.nn.LayerNorm` in their place.
+"""Tokens per second of the 10 M GPT with our norms, and with `torch.nn.LayerNorm` instead.
 
-The same trainer, weights and batches; only the norms differ. Three contestants, interleaved: fused
-with the residual add, ours unfused, and torch's with torch's add.
+Trainer, weights and batches are the same; only the norms differ. Three contestants take turns: ours
+fused with the residual add, ours not fused, and torch's norm after torch's add.
 
 python bench/layer_norm_gpt.py
 """
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def use_torch(model: nn.Module) -> None:
-    """Put torch's layer in the place of each of ours, with its weights."""
+    """Replace each of our layers by torch's, with the same weights."""
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, AddLayerNorm):

@@ -1,8 +1,8 @@
 """Peak memory of forward and backward through 24 pre-norm blocks: torch's norms, ours, ours fused.
 
-Every block is norm, linear, residual add, twice (an attention without the attention), in bf16 under
-autocast with a float32 residual stream, and in pure bf16. Peak bytes are those of tensors, counted
-by a mode that sees every allocation; the parameters are not counted.
+Every block is twice norm, linear and residual add: a transformer block without the attention. It
+runs in bf16 under autocast with a float32 residual stream, and in pure bf16. The peak counts the
+bytes of all tensors except the parameters, by a dispatch mode that sees every operator.
 
 python bench/layer_norm_memory.py
 """
@@ -27,7 +27,7 @@ LAYERS, BATCH, TIME, WIDTH = 24, 8, 256, 768
 
 
 class Unfused(nn.Module):
-    """x = x + linear(norm(x)), with whichever norm."""
+    """x = x + linear(norm(x)), with any norm layer."""
 
     def __init__(self, norm: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Unfused(nn.Module):
 
 
 class Fused(nn.Module):
-    """The same, every add being part of the norm that follows."""
+    """The same; the norm that follows does the residual add."""
 
     def __init__(self, save: Save) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def peak(model: nn.Module, precision: str) -> float:
-    """MiB at the worst moment of forward and backward."""
+    """The peak of forward and backward, in MiB."""
     pure = precision == "bf16"
     model.to(torch.bfloat16 if pure else torch.float32)
     x = torch.randn(BATCH, TIME, WIDTH, dtype=torch.bfloat16 if pure else torch.float32)

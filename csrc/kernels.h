@@ -37,7 +37,7 @@ struct Operand {
   Layout layout;
 };
 
-// Philox 4x32-10: see metronorm/norm/dropout.py. Elements whose number is below threshold are dropped.
+// Philox 4x32-10: see metronorm/norm/dropout.py. An element is dropped if its number is below threshold.
 struct Dropout {
   bool on;
   uint32_t threshold;

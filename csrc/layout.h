@@ -1,5 +1,5 @@
-// Finds the begin of a row, and handles rows whose elements are not neighbours in memory: they are
-// gathered into a buffer before the kernels read them, and scattered from a buffer afterwards.
+// Finds the begin of a row. If the elements of a row are not neighbours in memory, they are gathered
+// into a buffer before the kernels read them, and scattered from a buffer afterwards.
 #pragma once
 
 #include "kernels.h"

@@ -11,7 +11,7 @@ namespace {
 
 constexpr int64_t kChunk = 4096;
 
-// The values whose moments are computed: x itself, or keep * x + residual, which goes to summed.
+// The values to compute the moments of: x itself, or keep * x + residual, which goes to summed.
 template <class X>
 struct Plain {
   const X* x;

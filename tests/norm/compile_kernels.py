@@ -1,4 +1,4 @@
-"""Compiles what the GPU launchers would launch, for sys.argv[1], and prints its registers.
+"""Compiles the kernels that `gpu.py` would launch, for the GPU sys.argv[1], and prints registers.
 
 One JSON object per kernel and line. A process of its own, as it takes Triton's driver's place.
 """
@@ -27,7 +27,7 @@ BF16, FP32, FP64 = torch.bfloat16, torch.float32, torch.float64
 
 
 class Case(NamedTuple):
-    """Of 64 rows, or of the pixels of 8 pictures."""
+    """Arguments of a call, for 64 rows or for the pixels of 8 images."""
 
     columns: int
     x: torch.dtype
@@ -39,7 +39,7 @@ class Case(NamedTuple):
 
     @property
     def usual(self) -> bool:
-        """Whether nothing may be spilled."""
+        """Whether no register may be spilled."""
         return self.x != FP64 and (self.pixels is None or self.pixels[0] * self.pixels[1] % 16 == 0)
 
 
@@ -60,7 +60,7 @@ CASES = (
 
 
 class Driver:
-    """As much of a driver as compiling asks for."""
+    """The part of a driver that the compiler needs."""
 
     def __init__(self, target: GPUTarget) -> None:
         self.target = target
@@ -76,7 +76,7 @@ class Driver:
 
 
 def launch(case: Case) -> None:
-    """Both passes, with float32 weights, or float64 ones."""
+    """Both passes, with float32 weights; with float64 weights for float64 inputs."""
     shape = (8, case.columns, *case.pixels) if case.pixels else (64, case.columns)
     x = torch.empty(shape, dtype=case.x)
     x = x.permute(0, 2, 3, 1) if case.pixels else x
@@ -95,7 +95,7 @@ def launch(case: Case) -> None:
 
 
 def usage(asm: dict[str, Any]) -> dict[str, int]:
-    """Registers and bytes of memory in their place, per thread."""
+    """Registers, and bytes that are spilled to memory, per thread."""
     if "amdgcn" in asm:
         keys = {"registers": "vgpr_count", "spilled_bytes": "private_segment_fixed_size"}
         read = {name: re.search(rf"\.{key}:\s*(\d+)", asm["amdgcn"]) for name, key in keys.items()}
@@ -115,7 +115,7 @@ def usage(asm: dict[str, Any]) -> dict[str, int]:
 
 
 def compiled(target: str) -> Iterator[dict[str, Any]]:
-    """Of every case, what the launchers asked for."""
+    """The kernels that the launchers asked for, for every case."""
     asked: list[tuple[str, dict[str, Any], Any]] = []
     run = JITFunction.run
 

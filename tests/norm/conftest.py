@@ -1,4 +1,4 @@
-"""`backend`: a test that asks for it runs once with each of the processor's backends."""
+"""The fixture `backend`: a test that uses it runs once with each backend of this CPU."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore", UserWarning)  # no kernels: test_kernels.py says so
+    warnings.simplefilter("ignore", UserWarning)  # without kernels: test_kernels.py reports it
     from metronorm.norm import kernels
 
 

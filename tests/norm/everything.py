@@ -1,4 +1,4 @@
-"""A small model that has every norm once, for what must work through all of them."""
+"""A small model with every norm layer once, for features that must work with all of them."""
 
 from torch import Tensor, nn
 
@@ -9,7 +9,7 @@ WIDTH = 8
 
 
 class Everything(nn.Module):
-    """(batch, WIDTH) to the same."""
+    """Maps (batch, WIDTH) to (batch, WIDTH)."""
 
     def __init__(self, dropout: float = 0.0, save: Save = "input") -> None:
         super().__init__()

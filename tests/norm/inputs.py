@@ -1,4 +1,4 @@
-"""What the tests of the norms share: inputs, runs, and what error the equations allow.
+"""Shared by the tests of the norms: inputs, runs, and the errors that the equations allow.
 
 A result may differ from the float64 equation of the same inputs by
 
@@ -6,7 +6,7 @@ A result may differ from the float64 equation of the same inputs by
 - ROUNDINGS units of float32 (of float64 for float64 results) of what was added up to get it, with
   all its terms taken as positive, and h known no better than to a unit of 1; HALF_ROUNDINGS, still
   a 64th of float16's own rounding, where what was normalized has 16 bits; the root of their number
-  more for the sums over rows, whose exactness is judged in test_figures.py;
+  more for the sums over rows; test_figures.py tests their precision;
 - where the output was saved: what the rounding of y does to h = (y - bias) / weight;
 - half the smallest number of the dtype, or, where 16 bits are no excuse, its smallest normal one.
 """
@@ -43,7 +43,7 @@ ROWS = (0, 1, 3, 33)
 
 
 class Mix(NamedTuple):
-    """Which dtype what has."""
+    """The dtypes of the tensors of a test."""
 
     x: torch.dtype
     weight: torch.dtype
@@ -66,34 +66,34 @@ ADD_MIXES = MIXES | {
 
 
 class Judged(NamedTuple):
-    """A float64 result, and the errors it may have."""
+    """A float64 result, and the errors that a result in another dtype may have."""
 
     want: Tensor
-    scale: Tensor  # what was added up, all positive: in units of the dtype of the sums
+    scale: Tensor  # sum of the absolute terms, for rounding errors of the sums
     loss: Tensor | float = 0.0  # absolute
     roundings: int = ROUNDINGS
 
 
-# Inputs ------------------------------------------------------------------------------------------
+# Inputs -------------------------------------------------------------------------------------------
 
 
 def draw(
     shape: tuple[int, ...], dtype: torch.dtype = FP32, seed: int = 0, *, scale: float = 1.0
 ) -> Tensor:
-    """Normal numbers times `scale`, always the same."""
+    """Normal numbers times `scale`, the same in every call."""
     chance = torch.Generator().manual_seed(seed)
     return (torch.randn(shape, generator=chance) * scale).to(dtype)
 
 
 def draw_x(shape: tuple[int, ...], dtype: torch.dtype = FP32, seed: int = 0) -> Tensor:
-    """Rows that are neither centred nor of deviation 1."""
+    """Rows with a mean other than 0 and a deviation other than 1."""
     return (draw(shape, FP64, seed) * 3 + 1).to(dtype)
 
 
 def draw_affine(
     shape: tuple[int, ...], dtype: torch.dtype = FP32, which: str = "both", seed: int = 1
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Weights of both signs that can be divided by, and biases; None what `which` leaves out."""
+    """Weights of both signs, not near 0, and biases; None for each that `which` leaves out."""
     weight = draw(shape, FP64, seed)
     weight = torch.where(weight < 0, weight - 0.5, weight + 0.5).to(dtype)
     bias = draw(shape, dtype, seed + 1, scale=0.5)
@@ -104,11 +104,11 @@ def draw_affine(
 
 
 def leaf(x: Tensor | None) -> Tensor | None:
-    """The same memory and layout, wanting a gradient."""
+    """A leaf with the same memory and layout, which requires a gradient."""
     return None if x is None else x.detach().requires_grad_()
 
 
-# Runs --------------------------------------------------------------------------------------------
+# Runs ---------------------------------------------------------------------------------------------
 
 
 def apply(
@@ -149,7 +149,7 @@ def apply_add(
 
 @contextlib.contextmanager
 def on_threads(count: int) -> Iterator[None]:
-    """Torch computes on so many threads."""
+    """Inside the block torch computes on `count` threads."""
     before = torch.get_num_threads()
     if count != before:
         torch.set_num_threads(count)
@@ -161,7 +161,7 @@ def on_threads(count: int) -> Iterator[None]:
 
 
 def thread_counts(backend: str) -> tuple[int, ...]:
-    """On how many threads a backend is to be judged: how torch shares out its own is its own."""
+    """The numbers of threads to test a backend on; torch divides work in its own way."""
     return (1,) if backend == "torch" else (1, 2, 3)
 
 
@@ -194,7 +194,7 @@ def _gradients(leaves: dict[str, Tensor | None]) -> dict[str, Tensor]:
     return {f"d{name}": value.grad for name, value in given.items()}
 
 
-# Judgement ---------------------------------------------------------------------------------------
+# Judgement ----------------------------------------------------------------------------------------
 
 
 def equations(
@@ -248,7 +248,7 @@ def equations(
 
 
 def assert_judged(name: str, got: Tensor, judged: Judged) -> None:
-    """The error is one that the dtype allows."""
+    """Assert that the error is one that the dtype allows."""
     want, scale, loss, roundings = judged
     info = torch.finfo(got.dtype)
     unit = torch.finfo(FP64 if got.dtype == FP64 else FP32).eps
@@ -256,7 +256,7 @@ def assert_judged(name: str, got: Tensor, judged: Judged) -> None:
     found = got.double().reshape(want.shape).clamp(-info.max, info.max)  # infinity: too large
     error = (found - want.clamp(-info.max, info.max)).abs()
     allowed = want.abs() * (info.eps / 2) + roundings * unit * scale + loss + floor
-    bad = ~(error <= allowed)  # NaN is bad
+    bad = ~(error <= allowed)  # so NaN counts as wrong
     if bad.any():
         worst = (error / allowed).nan_to_num(math.inf).argmax()
         raise AssertionError(
@@ -266,19 +266,19 @@ def assert_judged(name: str, got: Tensor, judged: Judged) -> None:
         )
 
 
-def assert_lies_like(x: Tensor, got: Tensor) -> None:
-    """Of x's shape, dtype and strides: those of `empty_like(x)`."""
+def assert_has_layout_of(x: Tensor, got: Tensor) -> None:
+    """Assert that got has the shape, dtype and strides of `empty_like(x)`."""
     like = torch.empty_like(x)
     assert (got.shape, got.dtype, got.stride()) == (like.shape, like.dtype, like.stride())
 
 
-def assert_fresh_layer_is_torchs(ours: nn.Module, theirs: nn.Module, scale: float = 1.0) -> None:
-    """State dict, printed form, output and gradients; inputs are of deviation `scale`."""
-    fresh = theirs.state_dict()
-    assert list(ours.state_dict()) == list(fresh)
-    assert all(torch.equal(value, fresh[name]) for name, value in ours.state_dict().items())
+def assert_new_layer_equals_torchs(ours: nn.Module, theirs: nn.Module, scale: float = 1.0) -> None:
+    """Compare state dict, repr, output and gradients; inputs have the deviation `scale`."""
+    initial = theirs.state_dict()
+    assert list(ours.state_dict()) == list(initial)
+    assert all(torch.equal(value, initial[name]) for name, value in ours.state_dict().items())
     theirs.load_state_dict(ours.state_dict())
-    ours.load_state_dict(fresh)
+    ours.load_state_dict(initial)
     assert repr(ours) == repr(theirs)
     dtype = next((weight.dtype for weight in ours.parameters()), FP32)
     shape = (3, *ours.normalized_shape)
@@ -305,13 +305,13 @@ def check(
     dy: Tensor | None = None,
     threads: int = 1,
 ) -> dict[str, Tensor]:
-    """`run`, judged: numbers, layout, and that nothing given was written to."""
+    """Call `run` and check numbers, layout, and that no input was written to."""
     dy = draw(x.shape, x.dtype, 7) if dy is None else dy
     given = [tensor for tensor in (x, weight, bias, dy) if tensor is not None]
     before = [tensor.clone() for tensor in given]
     got = run(kind, x, weight, bias, dims=dims, eps=eps, save=save, dy=dy, threads=threads)
     assert all(map(torch.equal, given, before))
-    assert_lies_like(x, got["y"])
+    assert_has_layout_of(x, got["y"])
     judged = equations(
         dy,
         x,
@@ -342,7 +342,7 @@ def check_add(
     dsummed: Tensor | None = None,
     threads: int = 1,
 ) -> dict[str, Tensor]:
-    """The same for the add and the norm; what is normalized is the sum as it was returned."""
+    """The same for the add and the norm; the expected norm is that of the returned sum."""
     dnormed = draw(x.shape, x.dtype, 7) if dnormed is None else dnormed
     dsummed = draw(x.shape, residual.dtype, 8) if dsummed is None else dsummed
     given = [t for t in (x, residual, weight, bias, dnormed, dsummed) if t is not None]
@@ -355,8 +355,8 @@ def check_add(
         torch.autograd.backward((normed, summed), (dnormed, dsummed))
     got = {"normed": normed.detach(), "summed": summed.detach()} | _gradients(leaves)
     assert all(map(torch.equal, given, before))
-    assert_lies_like(x, normed)
-    assert_lies_like(residual, summed)
+    assert_has_layout_of(x, normed)
+    assert_has_layout_of(residual, summed)
 
     kept: Tensor | float = 1.0
     if dropout:

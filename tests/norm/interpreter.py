@@ -1,8 +1,8 @@
-"""Runs the GPU kernels in Triton's interpreter, on the processor, and puts everything back.
+"""Runs the GPU kernels in Triton's interpreter, on the CPU, and puts everything back.
 
-`TRITON_INTERPRET` alone decides while Triton is imported, for the whole process. Here the kernels,
-and those of Triton's own functions that are written in Triton, are interpreted for a while, however
-Triton was imported: what else runs in the process can go on compiling.
+`TRITON_INTERPRET` decides at the import of Triton, for the whole process. This module interprets
+our kernels, and Triton's own functions that are written in Triton, inside a block only. It does not
+matter how Triton was imported, and everything else in the process can still be compiled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class _Interpreted(interpreter.InterpretedFunction):
-    """Called by a kernel that has prepared `triton.language` already; Triton does it again."""
+    """A function called by an interpreted kernel, which has already patched `triton.language`."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.rewrite()(*args, **kwargs)
@@ -32,9 +32,9 @@ class _Interpreted(interpreter.InterpretedFunction):
 
 @contextlib.contextmanager
 def interpreted() -> Iterator[None]:
-    """The public modules compute with the GPU kernels, for tensors on the processor."""
+    """Inside the block the public modules use the GPU kernels for tensors on the CPU."""
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as stack:
-        stack.enter_context(np.errstate(all="ignore"))  # infinities and NaN are as good as numbers
+        stack.enter_context(np.errstate(all="ignore"))  # infinities and NaN are allowed
         patch.setenv("TRITON_INTERPRET", "1")
         known: dict[Any, Any] = {}
         for module in (tl, standard, random, triton_kernels, triton_wide, triton_tiles):
@@ -51,7 +51,7 @@ def interpreted() -> Iterator[None]:
 
 
 def _rounded(name: str) -> Any:
-    """The conversion to bfloat16 as GPUs have it, to the nearest; Triton's interpreter cuts off."""
+    """Conversion to bfloat16 that rounds to nearest, as GPUs do; the interpreter truncates."""
     before = getattr(interpreter.InterpreterBuilder, name)
 
     def convert(self: Any, source: Any, to: Any, *args: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The residual add with its norm against the equations; dropout itself is in test_dropout.py."""
+"""Residual add and norm, compared with the equations; test_dropout.py tests dropout itself."""
 
 from typing import Any
 
@@ -47,7 +47,7 @@ def affine_of(kind: Kind) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mix", ADD_MIXES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_is_its_equation(backend: str, width: int, mix: str, kind: Kind) -> None:
+def test_equals_the_equation(backend: str, width: int, mix: str, kind: Kind) -> None:
     dtypes = ADD_MIXES[mix]
     weight, bias = draw_affine((width,), dtypes.weight, affine_of(kind))
     for rows, save in RUNS:
@@ -107,7 +107,7 @@ def test_either_result_may_be_ignored(backend: str, save: Any, dropout: float, k
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("wanted", ["x", "residual", "weight"])
 @pytest.mark.parametrize("dropout", [0.0, 0.4])
-def test_only_what_is_wanted_gets_a_gradient(
+def test_only_inputs_that_require_a_gradient_get_one(
     backend: str, dropout: float, wanted: str, kind: Kind
 ) -> None:
     weight, _ = draw_affine((17,))
@@ -125,7 +125,7 @@ def test_only_what_is_wanted_gets_a_gradient(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_of_two_leaves_are_two(backend: str, kind: Kind) -> None:
+def test_x_and_residual_get_separate_gradients(backend: str, kind: Kind) -> None:
     x, residual = leaf(draw_x((3, 17))), leaf(draw_x((3, 17), seed=4))
     normed, summed = apply_add(kind, x, residual)
     (normed.square().sum() + summed.sum()).backward()
@@ -135,7 +135,7 @@ def test_gradients_of_two_leaves_are_two(backend: str, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_one_tensor_may_be_both(backend: str, kind: Kind) -> None:
+def test_x_and_residual_may_be_the_same_tensor(backend: str, kind: Kind) -> None:
     x = leaf(draw_x((3, 17)))
     apply_add(kind, x, x)[0].backward(draw((3, 17), seed=7))
     twin = check_add(kind, x.detach(), x.detach(), dsummed=torch.zeros(3, 17))
@@ -144,19 +144,19 @@ def test_one_tensor_may_be_both(backend: str, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("save", SAVES)
-def test_module_is_function_is_two_steps(backend: str, save: Any, kind: Kind) -> None:
+def test_module_function_and_two_steps_agree(backend: str, save: Any, kind: Kind) -> None:
     made, plain = MODULES[kind]
-    layer, apart = made((3, 5), 1e-2, save=save), plain((3, 5), 1e-2)
+    layer, separate = made((3, 5), 1e-2, save=save), plain((3, 5), 1e-2)
     for weight in layer.parameters():
         nn.init.normal_(weight)
-    apart.load_state_dict(layer.state_dict())
+    separate.load_state_dict(layer.state_dict())
     x, residual = draw_x((4, 3, 5)), draw_x((4, 3, 5), seed=4)
     normed, summed = layer(x, residual)
     again = FUNCTIONS[kind](x, residual, (3, 5), *layer.parameters(), eps=1e-2)
     assert torch.equal(normed, again[0])
     assert torch.equal(summed, again[1])
     assert torch.equal(summed, x + residual)
-    torch.testing.assert_close(normed, apart(x + residual))
+    torch.testing.assert_close(normed, separate(x + residual))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +169,7 @@ def test_module_is_function_is_two_steps(backend: str, save: Any, kind: Kind) ->
         (AddRMSNorm(6, elementwise_affine=False), nn.RMSNorm(6, elementwise_affine=False)),
     ],
 )
-def test_state_dict_is_torchs(ours: nn.Module, theirs: nn.Module) -> None:
+def test_the_state_dict_is_the_same_as_in_torch(ours: nn.Module, theirs: nn.Module) -> None:
     assert list(ours.state_dict()) == list(theirs.state_dict())
     theirs.load_state_dict(ours.state_dict())
     for name, value in nn.ModuleDict({"layer": theirs}).state_dict().items():
@@ -177,7 +177,7 @@ def test_state_dict_is_torchs(ours: nn.Module, theirs: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stream_begins_without_a_residual(backend: str, kind: Kind) -> None:
+def test_without_a_residual_x_is_the_stream(backend: str, kind: Kind) -> None:
     made, plain = MODULES[kind]
     layer, alone = made(17, dropout=0.9), plain(17)
     x = leaf(draw_x((3, 17)))
@@ -193,7 +193,7 @@ def test_a_stream_begins_without_a_residual(backend: str, kind: Kind) -> None:
 @pytest.mark.parametrize("mix", ADD_MIXES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("save", SAVES)
-def test_apart_is_the_same(backend: str, save: Any, kind: Kind, mix: str) -> None:
+def test_separate_add_and_norm_give_the_same(backend: str, save: Any, kind: Kind, mix: str) -> None:
     dtypes = ADD_MIXES[mix]
     layer = MODULES[kind][0](17, dtype=dtypes.weight, save=save)
     weight, bias = draw_affine((17,), dtypes.weight)
@@ -207,18 +207,18 @@ def test_apart_is_the_same(backend: str, save: Any, kind: Kind, mix: str) -> Non
         torch.autograd.backward(found, (draw((9, 17), dtypes.x, 7), residual.detach()))
         gradients = [value.grad for value in (x, residual, *layer.parameters())]
         results.append([*(each.detach() for each in found), *gradients])
-    for apart, fused in zip(*results, strict=True):
-        assert apart.dtype == fused.dtype
+    for separate, fused in zip(*results, strict=True):
+        assert separate.dtype == fused.dtype
         scale = fused.double().abs().max().item()
         size = 2 if save == "input" else 8
         unit = torch.finfo(dtypes.x).eps * size
-        torch.testing.assert_close(apart.double(), fused.double(), rtol=unit, atol=unit * scale)
+        torch.testing.assert_close(separate.double(), fused.double(), rtol=unit, atol=unit * scale)
     if save == "input":
         assert torch.equal(results[0][0], results[1][0])
         assert torch.equal(results[0][1], results[1][1])
 
 
-def test_apart_has_a_dropout_too() -> None:
+def test_separate_add_has_dropout_too() -> None:
     model = nn.ModuleList([AddLayerNorm(500, dropout=0.5), AddRMSNorm(500, dropout=0.5)])
     assert fuse_residuals(model, False) == 2
     for layer in model:
@@ -228,7 +228,7 @@ def test_apart_has_a_dropout_too() -> None:
         assert (summed == 1.0).all()
 
 
-def test_without_eps_it_is_the_residuals(backend: str) -> None:
+def test_eps_none_uses_the_dtype_of_the_residual(backend: str) -> None:
     x, residual = draw((3, 5), BF16, scale=1e-3), draw((3, 5), FP32, 4, scale=1e-3)
     layer = AddRMSNorm(5, None)
     want = add_rms_norm(x, residual, 5, layer.weight, torch.finfo(FP32).eps)
@@ -239,7 +239,7 @@ def test_without_eps_it_is_the_residuals(backend: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_gradient_the_same_bits(backend: str, kind: Kind) -> None:
+def test_the_bits_are_the_same_without_gradients(backend: str, kind: Kind) -> None:
     layer = MODULES[kind][0](17, save="output")
     x, residual = draw_x((3, 17)), draw_x((3, 17), seed=4)
     found = layer(x, residual)

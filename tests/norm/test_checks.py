@@ -1,4 +1,4 @@
-"""Every mistake is a ConfigError that names what was wanted and what arrived."""
+"""Every mistake raises a ConfigError that says what must hold and what arrived."""
 
 import math
 import warnings
@@ -32,7 +32,7 @@ OPS = torch.ops.metronorm
 
 
 def refused(call: Callable[[], Any], *parts: str) -> None:
-    """A ConfigError that holds all the parts, in order."""
+    """Expect a ConfigError with all these parts, in this order."""
     with pytest.raises(ConfigError) as caught:
         call()
     text = str(caught.value)
@@ -48,7 +48,7 @@ def ones(*shape: int, dtype: torch.dtype = FP32) -> Tensor:
     return torch.ones(shape, dtype=dtype)
 
 
-# What a layer is built from ----------------------------------------------------------------------
+# Arguments of a layer -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("layer", MODULES)
@@ -60,14 +60,14 @@ def test_sizes_below_one_are_refused(layer: Any, shape: Any) -> None:
 
 @pytest.mark.parametrize("layer", MODULES)
 @pytest.mark.parametrize("size", [np.int64(4), np.uint8(4), torch.tensor(4), [np.int32(4)]])
-def test_sizes_of_other_libraries_are_sizes(layer: Any, size: Any) -> None:
+def test_sizes_may_be_numbers_of_other_libraries(layer: Any, size: Any) -> None:
     made = layer(size, np.float32(0.25))
     assert made.normalized_shape == (4,)
     assert type(made.normalized_shape[0]) is int
     assert (type(made.eps), made.eps) == (float, 0.25)
 
 
-def test_functions_take_numbers_of_other_libraries() -> None:
+def test_functions_accept_numbers_of_other_libraries() -> None:
     x, eps = draw_x((2, 3, 4)), np.float16(0.25)
     for shape in (np.array([3, 4]), torch.tensor([3, 4]), x.shape[1:], [np.int8(3), 4]):
         assert torch.equal(layer_norm(x, shape, eps=eps), layer_norm(x, (3, 4), eps=0.25))
@@ -84,7 +84,7 @@ def test_eps_must_be_finite_and_positive(layer: Any, eps: Any) -> None:
 
 
 @pytest.mark.parametrize("layer", [LayerNorm, AddLayerNorm, LayerNorm2d])
-def test_only_root_mean_square_goes_without_eps(layer: Any) -> None:
+def test_only_rms_norms_accept_eps_none(layer: Any) -> None:
     refused(lambda: layer(4, None), "eps must be finite and positive", "got None")
 
 
@@ -100,7 +100,7 @@ def test_sparse_input_is_refused() -> None:
 
 @pytest.mark.parametrize("layer", [AddLayerNorm, AddRMSNorm])
 @pytest.mark.parametrize("dropout", [1.0, 1, -0.1, math.nan, True, "0.1", None])
-def test_dropout_must_leave_something(layer: Any, dropout: Any) -> None:
+def test_dropout_must_be_at_least_0_and_below_1(layer: Any, dropout: Any) -> None:
     message = "dropout must be at least 0 and below 1"
     refused(lambda: layer(4, dropout=dropout), message, f"got {dropout!r}")
     apply = add_layer_norm if layer is AddLayerNorm else add_rms_norm
@@ -129,13 +129,13 @@ def test_functions_check_sizes(apply: Any, shape: Any) -> None:
     refused(lambda: apply(ones(2, 4), shape), "sizes of at least 1", repr(shape)[:2])
 
 
-# What a layer is called with ---------------------------------------------------------------------
+# Inputs of a layer --------------------------------------------------------------------------------
 
 Call = Callable[[Tensor], Any]
 
 
 def calls(shape: Any, dtype: torch.dtype = FP32) -> list[Call]:
-    """All four norms of the last dimensions, with parameters of a dtype."""
+    """All four norms over the last dimensions, with parameters of one dtype."""
     adding = [AddLayerNorm(shape, dtype=dtype), AddRMSNorm(shape, dtype=dtype)]
     return [
         LayerNorm(shape, dtype=dtype),
@@ -172,7 +172,7 @@ CANNOT_BE_MIXED = [(FP32, BF16), (FP32, FP16), (FP32, FP64), (FP64, FP32), (BF16
 
 
 @pytest.mark.parametrize(("x", "weight"), [*CANNOT_BE_MIXED, (BF16, FP64), (FP64, BF16)])
-def test_parameters_of_a_dtype_that_does_not_go_with_x(x: torch.dtype, weight: torch.dtype) -> None:
+def test_parameters_of_a_dtype_that_does_not_fit_x(x: torch.dtype, weight: torch.dtype) -> None:
     for call in calls(4, weight)[:4]:
         refused(
             lambda call=call: call(ones(2, 4, dtype=x)), "weight must be of x's", f"{weight}, x {x}"
@@ -249,8 +249,8 @@ def test_images_of_other_channels() -> None:
 
 
 @pytest.mark.parametrize("layout", [torch.jagged, torch.strided])
-def test_a_nested_tensor_is_refused_with_what_can_be_done(layout: torch.layout) -> None:
-    with warnings.catch_warnings(action="ignore"):  # of what torch calls a prototype
+def test_the_error_for_a_nested_tensor_says_what_to_do(layout: torch.layout) -> None:
+    with warnings.catch_warnings(action="ignore"):  # nested tensors are a prototype
         nested = torch.nested.nested_tensor([ones(2, 4), ones(3, 4)], layout=layout)
         padded = nested.to_padded_tensor(0.0)
     for call in calls(4)[:2]:
@@ -260,7 +260,7 @@ def test_a_nested_tensor_is_refused_with_what_can_be_done(layout: torch.layout) 
     refused(lambda: add_rms_norm(padded, padded.to_sparse(), 4), message, "residual.to_dense()")
 
 
-# The operators themselves, called past the checks ------------------------------------------------
+# The operators, called directly, without the checks -----------------------------------------------
 
 X, W = ones(3, 4), ones(4)
 STATS = ones(3, 2, dtype=FP64)
@@ -385,15 +385,15 @@ NONSENSE: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("name", NONSENSE)
-@pytest.mark.parametrize("kernel", kernels.backends()[1:])  # torch's own broadcast and promote
-def test_kernels_refuse_nonsense(kernel: str, name: str) -> None:
+@pytest.mark.parametrize("kernel", kernels.backends()[1:])  # torch's operators broadcast
+def test_kernels_refuse_wrong_arguments(kernel: str, name: str) -> None:
     errors = RuntimeError, NotImplementedError, TypeError, ValueError
     with kernels.use(kernel), pytest.raises(errors) as caught:
         NONSENSE[name]()
     assert str(caught.value)
 
 
-def test_operators_called_properly(backend: str) -> None:
+def test_operators_accept_right_arguments(backend: str) -> None:
     assert [tuple(found.shape) for found in norm()] == [(3, 4), (3, 2)]
     assert [tuple(found.shape) for found in add_norm()] == [(3, 4), (3, 4), (3, 2)]
     found = backward(dsummed=X)
@@ -402,7 +402,7 @@ def test_operators_called_properly(backend: str) -> None:
     assert [tuple(each.shape) for each in found] == [(3, 4), (3, 4), (4,), (4,)]
 
 
-def test_operators_take_every_layout(backend: str) -> None:
+def test_operators_accept_every_layout(backend: str) -> None:
     chance = torch.Generator().manual_seed(0)
     stats = torch.rand(3, 2, dtype=FP64, generator=chance) + 0.5
     dy, dsummed, saved = (torch.randn(3, 4, generator=chance) for _ in range(3))

@@ -1,4 +1,4 @@
-"""The composed formulas against the equations, and what a kernel may rely on."""
+"""The composed formulas compared with the equations, and the results that kernels rely on."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_double_backward_is_the_equation(
     )
     want = reference.double_backward(slopes, dy, x, weight, EPS, centred=centred)
     to_x = got["saved"]
-    if save_output:  # from y and from its statistics to x; from y to weight and bias they cancel
+    if save_output:  # gradients of y and stats go on to x; those of weight and bias cancel
         to_x, *rest = torch.autograd.grad((y, stats), x, (got["saved"], got["stats"]))
         assert not rest
     torch.testing.assert_close(got["dy"], want.dy)
@@ -40,7 +40,7 @@ def test_double_backward_is_the_equation(
         torch.testing.assert_close(got["weight"], want.weight)
 
 
-def test_nothing_asked_nothing_given() -> None:
+def test_without_gradients_of_outputs_the_double_backward_is_zero() -> None:
     x = draw_x((2, 3), FP64)
     args = NormArguments(None, None, 1, EPS, True, False)
     _, stats = composed.norm(x, *args)

@@ -1,4 +1,4 @@
-"""The mask that is drawn instead of kept: its numbers, its place, its rate."""
+"""The dropout mask, which is drawn again instead of kept: its numbers, positions and rate."""
 
 import math
 
@@ -29,7 +29,7 @@ def words(text: str) -> tuple[int, ...]:
 
 
 def plain_philox(key: tuple[int, ...], counter: tuple[int, ...]) -> tuple[int, ...]:
-    """The same in integers of any size."""
+    """The same algorithm, in Python integers."""
     (k0, k1), (c0, c1, c2, c3) = key, counter
     for _ in range(10):
         first, second = c0 * 0xD2511F53, c2 * 0xCD9E8D57
@@ -42,7 +42,7 @@ def plain_philox(key: tuple[int, ...], counter: tuple[int, ...]) -> tuple[int, .
 def drawn(
     shape: tuple[int, ...], dropout: float, seed: int = 5, dims: int = 1, dtype: torch.dtype = FP32
 ) -> Tensor:
-    """What the norm makes of ones and a residual of zeros: the mask, scaled."""
+    """The sum for x of ones and a residual of zeros: this is the scaled mask."""
     return laid(torch.ones(shape, dtype=dtype), dropout, seed, dims)
 
 
@@ -53,7 +53,7 @@ def laid(ones: Tensor, dropout: float, seed: int = 5, dims: int = 1) -> Tensor:
 
 
 def assert_rate(kept: Tensor, keep: float) -> None:
-    """Within five standard deviations of what is expected."""
+    """Within five standard deviations of the expected number."""
     deviation = math.sqrt(keep * (1 - keep) / kept.numel())
     assert abs(kept.double().mean().item() - keep) < 5 * deviation
 
@@ -96,7 +96,7 @@ def test_rate(backend: str, dropout: float) -> None:
         torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - dropout)))
 
 
-def test_neighbours_and_calls_know_nothing_of_each_other(backend: str) -> None:
+def test_neighbours_and_calls_are_independent(backend: str) -> None:
     mask = drawn((400, 500), 0.5) != 0
     assert_rate(mask[1:] == mask[:-1], 0.5)
     for distance in (1, 2, 3, 4, 8):
@@ -112,7 +112,7 @@ def test_threshold_keeps_within_32_bits() -> None:
     assert threshold(1 - 1e-12) == 2**32 - 1
 
 
-def test_mask_follows_the_position_not_the_memory(backend: str) -> None:
+def test_the_mask_depends_on_positions_not_on_memory_layout(backend: str) -> None:
     mask = drawn((4, 6, 10), 0.4)
     ones = torch.ones(10, 6, 4)
     for other in (
@@ -144,7 +144,7 @@ def test_backward_draws_it_again(backend: str, width: int, dtypes: tuple[torch.d
     x = leaf(torch.ones(9, width, dtype=dtypes[0]))
     residual = leaf(torch.zeros(9, width, dtype=dtypes[1]))
     _, summed = add_layer_norm(x, residual, width, dropout=0.4)
-    torch.rand(100)  # what happens in between is of no matter
+    torch.rand(100)  # numbers drawn in between do not matter
     summed.sum().backward()
     torch.testing.assert_close(x.grad.double(), summed.detach().double(), rtol=5e-3, atol=0.0)
     assert torch.equal(x.grad != 0, summed != 0)
@@ -158,7 +158,7 @@ def test_seed_reproduces(backend: str) -> None:
 
 
 @pytest.mark.parametrize("made", [AddLayerNorm, AddRMSNorm])
-def test_none_and_evaluation_draw_nothing(backend: str, made: type) -> None:
+def test_without_dropout_and_in_evaluation_nothing_is_drawn(backend: str, made: type) -> None:
     x, residual = draw_x((3, 17)), draw_x((3, 17), seed=4)
     state = torch.get_rng_state()
     found = made(17)(x, residual)

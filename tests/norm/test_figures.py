@@ -1,4 +1,4 @@
-"""The figures that are promised: sums over many rows, badly centred rows, rows of every kind."""
+"""The promised precision: sums over many rows, rows far from zero, and extreme rows."""
 
 import functools
 import itertools
@@ -38,7 +38,7 @@ def relative(got: Tensor, want: Tensor) -> float:
     return float((got.double() - want).norm() / want.norm())
 
 
-# Sums over many rows -----------------------------------------------------------------------------
+# Sums over many rows ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtypes", [(BF16, BF16), (FP16, FP16), (BF16, FP32), (FP32, FP32)])
@@ -77,7 +77,7 @@ def test_weight_gradients_of_many_rows_lose_one_rounding(
                 assert relative(got[name], want) <= rounding + 1e-6
 
 
-# Badly centred rows ------------------------------------------------------------------------------
+# Rows far from zero -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -110,7 +110,7 @@ def test_far_from_zero(backend: str, shape: tuple[int, int], off: float, kind: K
 
 @pytest.mark.parametrize("dtype", [FP32, BF16, FP16, FP64])
 @pytest.mark.parametrize("width", [1, 2, 17, 768, 1000])
-def test_constant_rows_are_bias(backend: str, width: int, dtype: torch.dtype) -> None:
+def test_constant_rows_give_the_bias(backend: str, width: int, dtype: torch.dtype) -> None:
     values = torch.tensor([0.0, 1.0, -7e-3, 3.3, 4e4, -1e3], dtype=dtype)
     x = values.unsqueeze(1).expand(-1, width).contiguous()
     weight, bias = draw_affine((width,), dtype)
@@ -142,7 +142,7 @@ def test_rows_of_one_element(backend: str, kind: Kind) -> None:
         assert not got["dweight"].any()
 
 
-# Extreme numbers ---------------------------------------------------------------------------------
+# Extreme numbers ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -162,7 +162,7 @@ def test_denormal_rows(backend: str, dtype: torch.dtype, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_large_numbers(backend: str, kind: Kind) -> None:
-    beyond = () if backend == "torch" else (1e20, 1e37)  # whose squares float32 cannot hold
+    beyond = () if backend == "torch" else (1e20, 1e37)  # their squares overflow in float32
     for scale in (1e9, 1e15, 1e18, *beyond):
         weight, _ = draw_affine((65,))
         check(kind, draw((4, 65), scale=scale), weight)
@@ -173,7 +173,7 @@ def test_large_numbers(backend: str, kind: Kind) -> None:
 @pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("dtype", [FP32, BF16, FP16])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_a_spoiled_row_spoils_no_other(
+def test_a_row_with_nan_or_infinity_changes_no_other_row(
     backend: str, value: float, dtype: torch.dtype, save: Any, kind: Kind
 ) -> None:
     for width in (7, 64, 100):
@@ -194,7 +194,7 @@ def test_a_spoiled_row_spoils_no_other(
         assert not got["dweight"].isfinite().all()
 
 
-# Extreme shapes ----------------------------------------------------------------------------------
+# Extreme shapes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -212,7 +212,7 @@ def test_no_rows(backend: str, dtype: torch.dtype, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_million_wide(backend: str, kind: Kind) -> None:
+def test_rows_of_a_million_elements(backend: str, kind: Kind) -> None:
     width = 1_000_000
     weight, bias = draw_affine((width,), FP32, "both" if kind == "layer_norm" else "weight")
     *_, most = counts = thread_counts(backend)
@@ -223,7 +223,7 @@ def test_a_million_wide(backend: str, kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("save", SAVES)
-def test_a_hundred_thousand_wide(backend: str, save: Any, kind: Kind) -> None:
+def test_rows_of_a_hundred_thousand_elements(backend: str, save: Any, kind: Kind) -> None:
     width = 100_001
     weight, bias = draw_affine((width,), FP32, "both" if kind == "layer_norm" else "weight")
     for rows, dtype in ((1, FP32), (1, BF16), (3, FP16)):
@@ -232,7 +232,7 @@ def test_a_hundred_thousand_wide(backend: str, save: Any, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_hundred_thousand_wide_with_add_and_dropout(backend: str, kind: Kind) -> None:
+def test_rows_of_a_hundred_thousand_elements_with_add_and_dropout(backend: str, kind: Kind) -> None:
     weight, _ = draw_affine((100_001,))
     for rows in (1, 3):
         x, residual = draw_x((rows, 100_001), BF16), draw_x((rows, 100_001), FP32, 4)
@@ -268,6 +268,6 @@ def test_many_dimensions(backend: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_more_than_unit_deviation_comes_out_as_unit(backend: str, kind: Kind) -> None:
+def test_the_output_has_deviation_1(backend: str, kind: Kind) -> None:
     y = apply(kind, draw((50, 300), scale=20.0)).double()
     assert (y.square().mean(1) - 1).abs().max() < 1e-4

@@ -1,4 +1,4 @@
-"""The public modules on a GPU, against the equation; skipped where there is none."""
+"""The public modules on a GPU, compared with the equations; skipped if there is none."""
 
 from collections.abc import Callable
 from typing import Any
@@ -42,7 +42,7 @@ KINDS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 
 
 def on_gpu(tensor: torch.Tensor) -> torch.Tensor:
-    """There, with its strides, wanting a gradient."""
+    """A copy on the GPU with the same strides, which requires a gradient."""
     return tensor.detach().to(DEVICE, copy=True).requires_grad_()
 
 
@@ -73,7 +73,7 @@ def judge(kind: str, layer: Any, dy: torch.Tensor, x: torch.Tensor, got: dict[st
 @pytest.mark.parametrize("shape", SHAPES + WIDE)
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_is_its_equation(kind: str, mix: str, shape: tuple[int, int]) -> None:
+def test_equals_the_equation(kind: str, mix: str, shape: tuple[int, int]) -> None:
     (width, rows), dtypes = shape, MIXES[mix]
     for save in SAVES:
         layer = prepared(kind, KINDS[kind][0], width, dtypes.weight, save=save)
@@ -88,7 +88,7 @@ def test_is_its_equation(kind: str, mix: str, shape: tuple[int, int]) -> None:
 @pytest.mark.parametrize("mix", ADD_MIXES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_add_and_dropout(kind: str, mix: str, shape: tuple[int, int]) -> None:
-    """What is normalized is the sum as it was returned."""
+    """The norm is compared for the sum that was returned, which is rounded already."""
     (width, rows), dtypes = shape, ADD_MIXES[mix]
     layer = prepared(kind, KINDS[kind][1], width, dtypes.weight, dropout=0.3)
     x, residual = draw_x((rows, width), dtypes.x), draw_x((rows, width), dtypes.residual, 3)
@@ -103,7 +103,7 @@ def test_add_and_dropout(kind: str, mix: str, shape: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("dropout", [0.001, 0.5])
-def test_drops_what_every_backend_drops(dropout: float) -> None:
+def test_drops_the_same_elements_as_every_backend(dropout: float) -> None:
     for shape in ((3, 1), (5, 7), (600, 100), (2, 20001)):
         seed = torch.tensor(2**61 + 12345)
         x, zeros = torch.ones(shape, device=DEVICE), torch.zeros(shape, device=DEVICE)
@@ -116,7 +116,7 @@ def test_drops_what_every_backend_drops(dropout: float) -> None:
 
 @pytest.mark.parametrize("pixels", [(56, 56), (14, 14), (7, 7), (1, 3)])
 @pytest.mark.parametrize("channels", [3, 96, 768, 2048])
-def test_pictures_lie_as_they_did(channels: int, pixels: tuple[int, int]) -> None:
+def test_images_keep_their_layout(channels: int, pixels: tuple[int, int]) -> None:
     x = draw_x((2, channels, *pixels))
     layer = prepared("layer_norm", LayerNorm2d, channels, FP32)
     for memory_format in (torch.contiguous_format, torch.channels_last):
@@ -130,7 +130,7 @@ def test_pictures_lie_as_they_did(channels: int, pixels: tuple[int, int]) -> Non
         judge("layer_norm", layer, last[0], last[1], {"y": last[2], "dx": last[3]})
 
 
-def test_badly_centred_rows() -> None:
+def test_rows_far_from_zero() -> None:
     for width in (768, 9000, 20001):
         x = (draw((64, width), FP64) + 1e5).float()
         layer = prepared("layer_norm", LayerNorm, width, FP32)
@@ -140,7 +140,7 @@ def test_badly_centred_rows() -> None:
         judge("layer_norm", layer, dy, x, {"y": y, "dx": leaf.grad})
 
 
-def test_two_backward_passes_agree_to_the_bit() -> None:
+def test_two_backward_passes_give_the_same_bits() -> None:
     for width, rows in ((768, 9999), (20001, 100)):
         layer = prepared("layer_norm", LayerNorm, width, FP32)
         found = []
@@ -165,8 +165,8 @@ def test_second_derivatives() -> None:
         assert torch.autograd.gradgradcheck(run, inputs)
 
 
-def test_the_kernels_are_what_runs() -> None:
-    """Not `composed.py`: one launch forward, one backward beside the sums of partial sums."""
+def test_the_kernels_run() -> None:
+    """The Triton kernels run, not `composed.py`: one launch forward, and one backward."""
     layer = prepared("layer_norm", LayerNorm, 768, FP32)
     x = on_gpu(draw_x((64, 768)))
     layer(x).sum().backward()

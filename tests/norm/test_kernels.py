@@ -1,4 +1,4 @@
-"""Which backend computes, and how one is chosen."""
+"""The backend that computes, and how to choose one."""
 
 import importlib.util
 import os
@@ -22,7 +22,7 @@ def test_kernels_were_built() -> None:
     assert kernels.backend() != "torch"
 
 
-def test_names_are_known_and_the_fastest_is_in_use() -> None:
+def test_the_fastest_backend_is_in_use() -> None:
     names = kernels.backends()
     known = ("torch", "plain", "neon", "avx2", "avx512", "avx512_bf16")
     assert names[0] == "torch"
@@ -34,7 +34,7 @@ def test_names_are_known_and_the_fastest_is_in_use() -> None:
     assert norm.backend is kernels.backend
 
 
-def test_use_is_for_a_while() -> None:
+def test_use_ends_with_its_block() -> None:
     before = kernels.backend()
     for name in kernels.backends():
         with kernels.use(name):
@@ -48,7 +48,7 @@ def test_use_is_for_a_while() -> None:
     assert kernels.backend() == before
 
 
-def test_choice_is_that_of_all_threads_and_stays() -> None:
+def test_a_choice_holds_for_all_threads_until_the_next_one() -> None:
     before = kernels.backend()
     try:
         for name in (*kernels.backends(), kernels.backends()[-1]):
@@ -75,8 +75,8 @@ def test_backends_differ_only_by_rounding(backend: str) -> None:
         torch.testing.assert_close(y, norm.layer_norm(x, 100), rtol=1e-6, atol=1e-6)
 
 
-def test_environment_chooses() -> None:
-    name = kernels.backends()[-2:][0]  # not the one that is in use anyway, where there is another
+def test_the_environment_variable_chooses() -> None:
+    name = kernels.backends()[-2:][0]  # if possible, not the one that is in use by default
     code = "from metronorm.norm import backend; print(backend())"
     environment = os.environ | {"METRONORM_NORM": name}
     command = [sys.executable, "-W", "ignore", "-c", code]
@@ -84,7 +84,7 @@ def test_environment_chooses() -> None:
     assert done.stdout.strip() == name
 
 
-def test_without_kernels_one_notice(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_kernels_there_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("METRONORM_KERNELS", raising=False)
     monkeypatch.delenv("METRONORM_KERNELS", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

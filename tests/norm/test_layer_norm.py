@@ -14,7 +14,7 @@ from tests.norm.inputs import (
     ROWS,
     SAVES,
     WIDTHS,
-    assert_fresh_layer_is_torchs,
+    assert_new_layer_equals_torchs,
     check,
     draw,
     draw_affine,
@@ -24,7 +24,7 @@ from tests.norm.inputs import (
 
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_is_its_equation(backend: str, mix: str, width: int) -> None:
+def test_equals_the_equation(backend: str, mix: str, width: int) -> None:
     dtypes = MIXES[mix]
     weight, bias = draw_affine((width,), dtypes.weight)
     for rows in ROWS:
@@ -55,13 +55,13 @@ def test_options(backend: str, mix: str, affine: str) -> None:
         (LayerNorm(6, dtype=torch.float64), nn.LayerNorm(6, dtype=torch.float64)),
     ],
 )
-def test_a_fresh_layer_is_torchs_gradients_and_state_included(
+def test_a_new_layer_equals_torchs_with_gradients_and_state(
     backend: str, ours: nn.Module, theirs: nn.Module
 ) -> None:
-    assert_fresh_layer_is_torchs(ours, theirs)
+    assert_new_layer_equals_torchs(ours, theirs)
 
 
-def test_class_and_function_are_one(backend: str) -> None:
+def test_class_and_function_give_the_same(backend: str) -> None:
     layer, x = LayerNorm((3, 5), 1e-2), draw_x((4, 3, 5))
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
@@ -79,7 +79,7 @@ def test_half_precision_layer_beside_another_eps(backend: str) -> None:
     check("layer_norm", x, layer.weight.detach(), layer.bias.detach(), eps=1e-2)
 
 
-def test_without_gradient_the_same_bits(backend: str) -> None:
+def test_the_bits_are_the_same_without_gradients(backend: str) -> None:
     layer, x = LayerNorm(17, save="output"), draw_x((3, 17))
     y = layer(x)
     for without in (torch.no_grad, torch.inference_mode):
@@ -90,7 +90,7 @@ def test_without_gradient_the_same_bits(backend: str) -> None:
 
 @pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias"])
-def test_only_what_is_wanted_gets_a_gradient(backend: str, wanted: str, save: Any) -> None:
+def test_only_inputs_that_require_a_gradient_get_one(backend: str, wanted: str, save: Any) -> None:
     weight, bias = draw_affine((17,))
     given = {"x": draw_x((3, 17)), "weight": weight, "bias": bias}
     full = check("layer_norm", **given, save=save)

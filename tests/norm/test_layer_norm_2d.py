@@ -1,4 +1,4 @@
-"""`LayerNorm2d`: the equation over the channels, wherever they lie; no copy, no other layout."""
+"""`LayerNorm2d` compared with the equation, in every layout; it copies nothing."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ def check_2d(
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("mix", MIXES)
-def test_is_its_equation(backend: str, mix: str, layout: Any) -> None:
+def test_equals_the_equation(backend: str, mix: str, layout: Any) -> None:
     dtypes = MIXES[mix]
     for shape in SIZES + EMPTY:
         x, dy = layout(shape, dtypes.x, 0), layout(shape, dtypes.x, 7)
@@ -105,7 +105,7 @@ def test_is_its_equation(backend: str, mix: str, layout: Any) -> None:
 
 @pytest.mark.parametrize("slope", LAYOUTS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_slopes_may_lie_otherwise(backend: str, layout: Any, slope: Any) -> None:
+def test_gradients_may_have_another_layout(backend: str, layout: Any, slope: Any) -> None:
     shape = (2, 7, 5, 4)
     weight, bias = draw_affine((7,))
     for save in SAVES:
@@ -123,14 +123,16 @@ def test_options(backend: str, affine: str, layout: Any) -> None:
 
 
 @pytest.mark.parametrize("layout", [contiguous, channels_last])
-def test_sum_of_an_image(backend: str, layout: Any) -> None:
+def test_gradient_of_a_sum(backend: str, layout: Any) -> None:
     weight, bias = draw_affine((7,))
     x = layout((2, 7, 5, 4), FP32, 0)
     check_2d(x, weight, bias, "input", torch.ones(()).expand(x.shape))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_is_the_permuted_layer_norm(backend: str, memory_format: torch.memory_format) -> None:
+def test_equals_the_layer_norm_of_permuted_images(
+    backend: str, memory_format: torch.memory_format
+) -> None:
     layer, plain = LayerNorm2d(7, 1e-3), LayerNorm(7, 1e-3)
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
@@ -142,14 +144,14 @@ def test_is_the_permuted_layer_norm(backend: str, memory_format: torch.memory_fo
     assert torch.equal(layer(x), layer_norm_2d(x, layer.weight, layer.bias, 1e-3))
 
 
-def test_a_fresh_layer_has_torchs_state_dict() -> None:
+def test_a_new_layer_has_torchs_state_dict() -> None:
     ours, theirs = LayerNorm2d(6), nn.LayerNorm(6)
     theirs.load_state_dict(ours.state_dict())
     ours.load_state_dict(theirs.state_dict())
     assert ours.weight.shape == ours.bias.shape == (6,)
     assert LayerNorm2d(6, bias=False).bias is None
     assert not list(LayerNorm2d(6, elementwise_affine=False).parameters())
-    assert LayerNorm2d(6).eps == 1e-6  # ConvNeXt's
+    assert LayerNorm2d(6).eps == 1e-6  # as in ConvNeXt
 
 
 def test_device_and_dtype_reach_the_parameters() -> None:
@@ -182,7 +184,7 @@ def test_far_from_zero(backend: str, channels: int, off: float) -> None:
 
 
 @pytest.mark.parametrize("channels", [5, 1024, 4096])
-def test_constant_pixels_are_bias(backend: str, channels: int) -> None:
+def test_constant_pixels_give_the_bias(backend: str, channels: int) -> None:
     levels = torch.logspace(-3, 7, 60).reshape(1, 1, 6, 10)
     x = levels.expand(2, channels, 6, 10).contiguous().requires_grad_()
     _, bias = draw_affine((channels,))

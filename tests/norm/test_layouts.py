@@ -1,4 +1,4 @@
-"""Inputs that lie otherwise in memory: the equation still, and the output lies as the input."""
+"""Inputs that are not contiguous: the equation holds, and the output has the input's layout."""
 
 from collections.abc import Callable
 
@@ -114,7 +114,7 @@ def test_input(backend: str, layout: Layout, dtype: torch.dtype, kind: Kind) -> 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_slope(backend: str, layout: Layout, kind: Kind) -> None:
+def test_gradient(backend: str, layout: Layout, kind: Kind) -> None:
     weight, bias = draw_affine((37,), FP32, "both" if kind == "layer_norm" else "weight")
     for x in (contiguous(FP32, 0), channels_first(FP32, 0), every_second_column(FP32, 0)):
         for save in SAVES:
@@ -137,7 +137,7 @@ def test_residual(backend: str, layout: Layout, kind: Kind) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [FP32, BF16])
 @pytest.mark.parametrize("layout", WHOLE_ROWS)
-def test_whole_rows_give_the_bits_of_the_copy(
+def test_contiguous_rows_give_the_same_bits_as_a_copy(
     backend: str, layout: Layout, dtype: torch.dtype, kind: Kind
 ) -> None:
     x, dy = layout(dtype, 0), draw((6, 5, 37), dtype, 7)
@@ -159,7 +159,7 @@ def test_parameters(backend: str, save: str, kind: Kind) -> None:
     check(kind, x, wide.T, dims=2, save=save)
 
 
-def test_sum_as_a_loss(backend: str) -> None:
+def test_gradient_of_a_sum(backend: str) -> None:
     weight, bias = draw_affine((37,))
     for x in (contiguous(FP32, 0), channels_first(FP32, 0), batch_transposed(FP32, 0)):
         check("layer_norm", x, weight, bias, dy=torch.ones(()).expand(x.shape))

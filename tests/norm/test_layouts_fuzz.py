@@ -1,4 +1,4 @@
-"""Random shapes in random memory, against the equations."""
+"""Random shapes and memory layouts, compared with the equations."""
 
 import math
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ seeds = st.integers(0, 1000)
 
 @st.composite
 def shapes(pick: Any) -> tuple[tuple[int, ...], int]:
-    """A shape of up to some ten thousand elements, and how many dimensions to normalize."""
+    """A shape of at most about ten thousand elements, and the number of dimensions to normalize."""
     dims = pick(st.integers(1, 3))
     shape = pick(st.lists(sizes, max_size=4 - dims))
     shape += pick(st.lists(positive, min_size=dims, max_size=dims))
@@ -51,7 +51,7 @@ def shapes(pick: Any) -> tuple[tuple[int, ...], int]:
 
 
 class Strided(NamedTuple):
-    """A tensor somewhere in memory; elements may share it."""
+    """A tensor with random strides; elements may share memory."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -66,14 +66,14 @@ class Strided(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """A tensor cut out of a larger one, whose dimensions lie in another order."""
+    """A part of a larger tensor, with its dimensions in another order."""
 
     shape: tuple[int, ...]
     order: tuple[int, ...]  # of the dimensions, in memory
     starts: tuple[int, ...]
     steps: tuple[int, ...]
-    rest: int  # what is left of every dimension
-    expanded: int | None  # the dimension that is one element, repeated
+    rest: int  # elements that are cut off from every dimension
+    expanded: int | None  # a dimension of one element that is repeated
     seed: int
 
     def tensor(self, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""observe: numbers against float64 equations, and that nothing is left of it where it is off."""
+"""observe: numbers equal float64 equations, and no hook stays at ticks that are not observed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NAMES = ("mean", "std", "rstd", "rstd_max", "gamma", "gamma_min", "gamma_max")
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
-    """Rows of different means and deviations."""
+    """Rows with different means and deviations."""
     chance = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=chance)
     return x * torch.rand((*shape[:-1], 1), generator=chance) + x[..., :1]
@@ -47,7 +47,7 @@ def hooks(model: nn.Module) -> int:
 
 
 def equations(layer: Any, rows: Tensor) -> dict[str, float]:
-    """The numbers of rows, (rows, n), in float64."""
+    """The expected numbers for rows, (rows, n), in float64."""
     x = rows.double()
     mean = x.mean(1)
     variance = (x - mean[:, None]).square().mean(1)
@@ -94,7 +94,7 @@ def observed(model: nn.Module, *inputs: Any) -> dict[str, float]:
     ],
     ids=str,
 )
-def test_numbers_are_their_equations(layer: nn.Module, dtype: torch.dtype) -> None:
+def test_numbers_equal_their_equations(layer: nn.Module, dtype: torch.dtype) -> None:
     model = nn.Sequential(filled(layer).to(dtype))
     x = draw(4, 5, 6).to(dtype)
     numbers = observed(model, x)
@@ -122,7 +122,7 @@ def test_eps_of_torchs_rms_norm(eps: float | None) -> None:
 
 
 class Stream(nn.Module):
-    """A residual stream that begins, and two sub-layers; keeps what was normalized."""
+    """A residual stream with two sub-layers; it keeps the inputs of the norms."""
 
     def __init__(self, kind: type[AddLayerNorm | AddRMSNorm]) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ class Stream(nn.Module):
 
 
 @pytest.mark.parametrize("kind", [AddLayerNorm, AddRMSNorm])
-def test_where_a_residual_is_added_the_sum_is_what_counts(kind: Any) -> None:
+def test_after_a_residual_add_the_sum_is_observed(kind: Any) -> None:
     torch.manual_seed(0)
     model = Stream(kind)
     numbers = observed(model, draw(4, 5, 6))
@@ -149,7 +149,7 @@ def test_where_a_residual_is_added_the_sum_is_what_counts(kind: Any) -> None:
         assert of_layer(numbers, name) == pytest.approx(want, rel=1e-5)
 
 
-def test_beats_count_by_their_rows() -> None:
+def test_beats_are_weighted_by_their_rows() -> None:
     model = nn.Sequential(filled(LayerNorm(6)))
     beats = [draw(4, 6), draw(9, 6, seed=1) * 5, torch.zeros(0, 6), draw(2, 3, 6, seed=2)]
     numbers = observed(model, *beats)
@@ -157,7 +157,7 @@ def test_beats_count_by_their_rows() -> None:
     assert of_layer(numbers) == pytest.approx(equations(model[0], rows), rel=1e-5)
 
 
-def test_gamma_is_that_of_the_first_pass() -> None:
+def test_gamma_comes_from_the_first_pass() -> None:
     model = nn.Sequential(LayerNorm(6))
     norms = observe(model, every=1)
     with norms.at(1):
@@ -192,23 +192,23 @@ def test_a_model_that_is_a_norm_itself() -> None:
     assert set(observed(LayerNorm(6), draw(4, 6))) == {f"norm.{name}" for name in NAMES}
 
 
-# When --------------------------------------------------------------------------------------------
+# When ---------------------------------------------------------------------------------------------
 
 
-def test_hooks_are_there_at_every_nth_tick_only() -> None:
+def test_hooks_exist_only_at_every_nth_tick() -> None:
     model = nn.Sequential(LayerNorm(6), nn.Linear(6, 6), RMSNorm(6))
     norms = observe(model, every=3)
     assert norms.numbers() == {}
     for tick in range(1, 8):
         with norms.at(tick):
-            assert hooks(model) == (4 if tick in (3, 6) else 0)  # each is in two of torch's tables
+            assert hooks(model) == (4 if tick in (3, 6) else 0)  # torch stores each hook twice
             model(draw(4, 6))
         assert hooks(model) == 0
         assert len(norms.numbers()) == (2 * len(NAMES) if tick in (3, 6) else 0)
         assert norms.numbers() == norms.numbers()
 
 
-def test_the_default_is_every_hundredth() -> None:
+def test_the_default_is_every_hundredth_tick() -> None:
     model = nn.Sequential(LayerNorm(6))
     norms = observe(model)
     seen = []
@@ -221,7 +221,7 @@ def test_the_default_is_every_hundredth() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError, KeyboardInterrupt])
-def test_an_error_inside_detaches_everything(error: type[BaseException]) -> None:
+def test_an_error_inside_the_block_removes_all_hooks(error: type[BaseException]) -> None:
     model = nn.Sequential(LayerNorm(6))
     norms = observe(model, every=1)
 
@@ -239,7 +239,7 @@ def test_an_error_inside_detaches_everything(error: type[BaseException]) -> None
     assert len(norms.numbers()) == len(NAMES)
 
 
-def test_break_detaches_too() -> None:
+def test_break_removes_all_hooks() -> None:
     model = nn.Sequential(LayerNorm(6))
     norms = observe(model, every=1)
     for tick in range(3):
@@ -250,7 +250,7 @@ def test_break_detaches_too() -> None:
     assert len(norms.numbers()) == len(NAMES)
 
 
-def test_layers_are_looked_for_anew() -> None:
+def test_layers_are_looked_up_again_at_every_observed_tick() -> None:
     model = nn.Sequential(nn.LayerNorm(6))
     norms = observe(model, every=1)
     model.append(RMSNorm(6))
@@ -259,7 +259,7 @@ def test_layers_are_looked_for_anew() -> None:
     assert len(norms.numbers()) == 2 * len(NAMES)
 
 
-# Beside training ---------------------------------------------------------------------------------
+# Beside training ----------------------------------------------------------------------------------
 
 
 def gpt() -> GPT:
@@ -267,7 +267,7 @@ def gpt() -> GPT:
     return GPT(GPTConfig(vocab_size=20, context=8, layers=2, heads=2, width=8, bias=True))
 
 
-def test_training_is_the_same_and_the_numbers_are_on_record(tmp_path: Path) -> None:
+def test_training_does_not_change_and_the_numbers_are_recorded(tmp_path: Path) -> None:
     model = gpt()
     twin = copy.deepcopy(model)
     tokens = torch.arange(16).reshape(2, 8)
@@ -308,7 +308,7 @@ def test_under_autocast_and_inference_mode() -> None:
     assert of_layer(norms.numbers(), "1") == pytest.approx(want, rel=1e-5)
 
 
-def test_compiled_code_neither_observes_nor_is_observed(caplog: pytest.LogCaptureFixture) -> None:
+def test_compiled_models_are_not_observed(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Sequential(LayerNorm(6))
     norms = observe(model, every=1)
     fast = torch.compile(model, backend="eager")
@@ -326,7 +326,7 @@ def test_compiled_code_neither_observes_nor_is_observed(caplog: pytest.LogCaptur
     assert len(norms.numbers()) == len(NAMES)
 
 
-# Mistakes ----------------------------------------------------------------------------------------
+# Mistakes -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("every", [0, -1, True, 1.5, None])

@@ -1,4 +1,4 @@
-"""The operators with the rest of torch: derivatives, compilers, transforms, processes.
+"""The operators together with the rest of torch: derivatives, compilers, transforms, processes.
 
 What computes is run with every backend; what only traces is run once.
 """
@@ -53,12 +53,12 @@ def compiler() -> Iterator[None]:
 
 
 def affine_of(kind: Kind, width: int = 5, dtype: torch.dtype = FP64) -> tuple[Tensor, ...]:
-    """Weight, and bias where the norm has one."""
+    """The weight, and the bias if the norm has one."""
     pair = draw_affine((width,), dtype, "both" if kind == "layer_norm" else "weight")
     return tuple(value for value in pair if value is not None)
 
 
-# Derivatives -------------------------------------------------------------------------------------
+# Derivatives --------------------------------------------------------------------------------------
 
 
 def naive(kind: Kind, x: Tensor, weight: Tensor, bias: Tensor | float = 0.0) -> Tensor:
@@ -172,11 +172,11 @@ def test_second_derivatives_of_mixed_dtypes(
         torch.testing.assert_close(got.double(), want, rtol=0.05, atol=0.05 * scale)
 
 
-# torch.library -----------------------------------------------------------------------------------
+# torch.library ------------------------------------------------------------------------------------
 
 
 def arguments(dtype: torch.dtype, save_output: bool, laid: bool) -> dict[str, tuple[Any, ...]]:
-    """Of every operator, one call."""
+    """The arguments of one or more calls of every operator."""
     weight, bias = map(leaf, draw_affine((5,), FP32))
     x, residual, dy = (
         draw_x((2, 3, 5), dtype),
@@ -231,7 +231,7 @@ def test_meta_tensors_have_the_shape_of_the_result(backend: str, call: str) -> N
         assert (real.shape, real.dtype) == (meta.shape, meta.dtype)
 
 
-# Compilers ---------------------------------------------------------------------------------------
+# Compilers ----------------------------------------------------------------------------------------
 
 
 def steps(model: nn.Module, run: Callable[[Tensor], Tensor], x: Tensor) -> list[Tensor]:
@@ -288,7 +288,7 @@ def test_functions_are_compiled_with_sizes_and_eps_as_arguments() -> None:
         return layer_norm(x, size, eps=eps) + rms_norm(x, x.shape[-1:], eps=eps)
 
     run = torch.compile(both, fullgraph=True, backend="aot_eager")
-    for size, eps in ((5, 1e-5), (7, 1e-3), (9, 1)):  # from the second on they are symbols
+    for size, eps in ((5, 1e-5), (7, 1e-3), (9, 1)):  # from the second call on they are symbols
         x = draw_x((3, size))
         torch.testing.assert_close(run(x, size, eps), both(x, size, eps))
     graph = make_fx(both, tracing_mode="symbolic")(draw_x((3, 5)), 5, 1e-5)
@@ -311,7 +311,7 @@ def test_exported(training: bool) -> None:
         torch.testing.assert_close(run(x), want)
 
 
-# Modes -------------------------------------------------------------------------------------------
+# Modes --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("narrow", [BF16, FP16])
@@ -331,7 +331,7 @@ def test_autocast_changes_nothing(backend: str, narrow: torch.dtype) -> None:
         assert all(map(torch.equal, *results))
 
 
-def test_inference_mode_serves_later_training(backend: str) -> None:
+def test_a_layer_can_be_trained_after_inference_mode(backend: str) -> None:
     layer, x = LayerNorm(5), draw_x((3, 5))
     with torch.inference_mode():
         y = layer(x)
@@ -349,9 +349,9 @@ def strictly() -> Iterator[None]:
 
 @pytest.mark.usefixtures("strictly")
 @pytest.mark.parametrize("count", [1, 2])
-def test_same_bits_again(backend: str, count: int) -> None:
+def test_two_runs_give_the_same_bits(backend: str, count: int) -> None:
     if backend == "torch" and count > 1:
-        pytest.skip("how torch shares out its own is its own")
+        pytest.skip("torch divides its work differently from call to call")
     for shape in ((700, 97), (2, 70_001)):
         weight, bias = draw_affine(shape[1:])
         x, residual = draw_x(shape), draw_x(shape, seed=4)
@@ -367,7 +367,7 @@ def test_same_bits_again(backend: str, count: int) -> None:
             assert all(torch.equal(first, other) for other in others)
 
 
-def test_many_threads_of_python_at_once(backend: str) -> None:
+def test_many_python_threads_at_once(backend: str) -> None:
     shapes = [(3, 5), (40, 64), (7, 1000), (5, 17)] * 4
     given = [(draw_x(shape), *draw_affine(shape[1:])) for shape in shapes]
 
@@ -388,7 +388,7 @@ def test_checkpoint_draws_the_same_mask(backend: str, reentrant: bool) -> None:
         assert torch.equal(got, want)
 
 
-# Transforms --------------------------------------------------------------------------------------
+# Transforms ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -458,7 +458,7 @@ def test_gradients_per_sample() -> None:
             torch.testing.assert_close(got[name][at], value.grad, rtol=1e-4, atol=1e-5)
 
 
-def test_many_slopes_at_once(backend: str) -> None:
+def test_batched_gradients(backend: str) -> None:
     x = leaf(draw_x((3, 5), FP64))
     y = apply("layer_norm", x, *affine_of("layer_norm"))
     basis = torch.eye(15, dtype=FP64).view(15, 3, 5)
@@ -468,7 +468,7 @@ def test_many_slopes_at_once(backend: str) -> None:
 
 
 class Tagged(Tensor):
-    """A tensor of somebody else's."""
+    """A subclass of Tensor, as other libraries have them."""
 
 
 @pytest.mark.parametrize("save", SAVES)
@@ -494,7 +494,7 @@ def test_dual_numbers_are_differentiated(without: Any) -> None:
     torch.testing.assert_close(got, want)
 
 
-# Copies and processes ----------------------------------------------------------------------------
+# Copies and processes -----------------------------------------------------------------------------
 
 
 def test_deepcopy(backend: str) -> None:
@@ -510,7 +510,7 @@ def test_deepcopy(backend: str) -> None:
         assert torch.equal(got, want)
 
 
-def test_conversion_moves_everything(backend: str) -> None:
+def test_a_conversion_converts_everything(backend: str) -> None:
     layer = AddLayerNorm(5, dropout=0.2).double()
     x = leaf(draw_x((3, 5), FP64))
     normed, _ = layer(x, x)
@@ -523,7 +523,7 @@ SCRIPT = Path(__file__).parent / "two_processes.py"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "changed"])
-def test_two_processes_equal_one(how: str, tmp_path: Path) -> None:
+def test_two_processes_compute_the_same_as_one(how: str, tmp_path: Path) -> None:
     quiet = "ignore:metronorm.norm runs on torch:UserWarning"
     command = [sys.executable, "-W", "error", "-W", quiet, str(SCRIPT), how]
     started = [
@@ -533,9 +533,9 @@ def test_two_processes_equal_one(how: str, tmp_path: Path) -> None:
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=120)[1] for process in started]
+        errors = [process.communicate(timeout=120)[1] for process in started]
     finally:
         for process in started:
             process.kill()
             process.wait()
-    assert [process.returncode for process in started] == [0, 0], said
+    assert [process.returncode for process in started] == [0, 0], errors

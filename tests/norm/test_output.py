@@ -1,4 +1,4 @@
-"""save="output": when it may, what is kept, and that the gradients notice what has changed."""
+"""save="output": when it is possible, what is kept, and what happens after in-place changes."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ from tests.norm.inputs import BF16, KINDS, SAVES, Kind, apply, check, draw, draw
         (None, [0.0, 0.0], False),
     ],
 )
-def test_when_it_may(weight: Any, bias: Any, answer: bool) -> None:
+def test_when_it_is_possible(weight: Any, bias: Any, answer: bool) -> None:
     given = [None if value is None else torch.tensor(value) for value in (weight, bias)]
     assert can_save_output(*given) is answer
     with torch.no_grad():
@@ -36,7 +36,7 @@ def test_when_it_may(weight: Any, bias: Any, answer: bool) -> None:
 
 
 def kept(call: Any) -> list[Tensor]:
-    """What autograd is given to keep."""
+    """The tensors that autograd keeps."""
     found = []
 
     def pack(tensor: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def bias_by_data(layer: LayerNorm) -> None:
         bias_by_data,
     ],
 )
-def test_changed_parameters_are_looked_at_again(change: Any) -> None:
+def test_changed_parameters_are_read_again(change: Any) -> None:
     layer, x = LayerNorm(6, save="output"), draw_x((3, 6)).requires_grad_()
     layer(x).sum().backward()
     change(layer)
@@ -159,7 +159,7 @@ def test_changed_parameters_are_looked_at_again(change: Any) -> None:
             torch.testing.assert_close(ours, theirs)
 
 
-def test_an_answer_is_of_its_own_parameters() -> None:
+def test_an_answer_is_not_reused_for_other_parameters() -> None:
     for _ in range(50):  # new parameters may get the memory of old ones
         weight = torch.ones(6)
         assert can_save_output(weight, None)
@@ -168,7 +168,7 @@ def test_an_answer_is_of_its_own_parameters() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_stay_as_good_at_the_limit(backend: str, kind: Kind) -> None:
+def test_gradients_at_the_limit_are_precise_enough(backend: str, kind: Kind) -> None:
     weight = torch.full((33,), 1e-3)
     weight[::2] *= -500
     bias = weight * 4 if kind == "layer_norm" else None
@@ -177,7 +177,7 @@ def test_gradients_stay_as_good_at_the_limit(backend: str, kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("save", SAVES)
-def test_what_was_kept_must_not_be_written_to(backend: str, save: Any) -> None:
+def test_writing_to_a_kept_tensor_raises_an_error(backend: str, save: Any) -> None:
     layer = LayerNorm(6, save=save)
     for written, refused in (("x", save == "input"), ("y", save == "output")):
         leaf = draw_x((3, 6)).requires_grad_()

@@ -1,4 +1,4 @@
-"""The equations against torch's derivatives of the formula as anyone would write it, in float64."""
+"""The equations compared with torch's derivatives of the plain formula, in float64."""
 
 import pytest
 import torch

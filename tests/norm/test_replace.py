@@ -1,4 +1,4 @@
-"""replace_norms in models of transformers: what is swapped, and that nothing but speed changes."""
+"""replace_norms in models of transformers: what is replaced, and that only the speed changes."""
 
 from __future__ import annotations
 
@@ -46,12 +46,17 @@ T5_SIZES = {
 VIT_SIZES = {"image_size": 8, "patch_size": 4, "hidden_size": 16, "intermediate_size": 24}
 CONVNEXT_SIZES = {"patch_size": 2, "num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 1]}
 
-# Class of the model, its config, and how many norms it has.
+# Class of the model, its config, and its number of norms.
 EQUAL: list[tuple[str, str, dict[str, Any], int]] = [
     ("LlamaForCausalLM", "LlamaConfig", GROUPED, 5),
     ("MistralForCausalLM", "MistralConfig", GROUPED, 5),
     ("Qwen2ForCausalLM", "Qwen2Config", SIZES | {"num_key_value_heads": 2}, 5),
-    ("Qwen3ForCausalLM", "Qwen3Config", GROUPED, 9),  # those of queries and keys have four axes
+    (
+        "Qwen3ForCausalLM",
+        "Qwen3Config",
+        GROUPED,
+        9,
+    ),  # norms of queries and keys: 4 axes
     ("CohereForCausalLM", "CohereConfig", GROUPED, 3),
     ("GPT2LMHeadModel", "GPT2Config", GPT2_SIZES, 5),
     ("BertModel", "BertConfig", SIZES, 5),
@@ -71,7 +76,7 @@ LEFT: list[tuple[str, str, dict[str, Any], int, str]] = [
 
 
 def build(model: str, config: str, sizes: dict[str, Any]) -> nn.Module:
-    """A model with norms that are not fresh, in training mode and without dropout."""
+    """A model with norms that are not new, in training mode and without dropout."""
     torch.manual_seed(0)
     made: nn.Module = getattr(transformers, model)(getattr(transformers, config)(**sizes))
     for module in made.modules():
@@ -101,7 +106,7 @@ def run(model: nn.Module, given: Inputs) -> tuple[Tensor, list[Tensor | None]]:
 
 
 def assert_close(got: Any, want: Any, tolerance: float) -> None:
-    """Errors are counted in units of the largest number of all."""
+    """Errors are relative to the largest number of all."""
     largest = max(value.abs().max().item() for value in want if value is not None)
     for one, other in zip(got, want, strict=True):
         assert (one is None) == (other is None)
@@ -110,7 +115,7 @@ def assert_close(got: Any, want: Any, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize(("model", "config", "sizes", "count"), EQUAL, ids=[m[0] for m in EQUAL])
-def test_output_gradients_and_state_stay(
+def test_output_gradients_and_state_do_not_change(
     model: str, config: str, sizes: dict[str, Any], count: int
 ) -> None:
     made = build(model, config, sizes)
@@ -142,7 +147,9 @@ def test_output_gradients_and_state_stay(
 @pytest.mark.parametrize(
     ("model", "config", "sizes", "count", "why"), LEFT, ids=[m[0] for m in LEFT]
 )
-def test_names_lie(model: str, config: str, sizes: dict[str, Any], count: int, why: str) -> None:
+def test_a_norm_by_name_only_is_left(
+    model: str, config: str, sizes: dict[str, Any], count: int, why: str
+) -> None:
     made = build(model, config, sizes)
     replaced = replace_norms(made)
     assert replaced.swapped == ()
@@ -168,7 +175,7 @@ def test_models_of_other_dtypes(at: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("save", ["input", "output"])
-def test_save_is_that_of_every_layer(save: Save) -> None:
+def test_save_applies_to_every_layer(save: Save) -> None:
     made = build(*EQUAL[0][:3])
     given = inputs(made)
     want = run(made, given)
@@ -179,11 +186,11 @@ def test_save_is_that_of_every_layer(save: Save) -> None:
     assert_close(got[1], want[1], 1e-5)
 
 
-# dtypes that differ ------------------------------------------------------------------------------
+# Different dtypes ---------------------------------------------------------------------------------
 
 
 def test_a_layer_whose_output_would_have_another_dtype_is_left() -> None:
-    """Llama's norms in float32 beside half-precision weights hand float32 on."""
+    """Llama's norms in float32 in a half-precision model return float32."""
     made = build(*EQUAL[0][:3]).to(torch.bfloat16)
     made.model.norm.float()
     replaced = replace_norms(made)
@@ -193,7 +200,7 @@ def test_a_layer_whose_output_would_have_another_dtype_is_left() -> None:
     }
 
 
-def test_a_half_precision_layer_that_may_meet_float32_is_left() -> None:
+def test_a_half_precision_layer_that_may_get_float32_is_left() -> None:
     """In T5 in half precision, `wo` stays in float32, and so does the stream after it."""
     made = build("T5ForConditionalGeneration", "T5Config", T5_SIZES).to(torch.float16)
     for name, module in made.named_modules():
@@ -213,7 +220,7 @@ MAMBA_SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "sta
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_a_half_precision_model_with_a_float32_residual_is_left(wide: bool) -> None:
-    """Mamba hands its last norm float32, which torch's formulas take and ours does not."""
+    """Mamba's last norm gets float32, which torch's formulas accept and ours do not."""
     made = build("MambaForCausalLM", "MambaConfig", MAMBA_SIZES | {"residual_in_fp32": wide})
     made.to(torch.bfloat16)
     given = inputs(made)
@@ -229,7 +236,7 @@ def test_a_half_precision_model_with_a_float32_residual_is_left(wide: bool) -> N
     assert_close(new_slopes, slopes, 0.0 if wide else 8e-2)
 
 
-def test_mamba_in_float32_is_swapped() -> None:
+def test_mamba_in_float32_is_replaced() -> None:
     made = build("MambaForCausalLM", "MambaConfig", MAMBA_SIZES)
     given = inputs(made)
     want, slopes = run(made, given)
@@ -239,14 +246,14 @@ def test_mamba_in_float32_is_swapped() -> None:
     assert_close(new_slopes, slopes, 1e-5)
 
 
-def test_a_few_parameters_of_another_dtype_leave_nothing() -> None:
-    """Adapters are float32 beside a model in half precision, and hand on what they got."""
+def test_a_few_parameters_of_another_dtype_prevent_nothing() -> None:
+    """Adapters in float32 in a half-precision model return the dtype of their input."""
     made = build(*EQUAL[0][:3]).to(torch.bfloat16)
     made.adapter = nn.Linear(16, 2)
     assert len(replace_norms(made).swapped) == 5
 
 
-def test_a_model_can_be_copied_and_holds_nothing_of_the_old() -> None:
+def test_a_model_can_be_copied_and_keeps_no_old_layer() -> None:
     made = build(*EQUAL[0][:3])
     replace_norms(made)
     twin = copy.deepcopy(made)
@@ -255,7 +262,7 @@ def test_a_model_can_be_copied_and_holds_nothing_of_the_old() -> None:
     assert not any(type(module).__name__ == "LlamaRMSNorm" for module in made.modules())
 
 
-def test_what_was_strange_can_be_observed_afterwards() -> None:
+def test_norms_of_other_libraries_can_be_observed_afterwards() -> None:
     made = build(*EQUAL[0][:3])
     with pytest.raises(ConfigError, match=r"replace_norms\(model\) first"):
         observe(made)

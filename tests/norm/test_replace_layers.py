@@ -1,4 +1,4 @@
-"""replace_norms layer by layer: what is taken for which of ours, what is left and why."""
+"""replace_norms for single layers: which of ours replaces them, or why they are left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OTHER = "^computes something else than a layer or RMS norm$"
 
 
 def test_a_half_precision_norm_of_a_float32_stream_keeps_its_numbers() -> None:
-    """Equal, or left: torch's takes it, with a warning that must not decide."""
+    """Equal, or left: torch's layer accepts the input, with a warning that must not matter."""
     model = nn.Sequential(nn.Linear(8, 8), nn.RMSNorm(8, eps=1e-6, dtype=torch.bfloat16))
     x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
     want = nn.functional.rms_norm(model[0](x), (8,), eps=1e-6)
@@ -32,7 +32,7 @@ def test_a_half_precision_norm_of_a_float32_stream_keeps_its_numbers() -> None:
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_torchs_own_layers_in_all_their_forms(train: bool) -> None:
+def test_torchs_own_layers_with_all_their_options(train: bool) -> None:
     model = nn.Sequential(
         nn.LayerNorm(6),
         nn.LayerNorm((4, 6), eps=1e-3),
@@ -60,7 +60,7 @@ def test_torchs_own_layers_in_all_their_forms(train: bool) -> None:
     assert not model[0].weight.requires_grad
 
 
-def test_an_optimizer_goes_on_with_the_same_parameters() -> None:
+def test_an_optimizer_keeps_the_same_parameters() -> None:
     torch.manual_seed(0)
     plain = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 1))
     model = copy.deepcopy(plain)
@@ -80,7 +80,7 @@ def test_an_optimizer_goes_on_with_the_same_parameters() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_an_rms_norm_without_eps_keeps_its_numbers(dtype: torch.dtype) -> None:
-    """What None stands for is torch's affair: equal, or left."""
+    """The meaning of None depends on torch's version: the layer is equal, or left."""
     model = nn.Sequential(nn.RMSNorm(8), nn.RMSNorm(8, elementwise_affine=False)).to(dtype)
     x = (torch.randn(6, 8, generator=torch.Generator().manual_seed(0)) * 1e-2).to(dtype)
     half = x.bfloat16()
@@ -116,11 +116,11 @@ def test_the_norm_over_channels_of_libraries(name: str) -> None:
     torch.testing.assert_close(model(torch.ones(2, 5, 3, 3)), want)
 
 
-# What is left ------------------------------------------------------------------------------------
+# Layers that are left -----------------------------------------------------------------------------
 
 
 class OddRMSNorm(nn.Module):
-    """Named as one; what it does is given."""
+    """A norm by name; its formula is an argument."""
 
     def __init__(self, run: Callable[..., Tensor], **attributes: Any) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class OddRMSNorm(nn.Module):
 
 
 class GatedRMSNorm(OddRMSNorm):
-    """Equal to a norm, until the model hands it a gate."""
+    """Equal to a norm, unless the model calls it with a gate."""
 
     def forward(self, x: Tensor, gate: float = 1.0) -> Tensor:
         return super().forward(x) * gate
@@ -169,7 +169,7 @@ def only_wide(self: Any, x: Tensor) -> Tensor:
     return rms(self, x)
 
 
-def test_a_strangers_rms_norm_is_swapped() -> None:
+def test_an_rms_norm_of_another_library_is_replaced() -> None:
     assert replace_norms(nn.Sequential(OddRMSNorm(rms))).swapped == ("0",)
 
 
@@ -218,7 +218,7 @@ def test_what_is_left_and_why(layer: Callable[[], nn.Module], why: str) -> None:
         lambda layer: layer.register_state_dict_pre_hook(lambda *_: None),
     ],
 )
-def test_a_layer_with_hooks_is_left_until_they_are_gone(hook: Callable[[nn.Module], Any]) -> None:
+def test_a_layer_is_left_while_it_has_hooks(hook: Callable[[nn.Module], Any]) -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     handle = hook(model[1])
     replaced = replace_norms(model)
@@ -240,22 +240,22 @@ def test_weight_and_bias_of_two_dtypes_are_left() -> None:
     assert replace_norms(model).left == {"0": "its weight and bias are of two dtypes"}
 
 
-def test_a_parametrization_is_no_norm() -> None:
+def test_a_parametrization_is_not_a_norm() -> None:
     linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
     assert replace_norms(nn.Sequential(linear, nn.LayerNorm(4))).left == {}
 
 
 class OddParameter(nn.Parameter):
-    """As those of sharded and quantized models."""
+    """A parameter class, as sharded and quantized models have them."""
 
 
-def test_parameters_of_a_kind_of_their_own_are_left() -> None:
+def test_parameters_of_another_class_are_left() -> None:
     model = nn.Sequential(nn.LayerNorm(4))
     model[0].weight = OddParameter(torch.ones(4))
     assert "OddParameter" in replace_norms(model).left["0"]
 
 
-def test_a_lazy_model_is_no_obstacle() -> None:
+def test_lazy_layers_prevent_nothing() -> None:
     model = nn.Sequential(nn.LazyLinear(4), nn.LayerNorm(4), nn.LazyBatchNorm1d())
     assert str(replace_norms(model)) == (
         "1 norm swapped, 1 left: 2 (a LazyBatchNorm1d is neither a layer nor an RMS norm)"
@@ -275,7 +275,7 @@ def test_other_arguments_are_refused() -> None:
         replace_norms(nn.Sequential(), save="both")  # type: ignore[arg-type]
 
 
-# What a single run in a single mode does not show -------------------------------------------------
+# Differences that one run in one mode does not show -----------------------------------------------
 
 
 def rms_in_evaluation(self: Any, x: Tensor) -> Tensor:
@@ -322,7 +322,7 @@ def with_a_frozen_weight(self: Any, x: Tensor) -> Tensor:
         (lambda self, x: rms(self, x).detach(), "^has other gradients"),
     ],
 )
-def test_both_modes_many_runs_and_gradients_are_tried(
+def test_modes_repeated_calls_and_gradients_are_compared(
     run: Callable[..., Tensor], why: str, training: bool
 ) -> None:
     model = nn.Sequential(OddRMSNorm(run)).train(training)
@@ -334,14 +334,14 @@ def test_both_modes_many_runs_and_gradients_are_tried(
 
 
 class NoBackward(torch.autograd.Function):
-    """As of a kernel for inference."""
+    """A norm without gradients, as kernels for inference are."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         return x * (x.square().mean(-1, keepdim=True) + 1e-6).rsqrt() * weight
 
 
-def test_what_cannot_be_differentiated_has_no_other_gradients() -> None:
+def test_a_layer_without_gradients_is_replaced() -> None:
     model = nn.Sequential(OddRMSNorm(lambda self, x: NoBackward.apply(x, self.weight)))
     assert replace_norms(model).swapped == ("0",)
 
@@ -354,14 +354,14 @@ class TokensAndImages(nn.LayerNorm):
 
 
 class SecondAxis(nn.LayerNorm):
-    """Of images, series and videos."""
+    """A norm for images, series and videos."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class OfConvNeXt(nn.LayerNorm):
-    """As first published: what it makes of tokens is nonsense, and no obstacle."""
+    """As first published: its result for tokens is meaningless, and prevents nothing."""
 
     def forward(self, x: Tensor) -> Tensor:
         d = x - x.mean(1, keepdim=True)
@@ -370,7 +370,7 @@ class OfConvNeXt(nn.LayerNorm):
 
 
 @pytest.mark.parametrize("kind", [TokensAndImages, SecondAxis])
-def test_a_norm_of_more_than_images_is_left(kind: Any) -> None:
+def test_a_norm_for_more_than_images_is_left(kind: Any) -> None:
     model = nn.Sequential(kind(5))
     wants = [model(x) for x in (torch.ones(2, 5, 3, 3), torch.ones(2, 5, 5))]
     assert replace_norms(model).left == {
@@ -380,7 +380,7 @@ def test_a_norm_of_more_than_images_is_left(kind: Any) -> None:
     assert torch.equal(model(torch.ones(2, 5, 5)), wants[1])
 
 
-def test_the_norm_of_convnext_is_swapped() -> None:
+def test_the_norm_of_convnext_is_replaced() -> None:
     model, x = nn.Sequential(OfConvNeXt(5, eps=1e-6)), torch.randn(2, 5, 3, 3)
     want = model(x)
     assert replace_norms(model).swapped == ("0",)
@@ -389,7 +389,7 @@ def test_the_norm_of_convnext_is_swapped() -> None:
 
 
 @pytest.mark.parametrize("eps", [np.float32(1e-5), torch.tensor(1e-3)])
-def test_an_eps_of_another_library_is_a_number(eps: Any) -> None:
+def test_eps_may_be_a_number_of_another_library(eps: Any) -> None:
     model = nn.Sequential(OddRMSNorm(rms))
     vars(model[0])["eps"] = eps
     replace_norms(model)

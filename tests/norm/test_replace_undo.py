@@ -1,4 +1,4 @@
-"""replace_norms: shared layers, the way back, and what a replacement must not touch."""
+"""replace_norms: shared layers, `undo`, and what a replacement must not change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def test_a_layer_in_several_places_is_one_afterwards() -> None:
+def test_a_shared_layer_stays_shared() -> None:
     shared = nn.LayerNorm(4)
     block = nn.Sequential(shared)
     model = nn.ModuleDict({"a": nn.ModuleList([shared]), "b": block, "c": block, "d": shared})
@@ -37,7 +37,7 @@ def test_tied_weights_stay_tied() -> None:
     assert model[1].weight is model[0].weight
 
 
-def test_undone_at_the_end_of_a_block_and_twice_without_effect() -> None:
+def test_undo_at_the_end_of_a_block_and_a_second_undo_without_effect() -> None:
     model = nn.Sequential(nn.LayerNorm(4))
     old = model[0]
     with replace_norms(model) as replaced:
@@ -49,7 +49,7 @@ def test_undone_at_the_end_of_a_block_and_twice_without_effect() -> None:
     assert repr(replaced) == "<Replacement: 1 norm swapped, 0 left>"
 
 
-def test_undo_hands_back_what_happened_meanwhile() -> None:
+def test_undo_keeps_changes_of_parameters_and_mode() -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     loaded = {name: torch.full((4,), 3.0) for name in model.state_dict()}
     replaced = replace_norms(model)
@@ -76,7 +76,7 @@ def break_by_parametrization(model: nn.Sequential) -> None:
 @pytest.mark.parametrize(
     "change", [break_by_another_layer, break_by_deletion, break_by_parametrization]
 )
-def test_undo_changes_nothing_where_somebody_changed_a_layer(
+def test_undo_changes_nothing_if_a_layer_has_changed(
     change: Callable[[nn.Sequential], None],
 ) -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
@@ -87,7 +87,7 @@ def test_undo_changes_nothing_where_somebody_changed_a_layer(
     assert isinstance(model[0], LayerNorm)
 
 
-def test_a_second_replacement_finds_ours() -> None:
+def test_a_second_replacement_leaves_our_layers() -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     replace_norms(model)
     layers = list(model)
@@ -95,11 +95,11 @@ def test_a_second_replacement_finds_ours() -> None:
     assert list(model) == layers
 
 
-# What a replacement must not touch ---------------------------------------------------------------
+# What a replacement must not change ---------------------------------------------------------------
 
 
 class Counting(nn.LayerNorm):
-    """Would show whether it was itself run."""
+    """A norm that records calls of the module itself."""
 
     calls = 0
 
@@ -108,7 +108,7 @@ class Counting(nn.LayerNorm):
         return super().forward(x)
 
 
-def test_the_probe_leaves_the_layer_and_the_generator_alone() -> None:
+def test_the_probe_changes_neither_the_layer_nor_the_generator() -> None:
     model = nn.Sequential(Counting(4))
     old, weight = model[0], model[0].weight.clone()
     torch.manual_seed(3)
@@ -121,7 +121,7 @@ def test_the_probe_leaves_the_layer_and_the_generator_alone() -> None:
 
 
 class ByProducts(nn.LayerNorm):
-    """Has a matrix product, which autocast would compute in 16 bits."""
+    """A norm with a matrix product, which autocast would compute in 16 bits."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x @ torch.eye(4, device=x.device, dtype=x.dtype))
@@ -135,7 +135,7 @@ def test_defaults_and_autocast_around_do_not_matter() -> None:
     model(torch.ones(2, 4)).sum().backward()
 
 
-def test_weights_that_are_not_finite_are_no_obstacle() -> None:
+def test_weights_that_are_not_finite_prevent_nothing() -> None:
     model = nn.Sequential(Counting(4))
     nn.init.constant_(model[0].weight, torch.nan)
     assert replace_norms(model).swapped == ("0",)

@@ -1,4 +1,4 @@
-"""`RMSNorm` and `rms_norm` against the equation, in every dtype and with every backend."""
+"""`RMSNorm` and `rms_norm` compared with the equation, in every dtype and with every backend."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from tests.norm.inputs import (
     ROWS,
     SAVES,
     WIDTHS,
-    assert_fresh_layer_is_torchs,
+    assert_new_layer_equals_torchs,
     check,
     draw,
     draw_affine,
@@ -25,7 +25,7 @@ from tests.norm.inputs import (
 
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_is_its_equation(backend: str, mix: str, width: int) -> None:
+def test_equals_the_equation(backend: str, mix: str, width: int) -> None:
     dtypes = MIXES[mix]
     weight, _ = draw_affine((width,), dtypes.weight)
     for rows in ROWS:
@@ -56,19 +56,19 @@ def test_options(backend: str, mix: str, affine: str) -> None:
         (RMSNorm(6, save="output"), nn.RMSNorm(6, 1e-6)),
     ],
 )
-def test_a_fresh_layer_is_torchs_gradients_and_state_included(
+def test_a_new_layer_equals_torchs_with_gradients_and_state(
     backend: str, ours: nn.Module, theirs: nn.Module
 ) -> None:
-    assert_fresh_layer_is_torchs(ours, theirs, scale=1e-3)  # eps matters
+    assert_new_layer_equals_torchs(ours, theirs, scale=1e-3)  # eps matters
 
 
-def test_without_eps_it_is_torchs(backend: str) -> None:
+def test_eps_none_is_torchs_default(backend: str) -> None:
     for dtype in (FP32, BF16, FP64):
         layer, x = RMSNorm(5, None, dtype=dtype), draw((3, 5), dtype, scale=1e-3)
         torch.testing.assert_close(layer(x), nn.RMSNorm(5, None, dtype=dtype)(x))
 
 
-def test_eps_is_what_it_says_and_1e_6_of_itself(backend: str) -> None:
+def test_eps_is_as_given_and_1e_6_by_default(backend: str) -> None:
     x = draw((4, 5), scale=1e-3)
     for layer, eps in ((RMSNorm(5), 1e-6), (RMSNorm(5, 1e-2), 1e-2)):
         want = x.double() / (x.double().square().mean(-1, keepdim=True) + eps).sqrt()
@@ -76,18 +76,18 @@ def test_eps_is_what_it_says_and_1e_6_of_itself(backend: str) -> None:
     assert torch.equal(rms_norm(x, 5), RMSNorm(5)(x))
 
 
-def test_class_and_function_are_one(backend: str) -> None:
+def test_class_and_function_give_the_same(backend: str) -> None:
     layer, x = RMSNorm((3, 5), 1e-2), draw_x((4, 3, 5))
     nn.init.normal_(layer.weight)
     assert torch.equal(layer(x), rms_norm(x, (3, 5), layer.weight, 1e-2))
 
 
-def test_the_mean_is_left_alone(backend: str) -> None:
+def test_the_mean_is_not_subtracted(backend: str) -> None:
     x = draw((3, 17)) + 100
     assert (rms_norm(x, 17) > 0.9).all()
 
 
-def test_without_gradient_the_same_bits(backend: str) -> None:
+def test_the_bits_are_the_same_without_gradients(backend: str) -> None:
     layer, x = RMSNorm(17, save="output"), draw_x((3, 17))
     y = layer(x)
     for without in (torch.no_grad, torch.inference_mode):
@@ -98,7 +98,7 @@ def test_without_gradient_the_same_bits(backend: str) -> None:
 
 @pytest.mark.parametrize("save", SAVES)
 @pytest.mark.parametrize("wanted", ["x", "weight"])
-def test_only_what_is_wanted_gets_a_gradient(backend: str, wanted: str, save: Any) -> None:
+def test_only_inputs_that_require_a_gradient_get_one(backend: str, wanted: str, save: Any) -> None:
     given = {"x": draw_x((3, 17)), "weight": draw_affine((17,))[0]}
     full = check("rms_norm", **given, save=save)
     given[wanted].requires_grad_()

@@ -38,10 +38,10 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:The TorchScript type system:UserWarning"),  # of fx's own
+    pytest.mark.filterwarnings("ignore:The TorchScript type system:UserWarning"),  # fx causes it
 ]
 
-LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...], int]] = {  # and shape, and inputs
+LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...], int]] = {  # shape, number of inputs
     "LayerNorm": (lambda: LayerNorm(5), (3, 5), 1),
     "LayerNorm of two": (lambda: LayerNorm((4, 5)), (3, 4, 5), 1),
     "LayerNorm, no bias": (lambda: LayerNorm(5, bias=False), (3, 5), 1),
@@ -73,7 +73,7 @@ def symbolic(layer: nn.Module, *inputs: Tensor) -> Any:
 
 
 def has_dropout(layer: nn.Module) -> bool:
-    """Two runs of it differ, in torch's eyes a failure."""
+    """Two runs differ because of dropout, which torch's own check reports as an error."""
     return any(getattr(each, "dropout", 0) and each.training for each in layer.modules())
 
 
@@ -81,7 +81,7 @@ WAYS = [traced, traced_without_gradient, scripted, symbolic]
 
 
 def again(made: Any, path: Path) -> Any:
-    """Saved and loaded."""
+    """The model after saving and loading."""
     if isinstance(made, fx.GraphModule):
         return pickle.loads(pickle.dumps(made))
     torch.jit.save(made, path)
@@ -89,7 +89,7 @@ def again(made: Any, path: Path) -> Any:
 
 
 def results(run: Callable[..., Any], layer: Any, inputs: list[Tensor]) -> list[Tensor]:
-    """Outputs and all gradients, from the same seed."""
+    """Outputs and all gradients, with the same seed."""
     given = [leaf(x) for x in inputs]
     layer.zero_grad()
     torch.manual_seed(3)
@@ -102,7 +102,7 @@ def results(run: Callable[..., Any], layer: Any, inputs: list[Tensor]) -> list[T
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 @pytest.mark.parametrize("name", LAYERS)
-def test_saved_and_loaded_it_gives_the_same_bits(
+def test_a_loaded_model_gives_the_same_bits(
     backend: str, name: str, way: Callable[..., Any], tmp_path: Path
 ) -> None:
     build, shape, count = LAYERS[name]
@@ -118,7 +118,7 @@ def test_saved_and_loaded_it_gives_the_same_bits(
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_what_saves_its_output_may_keep_the_input(way: Callable[..., Any]) -> None:
+def test_a_layer_that_saves_its_output_may_keep_the_input(way: Callable[..., Any]) -> None:
     layer, x = LayerNorm(5, save="output"), draw_x((3, 5))
     made = way(layer, x)
     for got, want in zip(results(made, made, [x]), results(layer, layer, [x]), strict=True):
@@ -128,7 +128,7 @@ def test_what_saves_its_output_may_keep_the_input(way: Callable[..., Any]) -> No
 @pytest.mark.parametrize(
     "way", [traced, traced_without_gradient, symbolic], ids=lambda way: way.__name__
 )
-def test_a_model_of_all_in_every_mode(way: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_model_of_all_layers_in_every_mode(way: Callable[..., Any], tmp_path: Path) -> None:
     for training in (True, False):
         model = Everything(dropout=0.4).train(training)
         made = again(way(model, draw_x((2, WIDTH))), tmp_path / "it.pt")
@@ -153,7 +153,7 @@ def test_mixed_dtypes_and_layouts(way: Callable[..., Any]) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_every_run_drops_anew(way: Callable[..., Any]) -> None:
+def test_every_run_draws_a_new_mask(way: Callable[..., Any]) -> None:
     layer, ones, zeros = AddLayerNorm(64, dropout=0.5), torch.ones(1, 64), torch.zeros(1, 64)
     made = way(layer, ones, zeros)
     torch.manual_seed(0)
@@ -172,15 +172,15 @@ def test_a_scripted_layer_has_modes_and_takes_no_residual() -> None:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_the_eager_layer_stays_what_it_was(way: Callable[..., Any]) -> None:
+def test_the_eager_layer_does_not_change(way: Callable[..., Any]) -> None:
     model = nn.Sequential(LayerNorm(5), AddLayerNorm(5))
     kinds = [type(layer) for layer in model]
     way(model[0], draw_x((3, 5)))
     assert [type(layer) for layer in model] == kinds
 
 
-def test_a_saved_layer_needs_no_code_but_the_operators(tmp_path: Path) -> None:
-    """In a process of its own."""
+def test_a_saved_layer_needs_only_the_operators(tmp_path: Path) -> None:
+    """The loading process is another one."""
     layer, x = LayerNorm(5), draw_x((3, 5))
     torch.jit.save(torch.jit.trace(layer, x), tmp_path / "traced.pt")
     torch.jit.save(torch.jit.script(layer), tmp_path / "scripted.pt")
@@ -196,7 +196,7 @@ for name in ("traced", "scripted"):
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
-# fx ----------------------------------------------------------------------------------------------
+# fx -----------------------------------------------------------------------------------------------
 
 
 def test_a_norm_is_one_node_with_its_parameters_by_name() -> None:
@@ -207,7 +207,7 @@ def test_a_norm_is_one_node_with_its_parameters_by_name() -> None:
     assert {"norm.weight", "norm.bias", "rms.weight", "add.weight", "image.weight"} <= names
 
 
-def test_a_graph_is_copied_traced_again_and_scripted() -> None:
+def test_a_graph_can_be_copied_traced_again_and_scripted() -> None:
     model = Everything()
     graph = fx.symbolic_trace(model)
     x = draw_x((4, WIDTH))
@@ -218,7 +218,7 @@ def test_a_graph_is_copied_traced_again_and_scripted() -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_residual_adds_apart_and_none(fused: bool) -> None:
+def test_separate_residual_adds_and_none(fused: bool) -> None:
     for layer in (AddLayerNorm(5), AddRMSNorm(5)):
         fuse_residuals(layer, fused)
         x, residual = draw_x((3, 5)), draw_x((3, 5), seed=1)
@@ -228,17 +228,17 @@ def test_residual_adds_apart_and_none(fused: bool) -> None:
         assert torch.equal(alone(x, None)[0], layer(x, None)[0])
 
 
-def test_what_does_not_fit_is_said_when_the_graph_runs() -> None:
+def test_a_graph_reports_a_wrong_input_when_it_runs() -> None:
     with pytest.raises(ConfigError, match=r"x must end in the normalized shape \(5,\)"):
         fx.symbolic_trace(LayerNorm(5))(torch.ones(2, 4))
     with pytest.raises(ConfigError, match="four dimensions"):
         fx.symbolic_trace(LayerNorm2d(5))(torch.ones(2, 5))
 
 
-# What does not fit -------------------------------------------------------------------------------
+# Wrong inputs -------------------------------------------------------------------------------------
 
 
-def test_a_trace_of_what_does_not_fit_is_refused() -> None:
+def test_a_trace_with_a_wrong_input_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"must end in the normalized shape \(5,\)"):
         torch.jit.trace(LayerNorm(5), torch.ones(2, 4))
     with pytest.raises(ConfigError, match="must be of one shape"):
@@ -246,7 +246,7 @@ def test_a_trace_of_what_does_not_fit_is_refused() -> None:
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_a_scripted_layer_says_what_does_not_fit(affine: bool) -> None:
+def test_a_scripted_layer_reports_a_wrong_input(affine: bool) -> None:
     layer = torch.jit.script(RMSNorm((2, 4), elementwise_affine=affine))
     for shape in [(4, 2), (4,), (2, 4, 1), (2, 2, 2)]:
         with pytest.raises(torch.jit.Error, match="x must end in the normalized shape"):
@@ -255,7 +255,7 @@ def test_a_scripted_layer_says_what_does_not_fit(affine: bool) -> None:
         torch.jit.script(LayerNorm2d(4))(torch.ones(2, 4))
 
 
-# Functions ---------------------------------------------------------------------------------------
+# Functions ----------------------------------------------------------------------------------------
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "layer_norm": lambda x, w: layer_norm(x, 5, w, w),

@@ -1,4 +1,4 @@
-"""The GPU kernels against the equation, in Triton's interpreter: this needs no GPU."""
+"""The GPU kernels compared with the equations, in Triton's interpreter, without a GPU."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,8 +28,8 @@ from tests.norm.inputs import (
 )
 from tests.norm.interpreter import interpreted
 
-# Width and rows. Up to 8192 columns a tile holds whole rows, then all but the weights' sums, from
-# 16385 on it holds parts; half as many of float64.
+# (width, rows). Up to 8192 columns a tile holds whole rows and the sums for the weights; up to
+# 16384, whole rows without these sums; beyond, parts of rows. For float64 half of these limits.
 SHAPES = ((1, 2000), (7, 0), (7, 5), (128, 40), (768, 7))
 ALL = [(mix, shape) for mix in ADD_MIXES for shape in SHAPES]
 ALL += [("fp32", (4097, 4)), ("fp32", (9000, 4)), ("fp32", (20001, 2)), ("fp64", (9000, 2))]
@@ -51,10 +51,10 @@ def affine_of(
 
 
 def lay_out(layout: str, dtype: torch.dtype, seed: int = 0) -> tuple[torch.Tensor, int]:
-    """Something that is not contiguous, and how many of its dimensions are normalized."""
+    """A tensor that is not contiguous, and the number of its dimensions to normalize."""
     if layout == "channels_first":
         return draw_x((2, 40, 6, 8), dtype, seed).permute(0, 2, 3, 1), 1
-    if layout == "few_pixels":  # and too many channels for one tile
+    if layout == "few_pixels":  # with too many channels for one tile
         return draw_x((2, 2100, 1, 2), dtype, seed).permute(0, 2, 3, 1), 1
     if layout == "heads":
         return draw_x((2, 3, 3 * 4 * 8), dtype, seed)[..., 32:64].view(2, 3, 4, 8), 1
@@ -69,7 +69,7 @@ def lay_out(layout: str, dtype: torch.dtype, seed: int = 0) -> tuple[torch.Tenso
 
 @pytest.mark.parametrize(("mix", "shape"), [(mix, shape) for mix, shape in ALL if mix in MIXES])
 @pytest.mark.parametrize("kind", KINDS)
-def test_is_its_equation(kind: Kind, mix: str, shape: tuple[int, int]) -> None:
+def test_equals_the_equation(kind: Kind, mix: str, shape: tuple[int, int]) -> None:
     (width, rows), dtypes = shape, MIXES[mix]
     weight, bias = affine_of(kind, (width,), dtypes.weight)
     for save in SAVES:
@@ -98,7 +98,7 @@ def test_add_and_dropout(kind: Kind, mix: str, shape: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dropout", [0.001, 0.5, 0.999])
 @pytest.mark.parametrize("seed", [0, 1, 2**31, 2**62 - 1])
-def test_drops_what_every_backend_drops(seed: int, dropout: float) -> None:
+def test_drops_the_same_elements_as_every_backend(seed: int, dropout: float) -> None:
     for shape in ((3, 1), (5, 7), (600, 4), (2, 20001)):
         x, zeros, drawn = torch.ones(shape), torch.zeros(shape), torch.tensor(seed)
         args = (None, None, 1, 1e-5, True, False, dropout, drawn)
@@ -122,13 +122,13 @@ def test_layouts(kind: Kind, layout: str) -> None:
         check_add(kind, x, other.contiguous(), weight, bias, dims=dims, dropout=0.3)
 
 
-def test_slope_of_a_sum() -> None:
+def test_gradient_of_a_sum() -> None:
     x = draw_x((6, 40))
     check("layer_norm", x, *draw_affine((40,)), dy=torch.ones(()).expand(6, 40))
 
 
 @pytest.mark.parametrize("width", [768, 9000, 20001])
-def test_badly_centred_rows(width: int) -> None:
+def test_rows_far_from_zero(width: int) -> None:
     """Mean 1e5 deviations away: y and the gradients to 1e-5."""
     weight, bias = draw_affine((width,))
     x, residual = draw((4, width), FP64), torch.zeros(4, width)
@@ -144,7 +144,7 @@ def test_badly_centred_rows(width: int) -> None:
 
 @pytest.mark.parametrize("width", [5, 768, 9000, 20001])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_bad_row_stays_alone(width: int, value: float) -> None:
+def test_a_row_with_nan_or_infinity_changes_no_other_row(width: int, value: float) -> None:
     weight, bias = draw_affine((width,))
     for centred in (True, False):
         for save_output in (False, True) if width < 9000 else (False,):
@@ -177,7 +177,7 @@ def test_constant_rows(value: float) -> None:
             torch.testing.assert_close(stats[:, 0], x[:, 0].double(), rtol=1e-6, atol=0)
 
 
-def test_only_what_is_needed() -> None:
+def test_gradients_that_are_not_needed_are_empty() -> None:
     width = 12
     weight, bias = draw_affine((width,))
     x, dy = draw_x((3, width), BF16), draw((3, width), BF16)
@@ -193,7 +193,7 @@ def test_only_what_is_needed() -> None:
                 torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-2)
 
 
-def test_of_no_rows_the_weights_gradients_are_zero() -> None:
+def test_without_rows_the_weight_gradients_are_zero() -> None:
     weight, bias = draw_affine((7,))
     for shape in ((0, 7), (2, 0, 7)):
         got = check("layer_norm", draw_x(shape), weight, bias)

@@ -1,4 +1,4 @@
-"""The GPU kernels are compiled for NVIDIA's and AMD's processors, and keep to their registers.
+"""The GPU kernels compile for GPUs of NVIDIA and AMD, and spill few registers.
 
 No GPU is needed: the launchers are called with tensors in ordinary memory and everything is done
 but the launch. Figures are those of the tile sizes and warps that the launchers choose.
@@ -23,7 +23,7 @@ BOUND = 320
 
 @cache
 def compiled(target: str) -> list[dict[str, Any]]:
-    """What `compile_kernels.py` prints: of every case and kernel, the bytes spilled."""
+    """The output of `compile_kernels.py`: the spilled bytes of every case and kernel."""
     script = Path(__file__).with_name("compile_kernels.py")
     done = subprocess.run(
         [sys.executable, str(script), target], capture_output=True, text=True, check=False

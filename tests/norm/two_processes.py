@@ -28,7 +28,7 @@ def train(model: nn.Module, x: torch.Tensor, steps: int = 3) -> None:
 
 def sharded(model: Everything) -> Everything:
     for name, module in model.named_children():
-        if name != "image":  # which goes with the root: it returns a view, of which torch warns
+        if name != "image":  # the root shards it: it returns a view, and torch would warn
             fully_shard(module)
     return fully_shard(model)
 
@@ -71,7 +71,7 @@ def main(how: str, rank: int, path: str) -> None:
             changed_weights_are_noticed(rank)
         else:
             equal_to_one_process(how, rank)
-        # Who leaves first closes the connections on which the other may still be receiving.
+        # The first process to leave would close connections that the other one still reads from.
         store.set(f"finished {rank}", "")
         store.wait(["finished 0", "finished 1"])
     finally:
