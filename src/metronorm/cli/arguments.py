@@ -19,12 +19,12 @@ from metronorm.cli._argv import check_paths, value_of
 from metronorm.cli._tyro_errors import config_error
 from metronorm.cli._tyro_fields import registry
 
-__all__ = ["Run", "Runs", "parse", "value_of"]
+__all__ = ["RunPath", "RunPaths", "parse", "value_of"]
 
 T = TypeVar("T")
 
-Run = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-Runs = Annotated[
+RunPath = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+RunPaths = Annotated[
     tuple[Path, ...],
     tyro.conf.Positional,
     tyro.conf.arg(metavar="RUN [RUN ...]", help_behavior_hint="(required)"),

@@ -10,7 +10,7 @@ import tyro
 from rich.padding import Padding
 from rich.text import Text
 
-from metronorm.cli.arguments import Runs, parse
+from metronorm.cli.arguments import RunPaths, parse
 from metronorm.cli.console import Console, print_notices
 from metronorm.cli.runs import read_runs
 from metronorm.errors import ConfigError
@@ -35,7 +35,7 @@ The findings are sorted, the most severe first. A run may still be training."""
 class Arguments:
     """Options of `metronorm diagnose`."""
 
-    runs: Runs
+    runs: RunPaths
     """Directories of the runs."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print each finding as a line of JSON."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metronorm.cli.arguments import Run, parse
+from metronorm.cli.arguments import RunPath, parse
 from metronorm.cli.console import print_notices
 from metronorm.integrations.exporting import export_run
 from metronorm.runs import open_run
@@ -26,7 +26,7 @@ Every tick becomes one row, or one step of TensorBoard."""
 class Arguments:
     """Options of `metronorm export`."""
 
-    run: Run
+    run: RunPath
     """Directory of the run."""
     target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="TARGET")]
     """A file to write (.csv, .parquet), or a directory for TensorBoard's event files."""
@@ -38,7 +38,7 @@ class Arguments:
 
 
 def main(argv: list[str]) -> int:
-    """Export, and say where to."""
+    """Export the run and print where it is."""
     arguments = parse(Arguments, argv, command="export", description=DESCRIPTION)
     run = open_run(arguments.run)
     export_run(run, arguments.target, kind=arguments.format, overwrite=arguments.overwrite)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from metronorm.cli.arguments import Run, parse
+from metronorm.cli.arguments import RunPath, parse
 from metronorm.errors import ConfigError
 
 DESCRIPTION = """
@@ -24,7 +24,7 @@ The text is written to standard output as it is drawn."""
 class Arguments:
     """Options of `metronorm sample`."""
 
-    run: Run
+    run: RunPath
     """Directory of the run."""
     prompt: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: a line break)")] = "\n"
     """The beginning of the text."""

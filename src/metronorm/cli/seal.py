@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from metronorm.cli.arguments import Runs, parse
+from metronorm.cli.arguments import RunPaths, parse
 from metronorm.errors import ConfigError, RunError
 from metronorm.store.sealing import seal_run
 
@@ -21,7 +21,7 @@ writes are left alone. Damaged parts are set aside under another name."""
 class Arguments:
     """Options of `metronorm seal`."""
 
-    runs: Runs
+    runs: RunPaths
     """Directories of the runs."""
 
 

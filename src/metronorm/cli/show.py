@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from metronorm.cli.arguments import Runs, parse
+from metronorm.cli.arguments import RunPaths, parse
 from metronorm.cli.console import Console, cell, print_notices
 from metronorm.cli.runs import read_runs
 from metronorm.cli.show_lines import differing, directory, lines
@@ -39,7 +39,7 @@ Up to three runs get a column each, more runs a line each. A run may still be tr
 class Arguments:
     """Options of `metronorm show`."""
 
-    runs: Runs
+    runs: RunPaths
     """Directories of the runs."""
     charts: bool = True
     """Draw the losses and the tick times, in ms, of up to three runs."""

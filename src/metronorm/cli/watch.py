@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metronorm.cli import watch_page as page
-from metronorm.cli.arguments import Runs, parse
+from metronorm.cli.arguments import RunPaths, parse
 from metronorm.cli.console import Console, print_notices
 from metronorm.cli.runs import read_runs
 from metronorm.errors import ConfigError
@@ -38,7 +38,7 @@ is dumb, it prints the runs once, as they are now."""
 class Arguments:
     """Options of `metronorm watch`."""
 
-    runs: Runs
+    runs: RunPaths
     """Directories of the runs."""
     wait: bool = False
     """Wait for runs that have not started yet."""
