@@ -1,14 +1,14 @@
 """Shared by the tests of the norms: inputs, runs, and the errors that the equations allow.
 
-A result may differ from the float64 equation of the same inputs by
+A result may differ from the float64 equation of the same inputs by the sum of
 
-- one rounding to its own dtype: half a unit in the last place;
-- ROUNDINGS units of float32 (of float64 for float64 results) of what was added up to get it, with
-  all its terms taken as positive, and h known no better than to a unit of 1; HALF_ROUNDINGS, still
-  a 64th of float16's own rounding, where what was normalized has 16 bits; the root of their number
-  more for the sums over rows; test_figures.py tests their precision;
-- where the output was saved: what the rounding of y does to h = (y - bias) / weight;
-- half the smallest number of the dtype, or, where 16 bits are no excuse, its smallest normal one.
+- half a unit in the last place of its own dtype, for one rounding;
+- ROUNDINGS units of float32 (of float64 for float64 results), times the sum of the absolute values of
+  its terms. There, h counts as |h| + 1, since it is not known better than to a unit of 1. If the
+  normalized tensor has 16 bits, it is HALF_ROUNDINGS, still a 64th of float16's own rounding. Sums
+  over n rows get sqrt(n) units more; test_figures.py tests their precision;
+- if the output was saved: the error of h = (y - bias) / weight that comes from the rounding of y;
+- half the smallest number of a 16-bit dtype, or the smallest normal number of another one.
 """
 
 from __future__ import annotations
