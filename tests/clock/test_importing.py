@@ -21,6 +21,9 @@ LATE = {
     "asyncio": "nothing",
     "multiprocessing": "nothing",
     "duckdb": "Parquet",
+    "metronorm.store.sealing": "Parquet",
+    "ctypes": "the process that makes Parquet",
+    "tempfile": "Parquet, and rings where there is no shared memory",
     "numpy": "nothing",
 }
 

@@ -16,7 +16,6 @@ from metronorm.store.ring import ring_path
 from metronorm.store.run_config import to_json
 from metronorm.store.run_directory import tape_folder, versions
 from metronorm.store.schema import LARGEST_INTEGER
-from metronorm.store.sealing import finish_tape, recover_all, seal_parts, start_sealing
 from metronorm.store.tape import encode
 from metronorm.store.writer import CAPACITIES, Channel, Writer
 
@@ -69,7 +68,9 @@ class Recorder:
         time_ns: Callable[[], int],
         stall: StallWatch | None,
     ) -> None:
-        recover_all()
+        from metronorm.store import sealing  # here, as `import metronorm.clock` must be quick
+
+        sealing.recover_all()
         self._directory, self._owner = directory, owner
         self._tick, self._time_ns = tick, time_ns
         self._closed = False
@@ -199,18 +200,20 @@ class Recorder:
 
     def _seal(self) -> None:
         """Seal small tapes here, large ones in a process that may outlive this one."""
+        from metronorm.store import sealing
+
         size = 0
         folders = {kind: channel.tape.folder for kind, channel in self._channels.items()}
         for folder in folders.values():
             with _suppress_failures():
-                size += finish_tape(folder)
+                size += sealing.finish_tape(folder)
         if size > _SEALED_HERE_BYTES:
             with _suppress_failures():
-                start_sealing(*folders.values())
+                sealing.start_sealing(*folders.values())
                 return
         for kind, folder in folders.items():
             with _suppress_failures():
-                seal_parts(folder, kind)
+                sealing.seal_parts(folder, kind)
 
 
 def _suppress_failures() -> AbstractContextManager[None]:

@@ -54,7 +54,6 @@ import contextlib
 import fcntl
 import mmap
 import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -92,7 +91,11 @@ def ring_path(identity: str, kind: str, attempt: int, rank: int) -> Path:
 
 def _shared_folder() -> Path:
     shared = Path("/dev/shm")
-    return shared if shared.is_dir() else Path(tempfile.gettempdir())
+    if shared.is_dir():
+        return shared
+    import tempfile  # here, as `import metronorm.clock` must be quick
+
+    return Path(tempfile.gettempdir())
 
 
 class Ring:

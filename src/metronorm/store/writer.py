@@ -43,8 +43,6 @@ from typing import TYPE_CHECKING
 
 from metronorm.errors import RunError
 from metronorm.store.ring import Ring
-from metronorm.store.sealing import start_sealing
-from metronorm.store.spawn import is_running
 from metronorm.store.tape import Tape
 
 if TYPE_CHECKING:
@@ -274,11 +272,18 @@ class Writer:
             channel.tape.last_error for channel in self.channels.values()
         )
 
+    # Sealing is loaded when the clock opens and not with this module, because `import
+    # metronorm.clock` must be quick; not in this thread, because its disk may hang then.
+
     def _seal(self, channel: Channel) -> None:
+        from metronorm.store.sealing import start_sealing
+
         with contextlib.suppress(OSError):  # then the stretch is sealed when the clock closes
             self._sealing = start_sealing(channel.tape.folder)
 
     def _is_sealing(self) -> bool:
+        from metronorm.store.spawn import is_running
+
         if self._sealing is not None and not is_running(self._sealing):
             self._sealing = None  # another process may get this number
         return self._sealing is not None
