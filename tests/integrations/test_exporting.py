@@ -220,7 +220,7 @@ def test_a_directory_that_exists_already(run: Path, tmp_path: Path) -> None:
     (second,) = log.iterdir()
     assert first != second
     (log / "mine").touch()
-    with pytest.raises(RunError, match="there"):
+    with pytest.raises(RunError, match="which exists"):
         export_run(run, log, overwrite=True)
     assert {path.name for path in log.iterdir()} == {"mine", second.name}
 

@@ -70,8 +70,8 @@ def export_csv(
     Raises:
         RunError: there is no such run, or `path` exists already or cannot be written.
     """
-    relation = _opened(run).ticks().relation
-    _write(Path(path), lambda aside: relation.write_csv(str(aside)), overwrite)
+    ticks = _opened(run).ticks().relation
+    _write(Path(path), lambda aside: ticks.write_csv(str(aside)), overwrite)
 
 
 def export_parquet(
@@ -82,12 +82,8 @@ def export_parquet(
     Raises:
         RunError: there is no such run, or `path` exists already or cannot be written.
     """
-    relation = _opened(run).ticks().relation
-    _write(
-        Path(path),
-        lambda aside: relation.write_parquet(str(aside), compression="zstd"),
-        overwrite,
-    )
+    ticks = _opened(run).ticks().relation
+    _write(Path(path), lambda aside: ticks.write_parquet(str(aside), compression="zstd"), overwrite)
 
 
 def export_tensorboard(

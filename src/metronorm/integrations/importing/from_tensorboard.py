@@ -162,14 +162,10 @@ def _restore(record: TickRecord) -> None:
         if found and (ns := _nanoseconds(metrics[found[0]])) is not None:
             del metrics[found[0]]
             record.phases[found[1]] = ns
-    wall_ns = _nanoseconds(metrics.get(WALL_TAG))
-    if wall_ns is not None:
-        del metrics[WALL_TAG]
-        record.wall_ns = wall_ns
-    gc_ns = _nanoseconds(metrics.get(GC_TAG))
-    if gc_ns is not None:
-        del metrics[GC_TAG]
-        record.gc_ns = gc_ns
+    for tag, name in ((WALL_TAG, "wall_ns"), (GC_TAG, "gc_ns")):
+        if (ns := _nanoseconds(metrics.get(tag))) is not None:
+            del metrics[tag]
+            setattr(record, name, ns)
     beats = step_of(metrics.get(BEATS_TAG))
     if beats is not None and beats > 0:
         del metrics[BEATS_TAG]
