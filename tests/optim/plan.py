@@ -1,4 +1,4 @@
-"""What every rank trains on in `ranks.py`, and what one process gets from all of it."""
+"""The data of every rank in `ranks.py`, and the parameters that one process gets from all of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 class Net(nn.Module):
-    """Of sizes that no number of ranks divides; of three, one has nothing of `scale`."""
+    """No size is a multiple of the number of ranks. Of three ranks, one has no part of `scale`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ def rows(batch: Batch) -> int:
 
 @dataclass(frozen=True)
 class Plan:
-    """As many beats in a window as there are ranks, each with another number of rows."""
+    """A window has as many beats as there are ranks, and each beat another number of rows."""
 
     ranks: int
     unused: str | None = None  # the side layer at every third tick: on "every" rank, or the "first"
@@ -94,10 +94,10 @@ class Plan:
 
 
 @cache
-def alone(
+def one_process(
     plan: Plan, kind: Any = torch.optim.SGD, clip: float | None = None, **more: Any
 ) -> list[Tensor]:
-    """Parameters that one process gets from one batch per tick; what is infinite it skips."""
+    """Parameters that one process gets from one batch per tick; it skips the infinite one."""
     model = make_model()
     optimizer = make_optimizer(kind, model, **more)
     for tick in range(plan.ticks):
@@ -114,8 +114,8 @@ def alone(
     return [parameter.detach() for parameter in model.parameters()]
 
 
-def alone_with_squares(plan: Plan) -> list[Tensor]:
-    """The equations of TicksAdam: a beat of one rank is one, divided by the number of ranks."""
+def one_process_with_squares(plan: Plan) -> list[Tensor]:
+    """The equations of TicksAdam, with each rank's beat as one beat, divided by all ranks' rows."""
     model = make_model()
     parameters = list(model.parameters())
     start = nn.utils.parameters_to_vector(parameters).tolist()

@@ -1,7 +1,7 @@
 """One of several processes that train on beats of their own: ddp|fsdp|fsdp1 RANK WORLD STORE.
 
 Every case must end with the parameters that one process gets from the one big batch of all of them,
-in float64, to rounding. The process says how large each difference is, and fails if one is larger.
+in float64, to rounding. The process prints every difference, and fails if one is larger.
 """
 
 from __future__ import annotations
@@ -31,7 +31,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign, windows
-from tests.optim.plan import ADAM, Plan, alone, alone_with_squares, make_model, make_optimizer, rows
+from tests.optim.plan import (
+    ADAM,
+    Plan,
+    make_model,
+    make_optimizer,
+    one_process,
+    one_process_with_squares,
+    rows,
+)
 from tests.side_by_side import leave
 
 if TYPE_CHECKING:
@@ -72,7 +80,7 @@ def reducing(model: Any, now: bool) -> Any:
     return nullcontext()
 
 
-def beats_of(plan: Plan, begin: int = 0, **options: Any) -> Any:
+def windows_of(plan: Plan, begin: int = 0, **options: Any) -> Any:
     return windows(plan.of_rank(RANK)[begin:], plan.beats, rows, **options)
 
 
@@ -136,8 +144,8 @@ def sgd(
     """Ticks on all ranks, and SGD in one process."""
     model = wrap()
     optimizer = make_optimizer(Ticks, model, max_grad_norm=clip, **options)
-    train(model, optimizer, beats_of(plan), **loop)
-    return far(model, alone(plan, clip=clip))
+    train(model, optimizer, windows_of(plan), **loop)
+    return far(model, one_process(plan, clip=clip))
 
 
 def itself(wrap: Callable[[], Any], kind: Any, **options: Any) -> float:
@@ -147,8 +155,8 @@ def itself(wrap: Callable[[], Any], kind: Any, **options: Any) -> float:
     one of 1e13 elements; so the tolerance is that of the others.
     """
     model = wrap()
-    train(model, make_optimizer(kind, model, **options), beats_of(PLAN))
-    return far(model, alone(PLAN, kind, **options))
+    train(model, make_optimizer(kind, model, **options), windows_of(PLAN))
+    return far(model, one_process(PLAN, kind, **options))
 
 
 WAYS = {  # to save and load the state of an optimizer
@@ -182,28 +190,28 @@ def resumed(
     """Saved there, and gone on with by a new model and optimizer."""
     save, load = WAYS[way]
     plan = Plan(WORLD, ticks=10)
-    model, beats = wrap(), beats_of(plan)
+    model, beats = wrap(), windows_of(plan)
     optimizer = make_optimizer(Ticks, model, max_grad_norm=clip)
     train(model, optimizer, beats, stop=tick * plan.beats + beat, **loop)
     file = io.BytesIO()
     torch.save((model.state_dict(), save(model, optimizer), beats.state_dict()), file)
     file.seek(0)
-    of_model, of_optimizer, of_beats = torch.load(file)
-    model, beats = wrap(), beats_of(plan, of_beats["windows"] * plan.beats)
+    model_state, optimizer_state, windows_state = torch.load(file)
+    model, beats = wrap(), windows_of(plan, windows_state["windows"] * plan.beats)
     optimizer = make_optimizer(Ticks, model, max_grad_norm=clip, lr=0.7)
-    model.load_state_dict(of_model)
-    load(model, optimizer, of_optimizer)
-    beats.load_state_dict(of_beats)
+    model.load_state_dict(model_state)
+    load(model, optimizer, optimizer_state)
+    beats.load_state_dict(windows_state)
     train(model, optimizer, beats, **loop)
-    return far(model, alone(plan, clip=clip))
+    return far(model, one_process(plan, clip=clip))
 
 
 def infinite(wrap: Callable[[], Any]) -> float:
-    """An error on every rank, which leaves the parameters alone."""
+    """An error on every rank, which leaves the parameters as they were."""
     model, plan = wrap(), Plan(WORLD, spike=19)
-    train_it = partial(train, model, make_optimizer(Ticks, model), beats_of(plan))
+    train_it = partial(train, model, make_optimizer(Ticks, model), windows_of(plan))
     refused(DivergenceError, train_it, "finite")
-    return far(model, alone(plan))
+    return far(model, one_process(plan))
 
 
 def shorter(by: int) -> None:
@@ -214,7 +222,7 @@ def shorter(by: int) -> None:
 
 
 def unreadable() -> None:
-    """One rank has an error of its own; the others are told instead of waiting for it."""
+    """One rank has an error of its own; the other ranks get an error instead of waiting for it."""
 
     def rows_or_error(batch: Any) -> int:
         if RANK == 0:
@@ -222,13 +230,15 @@ def unreadable() -> None:
         return rows(batch)
 
     beats = windows(PLAN.of_rank(RANK), PLAN.beats, rows_or_error)
-    told = (KeyError, "targets") if RANK == 0 else (DataError, "an error on rank 0 in window 1")
-    refused(told[0], lambda: next(beats), told[1])
+    if RANK == 0:
+        refused(KeyError, lambda: next(beats), "targets")
+    else:
+        refused(DataError, lambda: next(beats), "an error on rank 0 in window 1")
 
 
 def without_its_window(wrap: Callable[[], Any]) -> None:
     """As torch's checkpoints on disk leave it: they know only what a new optimizer has."""
-    model, beats = wrap(), beats_of(PLAN)
+    model, beats = wrap(), windows_of(PLAN)
     optimizer = make_optimizer(Ticks, model, max_grad_norm=CLIP)
     train(model, optimizer, beats, stop=5 * PLAN.beats + 1)
     state = optimizer.state_dict()
@@ -274,20 +284,20 @@ def cases_of_ddp() -> Iterator[tuple[str, Case]]:
         yield f"view, resumed by {way}", partial(resumed, view, way, 5, 1)
     for unused, no_sync in itertools.product((None, "first"), (False, True)):
         yield f"TicksAdam {unused=} {no_sync=}", partial(adam, Plan(WORLD, unused), no_sync)
-    alone_of_many = partial(TicksAdam, make_model().parameters())
-    yield "TicksAdam alone", partial(refused, ConfigError, alone_of_many, "process_group")
+    without_group = partial(TicksAdam, make_model().parameters())
+    yield "TicksAdam without a group", partial(refused, ConfigError, without_group, "process_group")
     yield from of_both(ddp)
 
 
 def adam(plan: Plan, no_sync: bool) -> float:
     model = ddp(plan)
     optimizer = TicksAdam(model.parameters(), **ADAM, process_group=distributed.group.WORLD)
-    train(model, optimizer, beats_of(plan), no_sync=no_sync)
-    return far(model, alone_with_squares(plan))
+    train(model, optimizer, windows_of(plan), no_sync=no_sync)
+    return far(model, one_process_with_squares(plan))
 
 
 def summed_by_hook() -> float:
-    """What is summed over ranks must be apart from what each of them carries."""
+    """Gradients that are added over ranks must be separate from the sum, which every rank has."""
 
     def add(_state, bucket):  # torch compares annotations, if there are any
         work = distributed.all_reduce(bucket.buffer(), async_op=True)
@@ -296,8 +306,8 @@ def summed_by_hook() -> float:
     model = ddp()
     model.register_comm_hook(None, add)
     optimizer = make_optimizer(Ticks, model)
-    train(model, optimizer, beats_of(PLAN, ranks="sum"), no_sync=True, take=True)
-    return far(model, alone(PLAN))
+    train(model, optimizer, windows_of(PLAN, ranks="sum"), no_sync=True, take=True)
+    return far(model, one_process(PLAN))
 
 
 def cases_of_fsdp() -> Iterator[tuple[str, Case]]:
@@ -371,12 +381,12 @@ def sgd_in_fsdp1(
     **loop: Any,
 ) -> float:
     model = wrap()
-    train(model, make_optimizer(kind, model, **options), beats_of(plan), **loop)
+    train(model, make_optimizer(kind, model, **options), windows_of(plan), **loop)
     with FullyShardedDataParallel.summon_full_params(model):
         found = torch.cat([p.detach().flatten() for p in model.parameters()])
     reference = torch.optim.SGD if kind is Ticks else kind
     more = {} if kind is Ticks else options
-    wanted = torch.cat([p.flatten() for p in alone(plan, reference, **more)])
+    wanted = torch.cat([p.flatten() for p in one_process(plan, reference, **more)])
     # deep, the inner layer's come last or first
     return float((found.sort().values - wanted.sort().values).abs().max())
 
@@ -384,8 +394,8 @@ def sgd_in_fsdp1(
 def summed_between_shards() -> float:
     model = fsdp()
     model.set_gradient_divide_factor(1.0)
-    train(model, make_optimizer(Ticks, model), beats_of(PLAN, ranks="sum"))
-    return far(model, alone(PLAN))
+    train(model, make_optimizer(Ticks, model), windows_of(PLAN, ranks="sum"))
+    return far(model, one_process(PLAN))
 
 
 def half_precision() -> None:

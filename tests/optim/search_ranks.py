@@ -66,10 +66,10 @@ def main(rank: int, store: str) -> None:
     shared = {how: searched(how, rank) for how in ("ddp", "fsdp", "sum")}
     distributed.destroy_process_group()
     for how, search in shared.items():
-        alone = searched(how, None)
-        torch.testing.assert_close(search.losses, alone.losses, rtol=1e-6, atol=0)
-        assert search.reasons == alone.reasons
-        assert alone.diverged_at is not None
+        single = searched(how, None)
+        torch.testing.assert_close(search.losses, single.losses, rtol=1e-6, atol=0)
+        assert search.reasons == single.reasons
+        assert single.diverged_at is not None
     assert "plotly" not in sys.modules
 
 

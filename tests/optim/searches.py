@@ -173,7 +173,7 @@ ROSTER: dict[str, Callable[[Small], torch.optim.Optimizer]] = {
 }
 
 # how far the run has come: whole windows, and whether one beat of the next
-PLACES = {"fresh": (0, False), "first window": (0, True), "tick": (2, False), "beat": (2, True)}
+PLACES = {"beginning": (0, False), "first window": (0, True), "tick": (2, False), "beat": (2, True)}
 
 
 def some(count: int, seed: int = 0, rows: int = 4) -> list[Tensor]:
@@ -205,7 +205,7 @@ def bits(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return (id(value), [bits(each) for each in value])
     if isinstance(value, torch.optim.Optimizer):
-        return bits({k: v for k, v in vars(value).items() if k != "_beats"})[1:]
+        return bits({k: v for k, v in vars(value).items() if k != "_sums"})[1:]
     return value
 
 
@@ -215,8 +215,8 @@ def everything(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     inner = getattr(optimizer, "optimizer", optimizer)
     grown = {}
     if isinstance(inner, Ticks | TicksAdam | TicksMuon | TicksSign):
-        sums = {p: inner._sum(p) for p in parameters}
-        grown = {id(p): inner._open(p) for p, c in sums.items() if c is not None}
+        sums = {p: inner._sums.get(p) for p in parameters}
+        grown = {id(p): inner._sums.is_open(p) for p, c in sums.items() if c is not None}
     return {
         "parameters": bits(parameters)[1],
         "gradients": [bits(p.grad) for p in parameters],

@@ -1,4 +1,4 @@
-"""Life in loops of every style: the sum stays what it is, or a clear error says why it cannot."""
+"""Training loops of every style: the sum stays right, or a clear error says why it cannot."""
 
 import logging
 from collections.abc import Callable
@@ -23,7 +23,7 @@ KINDS: list[Callable[[Any], Accumulator]] = [
     lambda params: TicksMuon(params, 0.01, method="ticks"),
     lambda params: TicksMuon(params, 0.01, method="adamw"),
 ]
-NAMES = ["ticks", "apart", "sign", "adam", "muon ticks", "muon adamw"]
+NAMES = ["ticks", "separate", "sign", "adam", "muon ticks", "muon adamw"]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 in_place = pytest.mark.parametrize("kind", KINDS[:1] + KINDS[2:5], ids=NAMES[:1] + NAMES[2:5])
 
@@ -55,7 +55,7 @@ def test_zero_grad_of_the_optimizer_changes_no_sum(kind: Any, set_to_none: bool)
 
 @in_place
 def test_zero_grad_of_the_optimizer_inside_a_window_is_refused(kind: Any) -> None:
-    """Once there is a sum, which the first tick begins: what came before it is dropped."""
+    """That is, after the first tick, which begins the sum. Gradients before it are dropped."""
     given, other = replay.parameters(), replay.parameters()
     ours, plain = kind(given.values()), kind(other.values())
     replay.replay(plain, other, history(20))
@@ -75,7 +75,7 @@ def test_zero_grad_of_the_optimizer_inside_a_window_is_refused(kind: Any) -> Non
 
 @each_kind
 def test_model_zero_grad_after_a_step_changes_little(kind: Any) -> None:
-    """Only the order of summation: beats are added up before they meet what is carried."""
+    """Only the order of additions: beats are added up before they are added to the sum."""
     given, other = replay.parameters(), replay.parameters()
     replay.replay(kind(given.values()), given, history(20), after=lambda: drop(given))
     replay.replay(kind(other.values()), other, history(20))
@@ -83,7 +83,7 @@ def test_model_zero_grad_after_a_step_changes_little(kind: Any) -> None:
 
 
 def test_model_zero_grad_after_a_step_is_exactly_sgd() -> None:
-    """Bitwise, with many beats in a window: the order of summation is that of SGD."""
+    """Bitwise, with many beats in a window: the order of additions is that of SGD."""
     given, other = replay.parameters(), replay.parameters()
     optimizer = Ticks(given.values(), 0.01, foreach=False)
     replay.replay(optimizer, given, history(200), after=lambda: drop(given))
@@ -109,7 +109,7 @@ def test_styles_can_alternate(kind: Any) -> None:
 
 @pytest.mark.parametrize("how", ["none", "replaced"])
 @in_place
-def test_gradients_that_are_taken_away_inside_a_window_are_missed(kind: Any, how: str) -> None:
+def test_gradients_that_are_taken_away_inside_a_window_are_noticed(kind: Any, how: str) -> None:
     model = Net()
     ours = kind(model.parameters())
     batch = replay.draw_batch(5, 0)
@@ -145,7 +145,7 @@ def test_a_gradient_that_is_part_of_a_graph_is_refused(kind: Any) -> None:
     ours = kind([parameter])
     (parameter**3).sum().backward()
     ours.step()
-    before, carried = parameter.detach().clone(), ours.state[parameter]["accumulated"].clone()
+    before, total = parameter.detach().clone(), ours.state[parameter]["accumulated"].clone()
 
     def tick() -> None:
         (parameter**3).sum().backward(create_graph=True)
@@ -153,7 +153,7 @@ def test_a_gradient_that_is_part_of_a_graph_is_refused(kind: Any) -> None:
 
     refused(ConfigError, tick, "in place", "create_graph=True")
     assert torch.equal(parameter, before)
-    assert torch.equal(ours.state[parameter]["accumulated"], carried)
+    assert torch.equal(ours.state[parameter]["accumulated"], total)
 
 
 # Memory ------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_limits_cost_one_more_buffer_while_a_window_is_open() -> None:
 
 
 @pytest.mark.parametrize("beats", [1, 2])
-def test_that_memory_is_used_is_told_once(beats: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_that_memory_is_used_is_logged_once(beats: int, caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Linear(512, 1024, bias=False)
     optimizer = Ticks(model.parameters(), 0.01)
     with caplog.at_level(logging.INFO, "metronorm"):
@@ -206,11 +206,11 @@ def test_that_memory_is_used_is_told_once(beats: int, caplog: pytest.LogCaptureF
             assert len(caplog.messages) == (tick > 0)
             model.zero_grad()
     assert caplog.messages == [
-        "a loop that takes .grad away keeps .grad apart from the sum: 2.0 MiB more"
+        "a loop that takes .grad away keeps .grad separate from the sum: 2.0 MiB more"
     ]
 
 
-def test_in_place_there_is_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
+def test_in_place_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "metronorm"):
         for options in ({}, {"max_grad_norm": 1.0}, {"max_update_norm": 1.0}):
             given = replay.parameters()

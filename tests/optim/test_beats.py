@@ -1,4 +1,4 @@
-"""What is a beat and what is not: gradients of backward() against all else that changes `.grad`."""
+"""What is a beat: gradients of backward(), and no other change of `.grad`."""
 
 import copy
 import gc
@@ -76,7 +76,7 @@ def test_a_gradient_that_is_handed_on_is_the_sum_still(how: str, when: str) -> N
 
 
 def test_what_a_wrapper_adds_to_its_own_view_inside_of_backward_is_a_beat() -> None:
-    """As DDP and FSDP1 do at its end: with versions of its own, and no hook of the parameter."""
+    """As DDP and FSDP1 do at its end: with a version of its own, and no hook of the parameter."""
     parameter, other = one(), one()
     optimizer = Ticks([parameter, other], **HYPER)
     (parameter + other).sum().backward()
@@ -102,8 +102,8 @@ def test_a_gradient_over_some_of_the_memory_is_refused() -> None:
     refused(ConfigError, optimizer.step, "or none of it", ".clone()")
 
 
-def test_a_copy_of_what_is_carried_is_no_gradient() -> None:
-    """It would be counted twice; as gradients that are clones, of a wrapper, would be."""
+def test_a_copy_of_the_sum_is_no_gradient() -> None:
+    """It would count twice, as clones that a wrapper puts into `.grad` would."""
     parameters = [one(), one()]
     optimizer = Ticks(parameters, **HYPER)
     sum(parameters).sum().backward()
@@ -160,7 +160,7 @@ def test_idle_parameters_stay_where_they_are(kind: Any, how: str, when: str) -> 
     assert idle.item() < 0.81
 
 
-def test_a_change_outside_of_backward_is_warned_of_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_change_outside_of_backward_logs_one_warning(caplog: pytest.LogCaptureFixture) -> None:
     parameter = one()
     optimizer = Ticks([parameter], **HYPER)
     for _ in range(5):
@@ -175,7 +175,7 @@ def test_a_change_outside_of_backward_is_warned_of_once(caplog: pytest.LogCaptur
     assert len(caplog.messages) == 1
 
 
-def test_zeroing_in_place_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_zeroing_in_place_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = nn.Linear(2, 2)
     optimizer = Ticks(model.parameters(), **HYPER)
     for _ in range(2):
@@ -261,7 +261,7 @@ CLEARS = pytest.mark.parametrize("clear", CLEAR)
 @LOOPS
 @CLEARS
 @pytest.mark.parametrize("options", [{}, {"on_nonfinite": "skip"}], ids=str)
-def test_kept_apart_other_losses_gradients_are_dropped(
+def test_kept_separate_gradients_of_another_loss_are_dropped(
     options: dict[str, Any], clear: str, loop: Any
 ) -> None:
     as_sgd(loop(CLEAR[clear]), carry="separate", **options)
@@ -269,8 +269,8 @@ def test_kept_apart_other_losses_gradients_are_dropped(
 
 @LOOPS
 @CLEARS
-def test_by_default_nothing_of_another_loss_stays_without_a_word(clear: str, loop: Any) -> None:
-    """Right, as where the loop shows at once what it does, or an error that names the ways out."""
+def test_by_default_gradients_of_another_loss_never_stay_silently(clear: str, loop: Any) -> None:
+    """The result is right, or an error names the ways out."""
 
     def ended() -> str:
         try:
@@ -282,17 +282,17 @@ def test_by_default_nothing_of_another_loss_stays_without_a_word(clear: str, loo
     assert 'carry="separate"' in ended()
 
 
-def test_a_loop_that_drops_gradients_before_its_first_tick_is_kept_apart(
+def test_a_loop_that_drops_gradients_before_its_first_tick_is_kept_separate(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     as_sgd(adversarial(CLEAR["optimizer"]))
     assert caplog.messages == [
-        "a loop that drops gradients before its first step() keeps .grad apart from the sum: "
+        "a loop that drops gradients before its first step() keeps .grad separate from the sum: "
         "0.0 MiB more"
     ]
 
 
-def test_that_it_is_kept_apart_goes_with_its_state() -> None:
+def test_that_it_is_kept_separate_is_part_of_the_state() -> None:
     parameter = one()
     optimizer = Ticks([parameter], **HYPER)
     parameter.sum().backward()
@@ -404,7 +404,7 @@ def test_an_optimizer_that_comes_later_begins_at_nothing(first: Any, second: Any
     assert parameter.item() == pytest.approx(before - 0.1)
 
 
-def test_an_optimizer_of_ours_begins_at_nothing_where_the_other_is_still_there() -> None:
+def test_an_optimizer_of_ticks_begins_at_nothing_while_the_other_one_exists() -> None:
     parameter = one()
     first = Ticks([parameter], **HYPER)
     (100 * parameter).sum().backward()
@@ -443,11 +443,11 @@ def test_an_optimizer_that_is_dropped_frees_its_sums() -> None:
     optimizer = Ticks([parameter], **HYPER)
     parameter.sum().backward()
     optimizer.step()
-    carried = weakref.ref(parameter.grad)
+    total = weakref.ref(parameter.grad)
     del optimizer
     gc.collect()
     assert parameter.grad is None
-    assert carried() is None
+    assert total() is None
     assert not parameter._post_accumulate_grad_hooks
 
 
@@ -455,12 +455,12 @@ def test_an_optimizer_that_is_dropped_frees_its_sums() -> None:
 
 
 @pytest.mark.parametrize("carry", ["auto", "separate"])
-@pytest.mark.parametrize("begun", [False, True])
-def test_a_model_in_half_precision_has_sums_in_float32(begun: bool, carry: Any) -> None:
-    """Also one that was moved there after the optimizer was made: 1 + 2**-9 is 1 in bfloat16."""
+@pytest.mark.parametrize("started", [False, True])
+def test_a_model_in_half_precision_has_sums_in_float32(started: bool, carry: Any) -> None:
+    """Also one that was converted after the optimizer was made: 1 + 2**-9 is 1 in bfloat16."""
     parameter = nn.ParameterList([nn.Parameter(torch.zeros(2))])
     optimizer = Ticks(parameter.parameters(), 2.0**-6, 0.5, carry=carry)
-    if begun:
+    if started:
         parameter[0].sum().backward()
         optimizer.step()
     parameter.bfloat16()
@@ -468,10 +468,10 @@ def test_a_model_in_half_precision_has_sums_in_float32(begun: bool, carry: Any) 
     for _ in range(256):
         parameter[0].backward(torch.full((2,), 2.0**-9).bfloat16())
     optimizer.step()
-    carried = optimizer.state[parameter[0]]["accumulated"]
-    assert carried.dtype == torch.float32
+    total = optimizer.state[parameter[0]]["accumulated"]
+    assert total.dtype == torch.float32
     assert not optimizer.state[parameter[0]]["apart"]
-    assert carried.tolist() == [0.5 * (0.5 * begun + 256 * 2.0**-9)] * 2
+    assert total.tolist() == [0.5 * (0.5 * started + 256 * 2.0**-9)] * 2
 
 
 @pytest.mark.parametrize("carry", ["auto", "separate"])

@@ -6,19 +6,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from metronorm.optim.blocks import ELEMENTS, add, all_finite, blocks
+from metronorm.optim.blocks import PIECE_ELEMENTS, add, all_finite, blocks
 from tests.optim.replay import BF16, FP16, FP32, FP64
 
 STEP = 2**-7  # between bfloat16 numbers from 1 to 2
 
 
-@pytest.mark.parametrize("numel", [0, 1, ELEMENTS - 1, ELEMENTS, ELEMENTS + 1, 2 * ELEMENTS + 3])
+@pytest.mark.parametrize(
+    "numel", [0, 1, *(PIECE_ELEMENTS + more for more in (-1, 0, 1)), 2 * PIECE_ELEMENTS + 3]
+)
 def test_pieces_are_all_of_the_tensors(numel: int) -> None:
     first, second = torch.zeros(numel), torch.zeros(numel, dtype=BF16)
     sizes = []
     for one, other in blocks(first, second):
         assert one.shape == other.shape
-        assert one.numel() <= ELEMENTS
+        assert one.numel() <= PIECE_ELEMENTS
         one += 1
         other += 2
         sizes.append(one.numel())
@@ -29,7 +31,7 @@ def test_pieces_are_all_of_the_tensors(numel: int) -> None:
 
 def test_pieces_of_what_is_not_contiguous_are_the_whole() -> None:
     plain = torch.zeros(600, 600)
-    assert plain.numel() > ELEMENTS
+    assert plain.numel() > PIECE_ELEMENTS
     for pair in ((plain, plain.T), (plain.T, plain)):
         (pieces,) = blocks(*pair)
         assert all(piece is whole for piece, whole in zip(pieces, pair, strict=True))

@@ -54,9 +54,9 @@ def test_nothing_to_optimize(kind: Any, params: Any) -> None:
     "params", [None, 3, nn.Linear(2, 2), {ones(2)}], ids=lambda p: type(p).__name__
 )
 def test_what_has_no_order(kind: Any, params: Any) -> None:
-    refused(ConfigError, lambda: make(kind, params), "in an order", type(params).__name__)
+    refused(ConfigError, lambda: make(kind, params), "in a fixed order", type(params).__name__)
     if not isinstance(params, nn.Module):
-        refused(ConfigError, lambda: make(kind, [{"params": params}]), "in an order")
+        refused(ConfigError, lambda: make(kind, [{"params": params}]), "in a fixed order")
 
 
 @EACH
@@ -93,8 +93,8 @@ def test_numbers_that_are_not_real(kind: Any, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("kind", [TicksSign, TicksAdam, TicksMuon])
 def test_complex_numbers_have_no_sign(kind: Any) -> None:
     wrong = nn.Parameter(torch.ones(2, dtype=torch.complex64))
-    told = (f"{kind.__name__} takes real parameters", "torch.complex64", "torch.view_as_real")
-    refused(ConfigError, lambda: make(kind, [wrong]), *told)
+    expected = (f"{kind.__name__} takes real parameters", "torch.complex64", "torch.view_as_real")
+    refused(ConfigError, lambda: make(kind, [wrong]), *expected)
 
 
 @EACH
@@ -147,15 +147,15 @@ NUMBERS = [
 @pytest.mark.parametrize("wrong", NO_NUMBERS, ids=str)
 def test_numbers_are_checked(kind: Any, name: str, wrong: Any) -> None:
     """When given for all or for a group, and when they are changed later."""
-    told = f"{name} must be at least", repr(wrong)
-    refused(ConfigError, lambda: make(kind, [ones(2)], **{name: wrong}), *told)
+    expected = f"{name} must be at least", repr(wrong)
+    refused(ConfigError, lambda: make(kind, [ones(2)], **{name: wrong}), *expected)
     group = {"params": [ones(2)], name: wrong}
-    refused(ConfigError, lambda: make(kind, [group]), *told)
+    refused(ConfigError, lambda: make(kind, [group]), *expected)
     parameter = ones(2)
     optimizer = make(kind, [parameter])
     parameter.sum().backward()
     optimizer.param_groups[0][name] = wrong
-    unchanged(optimizer, parameter, optimizer.step, *told)
+    unchanged(optimizer, parameter, optimizer.step, *expected)
 
 
 @pytest.mark.parametrize("real", [np.float32, np.float64, Decimal, Fraction], ids=str)
@@ -178,8 +178,8 @@ def test_numbers_of_other_libraries_are_pythons(real: Any) -> None:
 @pytest.mark.parametrize("kind", [Ticks, TicksSign, TicksMuon])
 @pytest.mark.parametrize("wrong", [1, 1.0, 1.5])
 def test_momentum_is_below_one(kind: Any, wrong: float) -> None:
-    told = "momentum must be at least 0 and below 1"
-    refused(ConfigError, lambda: make(kind, [ones(2)], momentum=wrong), told, repr(wrong))
+    expected = "momentum must be at least 0 and below 1"
+    refused(ConfigError, lambda: make(kind, [ones(2)], momentum=wrong), expected, repr(wrong))
 
 
 BETAS = [(0.9,), (0.9, 1.0), (1.0, 0.9), (-0.1, 0.9), (math.nan, 0.9), (0.9, math.nan)]
@@ -189,10 +189,10 @@ BETAS += [(), (0.9, 0.9, 0.9), 0.9, None, ("0.9", "0.9"), "ab"]
 @pytest.mark.parametrize("kind", [TicksAdam, TicksMuon])
 @pytest.mark.parametrize("wrong", BETAS, ids=str)
 def test_betas_are_two_numbers_below_one(kind: Any, wrong: Any) -> None:
-    told = "betas must be two numbers from 0 to below 1", repr(wrong)
-    refused(ConfigError, lambda: make(kind, [ones(2)], betas=wrong), *told)
+    expected = "betas must be two numbers from 0 to below 1", repr(wrong)
+    refused(ConfigError, lambda: make(kind, [ones(2)], betas=wrong), *expected)
     group = {"params": [ones(2)], "betas": wrong}
-    refused(ConfigError, lambda: make(kind, [group]), *told)
+    refused(ConfigError, lambda: make(kind, [group]), *expected)
 
 
 @pytest.mark.parametrize(
@@ -228,13 +228,13 @@ def test_random_rounding_is_done_tensor_by_tensor() -> None:
 
 
 def unchanged(
-    optimizer: Accumulator, parameter: Tensor, call: Callable[[], Any], *told: str
+    optimizer: Accumulator, parameter: Tensor, call: Callable[[], Any], *expected: str
 ) -> None:
-    """Refused, with what is carried, and where gradients are, as before."""
+    """The call is refused; parameter, sums and `.grad` are as before."""
     state, gradient = optimizer.state.get(parameter, {}), parameter.grad
     before = parameter.detach().clone()
     sums = {n: v.clone() for n, v in state.items() if isinstance(v, Tensor)}
-    refused(ConfigError, call, *told)
+    refused(ConfigError, call, *expected)
     assert torch.equal(parameter, before)
     assert parameter.grad is gradient
     assert all(torch.equal(optimizer.state[parameter][name], sums[name]) for name in sums)
@@ -244,15 +244,15 @@ def unchanged(
 def test_ticks_need_beats(kind: Any) -> None:
     parameter = ones(2)
     optimizer = make(kind, [parameter])
-    told = "a tick must follow at least one beat", "loss.backward() before step()"
-    unchanged(optimizer, parameter, optimizer.step, *told)
+    expected = "a tick must follow at least one beat", "loss.backward() before step()"
+    unchanged(optimizer, parameter, optimizer.step, *expected)
     parameter.sum().backward()
     optimizer.step()
     for _ in range(2):
-        unchanged(optimizer, parameter, optimizer.step, *told)
+        unchanged(optimizer, parameter, optimizer.step, *expected)
     optimizer.zero_grad()
-    unchanged(optimizer, parameter, optimizer.step, *told)
-    unchanged(optimizer, parameter, lambda: optimizer.step(lambda: None), *told)
+    unchanged(optimizer, parameter, optimizer.step, *expected)
+    unchanged(optimizer, parameter, lambda: optimizer.step(lambda: None), *expected)
     parameter.sum().backward()
     optimizer.step()
 
@@ -268,8 +268,8 @@ def test_sparse_gradients_are_refused(kind: Any) -> None:
         optimizer.step()
 
     before = embedding.weight.detach().clone()
-    told = "gradients must be dense", "torch.sparse_coo", "sparse=False in the embedding"
-    refused(ConfigError, tick, *told)
+    expected = "gradients must be dense", "torch.sparse_coo", "sparse=False in the embedding"
+    refused(ConfigError, tick, *expected)
     assert torch.equal(embedding.weight, before)
     assert torch.equal(other, torch.ones(2))
 
@@ -279,8 +279,8 @@ def test_what_was_frozen_was_not_watched() -> None:
     optimizer = TicksAdam([other, frozen])
     frozen.requires_grad_(True)
     (frozen.sum() + other.sum()).backward()
-    told = "must see every gradient", "shape (2,)", "after"
-    unchanged(optimizer, other, optimizer.step, *told)
+    expected = "must see every gradient", "shape (2,)", "after"
+    unchanged(optimizer, other, optimizer.step, *expected)
     assert torch.equal(frozen, torch.ones(2))
 
 

@@ -111,12 +111,12 @@ def test_half_precision_parameters() -> None:
         torch.testing.assert_close(got, want, rtol=0.01, atol=0.01)
 
 
-def test_that_it_takes_memory_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_that_it_takes_memory_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     model = Net(FP32)
     with caplog.at_level("INFO", "metronorm"):
         scaled_run(model, Ticks(model.parameters(), 0.02))
-    assert [text for text in caplog.messages if "apart" in text] == [
-        "a GradScaler keeps .grad apart from the sum: 0.0 MiB more"
+    assert [text for text in caplog.messages if "separate" in text] == [
+        "a GradScaler keeps .grad separate from the sum: 0.0 MiB more"
     ]
 
 
@@ -142,18 +142,18 @@ def test_a_scaler_cannot_begin_later(unscale: bool) -> None:
     started(optimizer, parameter)
     before = parameter.detach().clone()
     amp.scale((parameter**2).sum()).backward()
-    carried = optimizer.state[parameter]["accumulated"].clone()
+    total = optimizer.state[parameter]["accumulated"].clone()
     if unscale:
         amp.unscale_(optimizer)
-        carried /= 1024
+        total /= 1024
     refused(
         ConfigError,
         lambda: amp.step(optimizer),
-        "apart from what is carried",
+        "separate from the sum",
         "from the first tick",
     )
     assert torch.equal(parameter, before)
-    assert torch.equal(optimizer.state[parameter]["accumulated"], carried)
+    assert torch.equal(optimizer.state[parameter]["accumulated"], total)
 
 
 def test_a_scaler_can_begin_where_gradients_were_dropped() -> None:

@@ -92,7 +92,7 @@ def test_full_precision_is_left_alone() -> None:
 
 @pytest.mark.parametrize("kind", [Ticks, TicksSign])
 def test_stochastic_rounding_loses_no_update(kind: Any) -> None:
-    """Steps of a hundredth of what bfloat16 can tell apart at one."""
+    """Steps of a hundredth of the distance of bfloat16 numbers near one."""
     torch.manual_seed(0)
     parameters = [nn.Parameter(torch.ones(2000, dtype=BF16)) for _ in range(2)]
     optimizers = [

@@ -182,7 +182,7 @@ def test_fold_is_for_max_beat_norm() -> None:
 
 @pytest.mark.parametrize(("scaling", "largest"), [("sum", 4.0), ("mean", 0.4), ("amplified", 40.0)])
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_the_update_is_bounded_and_the_sum_left_alone(
+def test_the_update_is_bounded_and_the_sum_does_not_change(
     scaling: Any, largest: float, decay: float
 ) -> None:
     """Tick by tick, beside an optimizer without the limit that goes on from the same state."""
@@ -258,5 +258,5 @@ def test_limits_cannot_begin_inside_a_window(limits: dict[str, Any]) -> None:
     limited.load_state_dict(plain.state_dict())
     other.sum().backward()
     before = other.detach().clone()
-    refused(ConfigError, limited.step, "apart from what is carried", "at a tick")
+    refused(ConfigError, limited.step, "separate from the sum", "at a tick")
     assert torch.equal(other, before)

@@ -162,7 +162,7 @@ def test_momentum_cannot_rise_from_zero() -> None:
 
 
 def test_betas_can_cycle_where_gradients_are_apart() -> None:
-    """Not as in AdamW: what is carried keeps the share that it was added with."""
+    """Not as in AdamW: a gradient keeps the factor with which it was added to the sum."""
     model = Net()
     optimizer = TicksAdam(model.parameters(), 0.02)
     train(model, optimizer, 20, one_cycle(optimizer))
@@ -231,7 +231,7 @@ def test_scalars_and_empty_parameters() -> None:
         lambda params: Ticks(params, 0.01, max_grad_norm=1.0),
         lambda params: TicksAdam(params, 0.01),
     ],
-    ids=["in place", "apart", "adam"],
+    ids=["in place", "separate", "adam"],
 )
 def test_a_compiled_step_is_the_same(kind: Any) -> None:
     """Nothing of it is compiled, however: the arithmetic runs as it is."""

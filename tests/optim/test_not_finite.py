@@ -43,7 +43,7 @@ def test_raising_leaves_the_parameters(wrong: float, limits: dict[str, float]) -
         replay.backward(given, beat)
     refused(DivergenceError, optimizer.step, "must be finite", 'on_nonfinite="skip"')
     assert same(given, before)
-    if limits:  # apart: what is carried has not met the window either
+    if limits:  # separate: the window is not in the sums either
         assert same({n: optimizer.state[given[n]]["accumulated"] for n in sums}, sums)
         optimizer.zero_grad()
         replay.replay(optimizer, given, history(7)[6:])
@@ -95,7 +95,7 @@ def test_large_gradients_are_finite() -> None:
 
 @WRONG
 def test_squares_that_were_spoilt_stay_refused(wrong: float) -> None:
-    """The window can be taken away, its square in TicksAdam's second moment cannot."""
+    """The window can be dropped, but not its square in the second moment of TicksAdam."""
     parameter = nn.Parameter(torch.ones(2))
     optimizer = TicksAdam([parameter], 0.1)
     for slope in (1.0, wrong, 1.0):
@@ -113,10 +113,10 @@ def test_squares_that_were_spoilt_stay_refused(wrong: float) -> None:
 @WRONG
 @pytest.mark.parametrize("options", [{}, {"foreach": True}, {"carry": "separate"}], ids=str)
 @pytest.mark.parametrize("kind", [Ticks, TicksSign, TicksMuon])
-def test_without_momentum_nothing_is_carried_of_what_was_not_finite(
+def test_without_momentum_nothing_stays_of_what_was_not_finite(
     kind: Any, options: dict[str, Any], wrong: float
 ) -> None:
-    """Zero times infinity is NaN, for ever; as in SGD, a parameter that is mended trains on."""
+    """Zero times infinity is NaN, for ever; as in SGD, a parameter that was repaired trains on."""
     if kind is not Ticks and "foreach" in options:
         return
     parameter = nn.Parameter(torch.ones(2, 2))
@@ -130,7 +130,7 @@ def test_without_momentum_nothing_is_carried_of_what_was_not_finite(
     assert parameter.flatten().tolist() == pytest.approx([0.9] * 4)
 
 
-def test_a_momentum_that_falls_to_zero_carries_nothing() -> None:
+def test_a_momentum_that_falls_to_zero_leaves_nothing() -> None:
     parameter = nn.Parameter(torch.ones(2))
     optimizer = Ticks([parameter], 0.1, 0.9, on_nonfinite=None, carry="separate")
     (math.inf * parameter).sum().backward()

@@ -13,11 +13,11 @@ SCRIPT = Path(__file__).parent / "ranks.py"
 @pytest.mark.parametrize("ranks", [2, 3])
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "fsdp1"])
 def test_ranks_equal_one_process(how: str, ranks: int, tmp_path: Path) -> None:
-    said = run_together(
+    printed = run_together(
         [
             [str(SCRIPT), how, str(rank), str(ranks), str(tmp_path / "store")]
             for rank in range(ranks)
         ],
         seconds=250,
     )
-    print(said[0])  # how large the differences are
+    print(printed[0])  # how large the differences are

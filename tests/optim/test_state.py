@@ -194,7 +194,7 @@ def test_loaded_tensors_are_copies() -> None:
 
 @EACH
 def test_the_state_of_a_beginning_begins_anew(name: str) -> None:
-    """Whatever was carried, or open, is dropped."""
+    """Sums and unfinished windows are dropped."""
     given, want = replay.parameters(), replay.parameters()
     optimizer = KINDS[name](given.values())
     beginning = copy.deepcopy(optimizer.state_dict())
@@ -211,7 +211,7 @@ def test_the_state_of_a_beginning_begins_anew(name: str) -> None:
 
 @pytest.mark.parametrize("place", [3, 9])
 def test_a_limit_can_begin_or_end_at_a_tick(place: int) -> None:
-    """The state of an optimizer that keeps windows apart fits one that does not, and back."""
+    """The state of an optimizer that keeps windows separate fits one that does not, and back."""
     want = replay.parameters()
     run(want, Ticks(want.values(), 0.01), drop=False)
     for before, after in ((1e9, None), (None, 1e9)):
@@ -228,7 +228,7 @@ def test_a_limit_can_begin_or_end_at_a_tick(place: int) -> None:
 
 
 def unfit(optimizer: Accumulator) -> dict[str, tuple[dict[str, Any], str]]:
-    """Broken versions of an optimizer's state, with what is said about each."""
+    """Broken versions of an optimizer's state, with a part of the error for each."""
     state = copy.deepcopy(optimizer.state_dict())
     groups, per = state["param_groups"], state["state"]
     other = nn.Parameter(torch.ones(2, dtype=FP64))
@@ -261,9 +261,9 @@ def test_states_that_do_not_fit_change_nothing(what: str) -> None:
     run(want, KINDS["ticks"](want.values()), drop=False)
     optimizer = KINDS["ticks"](given.values())
     run(given, optimizer, 0, 10, drop=False)
-    state, told = unfit(optimizer)[what]
+    state, expected = unfit(optimizer)[what]
     before = copy.deepcopy(optimizer.state_dict()), [id(each.grad) for each in given.values()]
-    refused(CheckpointError, lambda: optimizer.load_state_dict(state), told)
+    refused(CheckpointError, lambda: optimizer.load_state_dict(state), expected)
     assert optimizer.state_dict()["param_groups"] == before[0]["param_groups"]
     assert [id(each.grad) for each in given.values()] == before[1]
     assert same(run(given, optimizer, 10, drop=False), want)

@@ -100,18 +100,18 @@ def test_training_with_gradients_of_its_own_is_that_of_sgd(dtype: torch.dtype) -
     assert moved == {name for name in start if not name.startswith("frozen")}
 
 
-def test_a_parameter_without_a_gradient_is_left_alone() -> None:
-    """Not moved, not decayed, and what it carries does not fade: as in SGD."""
+def test_a_parameter_without_a_gradient_does_not_change() -> None:
+    """It does not move or decay, and its sum does not change: as in SGD."""
     used, unused = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
     optimizer = Ticks([used, unused], 0.1, weight_decay=0.1)
     (used.sum() + unused.sum()).backward()
     optimizer.step()
-    before, carried = unused.detach().clone(), optimizer.state[unused]["accumulated"].clone()
+    before, total = unused.detach().clone(), optimizer.state[unused]["accumulated"].clone()
     for _ in range(3):
         used.sum().backward()
         optimizer.step()
         assert torch.equal(unused, before)
-        assert torch.equal(optimizer.state[unused]["accumulated"], carried)
+        assert torch.equal(optimizer.state[unused]["accumulated"], total)
     unused.sum().backward()
     optimizer.step()
     assert not torch.equal(unused, before)
@@ -161,16 +161,16 @@ def test_groups_have_their_own_hyper_parameters() -> None:
         {"lr": 0.02, "maximize": True, "foreach": True},
     ]
     together = [nn.Parameter(torch.ones(2, dtype=FP64)) for _ in options]
-    alone = [nn.Parameter(torch.ones(2, dtype=FP64)) for _ in options]
+    separate = [nn.Parameter(torch.ones(2, dtype=FP64)) for _ in options]
     groups = [{"params": [p], **each} for p, each in zip(together, options, strict=True)]
     one = Ticks(groups[:-1], lr=math.pi)
     one.add_param_group(groups[-1])
-    several = [Ticks([p], **each) for p, each in zip(alone, options, strict=True)]
+    several = [Ticks([p], **each) for p, each in zip(separate, options, strict=True)]
     for _ in range(5):
-        sum((p**3).sum() for p in (*together, *alone)).backward()
+        sum((p**3).sum() for p in (*together, *separate)).backward()
         for optimizer in (one, *several):
             optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(together, alone, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(together, separate, strict=True))
 
 
 def test_names_and_single_parameters_in_groups() -> None:

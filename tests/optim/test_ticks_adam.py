@@ -251,7 +251,7 @@ def test_gradients_dropped_before_the_first_tick_leave_no_squares(through: str) 
 @pytest.mark.parametrize("dropped", [True, False])
 @pytest.mark.parametrize("through", ["optimizer", "model"])
 def test_squares_cannot_be_taken_back(through: str, dropped: bool) -> None:
-    """Whether gradients are in the sum or were kept apart, by model.zero_grad()."""
+    """Whether gradients are in the sum or separate, after model.zero_grad()."""
     model = Net()
     optimizer = TicksAdam(model.parameters(), 0.01)
 

@@ -25,8 +25,8 @@ def test_a_thousand_ticks_are_those_of_the_equations(
     def look() -> None:
         for name, parameter in given.items():
             if parameter in optimizer.state:
-                carried = optimizer.state[parameter]["accumulated"].abs()
-                torch.minimum(nearest[name], carried, out=nearest[name])
+                total = optimizer.state[parameter]["accumulated"].abs()
+                torch.minimum(nearest[name], total, out=nearest[name])
 
     replay.replay(optimizer, given, windows, after=look)
     clear = {name: each > 50 * ROUNDING[FP32] for name, each in nearest.items()}

@@ -1,7 +1,14 @@
-"""What of torch has no public name still does what is asked of it; read in torch 2.13."""
+"""The parts of torch without a public name still behave as in torch 2.13, where they were read."""
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.distributed import FileStore, destroy_process_group, init_process_group
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from metronorm.optim import _torch_private
@@ -19,7 +26,7 @@ def test_every_backward_has_a_number_of_its_own() -> None:
     assert _torch_private.OUTSIDE not in numbers
 
 
-def test_calls_at_the_end_come_in_their_order_and_can_ask_for_others() -> None:
+def test_calls_at_the_end_come_in_their_order_and_can_queue_others() -> None:
     parameter, calls = nn.Parameter(torch.ones(1)), []
 
     def first() -> None:
@@ -37,7 +44,7 @@ def test_calls_at_the_end_come_in_their_order_and_can_ask_for_others() -> None:
 
 
 def test_the_node_that_runs_is_known() -> None:
-    """Of a leaf's hook the one that accumulates; at the end none, or the one around it."""
+    """In a hook of a leaf the one that accumulates; at the end none, or the one around it."""
     parameter, nodes = nn.Parameter(torch.ones(1)), []
 
     def note() -> None:
@@ -58,3 +65,97 @@ def test_the_node_that_runs_is_known() -> None:
     assert [next_node.variable is x for next_node, _ in nodes[3].next_functions if next_node] == [
         True
     ]
+
+
+def test_a_version_counts_changes_of_the_memory() -> None:
+    """A view shares the version of its base, and `.data` has its own."""
+    tensor = torch.zeros(4)
+    view, data = tensor.view(2, 2), tensor.data
+    before = _torch_private.version(tensor)
+    view.add_(1.0)
+    assert _torch_private.version(tensor) == _torch_private.version(view) == before + 1
+    assert _torch_private.version(data) == 0
+    torch.autograd.graph.increment_version(tensor)
+    assert _torch_private.version(view) == before + 2
+
+
+@pytest.mark.filterwarnings("ignore:FSDP is switching to use")  # of a single process
+@pytest.mark.parametrize("original", [False, True])
+def test_parameters_of_fsdp1_are_known(original: bool, tmp_path: Path) -> None:
+    assert not _torch_private.is_flattened(nn.Parameter(torch.ones(2)))
+    init_process_group("gloo", store=FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        model = FullyShardedDataParallel(
+            nn.Linear(2, 2), use_orig_params=original, device_id=torch.device("cpu")
+        )
+        assert all(map(_torch_private.is_flattened, model.parameters()))
+    finally:
+        destroy_process_group()
+
+
+def test_buffers_of_a_module_are_those_that_it_uses() -> None:
+    module = nn.Module()
+    module.register_buffer("some", torch.zeros(1))
+    module.register_buffer("none", None)
+    buffers = _torch_private.buffers_of(module)
+    assert list(buffers) == ["some", "none"]
+    buffers["some"] = other = torch.ones(1)
+    assert module.some is other
+
+
+def test_the_compiler_stays_out_of_a_method() -> None:
+    seen = []
+
+    @_torch_private.without_compiler
+    def method(x: Tensor) -> Tensor:
+        seen.append(torch.compiler.is_compiling())
+        return x + 1
+
+    compiled = torch.compile(lambda x: method(x) * 2, backend="eager")
+    assert compiled(torch.ones(1)).item() == 4.0
+    assert seen == [False]
+
+
+def test_a_grad_scaler_hands_over_its_scale() -> None:
+    """And it leaves the gradient as it is."""
+    found = []
+
+    @_torch_private.takes_grad_scale
+    class Scaled(torch.optim.SGD):
+        grad_scale: Any
+        found_inf: Any
+
+        def step(self, closure: Any = None) -> Any:
+            found.extend([self.grad_scale.item(), self.found_inf.item()])
+
+    parameter, amp = nn.Parameter(torch.ones(1)), GradScaler("cpu", init_scale=1024.0)
+    amp.scale(3 * parameter).backward()
+    amp.step(Scaled([parameter], 0.1))
+    assert found == [1024.0, 0.0]
+    assert parameter.grad.item() == 3 * 1024.0
+
+
+def test_each_tensor_is_changed_in_place() -> None:
+    tensors = [torch.ones(2), torch.ones(3)]
+    _torch_private.add_each(tensors, [torch.ones(2), torch.ones(3)], factor=2.0)
+    assert [each.tolist() for each in tensors] == [[3.0] * 2, [3.0] * 3]
+    _torch_private.multiply_each(tensors, 0.5)
+    assert [each.tolist() for each in tensors] == [[1.5] * 2, [1.5] * 3]
+    _torch_private.zero_each(tensors)
+    assert [each.tolist() for each in tensors] == [[0.0] * 2, [0.0] * 3]
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.01])
+@pytest.mark.parametrize("momentum", [0.51, 0.9, 0.999])
+@pytest.mark.parametrize("numel", [0, 1, 7, 1 << 18])
+def test_a_gradient_and_its_momentum_buffer_may_be_one_tensor(
+    numel: int, momentum: float, decay: float
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(numel, generator=generator, dtype=torch.float64) for _ in range(4)]
+    parameters, sums = [each.clone() for each in drawn[:2]], [each.clone() for each in drawn[2:]]
+    _torch_private.move_and_multiply(parameters, sums, factor=-0.1, momentum=momentum, decay=decay)
+    for p, c, start, total in zip(parameters, sums, drawn[:2], drawn[2:], strict=True):
+        whole = total + decay * start
+        torch.testing.assert_close(p, start - 0.1 * whole, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(c, momentum * whole, rtol=1e-14, atol=1e-14)

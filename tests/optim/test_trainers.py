@@ -108,7 +108,7 @@ def test_a_loop_that_takes_the_gradients_away(
 @DTYPES
 @pytest.mark.parametrize("clip", [None, CLIP])
 def test_accelerate(clip: float | None, dtype: torch.dtype) -> None:
-    """What it clips must be apart from what is carried; with "skip" it is."""
+    """What it clips must be separate from the sum; with "skip" it is."""
     accelerate = pytest.importorskip("accelerate")
 
     def run(make: Callable[..., Optimizer]) -> list[Tensor]:
@@ -187,7 +187,7 @@ def of_lightning(test: Any) -> Any:
 @DTYPES
 @pytest.mark.parametrize("clip", [None, CLIP])
 def test_lightning(clip: float | None, dtype: torch.dtype, tmp_path: Path) -> None:
-    """What it clips must be apart from what is carried; with "skip" it is."""
+    """What it clips must be separate from the sum; with "skip" it is."""
     same(
         lambda make: fit(make, tmp_path, dtype, clip=clip),
         dtype,
@@ -197,7 +197,7 @@ def test_lightning(clip: float | None, dtype: torch.dtype, tmp_path: Path) -> No
 
 @of_lightning
 def test_lightning_resumes(tmp_path: Path) -> None:
-    """To rounding: it begins with `zero_grad()`, so the first window after that is apart."""
+    """To rounding: it begins with `zero_grad()`, so the first window after that is separate."""
     wanted = fit(ticks, tmp_path, torch.float64)
     fit(ticks, tmp_path, torch.float64, epochs=2)
     found = fit(ticks, tmp_path, torch.float64, resume=tmp_path / "last.ckpt")

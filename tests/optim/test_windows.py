@@ -155,8 +155,8 @@ def test_batches_that_cannot_begin_again_are_an_error_in_the_second_epoch(source
     several = windows(batches, 2, count=int)
     assert [window.count for window in several] == [3, 3]
     for _ in range(2):
-        told = "only where their batches can", f"a {type(batches).__name__} that has ended"
-        refused(DataError, lambda: list(several), *told, "new windows for every epoch")
+        expected = "only where their batches can", f"a {type(batches).__name__} that has ended"
+        refused(DataError, lambda: list(several), *expected, "new windows for every epoch")
 
 
 def test_without_batches_every_epoch_is_empty() -> None:

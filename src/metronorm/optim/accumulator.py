@@ -1,31 +1,38 @@
-"""What all optimizers of ticks have in common: `.grad` itself is the accumulated gradient.
+"""The base of all optimizers of ticks: `.grad` itself is the accumulated gradient.
 
-Autograd adds into `.grad`. So between ticks nothing need happen, and after one the gradient is
-multiplied by the momentum instead of zeroed: `c = momentum * c + (sum of the window's gradients)`,
-with no buffer beside it. What this file does is find out where the gradients of a window are:
+Autograd adds into `.grad`. So nothing has to happen between ticks, and at a tick the gradient is
+multiplied by the momentum instead of set to zero: `c = momentum * c + (sum of the window's
+gradients)`, with no buffer beside it. A tick is, in this order:
 
-- *in place*: `.grad` is still the tensor that was carried over, and beats were added into it;
-- *apart*: somebody took it away (`model.zero_grad()`), a limit needs the window's own gradient, or
-  `carry="separate"` keeps it so. Then `.grad` is a new tensor, which is added to the carried one at
-  the tick.
+    find     which tensor holds the window's gradient of each parameter (`entry.py`)
+    limit    unscale, check and clip it, or skip the window (`limits.py`)
+    fold     add to the sum what is not in it yet
+    move     update the parameters along the sums, and multiply those by the momentum
+    carry    let autograd add the next window into the sum, or keep that separate
 
-Whether beats were added in place is what `beats.py` tells.
+`sums.py` has the table of what a sum goes through; `beats.py` decides which changes are beats.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch._compile import _disable_dynamo
+from torch.optim import Optimizer
 
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.optim import checks
-from metronorm.optim._torch_private import is_flattened
-from metronorm.optim.blocks import alone, fade, local, sum_dtype
+from metronorm.optim._torch_private import (
+    is_flattened,
+    multiply_each,
+    takes_grad_scale,
+    without_compiler,
+)
+from metronorm.optim.blocks import sum_dtype, with_own_storage
+from metronorm.optim.entry import Entry, find_entry, separate_bytes
 from metronorm.optim.limits import Limits, clip_factor, finite, total_norm
-from metronorm.optim.state import SUM, Sums
+from metronorm.optim.sums import MOMENTUM, OPEN, SUM, WRAPPED, Sums, may_have_moved
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,62 +43,54 @@ if TYPE_CHECKING:
 
 Carry = Literal["auto", "separate"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
 _log = logging.getLogger("metronorm")
 
 
-class Entry(NamedTuple):
-    """A parameter that has a gradient in this window, and where that is."""
-
-    parameter: Tensor
-    group: Group
-    carried: Tensor | None  # c; None before the first tick
-    fresh: Tensor | None  # not yet in c; None if all of the window is
-    begun: bool  # some of the window is in c
-
-    @property
-    def newest(self) -> Tensor:
-        """The tensor that holds the window's gradient."""
-        newest = self.carried if self.fresh is None else self.fresh
-        assert newest is not None
-        return newest
-
-
-def _untraced(method: Callable[P, T]) -> Callable[P, T]:
-    """Keep torch.compile out of a method: code that it traces has no versions of tensors.
-
-    Unlike torch.compiler.disable, this loads the compiler (a second) only when it is called.
-    """
-    return cast("Callable[P, T]", _disable_dynamo(method))
-
-
-class Accumulator(Sums):
+@takes_grad_scale  # a GradScaler must not divide `.grad`, which holds earlier windows too
+class Accumulator(Optimizer):
     """Base of the optimizers of ticks: finds the gradients of a window, limits and folds them.
 
-    `gradient_norm` is the 2-norm of the last window's gradient (with `max_beat_norm` of its last
-    beat's) before it was clipped, None without such a limit. `skipped` counts windows that were
-    dropped.
+    Attributes:
+        gradient_norm: the 2-norm of the last window's gradient before it was clipped (with
+            `max_beat_norm`, of the last beat's); None without such a limit.
+        skipped: how many windows were dropped.
 
     Args:
-        params: parameters or groups of them.
-        defaults: of a group; `momentum` is required.
+        params: parameters, or groups of them.
+        defaults: hyper-parameters of a group; `momentum` is required.
         limits: of the gradient.
+
+    Per parameter, `state` holds `accumulated` (c, of the parameter's shape; float32 for half
+    precision), `momentum` (what c was last multiplied by), `open` (whether c holds beats of an
+    unfinished window) and `apart` (whether c cannot be `.grad`, because a wrapper such as DDP has
+    the memory of `.grad`).
     """
 
-    # so that a GradScaler hands over its scale instead of unscaling what is carried
-    _step_supports_amp_scaling = True
+    # what the state of a parameter can hold; subclasses add theirs
+    _state_names: ClassVar[frozenset[str]] = frozenset(
+        {SUM, MOMENTUM, OPEN, WRAPPED, "window", "pending"}
+    )
+    # attributes that a copy keeps
+    _copied: ClassVar[frozenset[str]] = frozenset(
+        {"_limits", "_warned", "gradient_norm", "skipped"}
+    )
+    # how to drop a window, or the gradients of another loss
+    _WAYS_OUT = (
+        'carry="separate", with which zero_grad() and model.zero_grad() drop them as in torch.optim'
+        " (one more buffer); or torch.autograd.grad() for a loss that is not to be learned from"
+    )
 
     def __init__(self, params: Any, defaults: Group, limits: Limits) -> None:
         self._limits = limits
-        self._told = False
+        self._warned = False
+        self._sums = Sums(self)
         self.gradient_norm: float | None = None
         self.skipped = 0
         defaults = {"kind": type(self).__name__, "carry": "auto", **defaults}
         super().__init__(checks.as_groups(params), defaults)
+        self._sums.make_known()
 
-    # --- what a kind of optimizer defines -------------------------------------------------------
+    # --- what a kind of optimizer defines ---------------------------------------------------------
 
     def _check(self, group: Group) -> None:
         """Refuse hyper-parameters that cannot work."""
@@ -116,11 +115,21 @@ class Accumulator(Sums):
         checked = {**self.defaults, **param_group}
         self._check(checked)
         param_group.update(checked)
+        parameters = checks.tensors(param_group)
+        taken_over = self._sums.take_over(parameters)
         super().add_param_group(param_group)
+        for parameter in taken_over:
+            parameter.grad = None
+        for parameter in parameters:
+            self._sums.watch(parameter)
 
-    # --- a tick ---------------------------------------------------------------------------------
+    def _parameters(self) -> Iterator[Tensor]:
+        for group in self.param_groups:
+            yield from group["params"]
 
-    @_untraced
+    # --- a tick -----------------------------------------------------------------------------------
+
+    @without_compiler
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update the parameters by what the window's beats have accumulated.
@@ -132,9 +141,9 @@ class Accumulator(Sums):
             What the closure returned.
 
         Raises:
-            ConfigError: no beat since the last tick, or gradients that cannot be taken; the
-                parameters and what is carried are untouched.
-            DivergenceError: the window's gradient is not finite; the parameters are untouched.
+            ConfigError: no beat since the last tick, or gradients that cannot be used; parameters
+                and sums are as they were.
+            DivergenceError: the window's gradient is not finite; the parameters are as they were.
         """
         loss = None
         if closure is not None:
@@ -148,69 +157,37 @@ class Accumulator(Sums):
                 fix="loss.backward() before step()",
             )
         if self._limit(window):
-            self._fold(window)
-            self._move_all(window)
-            self._carry(window)
+            self._update(window)
         return loss
 
-    @_untraced
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop gradients that are not part of a sum. What is carried stays: that is the momentum.
-
-        Before the first backward() of a window that is nothing, and costs nothing. A loop that
-        drops gradients before its first tick (of another loss, say) will do so again: from then on
-        windows are kept apart, as by `carry="separate"`, for one more buffer.
-
-        Args:
-            set_to_none: of no consequence.
-
-        Raises:
-            ConfigError: beats of an unfinished window are in a sum already, and cannot be taken
-                back.
-        """
-        beats, dropped, begun = self._beats, [], False
-        take_back = self._limits.max_beat_norm is None  # what fold() has added is meant to be there
-        for parameter in self._parameters():
-            fresh, carried = parameter.grad, self._sum(parameter)
-            if carried is not None:
-                begun = True
-                if self._moved(parameter, carried):
-                    carried = self._followed(parameter, carried)
-                    fresh = parameter.grad
-                if take_back and beats.open(parameter, self.state[parameter]):
-                    raise ConfigError(
-                        "zero_grad() cannot take back gradients that were added to what is carried",
-                        got="some since the last step()",
-                        fix=self._WAYS_OUT,
-                    )
-            if fresh is not None and fresh is not carried:
-                dropped.append(parameter)
-        for parameter in dropped:
-            parameter.grad = None
-        if dropped and not begun:
-            self._separate()
-
-    # how to drop a window, or the gradients of another loss
-    _WAYS_OUT = (
-        'carry="separate", with which zero_grad() and model.zero_grad() drop them as in torch.optim'
-        " (one more buffer); or torch.autograd.grad() for a loss that is not to be learned from"
-    )
-
-    def _open(self, parameter: Tensor) -> bool:
-        """Whether beats of an unfinished window are in the sum of a parameter."""
-        return self._beats.open(parameter, self.state[parameter])
-
-    def _is_apart(self, group: Group) -> bool:
-        return self._limits.apart or group["carry"] == "separate"
-
-    def _separate(self) -> None:
-        """Keep windows apart from what is carried, from the next on."""
-        if all(map(self._is_apart, self.param_groups)):
-            return
+    def _window(self) -> Iterator[Entry]:
         for group in self.param_groups:
-            group["carry"] = "separate"
-        size = sum(each.numel() * sum_dtype(each).itemsize for each in self._parameters())
-        self._tell("a loop that drops gradients before its first step()", size)
+            self._check(group)
+            for parameter in group["params"]:
+                entry = self._entry(parameter, group)
+                if entry:
+                    yield entry
+
+    def _entry(self, parameter: Tensor, group: Group) -> Entry | None:
+        separate = self._is_separate(group)
+        return find_entry(parameter, group, self._sums, separate=separate, ways_out=self._WAYS_OUT)
+
+    def _update(self, window: list[Entry]) -> None:
+        """Fold, move, carry: what follows when the gradients of a window may be used."""
+        self._fold(window)
+        self._move_all(window)
+        self._carry(window)
+
+    def _fold(self, window: list[Entry]) -> None:
+        """Add to the sums what is not in them yet; a first gradient becomes the sum."""
+        added = [e for e in window if e.accumulated is not None and e.new_gradient is not None]
+        if any(not self._is_separate(entry.group) for entry in added):
+            wrapped = any(self.state[entry.parameter].get(WRAPPED) for entry in added)
+            loop, wrapper = "a loop that takes .grad away", "a wrapper (DDP's bucket view, FSDP1)"
+            self._warn_once(wrapper if wrapped else loop, separate_bytes(added))
+        for entry in window:
+            if entry.new_gradient is not None:
+                self._sums.add(entry.parameter, entry.new_gradient, entry.group["momentum"])
 
     def _move_all(self, window: list[Entry]) -> None:
         for group, parameters, sums in self._groups(window):
@@ -223,118 +200,20 @@ class Accumulator(Sums):
             if parameters:
                 yield group, parameters, [self.state[each][SUM] for each in parameters]
 
-    # --- finding the gradients of a window ------------------------------------------------------
-
-    def _window(self) -> Iterator[Entry]:
-        for group in self.param_groups:
-            self._check(group)
-            for parameter in group["params"]:
-                entry = self._entry(parameter, group)
-                if entry:
-                    yield entry
-
-    def _entry(self, parameter: Tensor, group: Group) -> Entry | None:
-        carried, fresh = self._sum(parameter), parameter.grad
-        if fresh is not None:
-            checks.check_gradient(parameter, fresh)
-            checks.check_own_memory(fresh)
-        if carried is None:
-            return None if fresh is None else Entry(parameter, group, None, fresh, False)
-        state = self.state[parameter]
-        if self._moved(parameter, carried) or (fresh is not None and fresh is not carried):
-            carried = self._followed(parameter, carried)  # after model.to()
-            fresh = parameter.grad
-        begun = state["open"] or self._open(parameter)
-        if fresh is carried:
-            fresh = None
-            if self._beats.watched and self._beats.changed(parameter):
-                self._beats.warn()
-                self._beats.look(parameter, carried)
-        elif begun and not (state["apart"] or self._is_apart(group)):
-            raise ConfigError(
-                "gradients must not be taken away in the middle of a window: they are in the sum",
-                got="a .grad set to None, or replaced, after a beat had been added to it",
-                fix=f"model.zero_grad() right after step(), or not at all; {self._WAYS_OUT}",
-            )
-        if fresh is None and not begun:
-            return None
-        if group["momentum"] != state["momentum"]:
-            if begun:
-                raise ConfigError(
-                    "momentum can change only while no beat is added to what is carried, which was "
-                    "multiplied by the old one",
-                    got=f"{group['momentum']} after {state['momentum']}",
-                    fix='carry="separate", or model.zero_grad() after every step(): gradients are '
-                    "then apart (one buffer)",
-                )
-            checks.rescaling(state["momentum"], group["momentum"])
-        return Entry(parameter, group, carried, fresh, begun)
-
-    # --- limits ---------------------------------------------------------------------------------
-
-    def _limit(self, window: list[Entry]) -> bool:
-        """Unscale, check and clip what is new in the window; False if that was dropped."""
-        limits = self._limits
-        if limits.of_window and any(entry.begun for entry in window):
-            raise ConfigError(
-                "max_grad_norm and skipping need a window's gradient apart from what is carried",
-                got="beats that were added to the sum before these limits were set",
-                fix="set them at a tick",
-            )
-        if not self._unscale(window):
-            return self._skip(window)
-        everywhere = is_flattened(window[0].parameter) if window else False
-        newest = [entry.newest for entry in window]
-        if limits.on_nonfinite and not finite(newest, everywhere=everywhere):
-            if limits.on_nonfinite == "skip":
-                return self._skip(window)
-            raise DivergenceError(
-                "the gradient of a tick must be finite",
-                got="infinite or NaN elements",
-                fix='a lower lr, or on_nonfinite="skip", which drops such windows (one buffer)',
-            )
-        largest = limits.max_grad_norm or limits.max_beat_norm
-        if largest:
-            fresh = [entry.fresh for entry in window if entry.fresh is not None]
-            if fresh:
-                norm = total_norm(fresh)
-                self.gradient_norm = float(norm)
-                torch._foreach_mul_(fresh, clip_factor(self.gradient_norm, largest))
-        return True
-
-    def _unscale(self, window: list[Entry]) -> bool:
-        """Divide by the scale of a GradScaler that steps this optimizer; False if it overflowed."""
-        scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        if scale is None and overflow is None:
-            return True
-        if any(entry.begun for entry in window):
-            raise ConfigError(
-                "a GradScaler needs the window's gradient apart from what is carried",
-                got="scaled beats that were added to a sum",
-                fix='step with the scaler from the first tick on, or carry="separate"; and clip by '
-                "max_grad_norm",
-            )
-        self._tell("a GradScaler", sizes(window))
-        self._separate()
-        if scale is not None:
-            torch._foreach_mul_([entry.newest for entry in window], 1 / scale.item())
-        return overflow is None or not overflow.item()
-
-    def _skip(self, window: list[Entry]) -> bool:
-        self.skipped += 1
-        self._beats.tick()
+    def _carry(self, window: list[Entry]) -> None:
+        """End the window: `.grad` is the sum again, or None where that stays separate."""
+        self._sums.beats.end_window()
         for entry in window:
-            entry.parameter.grad = None
-        return False
+            self._sums.carry(entry.parameter, separate=self._is_separate(entry.group))
 
-    # --- what is carried ------------------------------------------------------------------------
+    # --- beats that are clipped, and gradients that are dropped -----------------------------------
 
-    @_untraced
+    @without_compiler
     @torch.no_grad()
     def fold(self) -> None:
-        """End a beat that is to be clipped by itself (`max_beat_norm`): add it to the sum.
+        """End a beat that is clipped by itself (`max_beat_norm`): add it to the sum.
 
-        To be called after every `backward()` of a window; `step()` does it for the last.
+        Call it after every `backward()` of a window; `step()` does it for the last.
 
         Raises:
             ConfigError: the optimizer has no `max_beat_norm`: autograd adds the beats.
@@ -346,52 +225,205 @@ class Accumulator(Sums):
                 got="no max_beat_norm",
                 fix="leave it out: backward() adds to the sum",
             )
-        beat = [entry for entry in self._window() if entry.fresh is not None]
+        beat = [entry for entry in self._window() if entry.new_gradient is not None]
         self._limit(beat)
         self._fold(beat)
         for entry in beat:
             entry.parameter.grad = None
 
-    def _fold(self, window: list[Entry]) -> None:
-        taken = [e for e in window if e.carried is not None and e.fresh is not None]
-        if any(not self._is_apart(entry.group) for entry in taken):
-            shared = any(self.state[entry.parameter].get("apart") for entry in taken)
-            who = (
-                "a wrapper (DDP's bucket view, FSDP1)" if shared else "a loop that takes .grad away"
+    @without_compiler
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop gradients that are not part of a sum. The sums stay: they are the momentum.
+
+        Before the first backward() of a window this does nothing, and costs nothing. A loop that
+        drops gradients before its first tick (those of another loss) will do so again: from then on
+        windows are kept separate, as with `carry="separate"`, for one more buffer.
+
+        Args:
+            set_to_none: has no effect.
+
+        Raises:
+            ConfigError: beats of an unfinished window are in a sum already, and cannot be taken
+                back.
+        """
+        dropped, accumulates = [], False
+        take_back = self._limits.max_beat_norm is None  # else fold() has put them there for good
+        for parameter in self._parameters():
+            gradient, total = parameter.grad, self._sums.get(parameter)
+            if total is not None:
+                accumulates = True
+                if may_have_moved(parameter, total):
+                    total = self._sums.follow(parameter, total)
+                    gradient = parameter.grad
+                if take_back and self._sums.is_open(parameter):
+                    raise ConfigError(
+                        "zero_grad() cannot take back gradients that were added to the sum",
+                        got="some since the last step()",
+                        fix=self._WAYS_OUT,
+                    )
+            if gradient is not None and gradient is not total:
+                dropped.append(parameter)
+        for parameter in dropped:
+            parameter.grad = None
+        if dropped and not accumulates:
+            self._separate()
+
+    def _is_separate(self, group: Group) -> bool:
+        """Whether the windows of a group are kept separate from the sum."""
+        return self._limits.separate or group["carry"] == "separate"
+
+    def _separate(self) -> None:
+        """Keep windows separate from the sums, from the next window on."""
+        if all(map(self._is_separate, self.param_groups)):
+            return
+        for group in self.param_groups:
+            group["carry"] = "separate"
+        size = sum(each.numel() * sum_dtype(each).itemsize for each in self._parameters())
+        self._warn_once("a loop that drops gradients before its first step()", size)
+
+    def _warn_once(self, who: str, size: int) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning("%s keeps .grad separate from the sum: %.1f MiB more", who, size / 2**20)
+
+    def _close_window(self) -> None:
+        """Count the beats of an unfinished window as part of the windows before it."""
+        self._sums.beats.end_window()
+        for parameter in self._parameters():
+            self._sums.begin_window(parameter)
+
+    # --- limits -----------------------------------------------------------------------------------
+
+    def _limit(self, window: list[Entry]) -> bool:
+        """Unscale, check and clip what is new in a window; False if the window was dropped."""
+        limits = self._limits
+        if limits.of_window and any(entry.window_started for entry in window):
+            raise ConfigError(
+                "max_grad_norm and skipping need a window's gradient separate from the sum",
+                got="beats that were added to the sum before these limits were set",
+                fix="set them at a tick",
             )
-            self._tell(who, sizes(taken))
-        for parameter, group, carried, fresh, _ in window:
-            if fresh is None:
-                continue
-            state = self.state[parameter]
-            if carried is None:
-                own = alone(fresh)
-                carried = state[SUM] = own.to(sum_dtype(parameter))
-                shared = own is not fresh and local(fresh) is fresh  # as DDP's buckets
-                state["apart"] = shared or is_flattened(parameter)
-            else:
-                if group["momentum"] != state["momentum"]:
-                    fade(carried, checks.rescaling(state["momentum"], group["momentum"]))
-                carried.add_(fresh)
-            state["momentum"] = group["momentum"]
-            state["open"] = True
-            self._beats.look(parameter, carried)
+        if not self._unscale(window):
+            return self._skip(window)
+        in_fsdp1 = is_flattened(window[0].parameter) if window else False
+        newest = [entry.newest for entry in window]
+        if limits.on_nonfinite and not finite(newest, on_all_ranks=in_fsdp1):
+            if limits.on_nonfinite == "skip":
+                return self._skip(window)
+            raise DivergenceError(
+                "the gradient of a tick must be finite",
+                got="infinite or NaN elements",
+                fix='a lower lr, or on_nonfinite="skip", which drops such windows (one buffer)',
+            )
+        largest = limits.max_grad_norm or limits.max_beat_norm
+        new = [entry.new_gradient for entry in window if entry.new_gradient is not None]
+        if largest and new:
+            self.gradient_norm = float(total_norm(new))
+            multiply_each(new, clip_factor(self.gradient_norm, largest))
+        return True
 
-    def _carry(self, window: list[Entry]) -> None:
-        self._beats.tick()
-        for parameter, group, *_ in window:
-            state = self.state[parameter]
-            state["open"] = False
-            self._beats.look(parameter, state[SUM])
-            apart = state["apart"] or self._is_apart(group)
-            parameter.grad = None if apart else state[SUM]
+    def _unscale(self, window: list[Entry]) -> bool:
+        """Divide by the scale of a GradScaler that steps this optimizer; False if it overflowed."""
+        scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        if scale is None and overflow is None:
+            return True
+        if any(entry.window_started for entry in window):
+            raise ConfigError(
+                "a GradScaler needs the window's gradient separate from the sum",
+                got="scaled beats that were added to a sum",
+                fix='step with the scaler from the first tick on, or carry="separate"; and clip by '
+                "max_grad_norm",
+            )
+        self._warn_once("a GradScaler", separate_bytes(window))
+        self._separate()
+        if scale is not None:
+            multiply_each([entry.newest for entry in window], 1 / scale.item())
+        return overflow is None or not overflow.item()
 
-    def _tell(self, who: str, size: int) -> None:
-        if not self._told:
-            self._told = True
-            _log.warning("%s keeps .grad apart from the sum: %.1f MiB more", who, size / 2**20)
+    def _skip(self, window: list[Entry]) -> bool:
+        """Drop the gradients of a window; always False."""
+        self.skipped += 1
+        self._sums.beats.end_window()
+        for entry in window:
+            entry.parameter.grad = None
+        return False
 
+    # --- to disk and back, and copies -------------------------------------------------------------
 
-def sizes(window: list[Entry]) -> int:
-    """Bytes of the gradients that are not in a sum."""
-    return sum(local(entry.newest).nbytes for entry in window if entry.fresh is not None)
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, the gradients of an unfinished window beside them, and the hyper-parameters.
+
+        Per parameter, in addition to what the class lists (nothing before the first tick):
+        `window`, the gradients of an unfinished window that are not in the sum, and `pending`,
+        whether there must be such. Loaded in the middle of a window, the run goes on exactly there.
+        """
+        plain = super().state_dict()
+        state = {index: dict(values) for index, values in plain["state"].items()}
+        for index, parameter in enumerate(self._parameters()):
+            total, gradient = self._sums.get(parameter), parameter.grad
+            pending = gradient is not None and gradient is not total
+            if total is not None:
+                state[index][OPEN] = self._sums.is_open(parameter)
+                state[index]["pending"] = pending
+            if gradient is not None and pending:
+                state.setdefault(index, {})["window"] = with_own_storage(gradient)
+        return {**plain, "state": state}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where another optimizer of the same kind and parameters stood; tensors are copied.
+
+        Raises:
+            CheckpointError: the state of another kind of optimizer or of other shapes; nothing has
+                changed.
+        """
+        parameters = list(self._parameters())
+        given = checks.check_state(state_dict, self.param_groups, self._state_names)
+        stale = set(self.state)
+        # the base class would cast sums to the dtype of the parameters
+        super().load_state_dict({**state_dict, "state": {}})
+        for index, parameter in enumerate(parameters):
+            values = {
+                name: checks.copied(value, parameter)
+                for name, value in given.get(index, {}).items()
+            }
+            if parameter in stale or values:
+                parameter.grad = values.pop("window", None)
+            values.pop("pending", None)
+            self._sums.beats.forget(parameter)
+            if values:
+                self.state[parameter] = values
+        self._sums.beats.end_window()
+        self._attach()
+
+    def _attach(self) -> None:
+        """Let autograd add into the loaded or copied sums, where they are not kept separate."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self._sums.attach(parameter, separate=self._is_separate(group))
+
+    def __getstate__(self) -> dict[str, Any]:
+        new_gradients = {}  # copies of parameters come without gradients
+        for parameter in self._parameters():
+            total, gradient = self._sums.get(parameter), parameter.grad
+            if total is not None:
+                self.state[parameter][OPEN] = self._sums.is_open(parameter)
+                self._sums.beats.mark(parameter, total)
+            if gradient is not None and gradient is not total:
+                new_gradients[parameter] = gradient
+        mine = {name: value for name, value in vars(self).items() if name in self._copied}
+        return {**super().__getstate__(), **mine, "new_gradients": new_gradients}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        new_gradients = state.pop("new_gradients", None)
+        super().__setstate__(state)
+        for group in self.param_groups:
+            group.setdefault("carry", "auto")  # an older state has none
+        if new_gradients is None:  # the base class loads a state
+            return
+        self._sums = Sums(self)  # a copy, or unpickled: other tensors
+        self._sums.make_known()
+        for parameter in self._parameters():
+            self._sums.watch(parameter)
+            parameter.grad = new_gradients.get(parameter)
+        self._attach()

@@ -1,7 +1,7 @@
-"""Elementwise work on large tensors, a piece that fits the caches at a time.
+"""Elementwise work on large tensors, one piece that fits the caches at a time; and their memory.
 
-A tick makes several sweeps over the same memory (decay, update, carry). Done piece by piece, all
-but the first find it in the caches, and the tick moves the bytes of one sweep.
+A tick changes the same memory several times (decay, update, momentum). Piece by piece, only the
+first of these operations reads from memory: the others find the piece in the caches.
 """
 
 from __future__ import annotations
@@ -18,55 +18,62 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-ELEMENTS = 1 << 17  # of a piece: half a megabyte of each tensor in float32
+PIECE_ELEMENTS = 1 << 17  # half a megabyte of each tensor in float32
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The tensor, or of one that is spread over ranks the part that lies on this one."""
-    part: Tensor = getattr(tensor, "_local_tensor", tensor)
+    """The part of a DTensor that lies on this rank; any other tensor itself."""
+    to_local = getattr(tensor, "to_local", None)
+    if to_local is None:
+        return tensor
+    with torch.no_grad():  # without a node of the graph
+        part: Tensor = to_local()
     return part
 
 
 def sum_dtype(tensor: Tensor) -> torch.dtype:
-    """In which to sum what is like this tensor: its own, but no less than float32."""
+    """The dtype in which to add up tensors like this one: its own, but at least float32."""
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def accumulate_in_float32(parameter: Tensor) -> None:
-    """Let autograd keep the gradient of a half-precision parameter in float32."""
-    # FSDP sets .grad itself, at first in the dtype that it reduces in
-    free = local(parameter) is not parameter or is_flattened(parameter)
-    dtype = None if free and parameter.dtype.itemsize < 4 else sum_dtype(parameter)
+    """Make autograd keep the gradient of a half-precision parameter in float32.
+
+    A gradient that is there already is converted.
+    """
+    # FSDP sets .grad itself, at first in the dtype in which it reduces: None allows any
+    sharded = local(parameter) is not parameter or is_flattened(parameter)
+    dtype = None if sharded and parameter.dtype.itemsize < 4 else sum_dtype(parameter)
     if parameter.grad_dtype == dtype:
         return
-    given, parameter.grad = parameter.grad, None
+    gradient, parameter.grad = parameter.grad, None  # torch refuses another dtype beside it
     parameter.grad_dtype = dtype
-    if given is not None:
-        parameter.grad = given.to(sum_dtype(parameter))
+    if gradient is not None:
+        parameter.grad = gradient.to(sum_dtype(parameter))
 
 
-def expanded(tensor: Tensor) -> bool:
-    """Whether elements share their memory: then nothing can change the tensor in place."""
+def shares_elements(tensor: Tensor) -> bool:
+    """Whether several elements are the same memory (`expand()`): torch cannot write to such."""
     if tensor.layout is not torch.strided:
         return False
     return any(not step and n > 1 for n, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
-def alone(tensor: Tensor) -> Tensor:
-    """The tensor, or its copy if its memory holds more than it.
+def with_own_storage(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of it where its storage also holds something else.
 
-    That is so in DDP's buckets, which are overwritten, and wherever tensors are slices of one (of
-    FSDP, of a concatenation), whose versions torch counts together.
+    Examples are the buckets of DDP, which DDP overwrites, and slices of one large tensor (FSDP, a
+    concatenation), for which torch counts one version together.
     """
     part = local(tensor)
     return tensor.clone() if part.untyped_storage().nbytes() > part.nbytes else tensor
 
 
 def same_memory(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are the same elements of the same memory, as a view of all of it is.
+    """Whether two tensors are the same elements of the same memory, as a tensor and its `.data`.
 
     Raises:
-        ConfigError: they share only some of it.
+        ConfigError: they share a storage, but not element by element.
     """
     one, other = local(one), local(other)
     if one is other:
@@ -75,67 +82,68 @@ def same_memory(one: Tensor, other: Tensor) -> bool:
         return False
     if one.untyped_storage().data_ptr() != other.untyped_storage().data_ptr():
         return False
-    if _place(one) == _place(other):
+    if _layout(one) == _layout(other):
         return True
     raise ConfigError(
-        "a .grad must be the memory of what it carries, or none of it",
+        "a .grad must be the memory of the accumulated sum, or none of it",
         got=f"strides {one.stride()} over a part of it",
-        fix=".clone() what is assigned to .grad",
+        fix="assign a .clone() to .grad",
     )
 
 
-def _place(tensor: Tensor) -> tuple[object, ...]:
+def _layout(tensor: Tensor) -> tuple[object, ...]:
     return tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
 
 
-def fade(tensor: Tensor, momentum: float) -> None:
-    """Multiply by the momentum; by 0, nothing stays, not even of what is infinite or NaN."""
+def apply_momentum(total: Tensor, momentum: float) -> None:
+    """Multiply a sum by the momentum, in place; a momentum of 0 also removes infinities and NaN."""
     if momentum:
-        tensor.mul_(momentum)
+        total.mul_(momentum)
     else:
-        tensor.zero_()
+        total.zero_()
 
 
-def spread(tensor: Tensor, like: Tensor) -> Tensor:
-    """A tensor that every rank has whole, spread over the ranks as another one is."""
-    from torch.distributed.tensor import DTensor, Replicate
+def distribute_like(tensor: Tensor, other: Tensor) -> Tensor:
+    """Shard a tensor that every rank holds whole, as the DTensor `other` is."""
+    from torch.distributed.tensor import DTensor, Replicate  # here, because it loads slowly
 
-    assert isinstance(like, DTensor)
-    mesh = like.device_mesh
+    assert isinstance(other, DTensor)
+    mesh = other.device_mesh
     whole = DTensor.from_local(tensor, mesh, [Replicate()] * mesh.ndim, run_check=False)
-    return whole.redistribute(placements=like.placements)
+    return whole.redistribute(placements=other.placements)
 
 
 def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Corresponding pieces of tensors of one shape, as flat views: together all of them.
+    """Iterate over the same pieces of several tensors of one shape, as flat views.
 
-    Tensors that are not all contiguous, and those of accelerators, come as one piece.
+    There is one piece, the whole tensors, where one of them is not contiguous or where they are on
+    an accelerator.
     """
     parts = tuple(local(tensor) for tensor in tensors)
     first = parts[0]
     if (
-        first.numel() <= ELEMENTS
+        first.numel() <= PIECE_ELEMENTS
         or first.device.type != "cpu"
         or not all(part.is_contiguous() for part in parts)
     ):
         yield parts
         return
-    yield from zip(*(part.view(-1).split(ELEMENTS) for part in parts), strict=True)
+    yield from zip(*(part.view(-1).split(PIECE_ELEMENTS) for part in parts), strict=True)
 
 
 def add(
     parameter: Tensor, update: Tensor, alpha: float, *, kept: float = 1.0, stochastic: bool = False
 ) -> None:
-    """`parameter = kept * parameter + alpha * update`, in the wider of the two dtypes.
+    """`parameter = kept * parameter + alpha * update`, computed in the wider of the two dtypes.
 
     Args:
         parameter: changed in place.
         update: of the same shape.
-        alpha: its factor.
-        kept: what decoupled weight decay leaves of the parameter.
-        stochastic: round a bfloat16 parameter up or down at random, with probabilities that make
-            the mean of the results the exact sum: small updates are not lost. The random bits come
-            from torch's generator.
+        alpha: the factor of the update.
+        kept: the factor of the parameter, which is below 1 with decoupled weight decay.
+        stochastic: round a bfloat16 parameter up or down at random, so that the mean of the results
+            is the exact sum: then small updates are not lost. The random bits come from torch's
+            generator.
     """
     if not stochastic or parameter.dtype != torch.bfloat16:
         if kept != 1:
@@ -143,14 +151,15 @@ def add(
         parameter.add_(update, alpha=alpha)
         return
     exact = parameter.float().mul_(kept).add_(update, alpha=alpha)
-    bits = exact.view(torch.int32)  # the lower half is what bfloat16 leaves out
+    bits = exact.view(torch.int32)  # bfloat16 is the upper half of them
     bits.add_(torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device))
     bits.bitwise_and_(-(1 << 16))
     parameter.copy_(exact)
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
-    """Whether no element is infinite or NaN; on this rank."""
+    """Whether no element on this rank is infinite or NaN. Waits for the devices of the tensors."""
+    # a sum of squares reads every element once, and waits once per device, not once per tensor
     squares = []
     for tensor in tensors:
         part = local(tensor).detach()
@@ -163,5 +172,5 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
         by_device.setdefault(square.device, []).append(square.float())
     if all(torch.stack(each).sum().isfinite().item() for each in by_device.values()):
         return True
-    # squares overflow long before the elements do
+    # squares overflow long before the elements do: look at the elements themselves
     return all(bool(local(tensor).isfinite().all()) for tensor in tensors)

@@ -1,4 +1,4 @@
-"""Bad arguments, gradients and states: each one clear error, before anything has changed."""
+"""Checks of arguments, gradients and states: one clear error each, before anything changes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from metronorm.errors import CheckpointError, ConfigError
 from metronorm.optim._torch_private import is_flattened
-from metronorm.optim.blocks import expanded, local, spread, sum_dtype
+from metronorm.optim.blocks import distribute_like, local, shares_elements, sum_dtype
 from metronorm.scalars import as_real
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def as_groups(params: Any) -> list[Any]:
-    """Parameters or groups of them, as the base class takes them.
+    """Parameters, or groups of them, as the list that `torch.optim.Optimizer` takes.
 
     Raises:
         ConfigError: a single tensor, something without an order, or nothing.
@@ -41,7 +41,7 @@ def as_groups(params: Any) -> list[Any]:
 def _ordered(params: Any) -> list[Any]:
     if isinstance(params, set | frozenset) or not isinstance(params, Iterable):
         raise ConfigError(
-            "params must be an iterable of parameters or of groups, in an order that stays",
+            "params must be an iterable of parameters or of groups, in a fixed order",
             got=type(params).__name__,
             fix="model.parameters()",
         )
@@ -49,10 +49,12 @@ def _ordered(params: Any) -> list[Any]:
 
 
 def check_new(group: Group, others: Sequence[Group]) -> None:
-    """Refuse parameters that are there already, or are none; `params` becomes a list.
+    """Refuse a group with parameters that are known already, or are no parameters.
+
+    `params` of the group becomes a list.
 
     Raises:
-        ConfigError: with the first that cannot be taken.
+        ConfigError: names the first parameter that cannot be taken.
     """
     if not isinstance(group, dict) or "params" not in group:
         raise ConfigError("a group must be a dict with params", got=repr(group))
@@ -80,10 +82,12 @@ def check_new(group: Group, others: Sequence[Group]) -> None:
 
 
 def check_number(group: Group, name: str, least: float = 0.0, below: float = math.inf) -> None:
-    """Refuse a hyper-parameter outside [least, below). It becomes a Python number; a tensor stays.
+    """Refuse a hyper-parameter outside [least, below).
+
+    In the group it becomes a Python number; a tensor stays a tensor.
 
     Raises:
-        ConfigError: it is outside, or no number.
+        ConfigError: it is outside, or is no number.
     """
     value = group[name]
     number = as_real(value)
@@ -95,23 +99,23 @@ def check_number(group: Group, name: str, least: float = 0.0, below: float = mat
 
 
 def check_choice(group: Group, name: str, choices: Sequence[Any]) -> None:
-    """Refuse a hyper-parameter that is none of the choices.
+    """Refuse a hyper-parameter that is not one of the choices.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: names the choices.
     """
     if group[name] not in choices:
-        told = ", ".join(repr(choice) for choice in choices)
-        raise ConfigError(f"{name} must be one of {told}", got=repr(group[name]))
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ConfigError(f"{name} must be one of {listed}", got=repr(group[name]))
 
 
 def tensors(group: Group) -> list[Tensor]:
-    """Parameters of a group, whose entries can be pairs with a name."""
+    """The parameters of a group, where an entry can also be a pair of a name and a parameter."""
     return [each[-1] if isinstance(each, tuple) and each else each for each in group["params"]]
 
 
 def check_betas(group: Group) -> None:
-    """Refuse betas outside [0, 1); they become Python numbers.
+    """Refuse betas outside [0, 1). In the group they become Python numbers.
 
     Raises:
         ConfigError: they are not two such numbers.
@@ -129,7 +133,7 @@ def check_real(group: Group, kind: str) -> None:
     """Refuse complex parameters.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: names the dtype.
     """
     for parameter in tensors(group):
         if parameter.is_complex():
@@ -141,7 +145,7 @@ def check_real(group: Group, kind: str) -> None:
 
 
 def check_whole(group: Group, name: str, largest: float | None) -> None:
-    """Refuse a largest norm of what is spread over ranks without saying how.
+    """Refuse a largest norm where the parameters are shards that do not name their ranks.
 
     Raises:
         ConfigError: the parameters are those of FullyShardedDataParallel (FSDP1).
@@ -149,7 +153,7 @@ def check_whole(group: Group, name: str, largest: float | None) -> None:
     if largest is not None and any(is_flattened(each) for each in tensors(group)):
         raise ConfigError(
             f"{name} must be of the norm over all ranks",
-            got="parameters of FullyShardedDataParallel, of which each rank knows its own part",
+            got="parameters of FullyShardedDataParallel, where each rank knows only its own part",
             fix="fully_shard() (FSDP2), or FullyShardedDataParallel's own clip_grad_norm_()",
         )
 
@@ -158,7 +162,7 @@ def check_gradient(parameter: Tensor, gradient: Tensor) -> None:
     """Refuse gradients that cannot be accumulated in place.
 
     Raises:
-        ConfigError: a sparse one, or one that is part of a graph.
+        ConfigError: a sparse gradient, or one that is part of a graph.
     """
     if gradient.layout is not torch.strided:
         raise ConfigError(
@@ -175,45 +179,45 @@ def check_gradient(parameter: Tensor, gradient: Tensor) -> None:
 
 
 def check_own_memory(gradient: Tensor) -> None:
-    """Refuse a `.grad` that nothing can be added to; autograd makes none.
+    """Refuse a `.grad` that torch cannot write to. Autograd never makes one.
 
     Raises:
-        ConfigError: elements share their memory.
+        ConfigError: several elements are the same memory.
     """
-    if expanded(gradient):
+    if shares_elements(gradient):
         raise ConfigError(
             "every element of a gradient must have memory of its own",
             got=f"strides {gradient.stride()} for a shape of {tuple(gradient.shape)}",
-            fix=".clone() what is assigned to .grad",
+            fix="assign a .clone() to .grad",
         )
 
 
-def check_no_copy(gradient: Tensor, carried: Tensor) -> None:
-    """Refuse a `.grad` that is a copy of what is carried: added to that, it would count twice.
+def check_no_copy(gradient: Tensor, total: Tensor) -> None:
+    """Refuse a `.grad` that is a copy of the sum: added to the sum, it would count twice.
 
     Raises:
-        ConfigError: it is one.
+        ConfigError: it is a copy.
     """
-    gradient, carried = local(gradient), local(carried)
-    if gradient.layout is not torch.strided or gradient.data_ptr() == carried.data_ptr():
+    gradient, total = local(gradient), local(total)
+    if gradient.layout is not torch.strided or gradient.data_ptr() == total.data_ptr():
         return
-    if gradient.dtype == carried.dtype and torch.equal(gradient, carried) and carried.any():
+    if gradient.dtype == total.dtype and torch.equal(gradient, total) and total.any():
         raise ConfigError(
-            "a .grad must be the memory of what it carries, or none of it",
-            got=f"a copy, for a parameter of shape {tuple(carried.shape)}",
+            "a .grad must be the memory of the accumulated sum, or none of it",
+            got=f"a copy, for a parameter of shape {tuple(total.shape)}",
             fix='carry="separate", with which .grad is None after step()',
         )
 
 
 def rescaling(old: float, new: float) -> float:
-    """What turns a sum that was multiplied by one momentum into one multiplied by another.
+    """The factor of a sum that was multiplied by the old momentum, and should be by the new one.
 
     Raises:
-        ConfigError: the old one is zero: nothing is left of the sum.
+        ConfigError: the old momentum is 0, which leaves nothing of the sum.
     """
     if old == 0:
         raise ConfigError(
-            "momentum cannot rise from 0, at which nothing was carried",
+            "momentum cannot rise from 0, which leaves nothing of the sum",
             got=repr(new),
             fix="begin with a small momentum",
         )
@@ -226,15 +230,15 @@ def check_state(
     """Refuse the state of another kind of optimizer, or of other parameters.
 
     Args:
-        state_dict: to be loaded.
-        groups: of the optimizer that is to load it.
-        names: what it keeps per parameter.
+        state_dict: the state to be loaded.
+        groups: of the optimizer that loads it.
+        names: what that optimizer keeps per parameter.
 
     Returns:
-        The state of every parameter, by number; those of torch.distributed.checkpoint come by name.
+        The state of every parameter, by number. torch.distributed.checkpoint gives it by name.
 
     Raises:
-        CheckpointError: with the first difference.
+        CheckpointError: names the first difference.
     """
     kind = groups[0]["kind"]
     given, state = state_dict.get("param_groups"), state_dict.get("state")
@@ -270,7 +274,7 @@ def check_state(
         if values.get("pending") and "window" not in values:
             raise CheckpointError(
                 "a state from the middle of a window must hold that window's gradients",
-                got="none: torch.distributed.checkpoint leaves out what a new optimizer has not",
+                got="none: torch.distributed.checkpoint saves only what a new optimizer has too",
                 fix="save between two windows, or state_dict() itself on every rank",
             )
         _check_shapes(index, values, parameters[index])
@@ -289,18 +293,21 @@ def _check_shapes(index: int, values: Mapping[str, Any], parameter: Tensor) -> N
             )
         if local(value) is not value and local(parameter) is parameter:
             raise CheckpointError(
-                "the state must be spread over the ranks as the parameters are",
+                "the state must be sharded over the ranks as the parameters are",
                 got=f"{type(value).__name__} for a {type(parameter).__name__}",
                 fix="get_optimizer_state_dict with StateDictOptions(full_state_dict=True)",
             )
 
 
 def copied(value: Any, parameter: Tensor) -> Any:
-    """A value of a state for this parameter: tensors as it is placed, and no less than float32."""
+    """A copy of a value of a state, with tensors sharded and placed as the parameter is.
+
+    Tensors of the parameter's shape become float32 or better.
+    """
     if not isinstance(value, torch.Tensor):
         return value
     if value.ndim == 0 and parameter.ndim > 0:
         return value.clone()
     copy = value.to(parameter.device, sum_dtype(parameter), copy=True)
     whole = local(value) is value and local(parameter) is not parameter
-    return spread(copy, parameter) if whole else copy
+    return distribute_like(copy, parameter) if whole else copy

@@ -24,10 +24,10 @@ OnNonfinite = Literal["raise", "skip"]
 class Limits:
     """Limits of the gradient of a window or a beat.
 
-    Such a limit needs the gradient in a buffer of its own, separate from what is carried over.
+    All but `on_nonfinite="raise"` need that gradient in a buffer of its own, separate from the sum.
 
     Raises:
-        ConfigError: a limit that is not positive, or two that exclude each other.
+        ConfigError: a limit that is not above 0, or two that exclude each other.
     """
 
     max_grad_norm: float | None = None
@@ -52,20 +52,20 @@ class Limits:
 
     @property
     def of_window(self) -> bool:
-        """Whether a limit applies to the gradient of a whole window."""
+        """Whether one of them needs the gradient of a whole window."""
         return self.max_grad_norm is not None or self.on_nonfinite == "skip"
 
     @property
-    def apart(self) -> bool:
-        """Whether gradients must be separate from what is carried over."""
+    def separate(self) -> bool:
+        """Whether they need gradients separate from the accumulated sum."""
         return self.of_window or self.max_beat_norm is not None
 
 
 def checked_norm(name: str, value: float | None) -> float | None:
-    """A largest norm as a Python number.
+    """A largest norm as a Python number; None for no limit.
 
     Raises:
-        ConfigError: it is not above zero.
+        ConfigError: it is not above 0.
     """
     number = as_real(value)
     if value is not None and (number is None or not number > 0):
@@ -81,27 +81,27 @@ def total_norm(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def clip_factor(norm: float, largest: float) -> float:
-    """The factor that makes the norm at most `largest`; 1 if it is, or if it is not finite."""
+    """The factor that makes a norm at most `largest`; 1 where it already is, or is not finite."""
     return largest / norm if math.isfinite(norm) and norm > largest else 1.0
 
 
-def finite(tensors: Sequence[Tensor], *, everywhere: bool = False) -> bool:
-    """Whether every element is finite, on every rank that has parts of the tensors.
+def finite(tensors: Sequence[Tensor], *, on_all_ranks: bool = False) -> bool:
+    """Whether every element is finite, on every rank that shares the tensors.
 
     Args:
-        tensors: tensors, or the parts of them that this rank has.
-        everywhere: all ranks have parts, but the tensors do not show it (FSDP1).
+        tensors: those of this rank. DTensors name the ranks that share them.
+        on_all_ranks: whether all ranks have parts, although the tensors do not say so (FSDP1).
     """
     here = all_finite(tensors)
-    if everywhere:
+    if on_all_ranks:
         flag = torch.tensor(float(here), device=tensors[0].device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
         return bool(flag.item())
-    spread = next((tensor for tensor in tensors if local(tensor) is not tensor), None)
-    if spread is None:
+    sharded = next((tensor for tensor in tensors if local(tensor) is not tensor), None)
+    if sharded is None:
         return here
-    flag = torch.tensor(float(here), device=local(spread).device)
-    mesh = spread.device_mesh  # type: ignore[attr-defined]
+    flag = torch.tensor(float(here), device=local(sharded).device)
+    mesh = sharded.device_mesh  # type: ignore[attr-defined]
     for dimension in range(mesh.ndim):
         torch.distributed.all_reduce(
             flag, torch.distributed.ReduceOp.MIN, group=mesh.get_group(dimension)

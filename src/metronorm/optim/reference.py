@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     Windows = Sequence[Sequence[Numbers]]
 
 
-def accumulate(carried: Numbers, beats: Sequence[Numbers]) -> list[float]:
-    """`c = carried + sum of the window's gradients`, where carried is `momentum * c`."""
-    return [c + sum(beat[i] for beat in beats) for i, c in enumerate(carried)]
+def accumulate(sums: Numbers, beats: Sequence[Numbers]) -> list[float]:
+    """`c + (sum of the window's gradients)`, for sums that were multiplied by the momentum."""
+    return [c + sum(beat[i] for beat in beats) for i, c in enumerate(sums)]
 
 
 def ticks(

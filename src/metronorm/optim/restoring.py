@@ -1,4 +1,4 @@
-"""Train for a while and undo it: for trials on a model that is in the middle of its training."""
+"""Train for a while and undo it: trials on a model that is in the middle of its training."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 
+from metronorm.optim._torch_private import buffers_of
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import expanded
+from metronorm.optim.blocks import shares_elements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,11 +20,16 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def restoring(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
-    """Afterwards, also after an exception, all is what it was: the same objects, bitwise as before.
+    """Context manager that undoes a training, also after an exception, for one more copy of it.
 
-    All is parameters, their gradients, buffers, the modules' modes, the optimizer with its state
-    and param groups, and torch's random state on the CPU and on the devices that hold any of
-    these. It takes one more copy of the tensors. Other attributes of modules are not undone.
+    Afterwards these are the same objects as before, with the same bits: parameters, their
+    gradients, buffers, the modules' modes, and the optimizer with its state and param groups. So is
+    torch's random state, on the CPU and on the devices that hold any of these. Other attributes of
+    modules stay changed.
+
+    Args:
+        model: its parameters, buffers and modes.
+        optimizer: any of torch's interface; its parameters may be others than the model's.
     """
     parameters = list(model.parameters())
     parameters += [each for group in optimizer.param_groups for each in group["params"]]
@@ -31,15 +37,15 @@ def restoring(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
     gradients = [(each, each.grad) for each in parameters]
     found: dict[int, Any] = {}
     _find([parameters, [each for _, each in gradients]], found)
-    _find([module._buffers for module in model.modules()], found)
+    _find([buffers_of(module) for module in model.modules()], found)
     _find([optimizer, optimizer.state, optimizer.param_groups], found)
     ours = [each for each in found.values() if isinstance(each, Accumulator)]
-    held = [each.hold_versions() for each in ours]
+    held = [each._sums.beats.hold_versions() for each in ours]
     copies = [(each, _copy(each)) for each in found.values() if not isinstance(each, Optimizer)]
     with _random_state({each.device for each in found.values() if isinstance(each, torch.Tensor)}):
         try:
-            for each in ours:  # trials begin new windows, wherever this one is
-                each._close()
+            for each in ours:  # trials begin new windows, wherever this window is
+                each._close_window()
             yield
         finally:
             for each, copy in copies:
@@ -53,12 +59,12 @@ def restoring(model: nn.Module, optimizer: Optimizer) -> Iterator[None]:
 
 
 def _find(value: Any, found: dict[int, Any]) -> None:
-    """Collect, once each, what can change in place and can be reached from a value."""
-    if id(value) in found or (isinstance(value, torch.Tensor) and expanded(value)):
+    """Collect what can change in place and can be reached from a value, by id."""
+    if id(value) in found or (isinstance(value, torch.Tensor) and shares_elements(value)):
         return
     if isinstance(value, torch.Tensor | dict | list | Optimizer):
         found[id(value)] = value
-    if isinstance(value, Optimizer):  # can be in another one that wraps it
+    if isinstance(value, Optimizer):  # perhaps inside of another one that wraps it
         _find(vars(value), found)
     elif isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
@@ -66,7 +72,7 @@ def _find(value: Any, found: dict[int, Any]) -> None:
 
 
 def _copy(value: Any) -> Any:
-    """The contents of a tensor; which objects are in a dictionary or list."""
+    """A copy of a tensor; for a dictionary or list, which objects are in it."""
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     return dict(value) if isinstance(value, dict) else list(value)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from metronorm.errors import ConfigError
 from metronorm.optim import checks
+from metronorm.optim._torch_private import add_each, move_and_multiply, multiply_each, zero_each
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import add, blocks, fade, local
+from metronorm.optim.blocks import add, apply_momentum, blocks, local
 from metronorm.optim.limits import Limits, checked_norm, clip_factor, total_norm
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ class Ticks(Accumulator):
     Half-precision parameters have float32 sums. Complex parameters work as in SGD.
     """
 
-    _own = Accumulator._own | {"_max_update_norm"}
+    _copied = Accumulator._copied | {"_max_update_norm"}
 
     def __init__(
         self,
@@ -113,8 +112,8 @@ class Ticks(Accumulator):
             norms = []
             for group, parameters, sums in self._groups(window):
                 if decay := coupled_decay(group):
-                    for parameter, carried in zip(parameters, sums, strict=True):
-                        carried.add_(parameter, alpha=decay)
+                    for parameter, total in zip(parameters, sums, strict=True):
+                        total.add_(parameter, alpha=decay)
                 norms.append(scale(group) * float(total_norm(sums)))
             self._clip = clip_factor(math.hypot(*norms), self._max_update_norm)
         super()._move_all(window)
@@ -125,56 +124,40 @@ class Ticks(Accumulator):
         kept = 1 - rate * group["weight_decay"] if group["decoupled"] else 1.0
         decay = coupled_decay(group) if self._max_update_norm is None else 0.0  # added before
         if kept == 1 and can_fuse(group, parameters, sums):
-            fused_move(parameters, sums, alpha, momentum, decay)
+            move_and_multiply(
+                [local(each) for each in parameters],
+                [local(each) for each in sums],
+                factor=alpha,
+                momentum=momentum,
+                decay=decay,
+            )
         elif group["foreach"] or (group["foreach"] is None and on_accelerators(parameters)):
             if decay:
-                torch._foreach_add_(sums, parameters, alpha=decay)
+                add_each(sums, parameters, factor=decay)
             if kept != 1:
-                torch._foreach_mul_(parameters, kept)
-            torch._foreach_add_(parameters, sums, alpha=alpha)
+                multiply_each(parameters, kept)
+            add_each(parameters, sums, factor=alpha)
             if momentum:
-                torch._foreach_mul_(sums, momentum)
+                multiply_each(sums, momentum)
             else:
-                torch._foreach_zero_(sums)
+                zero_each(sums)
         else:
-            for parameter, carried in zip(parameters, sums, strict=True):
-                for p, c in blocks(parameter, carried):
+            for parameter, total in zip(parameters, sums, strict=True):
+                for p, c in blocks(parameter, total):
                     if decay:
                         c.add_(p, alpha=decay)
                     add(p, c, alpha, kept=kept, stochastic=group["stochastic_rounding"])
-                    fade(c, momentum)
-
-
-def fused_move(
-    parameters: list[Tensor], sums: list[Tensor], alpha: float, momentum: float, decay: float
-) -> None:
-    """`c = momentum * (c + decay * p)`, `p += alpha / momentum * c`, in one sweep of torch's SGD.
-
-    Given c as gradient and as buffer, that computes `c = m * c + (1 - dampening) * (c + d * p)`.
-    """
-    half = 0.5 if decay else 0.0  # of c; so that `decay` comes in, and 1 - half is exact
-    torch._fused_sgd_(
-        [local(each) for each in parameters],
-        [local(each) for each in sums],
-        [local(each) for each in sums],
-        weight_decay=2 * momentum * decay,
-        momentum=momentum - half,
-        lr=-alpha / momentum,
-        dampening=1 - half,
-        nesterov=False,
-        maximize=False,
-        is_first_step=False,
-    )
+                    apply_momentum(c, momentum)
 
 
 def can_fuse(group: Group, parameters: list[Tensor], sums: list[Tensor]) -> bool:
-    """Whether `fused_move` can take a group."""
+    """Whether `move_and_multiply` can take a group: dense, alike, and rounded as usual."""
     first = local(parameters[0])
     return (
         group["foreach"] is None
         and not group["stochastic_rounding"]
         and not group["maximize"]
-        and group["momentum"] > 0.5  # a momentum of 0 would leave the buffer alone
+        and group["momentum"] > 0.5
         and first.device.type in ("cpu", "cuda")
         and first.is_floating_point()
         and all(
@@ -185,7 +168,7 @@ def can_fuse(group: Group, parameters: list[Tensor], sums: list[Tensor]) -> bool
 
 
 def coupled_decay(group: Group) -> float:
-    """What weight decay adds to the sum, times the parameter: a gradient like any other."""
+    """The factor of the parameter that weight decay adds to the sum, as a gradient would be."""
     if group["decoupled"]:
         return 0.0
     decay = float(group["weight_decay"])
@@ -193,11 +176,11 @@ def coupled_decay(group: Group) -> float:
 
 
 def scale(group: Group) -> float:
-    """What `scaling` multiplies the sum by."""
+    """The factor of the sum in an update, by `scaling`."""
     kept = 1 - float(group["momentum"])
     return {"sum": 1.0, "mean": kept, "amplified": 1 / kept}[group["scaling"]]
 
 
 def on_accelerators(parameters: list[Tensor]) -> bool:
-    """Whether none is on the processor, where a sweep over all tensors leaves the caches."""
+    """Whether no parameter is on the CPU, where a sweep over all tensors leaves the caches."""
     return all(parameter.device.type != "cpu" for parameter in parameters)

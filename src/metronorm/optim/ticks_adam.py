@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.autograd.graph import get_gradient_edge
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
     from metronorm.optim.accumulator import Entry
     from metronorm.optim.checks import Group
+
+
+class WatchedNode(NamedTuple):
+    """The node that accumulates a parameter's gradient, and our hook on it."""
+
+    node: Node
+    hook: RemovableHandle
 
 
 class TicksAdam(Accumulator):
@@ -52,7 +59,7 @@ class TicksAdam(Accumulator):
     """
 
     _state_names = Accumulator._state_names | {"squares", "step"}
-    _own = Accumulator._own | {"_process_group"}
+    _copied = Accumulator._copied | {"_process_group"}
 
     def __init__(
         self,
@@ -77,10 +84,10 @@ class TicksAdam(Accumulator):
         super().__init__(params, defaults, Limits(None, None, "raise"))
 
     def _begin(self) -> None:
-        # keeps the nodes alive: torch would delete them, and their hooks with them
-        self._nodes: dict[Tensor, tuple[Node, RemovableHandle]] = {}
+        # torch would drop these nodes, and their hooks, if nobody held them
+        self._nodes: dict[Tensor, WatchedNode] = {}
         self._squared: dict[Tensor, None] = {}  # parameters with squares of an unfinished window
-        self._taken_away = False  # whether some of these lost their gradient
+        self._taken_away = False  # whether one of those has lost its gradient since
         weakref.finalize(self, _unhook, self._nodes)
 
     def _check(self, group: Group) -> None:
@@ -102,8 +109,8 @@ class TicksAdam(Accumulator):
         for parameter in checks.tensors(group):
             if local(parameter) is not parameter or is_flattened(parameter):
                 raise ConfigError(
-                    "TicksAdam takes parameters that every rank has whole: it must see the beats' "
-                    "gradients before they are reduced",
+                    "TicksAdam takes parameters that every rank holds whole: it must see the "
+                    "gradients of the beats before they are reduced",
                     got=f"a {type(parameter).__name__}, sharded by FSDP",
                     fix='TicksMuon with method="adamw", or torch.optim.AdamW',
                 )
@@ -126,39 +133,39 @@ class TicksAdam(Accumulator):
         for parameter in self.param_groups[number]["params"]:
             if not parameter.requires_grad:
                 continue
-            place = weakref.ref(parameter)
+            weak = weakref.ref(parameter)
 
-            def see(gradients: Sequence[Tensor], place: weakref.ref[Tensor] = place) -> None:
-                optimizer, parameter = this(), place()
+            def square(gradients: Sequence[Tensor], weak: weakref.ref[Tensor] = weak) -> None:
+                optimizer, parameter = this(), weak()
                 if optimizer is not None and parameter is not None and gradients[0] is not None:
                     optimizer._square(parameter, gradients[0], optimizer.param_groups[number])
 
-            def follow(_: Tensor, see: Any = see, place: weakref.ref[Tensor] = place) -> None:
-                optimizer, parameter, node = this(), place(), running_node()
+            def follow(_: Tensor, square: Any = square, weak: weakref.ref[Tensor] = weak) -> None:
+                optimizer, parameter, node = this(), weak(), running_node()
                 if optimizer is None or parameter is None or node is None:
                     return
-                known, hook = optimizer._nodes[parameter]
+                watched = optimizer._nodes[parameter]
                 accumulates = getattr(node, "variable", None) is parameter
-                if accumulates and node is not known:  # torch.autograd.grad() runs others
-                    hook.remove()
-                    optimizer._nodes[parameter] = node, node.register_prehook(see)
+                if accumulates and node is not watched.node:  # torch.autograd.grad() runs others
+                    watched.hook.remove()
+                    optimizer._nodes[parameter] = WatchedNode(node, node.register_prehook(square))
 
             node = get_gradient_edge(parameter).node
-            self._nodes[parameter] = node, node.register_prehook(see)
+            self._nodes[parameter] = WatchedNode(node, node.register_prehook(square))
             weakref.finalize(self, parameter.register_hook(follow).remove)
 
     @torch.no_grad()
     def _square(self, parameter: Tensor, gradient: Tensor, group: Group) -> None:
         """Add the square of a beat's gradient to the second moment; then autograd adds it to c."""
         checks.check_gradient(parameter, gradient)
-        if parameter in self._beats.reached:
+        if parameter in self._sums.beats.reached:
             raise ConfigError(
                 "a beat's gradient must come whole to be squared",
                 got=f"a second part of one for a parameter of shape {tuple(parameter.shape)}, "
                 "within one backward()",
                 fix="use_reentrant=False in torch.utils.checkpoint, where a layer is shared",
             )
-        self._beats.reached.add(parameter)
+        self._sums.beats.reached.add(parameter)
         state = self.state[parameter]
         exact = gradient.to(sum_dtype(gradient))
         if "squares" not in state:
@@ -187,8 +194,8 @@ class TicksAdam(Accumulator):
             self.state[parameter]["squares"].zero_()
         self._squared.clear()
 
-    def _close(self) -> None:
-        super()._close()
+    def _close_window(self) -> None:
+        super()._close_window()
         self._squared.clear()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -200,7 +207,7 @@ class TicksAdam(Accumulator):
     def _cannot_take_back(self) -> ConfigError:
         return ConfigError(
             "TicksAdam cannot take back gradients whose squares are in the second moment already",
-            got="some that were dropped after backward()",
+            got="gradients that were dropped after backward()",
             fix=self._WAYS_OUT,
         )
 
@@ -260,12 +267,12 @@ class TicksAdam(Accumulator):
     def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
         rate, (beta1, beta2) = float(group["lr"]), group["betas"]
         kept = 1 - rate * group["weight_decay"]
-        for parameter, carried in zip(parameters, sums, strict=True):
+        for parameter, total in zip(parameters, sums, strict=True):
             state = self.state[parameter]
             state["step"] += 1
             of_first = 1 - beta1 ** state["step"]
             of_second = math.sqrt(1 - beta2 ** state["step"])
-            for p, c, v in blocks(parameter, carried, state["squares"]):
+            for p, c, v in blocks(parameter, total, state["squares"]):
                 update = c / v.sqrt().div_(of_second).add_(group["eps"])
                 add(p, update, -rate * (1 - beta1) / of_first, kept=kept)
                 c.mul_(beta1)
@@ -279,6 +286,6 @@ class TicksAdam(Accumulator):
                 self._watch(number)
 
 
-def _unhook(nodes: dict[Tensor, tuple[Node, RemovableHandle]]) -> None:
-    for _, hook in nodes.values():
-        hook.remove()
+def _unhook(nodes: dict[Tensor, WatchedNode]) -> None:
+    for watched in nodes.values():
+        watched.hook.remove()

@@ -6,12 +6,12 @@ import math
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch.optim.adam import adam
 
 from metronorm.errors import ConfigError
 from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import add, blocks, fade, local, spread
+from metronorm.optim.adamw import adamw_step
+from metronorm.optim.blocks import add, apply_momentum, blocks, distribute_like, local
 from metronorm.optim.limits import Limits
 from metronorm.scalars import as_integer
 
@@ -27,10 +27,9 @@ if TYPE_CHECKING:
 Method = Literal["muon", "ticks", "adamw"]
 AdjustLr = Literal["original", "match_rms_adamw"]
 
-# From Jordan et al.: these maximize the slope at zero.
+# Jordan et al. chose them to maximize the slope at 0.
 NS_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ADAM_EPS = 1e-8
-ELEMENTS = 1 << 21  # of all matrices that are multiplied at once; two matrices may have more
+CHUNK_ELEMENTS = 1 << 21  # of all matrices that are multiplied at once, unless two have more
 
 
 class TicksMuon(Accumulator):
@@ -89,10 +88,10 @@ class TicksMuon(Accumulator):
     ) -> None:
         if nesterov:
             raise ConfigError(
-                "nesterov must be False: its step needs the window's gradient beside the sum it is "
-                "part of",
+                "nesterov must be False: its step needs the window's gradient beside the sum that "
+                "contains it",
                 got="nesterov=True",
-                fix="torch.optim.Muon, at the price of one more buffer",
+                fix="torch.optim.Muon, which has one more buffer",
             )
         defaults = {
             "lr": lr,
@@ -128,70 +127,33 @@ class TicksMuon(Accumulator):
                         fix='a group with method="adamw" for it',
                     )
 
-    def _fold(self, window: list[Entry]) -> None:
-        super()._fold(_folding(window))
-
-    def _move_all(self, window: list[Entry]) -> None:
-        super()._move_all(_folding(window))
+    def _update(self, window: list[Entry]) -> None:
+        super()._update(_without_adamw(window))
         for group in self.param_groups:
             entries = [entry for entry in window if entry.group is group]
             if entries and group["method"] == "adamw":
-                self._adamw(group, entries)
-
-    def _carry(self, window: list[Entry]) -> None:
-        super()._carry(_folding(window))
-        for entry in window:
-            if entry.group["method"] == "adamw":
-                entry.parameter.grad = None
+                parameters = [entry.parameter for entry in entries]
+                gradients = [entry.newest for entry in entries]
+                adamw_step(group, parameters, gradients, [self.state[each] for each in parameters])
+                for parameter in parameters:
+                    parameter.grad = None
 
     def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
         momentum, lr = float(group["momentum"]), float(group["lr"])
         kept = 1 - lr * group["weight_decay"]
-        for indices in together(sums):
+        for indices in same_shape_chunks(sums):
             some = [sums[index] for index in indices]
             updates, rate = some, lr
             if group["method"] == "muon":
                 updates = orthogonalized(some, group["ns_steps"], group["eps"])
                 rate = lr * _adjustment(group["adjust_lr_fn"], some[0].shape)
-            for index, carried, update in zip(indices, some, updates, strict=True):
-                for p, c, u in blocks(parameters[index], carried, update):
+            for index, total, update in zip(indices, some, updates, strict=True):
+                for p, c, u in blocks(parameters[index], total, update):
                     add(p, u, -rate, kept=kept)
-                    fade(c, momentum)
-
-    def _adamw(self, group: Group, entries: list[Entry]) -> None:
-        parameters = [local(entry.parameter).detach() for entry in entries]
-        exact = [p.float() if p.dtype.itemsize < 4 else p for p in parameters]
-        states = []
-        for entry in entries:
-            state = self.state[entry.parameter]
-            if not state:
-                state["exp_avg"] = torch.zeros_like(entry.newest)
-                state["exp_avg_sq"] = torch.zeros_like(entry.newest)
-                state["step"] = torch.tensor(0.0)
-            states.append(state)
-        adam(
-            exact,
-            [local(entry.newest) for entry in entries],
-            [local(state["exp_avg"]) for state in states],
-            [local(state["exp_avg_sq"]) for state in states],
-            [],
-            [state["step"] for state in states],
-            fused=all(p.device.type == "cpu" for p in exact),
-            decoupled_weight_decay=True,
-            amsgrad=False,
-            beta1=group["betas"][0],
-            beta2=group["betas"][1],
-            lr=float(group["lr"]),
-            weight_decay=group["weight_decay"],
-            eps=ADAM_EPS,
-            maximize=False,
-        )
-        for parameter, result in zip(parameters, exact, strict=True):
-            if result is not parameter:
-                parameter.copy_(result)
+                    apply_momentum(c, momentum)
 
 
-def _folding(window: list[Entry]) -> list[Entry]:
+def _without_adamw(window: list[Entry]) -> list[Entry]:
     return [entry for entry in window if entry.group["method"] != "adamw"]
 
 
@@ -202,13 +164,13 @@ def _adjustment(name: AdjustLr, shape: torch.Size) -> float:
     return 0.2 * math.sqrt(max(rows, columns))
 
 
-def together(matrices: list[Tensor]) -> Iterator[list[int]]:
-    """Which matrices to multiply at once: of one shape, and few enough to take little memory."""
+def same_shape_chunks(matrices: list[Tensor]) -> Iterator[list[int]]:
+    """Indices of matrices to multiply at once: of one shape, and few, to need little memory."""
     by_shape: dict[torch.Size, list[int]] = {}
     for index, matrix in enumerate(matrices):
         by_shape.setdefault(matrix.shape, []).append(index)
     for shape, indices in by_shape.items():
-        most = max(2, ELEMENTS // max(1, shape.numel()))  # one alone keeps no two cores busy
+        most = max(2, CHUNK_ELEMENTS // max(1, shape.numel()))  # one does not keep two cores busy
         for begin in range(0, len(indices), most):
             yield indices[begin : begin + most]
 
@@ -216,21 +178,21 @@ def together(matrices: list[Tensor]) -> Iterator[list[int]]:
 def orthogonalized(matrices: list[Tensor], steps: int, eps: float) -> list[Tensor]:
     """Each matrix with its singular values brought near one, by Newton-Schulz in bfloat16.
 
-    Matrices that are spread over ranks are gathered, and the results are spread the same way.
+    Matrices that are sharded over ranks are gathered, and the results are sharded the same way.
 
     Args:
-        matrices: of one shape, (rows, columns).
-        steps: iterations.
-        eps: least norm to divide by.
+        matrices: all of one shape, (rows, columns).
+        steps: how many iterations.
+        eps: the least norm by which a matrix is divided first.
 
     Returns:
-        bfloat16, of the same shape.
+        As many matrices of the same shape, in bfloat16.
     """
     whole = [getattr(matrix, "full_tensor", lambda matrix=matrix: matrix)() for matrix in matrices]
     stack = torch.stack([matrix.bfloat16() for matrix in whole])
     results = list(_newton_schulz(stack, steps, eps))
     return [
-        result if local(matrix) is matrix else spread(result, matrix)
+        result if local(matrix) is matrix else distribute_like(result, matrix)
         for result, matrix in zip(results, matrices, strict=True)
     ]
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from metronorm.optim import checks
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.blocks import add, blocks, fade
+from metronorm.optim.blocks import add, apply_momentum, blocks
 from metronorm.optim.limits import Limits
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class TicksSign(Accumulator):
         momentum, rate = float(group["momentum"]), float(group["lr"])
         kept = 1 - rate * group["weight_decay"]
         alpha, stochastic = rate if group["maximize"] else -rate, group["stochastic_rounding"]
-        for parameter, carried in zip(parameters, sums, strict=True):
-            for p, c in blocks(parameter, carried):
+        for parameter, total in zip(parameters, sums, strict=True):
+            for p, c in blocks(parameter, total):
                 add(p, c.sign(), alpha, kept=kept, stochastic=stochastic)
-                fade(c, momentum)
+                apply_momentum(c, momentum)
