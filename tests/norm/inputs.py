@@ -3,8 +3,8 @@
 A result may differ from the float64 equation of the same inputs by the sum of
 
 - half a unit in the last place of its own dtype, for one rounding;
-- ROUNDINGS units of float32 (of float64 for float64 results), times the sum of the absolute values of
-  its terms. There, h counts as |h| + 1, since it is not known better than to a unit of 1. If the
+- ROUNDINGS units of float32 (of float64 for float64 results), times the sum of the absolute values
+  of its terms. There, h counts as |h| + 1, since it is not known better than to a unit of 1. If the
   normalized tensor has 16 bits, it is HALF_ROUNDINGS, still a 64th of float16's own rounding. Sums
   over n rows get sqrt(n) units more; test_figures.py tests their precision;
 - if the output was saved: the error of h = (y - bias) / weight that comes from the rounding of y;
