@@ -173,7 +173,7 @@ def _usage(runs: tuple[Run, Run], skip: int) -> dict[str, Measure]:
 
 
 def _side(run: Run, table: Table, times: Times) -> Side:
-    ranks = table.only("rank").sql("select count(distinct rank) from ticks").fetchall()[0][0]
+    ((ranks,),) = table.only("rank").fetch("select count(distinct rank) from ticks")
     return Side(run.info.name, str(run.directory), times.ticks, ranks)
 
 

@@ -95,7 +95,7 @@ def read_course(ticks: Table, metric: str) -> Course:
     """Read a metric, in at most `BINS` stretches of ticks."""
     tokens = ["tokens"] * ("tokens" in ticks.metrics)
     ticks = ticks.only("attempt", "rank", "tick", "wall_ns", *tokens, metric)
-    rows = ticks.sql(
+    rows = ticks.fetch(
         f"""with per_tick as ({per_tick(ticks, (), metric)}), running as (
                 select tick, sum(tokens) over so_far as tokens,
                        sum(wall) over so_far / 1e9 as seconds,
@@ -105,7 +105,7 @@ def read_course(ticks: Table, metric: str) -> Course:
                 from per_tick window so_far as (order by tick))
             select max(tick), max(tokens), max(seconds), median(value)
             from running group by bin order by bin"""
-    ).fetchall()
+    )
     axes: list[Axis] = ["ticks", "seconds"]
     if "tokens" in ticks.metrics:
         axes.append("tokens")

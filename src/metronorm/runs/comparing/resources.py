@@ -29,7 +29,7 @@ def read_usage(resources: Table, skip: int) -> dict[str, float]:
         "tick_processor_ns": _cpu_time(columns, skip),
     }
     queries = [f"({query})::DOUBLE" for query in wanted.values()]
-    row = resources.sql(f"select {', '.join(queries)}").fetchall()[0]
+    (row,) = resources.fetch(f"select {', '.join(queries)}")
     return {name: value for name, value in zip(wanted, row, strict=True) if value is not None}
 
 
@@ -47,25 +47,20 @@ def others_share(run: Run) -> float | None:
         for name in ("processor_ns", "children_processor_ns")
         if name in columns
     )
-    (busy, used) = (
-        resources.only("attempt", "rank", *_BUSY.intersection(columns))
-        .sql(
-            f"""with ranks as (
-                    select attempt, avg(machine_processor_share) as busy,
-                           ({own}) / nullif(max(time_ns) - min(time_ns), 0) as used
-                    from resources where processor_ns is not null group by attempt, rank),
-                attempts as (select avg(busy) as busy, sum(used) as used from ranks
-                             group by attempt)
-                select avg(busy), avg(used) from attempts"""
-        )
-        .fetchall()[0]
+    ((busy, used),) = resources.only("attempt", "rank", *_BUSY.intersection(columns)).fetch(
+        f"""with ranks as (
+                select attempt, avg(machine_processor_share) as busy,
+                       ({own}) / nullif(max(time_ns) - min(time_ns), 0) as used
+                from resources where processor_ns is not null group by attempt, rank),
+            attempts as (select avg(busy) as busy, sum(used) as used from ranks group by attempt)
+            select avg(busy), avg(used) from attempts"""
     )
     if busy is None or used is None:
         return None
-    hosts = run.events().sql(
+    ((hosts,),) = run.events().fetch(
         "select count(distinct fields->>'host') from events where event = 'start'"
     )
-    return max(float(busy - used / cores / max(hosts.fetchall()[0][0], 1)), 0.0)
+    return max(float(busy - used / cores / max(hosts, 1)), 0.0)
 
 
 def _largest(columns: list[str]) -> str:

@@ -81,7 +81,7 @@ def per_tick(ticks: Table, phases: Sequence[str] = (), metric: str | None = None
         value = f"avg({identifier(metric)} order by rank)"
     if phases:
         sampled = "count(unattributed_ns) > 0"
-    # rounded to whole numbers, whose sum does not depend on the order of adding
+    # rounded to whole numbers, so that the sum does not depend on the order of adding
     times = [
         f"round(avg(coalesce({identifier(phase + '_ns')}, 0))"
         f" filter (where unattributed_ns is not null)) as p{number}"
@@ -141,7 +141,8 @@ def count_ticks(ticks: Table, skip: int) -> int:
     """Count the ticks after the first `skip` ticks of every attempt."""
     ticks = ticks.only(*_columns(ticks))
     query = f"with {_kept(ticks, (), skip)} select count(*) from kept"
-    return int(ticks.sql(query).fetchall()[0][0])
+    ((count,),) = ticks.fetch(query)
+    return int(count)
 
 
 def read_times(ticks: Table, skip: int) -> Times:
@@ -156,7 +157,7 @@ def read_times(ticks: Table, skip: int) -> Times:
     kept = _kept(ticks, phases, skip)
     levels = ", ".join(str(level / LEVELS) for level in range(LEVELS + 1))
     query = f"with {kept} select count(*), quantile_cont(wall, [{levels}]) from kept"
-    count, quantiles = ticks.sql(query).fetchall()[0]
+    ((count, quantiles),) = ticks.fetch(query)
     middle = repr(_quantile(quantiles, 0.5))
     columns = {
         "ticks": "count(*)",
@@ -165,14 +166,14 @@ def read_times(ticks: Table, skip: int) -> Times:
         "tokens": "sum(tokens)",
         "sampled": "count(*) filter (where sampled)",
     } | {f"phase {name}": f"coalesce(sum(p{at}), 0)" for at, name in enumerate(phases)}
-    rows = ticks.sql(
+    rows = ticks.fetch(
         f"""with {kept}, placed as (
                 select *, (row_number() over (order by tick) - 1) * least({BINS}, {count})
                           // {count} as bin
                 from kept)
             select {", ".join(f"({column})::DOUBLE" for column in columns.values())}
             from placed group by bin order by bin"""
-    ).fetchall()
+    )
     series = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
     # seeded by the tick times: a run has the same resamples as A and as B, and equals itself
     random = Random(repr(series["wall"]))

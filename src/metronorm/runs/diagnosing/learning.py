@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # begin at 0, and a schedule may end at 0.
 ZERO_TICKS = MINIMUM_TICKS
 ZERO_SHARE = 0.05
-# A loss that falls by this trend meanwhile learns, at a rate that is not on record.
+# If a loss falls by this trend meanwhile, the run learns, with a rate that is not on record.
 LEARNING_SIGMAS = -3.0
 
 # A loss is flat if the fifths of the run are this close (as part of the level, and in standard

@@ -64,8 +64,8 @@ class _Bad:
 
 
 def _not_finite(reading: Reading, metrics: Sequence[str]) -> list[_Bad]:
-    # A sum is finite only if every value is; below, metrics are left out whose sum overflowed
-    # although all values are finite. A filter for each of many columns would take gigabytes.
+    # A sum is finite only if every value is; metrics with finite values but a sum
+    # that overflowed are left out below. A filter for each of many columns would take gigabytes.
     sums = ", ".join(f"sum({identifier(metric)})" for metric in metrics)
     row = reading.table_of(metrics).fetch(f"select {sums} from ticks")[0]
     suspects = [
