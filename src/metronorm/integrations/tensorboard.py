@@ -58,7 +58,7 @@ class SummaryWriter:
     same name at the same step, one scalar is on the record and one is late. A second process gets
     an error.
 
-    `walltime` is in seconds since 1970; milliseconds, microseconds and nanoseconds are recognized.
+    `walltime` is in seconds since 1970; milliseconds, microseconds and nanoseconds are recognised.
 
     Without `global_step` the values of a tag are counted: 0, 1, 2. (Torch puts them all at 0.)
 

@@ -61,7 +61,7 @@ def _kind(source: Path) -> str:
     else:
         files = {kind: find_files(source, mark) for kind, mark in _MARKS.items()}
         files["trackio"] = [path for path in files["trackio"] if path.parent == source]
-        # W&B keeps event files that it has synchronized in the folder of the run.
+        # W&B keeps event files that it has synchronised in the folder of the run.
         folders = {path.parent for path in files["wandb"]}
         files["tensorboard"] = [
             path for path in files["tensorboard"] if folders.isdisjoint(path.parents)
