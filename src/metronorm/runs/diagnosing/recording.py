@@ -95,11 +95,12 @@ def lost_records(reading: Reading) -> Iterator[Finding]:
             where following > tick::HUGEINT + 1 order by tick limit {TICKS_NAMED}"""
     )
     begins = [tick + 1 for (tick,) in ticks]
+    verb = "has" if missing == 1 else "have"
     yield Finding(
         rule="missing-ticks",
         severity="warning",
-        what=f"{counted(missing, 'tick')}{reading.of_rank(rank)} have no record; the first is tick "
-        f"{begins[0]:,}.",
+        what=f"{counted(missing, 'tick')}{reading.of_rank(rank)} {verb} no record; the first is "
+        f"tick {begins[0]:,}.",
         advice="See what `metronorm show` reports about damaged lines. A loop that sets "
         "`clock.tick` may also have skipped them.",
         evidence={"missing": missing, "rank": rank},

@@ -111,10 +111,11 @@ def _finding(reading: Reading, bad: _Bad) -> Finding:
 
 def _summary_finding(reading: Reading, others: Sequence[_Bad]) -> Finding:
     first, lasting = others[0], sum(not bad.recovered for bad in others)
+    verb = "was" if len(others) == 1 else "were"
     return Finding(
         rule="not-finite",
         severity=_SEVERITIES[lasting > 0],
-        what=f"{counted(len(others), 'more metric')} were not finite, {lasting:,} of them until "
+        what=f"{counted(len(others), 'more metric')} {verb} not finite, {lasting:,} of them until "
         f"the end. {first.metric} was the first of them: {first.in_words} at tick {first.tick:,}"
         f"{reading.of_rank(first.rank)}.",
         advice="See the findings about the metrics that broke earlier.",
