@@ -1,18 +1,41 @@
-"""What counts as a number in an argument: Python's own numbers and what behaves like them.
+"""The checks of numbers: what counts as an integer or a real number.
 
-These are numbers of NumPy, Decimals, Fractions, and arrays or tensors of a single number. A bool is
-not a number, and neither is text.
+- In an *argument*, Python's numbers count, and so does everything that behaves like a number: a
+  NumPy scalar, a Decimal or Fraction, an array or tensor with one element. `as_integer` and
+  `as_real` convert them to Python's numbers.
+- In a *file* or a *configuration*, only Python's own numbers count: see `is_integer` and
+  `is_number`.
+
+A bool is never a number, and neither is a text.
 """
 
 from __future__ import annotations
 
 from decimal import Decimal
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
+
+
+def is_integer(value: object) -> TypeGuard[int]:
+    """Whether a value is a Python int.
+
+    >>> is_integer(3), is_integer(3.0), is_integer(True)
+    (True, False, False)
+    """
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[int | float]:
+    """Whether a value is a Python int or float; infinities and NaN are floats too.
+
+    >>> is_number(3), is_number(3.5), is_number("3"), is_number(True)
+    (True, True, False, False)
+    """
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_integer(value: Any) -> int | None:
-    """The value as an int; None: it is no integer. 2.0 is no integer.
+    """The value as an int, or None if it is no integer. 2.0 is no integer.
 
     >>> import numpy as np
     >>> as_integer(np.int64(3)), as_integer(3.0), as_integer(True)
@@ -23,7 +46,7 @@ def as_integer(value: Any) -> int | None:
 
 
 def as_real(value: Any) -> float | None:
-    """The value as a float; None: it is no real number.
+    """The value as a float, or None if it is no real number or is too large for a float.
 
     >>> import numpy as np
     >>> as_real(np.float32(0.5)), as_real(2), as_real("0.5")
@@ -39,11 +62,11 @@ def as_real(value: Any) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """The number in an array of a single number; None for a bool; any other value as it is."""
-    # torch.compile must be able to trace what runs for Python's own numbers
+    """The element of an array or tensor that has one; None for a bool; else the value itself."""
+    # for Python's own numbers this must be so plain that torch.compile can trace it
     if not isinstance(value, int | float) and hasattr(value, "item"):
         try:
             value = value.item()
-        except (TypeError, ValueError, RuntimeError):  # several numbers, or not available yet
+        except (TypeError, ValueError, RuntimeError):  # several elements, or none yet (meta)
             return None
     return None if isinstance(value, bool) else value

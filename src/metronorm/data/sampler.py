@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metronorm.errors import ConfigError, DataError
+from metronorm.scalars import is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -58,7 +59,7 @@ class WindowSampler:
         world: int = 1,
     ) -> None:
         self._source = _Source(tokens, context, batch_size)
-        if isinstance(seed, bool) or not isinstance(seed, int):
+        if not is_integer(seed):
             raise ConfigError("seed must be a whole number", got=repr(seed), fix="0")
         if world < 1 or not 0 <= rank < world:
             raise ConfigError(
@@ -111,7 +112,7 @@ class WindowSampler:
                 of tokens differs.
         """
         position = state.get("position")
-        if isinstance(position, bool) or not isinstance(position, int) or position < 0:
+        if not is_integer(position) or position < 0:
             raise ConfigError(
                 "the state of a sampler must hold its position",
                 got=repr(position),
@@ -220,7 +221,7 @@ class _Source:
                 got=f"{self.tokens.dtype} of {self.tokens.shape}",
             )
         for name, value in (("context", context), ("batch_size", batch_size)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            if not is_integer(value) or value < 1:
                 raise ConfigError(f"{name} must be a whole number, at least 1", got=repr(value))
         if len(self.tokens) < context + 1:
             raise DataError(

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
 from metronorm.errors import ConfigError
+from metronorm.scalars import is_integer, is_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,8 +80,7 @@ class GPTConfig:
                 got=f"width={self.width}, heads={self.heads}: head size {self.head_size}",
                 fix=f"width={self.width + self.heads}, or positions='learned'",
             )
-        number = isinstance(self.dropout, int | float) and not isinstance(self.dropout, bool)
-        if not number or not 0 <= self.dropout < 1:
+        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise ConfigError(
                 "dropout must be at least 0 and below 1", got=repr(self.dropout), fix="dropout=0.1"
             )
@@ -125,7 +125,7 @@ def preset(name: str) -> GPTConfig:
 
 
 def _check_positive(name: str, value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    if not is_integer(value) or value < 1:
         raise ConfigError(f"{name} must be a whole number of at least 1", got=repr(value))
     if value >= 2**31:
         raise ConfigError(f"{name} must be below 2**31", got=repr(value))

@@ -26,6 +26,7 @@ from safetensors.torch import save_file
 
 from metronorm.errors import CheckpointError
 from metronorm.files import directory_aside, open_regular, remove_directory
+from metronorm.scalars import is_integer
 from metronorm.text import printable
 from metronorm.train.checkpoint_checks import (
     Digest,
@@ -217,7 +218,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
     try:
         state = read_state(path)
         written = state.get("format")
-        if not isinstance(written, int) or isinstance(written, bool) or written < 1:
+        if not is_integer(written) or written < 1:
             raise ValueError(f"the format {written!r}")
         if written > FORMAT:
             raise NewerFormatError(

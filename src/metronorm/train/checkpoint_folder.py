@@ -12,6 +12,7 @@ import msgspec
 
 from metronorm.errors import CheckpointError
 from metronorm.files import remove_directory, remove_leftovers
+from metronorm.scalars import is_number
 from metronorm.train import checkpoint
 from metronorm.train.checkpoint import Checkpoint, NewerFormatError, open_checkpoint, read_state
 
@@ -158,7 +159,7 @@ def _evaluated(directory: Path) -> list[tuple[float, Path]]:
             loss = read_state(path).get("validation_loss")
         except (OSError, msgspec.MsgspecError, RecursionError, ValueError):
             continue
-        if isinstance(loss, int | float) and not isinstance(loss, bool) and math.isfinite(loss):
+        if is_number(loss) and math.isfinite(loss):
             found.append((float(loss), path))
     return sorted(found)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeGuard, get_args
+from typing import Annotated, Literal, get_args
 
 import tyro
 
 from metronorm.data.config import TextConfig
 from metronorm.errors import ConfigError
 from metronorm.models.config import GPTConfig, preset
+from metronorm.scalars import is_integer, is_number
 
 OptimizerName = Literal["adamw", "ticks", "ticks_sign", "ticks_muon", "ticks_adam"]
 Schedule = Literal["cosine", "wsd", "constant"]
@@ -129,7 +130,7 @@ class TrainConfig:
         _check_count("keep", self.keep, 1)
         _check_choice("precision", self.precision, get_args(Precision))
         _check_choice("allocator", self.allocator, get_args(Allocator))
-        if not _is_integer(self.seed) or not -(2**63) <= self.seed < 2**64:
+        if not is_integer(self.seed) or not -(2**63) <= self.seed < 2**64:
             raise ConfigError("seed must be a whole number of 64 bits", got=repr(self.seed))
         if 0 < self.evaluate_tokens < self.model.context:
             raise ConfigError(
@@ -144,7 +145,7 @@ def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 
 def _check_count(name: str, value: object, least: int) -> None:
-    if not _is_integer(value):
+    if not is_integer(value):
         raise ConfigError(f"{name} must be a whole number", got=repr(value))
     if value < least:
         raise ConfigError(f"{name} must be at least {least}", got=repr(value))
@@ -157,11 +158,7 @@ def _check_share(name: str, value: object) -> None:
         raise ConfigError(f"{name} must be between 0 and 1", got=repr(value))
 
 
-def _is_integer(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _number(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if not is_number(value):
         raise ConfigError(f"{name} must be a number", got=repr(value))
     return value
