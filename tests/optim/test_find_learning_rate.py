@@ -282,7 +282,7 @@ def test_bad_arguments(bad: dict[str, Any]) -> None:
 def test_a_first_group_without_learning_rate() -> None:
     model = Bowl(1.0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    with pytest.raises(ConfigError, match=r"ratio to; got 0\.0; try: lr above 0"):
+    with pytest.raises(ConfigError, match=r"ratio to it; got 0\.0; try: lr above 0"):
         find_learning_rate(model, optimizer, blank(), height)
 
 

@@ -1,4 +1,4 @@
-"""Windows: their weights and sizes, and their place on disk."""
+"""Windows: their weights and sizes, and their position on disk."""
 
 import copy
 import itertools
@@ -16,7 +16,7 @@ from tests.optim.replay import UNEQUAL, Net, batches, count, refused, same
 
 
 class Source:
-    """Batches that know their place."""
+    """Batches that save and restore their position."""
 
     def __init__(self, items: list[Any]) -> None:
         self.items, self.taken = items, 0
@@ -312,7 +312,7 @@ def test_states_that_are_none(name: str) -> None:
     several = windows([1], 1, count=int)
     state = several.state_dict()
     del state[name]
-    refused(ConfigError, lambda: several.load_state_dict(state), "must hold their place", name)
+    refused(ConfigError, lambda: several.load_state_dict(state), "must hold their position", name)
 
 
 @pytest.mark.parametrize("taken", range(8))

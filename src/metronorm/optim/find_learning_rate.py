@@ -1,10 +1,10 @@
-"""The learning rate range test: every tick a little faster, until the loss shows what is too fast.
+"""The learning rate range test: raise the learning rate every tick, until the loss diverges.
 
     search = find_learning_rate(model, optimizer, windows(batches, 4, count), summed_loss)
     print(search.suggestion, search.reasons)
     search.figure().show()
 
-Smith, 2017, arXiv:1506.01186, with rates that grow exponentially and one step per window.
+Smith, 2017, arXiv:1506.01186. Here the rates grow exponentially, and a step is one window.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.distributed as distributed
 from metronorm.errors import ConfigError, DataError, DivergenceError
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import sum_dtype
-from metronorm.optim.learning_rate_search import LearningRateSearch, diverged, read
+from metronorm.optim.learning_rate_search import LearningRateSearch, diverged, suggest
 from metronorm.optim.restoring import restoring
 from metronorm.scalars import as_integer
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from metronorm.optim.windows import Window
 
 LEAST_TICKS = 10
-SMOOTHED_SHARE = 1 / 20  # of the ticks: what the moving average reaches back over
+SMOOTHED_SHARE = 1 / 20  # of the ticks: how far back the moving average reaches
 
 
 def find_learning_rate(
@@ -44,29 +44,29 @@ def find_learning_rate(
     highest: float = 1.0,
     ticks: int = 100,
 ) -> LearningRateSearch:
-    """Train for `ticks` windows, from `lowest` to `highest`, and tell where the loss fell; undo it.
+    """Train for `ticks` windows with rising learning rates, undo it, and suggest a learning rate.
 
     Afterwards parameters, buffers, gradients, the optimizer and torch's random state are bitwise
-    what they were, also after an exception; that takes one more copy of them. Not undone: the
+    what they were, also after an exception. That needs one more copy of them. Not undone are the
     windows that were taken from `windows`, and what `loss` changes elsewhere.
 
-    A search ends early when the loss diverges. The model is run in the mode it is in (`train()` or
-    `eval()`). What the training loop does beside (clipping, for example) should be done by the
-    optimizer or by its hooks; a GradScaler cannot take part. Where torch.distributed is
+    A search ends early when the loss diverges. The model stays in its mode (`train()` or `eval()`).
+    If the training loop does more than backward() and step(), such as clipping, the optimizer or
+    its hooks should do that here; a GradScaler cannot take part. Where torch.distributed is
     initialized, all ranks call this, and the losses are averaged over them.
 
     Args:
-        model: to be trained, where it stands.
-        optimizer: any of torch's interface whose `step()` needs no closure. Its param groups keep
-            the ratios of their learning rates.
+        model: the model to train, in its present state.
+        optimizer: any of torch's interface with a `step()` that needs no closure. Its param groups
+            keep the ratios of their learning rates.
         windows: from `metronorm.optim.windows`.
         loss: the *summed* loss of a batch: `loss(model, batch)`.
-        lowest: learning rate of the first param group at the first tick.
-        highest: at the last.
+        lowest: the learning rate of the first param group at the first tick.
+        highest: the learning rate of the first param group at the last tick.
         ticks: how many learning rates to try, evenly spaced on a log scale.
 
     Returns:
-        The curve, a suggestion and the reasons for it.
+        The losses, a suggestion and the reasons for it.
 
     Raises:
         ConfigError: an argument that cannot work.
@@ -89,9 +89,10 @@ def _check(optimizer: Optimizer, lowest: float, highest: float, ticks: int) -> N
         raise ConfigError(f"ticks must be at least {LEAST_TICKS}", got=repr(ticks))
     if not optimizer.param_groups[0]["lr"] > 0:
         raise ConfigError(
-            "the first param group must have a learning rate for the others to keep their ratio to",
+            "the first param group must have a learning rate above 0: the other groups keep their "
+            "ratio to it",
             got=repr(optimizer.param_groups[0]["lr"]),
-            fix="lr above 0, and no scheduler's warmup before the search",
+            fix="lr above 0, and no warmup of a scheduler before the search",
         )
 
 
@@ -110,9 +111,9 @@ def _search(
     average, stopped = 0.0, False
     for rate, window in zip(rates, windows, strict=False):
         for group, ratio in zip(groups, ratios, strict=True):
-            _set(group, rate * ratio)
+            _set_learning_rate(group, rate * ratio)
         try:
-            value = _beats(model, optimizer, window, loss)
+            value = _run_beats(model, optimizer, window, loss)
             stopped = not math.isfinite(value)
             if not stopped:
                 losses.append(value)
@@ -133,22 +134,22 @@ def _search(
             got=str(len(losses)),
             fix="more batches, or fewer of them in a window",
         )
-    return read(rates, losses, smoothed, stopped, horizon)
+    return suggest(rates, losses, smoothed=smoothed, stopped=stopped, horizon=horizon)
 
 
-def _set(group: dict[str, Any], rate: float) -> None:
-    lr = group["lr"]  # a tensor in optimizers that are compiled or captured
+def _set_learning_rate(group: dict[str, Any], rate: float) -> None:
+    lr = group["lr"]  # a tensor where the optimizer is compiled, or in a CUDA graph
     group["lr"] = torch.full_like(lr, rate) if isinstance(lr, torch.Tensor) else rate
 
 
-def _beats(
+def _run_beats(
     model: nn.Module,
     optimizer: Optimizer,
     window: Window[Any],
     loss: Callable[[nn.Module, Any], Tensor],
 ) -> float:
-    """Accumulate the gradient of a window; returns its loss, on all ranks."""
-    optimizer.zero_grad()  # of no effect on what our optimizers carry
+    """Accumulate the gradient of a window; returns its loss on all ranks."""
+    optimizer.zero_grad()  # it leaves the sums of our optimizers alone
     ours = optimizer if isinstance(optimizer, Accumulator) else None
     total: Tensor | float = 0.0
     for batch, weight in window:
@@ -160,5 +161,5 @@ def _beats(
     if distributed.is_available() and distributed.is_initialized():
         total = torch.as_tensor(total)
         distributed.all_reduce(total)
-        total /= round(window.weight * window.count)  # ranks if gradients are averaged, 1 if added
+        total /= round(window.weight * window.count)  # the number of ranks, or 1 for "sum"
     return float(total)

@@ -1,4 +1,4 @@
-"""What a search for a learning rate saw, and what that says."""
+"""The losses that a search for a learning rate found, and the suggestion that follows."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ if TYPE_CHECKING:
 
     import plotly.graph_objects
 
-TIMES_THE_BEST = 4  # as is usual
-TIMES_THE_NOISE = 5  # of losses that do not fall, 3 in 100 seem to by more
+TIMES_THE_BEST = 4  # the usual choice
+TIMES_THE_NOISE = 5  # of losses that only fluctuate, 3 in 100 seem to fall by more
 
 
 @dataclass(frozen=True)
 class LearningRateSearch:
-    """What `find_learning_rate` saw. Learning rates are those of the first parameter group.
+    """The result of `find_learning_rate`. Learning rates are those of the first parameter group.
 
     Attributes:
-        learning_rates: one per tick.
-        losses: of each tick before its step, per token (or whatever the windows count).
+        learning_rates: one per tick that was run.
+        losses: the loss of each tick before its step, per token (or whatever the windows count).
         smoothed: debiased exponential moving averages of the losses.
         suggestion: the learning rate to begin with; None if the loss never fell.
-        steepest: where the smoothed loss falls fastest against log(lr); None if it never fell.
-        minimum: where the smoothed loss is lowest.
-        diverged_at: from where on the loss only rose until the search stopped; None if it did not.
-        reasons: why the suggestion, and what to mind, in plain sentences.
+        steepest: the learning rate where the smoothed loss falls fastest against log(lr); None if
+            it never fell.
+        minimum: the learning rate where the smoothed loss is lowest.
+        diverged_at: the learning rate from which the loss only rose, until the search stopped; None
+            if it did not.
+        reasons: why this suggestion, and what to watch out for, in plain sentences.
     """
 
     learning_rates: list[float]
@@ -44,7 +46,7 @@ class LearningRateSearch:
     reasons: tuple[str, ...]
 
     def figure(self) -> plotly.graph_objects.Figure:
-        """The loss against the learning rate, with what was found.
+        """A Plotly figure of the loss against the learning rate, with the attributes marked.
 
         Raises:
             MissingDependencyError: plotly is not installed.
@@ -71,7 +73,7 @@ class LearningRateSearch:
                 label = f"{name.replace('_', ' ')}: {rate:.1e}"
                 x, y = [rate], [self.smoothed[nearest]]
                 figure.add_scatter(x=x, y=y, name=label, mode="markers", marker_size=10)
-        # what lies far above the first loss would press the rest flat
+        # losses far above the first one would press the others flat
         low, high = min(self.losses), min(max(self.losses), 2 * self.losses[0] - min(self.losses))
         pad = 0.05 * (high - low) or 1.0
         figure.update_layout(title="Learning rate range test", template="plotly_white")
@@ -81,38 +83,39 @@ class LearningRateSearch:
 
 
 def diverged(smoothed: Sequence[float]) -> bool:
-    """Whether the smoothed loss is above the first, and four times the best.
+    """Whether the last smoothed loss is above the first one, and above four times the best one.
 
-    Of a negative loss, as far above the best as four times a positive one would be.
+    For a negative loss, the distance to the best one is what it would be for a positive loss.
     """
     best = min(smoothed)
     return smoothed[-1] > max(smoothed[0], best + (TIMES_THE_BEST - 1) * abs(best))
 
 
-def read(
+def suggest(
     rates: Sequence[float],
     losses: list[float],
+    *,
     smoothed: list[float],
     stopped: bool,
     horizon: float,
 ) -> LearningRateSearch:
-    """What the curve says.
+    """Find a learning rate from the losses of a search.
 
     Args:
-        rates: that were to be tried.
-        losses: of those that were.
-        smoothed: their averages.
-        stopped: because the loss diverged.
-        horizon: ticks that the averages reach back over.
+        rates: all learning rates of the plan.
+        losses: of the rates that were tried: the first ones, perhaps all.
+        smoothed: the moving averages of these losses.
+        stopped: whether the search ended because the loss diverged.
+        horizon: how many ticks the averages reach back.
     """
     tried = list(rates[: len(losses)])
-    # the average lags behind: divergence begins where the loss itself, or it, rises for good
+    # the average lags behind the loss, so the earlier of both rises is where divergence begins
     last = min(_rise(losses), _rise(smoothed)) if stopped else len(tried) - 1
     lowest = min(range(last + 1), key=smoothed.__getitem__)
-    early = min(round(horizon), len(tried) // 4)  # the average of a few losses is hardly smooth
+    early = min(round(horizon), len(tried) // 4)  # the average of a few losses is not smooth
     level = statistics.fmean(losses[: early + 1])
     noise = statistics.median(abs(b - a) for a, b in itertools.pairwise(losses)) if last else 0.0
-    noise /= math.sqrt(2 * horizon - 1)  # what smoothing leaves of it
+    noise /= math.sqrt(2 * horizon - 1)  # the noise that is left after it
     fallen = [
         tick
         for tick in range(early + 1, lowest + 1)
@@ -126,19 +129,19 @@ def read(
         fall = level - smoothed[lowest]
         reasons.append(f"the loss never fell: by {fall:.1e}, and {noise:.1e} is its noise")
     else:
-        reach = round(horizon)  # ticks to either side; with fewer, noise is steepest
+        reach = round(horizon)  # ticks to each side; with fewer, noise would be steepest
         slopes = {}
         for tick in fallen:
             a, b = max(tick - reach, 0), min(tick + reach, last)
             slopes[tick] = (smoothed[b] - smoothed[a]) / (b - a)
         steepest = tried[min(slopes, key=slopes.__getitem__)]
-        # steepest is too fast where the loss falls off a cliff, a tenth of the minimum where it is
-        # flat below: the smaller errs only towards caution
+        # The steepest rate is too large where the loss falls suddenly; a tenth of the minimum is
+        # too large where the loss is flat. The smaller of the two is at worst too careful.
         suggestion = min(steepest, tried[lowest] / 10)
         reasons += [
             f"the loss falls fastest at {steepest:.1e}",
             f"it is lowest at {tried[lowest]:.1e}; a tenth of that is {tried[lowest] / 10:.1e}",
-            f"suggested is the smaller of the two: {suggestion:.1e}",
+            f"the suggestion is the smaller of the two: {suggestion:.1e}",
         ]
     diverged_at = tried[last] if stopped else None
     if diverged_at is not None:
@@ -155,7 +158,7 @@ def read(
 
 
 def _rise(values: Sequence[float]) -> int:
-    """Where the rise begins that goes on to the end."""
+    """The index where the rise begins that lasts to the end."""
     first = len(values) - 1
     while first and values[first - 1] < values[first]:
         first -= 1

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-FAILED = -1  # instead of a number of beats
+FAILED = -1  # a rank with an error sends this instead of its number of beats
 
 
 class Window(Generic[T]):
@@ -60,6 +60,17 @@ class _Windows(Iterator[Window[T]]):
     """What `windows` returns: an iterator that can save and restore its position.
 
     A `for` continues where the last one stopped; after the end it starts the batches again.
+
+        state    | event                              | next
+        ---------|------------------------------------|----------------------------------------
+        unopened | next()                             | reading, after iter(batches)
+        reading  | next(), batches are left           | reading, one window further
+        reading  | next(), no batch is left           | ended: StopIteration
+        reading  | the first next() of a `for` that   | reading, in a new epoch: the `for` before
+                 | finds no batch left                | was left by a break after the last window
+        ended    | next()                             | ended: StopIteration
+        ended    | `for`                              | unopened, in a new epoch
+        any      | load_state_dict()                  | unopened, at the saved position
     """
 
     def __init__(
@@ -74,14 +85,16 @@ class _Windows(Iterator[Window[T]]):
             raise ConfigError('ranks must be "mean" or "sum"', got=repr(ranks))
         self._skip = 0  # beats of the next window that were done before a resume
         self.micro_batches = micro_batches
-        self._size = self.micro_batches  # that the last window was read with
+        self._size = self.micro_batches  # of the last window
         self._batches, self._count, self._ranks, self._group = batches, count, ranks, process_group
         self._source: Iterator[T] | None = None
         self._window: Window[T] | None = None
-        self._number = 0  # windows of this epoch
-        self._handed = self._before = 0  # of those, by this object; before this `for`
-        self._ended = self._again = False  # whether this epoch has; whether there was one before
-        self._begin = self._place()
+        self._number = 0  # of windows in this epoch
+        self._given = 0  # of these, how many this object gave out
+        self._given_before = 0  # of those, how many before this `for`
+        self._ended = False  # this epoch
+        self._again = False  # there was an epoch before this one
+        self._begin = self._position()
 
     @property
     def micro_batches(self) -> int:
@@ -94,7 +107,7 @@ class _Windows(Iterator[Window[T]]):
         if number is None or number < 1:
             raise ConfigError("micro_batches must be at least 1", got=repr(value))
         if self._skip and number != self._size:
-            raise _begun(number, self._skip, self._size)
+            raise _size_is_fixed(number, self._skip, self._size)
         self._micro_batches = number
 
     def __len__(self) -> int:
@@ -103,12 +116,12 @@ class _Windows(Iterator[Window[T]]):
     def __iter__(self) -> _Windows[T]:
         if self._ended:
             self._begin_again()
-        self._before = self._handed
+        self._given_before = self._given
         return self
 
     def _begin_again(self) -> None:
-        self._again = self._again or self._handed > 0
-        self._number = self._handed = self._before = 0
+        self._again = self._again or self._given > 0
+        self._number = self._given = self._given_before = 0
         self._source, self._window, self._ended = None, None, False
 
     def __next__(self) -> Window[T]:
@@ -118,17 +131,17 @@ class _Windows(Iterator[Window[T]]):
         try:
             if self._source is None:
                 self._source = self._open()
-            self._begin = self._place()
+            self._begin = self._position()
             batches = list(itertools.islice(self._source, self._size))
             count = sum(self._counted(batch) for batch in batches)
         except Exception:
-            self._over_ranks(0, FAILED)  # the others wait for this rank's counts
+            self._exchange(0, FAILED)  # the other ranks wait for this rank's counts
             raise
-        total, world = self._over_ranks(count, len(batches))
+        total, world = self._exchange(count, len(batches))
         if not batches:
             if self._again and not self._number:
                 raise ended(self._batches)
-            if self._handed and self._handed == self._before:  # left after the last, not at the end
+            if self._given and self._given == self._given_before:  # a break after the last window
                 self._begin_again()
                 return next(self)
             self._ended = True
@@ -137,10 +150,10 @@ class _Windows(Iterator[Window[T]]):
             raise DataError(
                 "a window must hold at least one token",
                 got=f"0 in the {len(batches)} beats of window {self._number + 1}",
-                fix="leave batches without tokens out, or more micro_batches",
+                fix="leave out batches without tokens, or more micro_batches",
             )
         self._number += 1
-        self._handed += 1
+        self._given += 1
         weight = (world if self._ranks == "mean" else 1) / total
         self._window = Window(batches, total, weight, self._skip)
         self._skip = 0
@@ -162,7 +175,7 @@ class _Windows(Iterator[Window[T]]):
             raise DataError("count must give a whole number of tokens", got=repr(count))
         return whole
 
-    def _over_ranks(self, count: int, beats: int) -> tuple[int, int]:
+    def _exchange(self, count: int, beats: int) -> tuple[int, int]:
         """Tokens on all ranks, and the number of ranks."""
         if not distributed.is_available() or not distributed.is_initialized():
             return count, 1
@@ -180,15 +193,15 @@ class _Windows(Iterator[Window[T]]):
             )
         if len(set(numbers)) > 1 and beats != FAILED:
             raise DataError(
-                "every rank must have as many beats in a window",
+                "every rank must have the same number of beats in a window",
                 got=f"{numbers} in window {self._number + 1}",
-                fix="a sampler that pads or drops the last batches alike on all ranks",
+                fix="a sampler that pads or drops the last batches in the same way on all ranks",
             )
         return sum(counts), world
 
     # --- resume ---------------------------------------------------------------------------------
 
-    def _place(self) -> Any:
+    def _position(self) -> Any:
         state_dict = getattr(self._batches, "state_dict", None)
         return state_dict() if state_dict else None
 
@@ -203,7 +216,7 @@ class _Windows(Iterator[Window[T]]):
         window = self._window
         if window is None or window.done == window.beats:  # between two windows
             return self._state(
-                self._number, self._skip, self._begin if self._skip else self._place()
+                self._number, self._skip, self._begin if self._skip else self._position()
             )
         return self._state(self._number - 1, window.done, self._begin)
 
@@ -225,16 +238,16 @@ class _Windows(Iterator[Window[T]]):
             number, done, size = (state[name] for name in ("windows", "beats", "micro_batches"))
         except KeyError as error:
             raise ConfigError(
-                "the state of windows must hold their place", got=f"no {error}"
+                "the state of windows must hold their position", got=f"no {error}"
             ) from None
         if done and size != self.micro_batches:
-            raise _begun(self.micro_batches, done, size)
+            raise _size_is_fixed(self.micro_batches, done, size)
         load = getattr(self._batches, "load_state_dict", None)
         if load and state.get("batches") is not None:
             load(state["batches"])
         self._number, self._skip, self._size = number, done, size
         self._source = self._window = None
-        self._handed = self._before = 0
+        self._given = self._given_before = 0
         self._ended = self._again = False
         self._begin = state.get("batches")
 
@@ -249,7 +262,7 @@ def ended(batches: object) -> DataError:
     )
 
 
-def _begun(micro_batches: int, done: int, size: int) -> ConfigError:
+def _size_is_fixed(micro_batches: int, done: int, size: int) -> ConfigError:
     return ConfigError(
         "a window that has begun keeps its size",
         got=f"micro_batches={micro_batches}, after {done} of {size} beats",
