@@ -27,7 +27,7 @@ class Bowl(nn.Module):
 
 
 def height(model: nn.Module, batch: Tensor) -> Tensor:
-    """Summed over the batch, whose values do not matter."""
+    """Summed over the batch; the values in the batch do not matter."""
     return len(batch) * model.curvature / 2 * model.place.square().sum()
 
 

@@ -1,4 +1,4 @@
-"""The range test on losses whose limit of stability is known."""
+"""The range test on losses with a known limit of stability."""
 
 import itertools
 import math
@@ -178,7 +178,7 @@ def test_smoothing_is_debiased() -> None:
 
 
 def test_a_beat_is_clipped_by_itself() -> None:
-    """With beats whose gradients are opposite, clipping their sum would do nothing."""
+    """The gradients of the beats are opposite, so clipping their sum would do nothing."""
     model = nn.ParameterList([nn.Parameter(torch.zeros(()))])
     optimizer = Ticks(model.parameters(), lr=1.0, momentum=0.0, max_beat_norm=1.0)
     moved = []
@@ -207,7 +207,7 @@ def test_ends_at_a_loss_that_is_not_finite(bad: float) -> None:
 
     search = find_learning_rate(model, optimizer, blank(), loss, ticks=60)
     assert len(search.losses) == len(search.learning_rates) == len(search.smoothed) == 30
-    assert search.diverged_at == search.learning_rates[-1]  # whose step led there
+    assert search.diverged_at == search.learning_rates[-1]  # the step of this rate led there
     assert torch.isfinite(torch.tensor(search.losses)).all()
 
 

@@ -103,7 +103,7 @@ def test_windows_that_fail_leave_no_trace() -> None:
 
 
 def test_a_scheduler_does_not_take_the_search_for_training() -> None:
-    model, optimizer = running("SGD", "fresh")
+    model, optimizer = running("SGD", "beginning")
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     find_learning_rate(model, optimizer, windows(some(24), 2, len), summed, ticks=12)
     with pytest.warns(UserWarning, match=r"optimizer\.step\(\)"):

@@ -1,8 +1,8 @@
 """TicksMuon against torch.optim.Muon, AdamW and its equations.
 
-Newton-Schulz runs in bfloat16, whose numbers are 2⁻⁸ apart: two orders of summation end one or two
-percent apart. In the direction of a singular value near zero, which the iteration blows up, they
-can differ altogether: that is one of at least four directions, so half of the update's norm.
+Newton-Schulz runs in bfloat16, with steps of 2⁻⁸: two orders of addition give results that differ
+by one or two percent. In the direction of a singular value near zero, which the iteration enlarges,
+they can differ altogether: that is one of at least four directions, so half of the update's norm.
 """
 
 import statistics

@@ -16,7 +16,7 @@ from tests.optim.replay import FP32, FP64, ROUNDING, TICKS, far, history, same
 def test_a_thousand_ticks_are_those_of_the_equations(
     options: dict[str, Any], dtype: torch.dtype
 ) -> None:
-    """In all elements but those whose sum was once so near to zero that rounding turns its sign."""
+    """In all elements, except where a sum was so near to zero that rounding changes its sign."""
     given, windows = replay.parameters(dtype), history(TICKS, dtype)
     want = replay.reference(reference.ticks_sign, given, windows, lr=1e-3, **options)
     optimizer = TicksSign(given.values(), 1e-3, **options)

@@ -338,7 +338,7 @@ def test_training_goes_on_inside_a_window(taken: int) -> None:
     rest = windows(Source(batches(UNEQUAL)), 3, count=count)
     for each, state in zip((resumed, again, rest), saved, strict=True):
         each.load_state_dict(state)
-    if ended:  # the tick of a window whose beats are all done is still to come
+    if ended:  # all beats of the window are done, and its tick is still to come
         again.step()
     for window in rest:
         for batch, weight in window:

@@ -1,4 +1,4 @@
-"""Ticks as accumulated gradient: optimizers whose state is the running sum of gradients.
+"""Ticks as accumulated gradient: the state of these optimizers is the running sum of gradients.
 
 The loop, whatever the model:
 

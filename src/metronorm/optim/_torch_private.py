@@ -14,7 +14,7 @@ from torch.autograd import Variable
 from torch.optim.sgd import sgd
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from torch import Tensor, nn
     from torch.autograd.graph import Node
@@ -112,17 +112,17 @@ def takes_grad_scale(optimizer: Class) -> Class:
 # documents these functions, but with an underscore and as beta.
 
 
-def add_each(tensors: Sequence[Tensor], others: Sequence[Tensor], *, factor: float) -> None:
+def add_each(tensors: list[Tensor], others: list[Tensor], *, factor: float) -> None:
     """`tensor += factor * other`, in place, for every pair of tensors of one shape."""
     torch._foreach_add_(tensors, others, alpha=factor)
 
 
-def multiply_each(tensors: Sequence[Tensor], factor: float) -> None:
+def multiply_each(tensors: list[Tensor], factor: float) -> None:
     """`tensor *= factor`, in place, for every tensor."""
     torch._foreach_mul_(tensors, factor)
 
 
-def zero_each(tensors: Sequence[Tensor]) -> None:
+def zero_each(tensors: list[Tensor]) -> None:
     """Set every element of every tensor to 0, in place."""
     torch._foreach_zero_(tensors)
 

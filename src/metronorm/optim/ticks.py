@@ -1,4 +1,4 @@
-"""Ticks: gradient descent with momentum whose only state is the gradient."""
+"""Ticks: gradient descent with momentum, with the gradient as its only state."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from metronorm.optim.limits import Limits, checked_norm, clip_factor, total_norm
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from metronorm.optim.accumulator import Carry, Entry
+    from metronorm.optim.accumulator import Carry
     from metronorm.optim.checks import Group
+    from metronorm.optim.entry import Entry
     from metronorm.optim.limits import OnNonfinite
 
 Scaling = Literal["sum", "mean", "amplified"]

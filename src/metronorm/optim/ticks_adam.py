@@ -1,4 +1,4 @@
-"""TicksAdam: AdamW whose first moment is the accumulated gradient. Approximate."""
+"""TicksAdam: AdamW with the accumulated gradient as its first moment. Approximate."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
     from torch.utils.hooks import RemovableHandle
 
-    from metronorm.optim.accumulator import Entry
     from metronorm.optim.checks import Group
+    from metronorm.optim.entry import Entry
 
 
 class WatchedNode(NamedTuple):
@@ -206,7 +206,7 @@ class TicksAdam(Accumulator):
 
     def _cannot_take_back(self) -> ConfigError:
         return ConfigError(
-            "TicksAdam cannot take back gradients whose squares are in the second moment already",
+            "TicksAdam cannot take back gradients, because the second moment holds their squares",
             got="gradients that were dropped after backward()",
             fix=self._WAYS_OUT,
         )

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from metronorm.optim.accumulator import Carry, Entry
+    from metronorm.optim.accumulator import Carry
     from metronorm.optim.checks import Group
+    from metronorm.optim.entry import Entry
     from metronorm.optim.limits import OnNonfinite
 
 Method = Literal["muon", "ticks", "adamw"]
