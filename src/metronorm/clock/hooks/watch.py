@@ -252,6 +252,9 @@ class Watch:
     # torch calls a hook before a step and one after it, but none when the step raises. A batch or a
     # forward pass that comes between the two is either in the closure of the running step, or the
     # step has failed and the loop goes on. To know which, closures are counted while they run.
+    # One case stays open: a step that fails outside of its closure and is repeated at once looks
+    # like a step inside a step, so its beats count to the next tick. A wrapper of `step` would
+    # see the failure, but schedulers and accelerate replace `step` too and may drop the wrapper.
 
     def _before_step(self, first: bool, optimizer: Any, args: Any, kwargs: Any) -> Any:
         """Hook before `step(*args, **kwargs)`; torch takes the arguments that it returns."""
