@@ -23,8 +23,8 @@ from _race import race, ratios
 from _rows import append
 from torch import Tensor, nn
 
+from metronorm.allocator import keep_large_blocks
 from metronorm.norm import AddLayerNorm, LayerNorm, LayerNorm2d, RMSNorm, backend
-from metronorm.train.machine import keep_large_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable

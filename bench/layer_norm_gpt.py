@@ -18,11 +18,11 @@ from _rows import append
 from torch import nn
 from train_gpt import build
 
+from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock
 from metronorm.norm import AddLayerNorm, fuse_residuals
 from metronorm.optim import windows
-from metronorm.train.machine import keep_large_blocks
-from metronorm.train.trainer import tokens_of
+from metronorm.tasks.text.gpt_task import count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,7 +56,7 @@ def main() -> None:
             name: stack.enter_context(Clock(f"{folder}/{name}", progress=False)) for name in names
         }
         ticks = {
-            name: clock.ticks(windows(trainers[name][1], 1, count=tokens_of))
+            name: clock.ticks(windows(trainers[name][1], 1, count=count))
             for name, clock in clocks.items()
         }
         for turn in range(ROUNDS + 1):

@@ -28,10 +28,10 @@ from _race import ratios
 from _rows import append
 from torch import Tensor, nn
 
+from metronorm.allocator import keep_large_blocks
 from metronorm.models.config import preset
 from metronorm.models.gpt import GPT
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign
-from metronorm.train.machine import keep_large_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,15 +19,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from _rows import append
 
+from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.models.gpt import GPT
 from metronorm.optim import windows
-from metronorm.train import OptimizerConfig, TrainConfig, training_preset
-from metronorm.train.machine import keep_large_blocks
-from metronorm.train.optimizers import make_optimizer
-from metronorm.train.trainer import Trainer, tokens_of
+from metronorm.tasks import text as text_task
+from metronorm.tasks.text import Config, training_preset
+from metronorm.tasks.text.gpt_task import count, hidden_matrices
+from metronorm.train import OptimizerConfig
+from metronorm.train.evaluate import evaluate
+from metronorm.train.optimizers import groups_of, make_optimizer
+from metronorm.train.step import Step
 
 if TYPE_CHECKING:
     from metronorm.data.dataset import TextDataset
@@ -71,7 +75,8 @@ class Both:
     """Torch's Muon, with Nesterov's step, and AdamW, for what TicksMuon gives to each."""
 
     def __init__(self, model: GPT, config: OptimizerConfig) -> None:
-        first, *rest = make_optimizer(model, config, torch.device("cpu")).param_groups
+        groups = groups_of(model, config, hidden_matrices(model))
+        first, *rest = make_optimizer(model, config, torch.device("cpu"), groups).param_groups
         names = ("params", "weight_decay")
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.Muon(
@@ -126,27 +131,30 @@ def main() -> None:
             append(NAME, f"10 M, {name}, tick {tick}", "nats per character", losses)
 
 
-def run(config: TrainConfig, nesterov: bool, text: TextDataset) -> dict[int, float]:
+def run(config: Config, nesterov: bool, text: TextDataset) -> dict[int, float]:
     """Validation loss at a few ticks."""
     torch.manual_seed(config.seed)
     model = GPT(config.model)
-    trainer = Trainer(config, model, torch.device("cpu"), precision="bf16")
+    step = Step(text_task.task(config), config, model, torch.device("cpu"))
+    step.precision = "bf16"
     if nesterov:
-        trainer.optimizer = Both(model, config.optimizer)  # type: ignore[assignment]
+        step.optimizer = Both(model, config.optimizer)  # type: ignore[assignment]
     batches = WindowSampler(text.train, config.model.context, config.batch_size, seed=config.seed)
     curve = {}
     with (
         tempfile.TemporaryDirectory() as folder,
         Clock(Path(folder, "run"), progress=False) as clock,
     ):
-        beats = windows(batches, config.micro_batches, count=tokens_of)
+        beats = windows(batches, config.micro_batches, count=count)
         for window in clock.ticks(beats, total=config.ticks):
-            trainer.tick(clock, window)
+            step.tick(clock, window)
             if clock.tick % math.ceil(config.ticks / EVALUATIONS) == 0:
                 held_out = validation_windows(
                     text.validation, config.model.context, 12, max_tokens=EVALUATE_TOKENS
                 )
-                curve[clock.tick] = trainer.evaluate(held_out) / text.characters_per_token
+                curve[clock.tick] = evaluate(model, held_out, step.sums, count)[
+                    "loss_per_character"
+                ]
                 print(f"{clock.tick}: {curve[clock.tick]:.4f}", flush=True)
     return curve
 

@@ -21,21 +21,22 @@ import torch
 from _rows import append
 from plain_gpt import PlainLoop
 
+from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock
 from metronorm.data.config import TextConfig
-from metronorm.data.sampler import WindowSampler
-from metronorm.data.text import prepare
 from metronorm.models.config import GPTConfig
-from metronorm.models.gpt import GPT
 from metronorm.optim import windows
-from metronorm.train import TrainConfig, training_preset
-from metronorm.train.machine import choose_allocator, keep_large_blocks
-from metronorm.train.trainer import Trainer, tokens_of
+from metronorm.tasks import text
+from metronorm.tasks.text.gpt_task import count
+from metronorm.train.loop import Preparation
+from metronorm.train.precision import choose_allocator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from metronorm.train.trainer import Beat
+    from metronorm.tasks.text import Config
+    from metronorm.tasks.text.gpt_task import Batch
+    from metronorm.train.step import Step
 
 ROUNDS, STEPS = 12, 3
 
@@ -70,7 +71,7 @@ def compare(name: str) -> None:
         tempfile.TemporaryDirectory() as folder,
         Clock(f"{folder}/run", progress=False) as clock,
     ):
-        ticks = clock.ticks(windows(batches, 1, count=tokens_of))
+        ticks = clock.ticks(windows(batches, 1, count=count))
         for turn in range(ROUNDS + 1):
             keep_large_blocks(False)
             begin = time.perf_counter()
@@ -91,20 +92,18 @@ def compare(name: str) -> None:
     append("train_gpt", f"{name}, ours over plain", "ratio", ratios)
 
 
-def build(name: str) -> tuple[Trainer, Iterator[Beat], TrainConfig]:
-    """Our side: trainer, endless micro-batches of Shakespeare's characters, the config."""
-    text = prepare(TextConfig())
+def build(name: str) -> tuple[Step, Iterator[Batch], Config]:
+    """Our side: the step, endless micro-batches of Shakespeare's characters, the config."""
     shape, batch_size = SHAPES[name]
-    shape = replace(shape, vocab_size=text.tokenizer.vocab_size)
-    config = replace(training_preset("small"), model=shape, batch_size=batch_size)
-    torch.manual_seed(0)
-    model = GPT(config.model)
-    batches = iter(WindowSampler(text.train, config.model.context, config.batch_size, seed=0))
-    trainer = Trainer(config, model, torch.device("cpu"), trial=next(batches))
-    return trainer, batches, config
+    config = replace(
+        text.training_preset("small"), text=TextConfig(), model=shape, batch_size=batch_size
+    )
+    task = text.task(config)
+    ready = Preparation(task, replace(task.config, device="cpu", allocator="system"))
+    return ready.step, iter(ready.beats), task.config
 
 
-def check_same(ours: Trainer, plain: PlainLoop, beat: Beat) -> None:
+def check_same(ours: Step, plain: PlainLoop, beat: Batch) -> None:
     """Both must compute the same loss from the same weights, in fp32."""
     inputs, targets = (torch.from_numpy(array) for array in beat)
     with torch.no_grad():
@@ -122,7 +121,7 @@ def profile() -> None:
         tempfile.TemporaryDirectory() as folder,
         Clock(f"{folder}/run", progress=False) as clock,
     ):
-        ticks = clock.ticks(windows(batches, 1, count=tokens_of))
+        ticks = clock.ticks(windows(batches, 1, count=count))
         for window in itertools.islice(ticks, 3):
             ours.tick(clock, window)
         with torch.profiler.profile() as found:

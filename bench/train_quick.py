@@ -21,16 +21,17 @@ from _rows import append
 from plain_gpt import PlainGPT
 from torch import Tensor, nn
 
+from metronorm.allocator import keep_large_blocks
 from metronorm.data.config import TextConfig
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
 from metronorm.runs import open_run
-from metronorm.train import OptimizerConfig, TrainConfig, train, training_preset
-from metronorm.train.machine import keep_large_blocks
-from metronorm.train.sampling import load_model
-from metronorm.train.schedule import share
+from metronorm.tasks import text as text_task
+from metronorm.tasks.text import Config, load_model, training_preset
+from metronorm.train import OptimizerConfig, train
+from metronorm.train.schedule import learning_rate_factor
 
 if TYPE_CHECKING:
     from metronorm.data.dataset import TextDataset
@@ -44,7 +45,7 @@ def main() -> None:
     text = prepare(config.text)
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
-        train(config, run)
+        train(text_task.task, config, run)
         ((ns,),) = open_run(run).ticks().sql("select sum(wall_ns) from ticks").fetchall()
         loss = evaluate(load_model(run), config, text)
     seconds = float(ns) / 1e9
@@ -61,7 +62,7 @@ def main() -> None:
     shape = GPTConfig(
         vocab_size=text.tokenizer.vocab_size, context=64, layers=4, heads=4, width=128
     )
-    tutorial = TrainConfig(
+    tutorial = Config(
         model=shape,
         optimizer=OptimizerConfig(learning_rate=1e-3, final=0.1, betas=(0.9, 0.99)),
         batch_size=12,
@@ -71,7 +72,7 @@ def main() -> None:
     append(NAME, "plain fp32 loop, tutorial setting, same time", UNIT, [loss])
 
 
-def plain(model: nn.Module, config: TrainConfig, text: TextDataset, seconds: float) -> float:
+def plain(model: nn.Module, config: Config, text: TextDataset, seconds: float) -> float:
     """Train for so many seconds by hand; the loss per character on the held-out text."""
     batches = WindowSampler(text.train, config.model.context, config.batch_size, seed=config.seed)
     optimizer = torch.optim.AdamW(
@@ -83,8 +84,8 @@ def plain(model: nn.Module, config: TrainConfig, text: TextDataset, seconds: flo
     begin, steps = time.perf_counter(), 0
     while (done := (time.perf_counter() - begin) / seconds) < 1:
         for group in optimizer.param_groups:
-            now = share(config.optimizer, 1 + int(9_999 * done), 10_000)
-            group["lr"] = now * config.optimizer.learning_rate
+            factor = learning_rate_factor(config.optimizer, 1 + int(9_999 * done), 10_000)
+            group["lr"] = factor * config.optimizer.learning_rate
         inputs, targets = next(batches)
         loss = model(torch.from_numpy(inputs), torch.from_numpy(targets)) / targets.size
         loss.backward()
@@ -97,7 +98,7 @@ def plain(model: nn.Module, config: TrainConfig, text: TextDataset, seconds: flo
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, config: TrainConfig, text: TextDataset) -> float:
+def evaluate(model: nn.Module, config: Config, text: TextDataset) -> float:
     model.eval()
     total, tokens = 0.0, 0
     for inputs, targets in validation_windows(text.validation, config.model.context, 32):

@@ -33,7 +33,6 @@ def test_everything_comes_back(tmp_path: Path) -> None:
         optimizer=optimizer,
         state={"tick": 7, "sampler": {"position": 3}},
     )
-    expected = torch.rand(3)
     other, other_optimizer = model_and_optimizer()
     found = checkpoint.open_checkpoint(path)
     found.load_model(other)
@@ -41,7 +40,6 @@ def test_everything_comes_back(tmp_path: Path) -> None:
     assert path.name == "tick-00000007"
     assert found.tick == 7
     assert found.state["sampler"] == {"position": 3}
-    assert torch.equal(torch.rand(3), expected)
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
         for key, value in optimizer.state[mine].items():

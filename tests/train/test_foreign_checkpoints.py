@@ -19,15 +19,15 @@ from hypothesis import strategies as st
 from metronorm.cli import main
 from metronorm.errors import CheckpointError, DataError, MetronormError, RunError
 from metronorm.models.gpt import GPT
+from metronorm.tasks import text
+from metronorm.tasks.text import Config, generate_text, load_model
 from metronorm.train import train
 from metronorm.train.checkpoint import MODEL, STATE, TENSORS, open_checkpoint
 from metronorm.train.checkpoint_checks import digest_file, digest_values
 from metronorm.train.checkpoint_folder import checkpoint_paths
-from metronorm.train.config import TrainConfig
+from metronorm.train.config_changes import config_from_dict
 from metronorm.train.optimizers import make_optimizer
-from metronorm.train.plain import from_plain
 from metronorm.train.resuming import checkpoint_to_resume
-from metronorm.train.sampling import load_model, write
 
 from .tiny import tiny_config
 
@@ -35,11 +35,11 @@ from .tiny import tiny_config
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("foreign")
-    train(config_in(base), base / "run")
+    train(text.task, config_in(base), base / "run")
     return base / "run"
 
 
-def config_in(base: Path) -> TrainConfig:
+def config_in(base: Path) -> Config:
     return tiny_config(base, ticks=2, checkpoint_every=2, evaluate_every=2, evaluate_tokens=16)
 
 
@@ -72,10 +72,10 @@ def rewrite(run: Path, state: Any, *, sealed: bool = True) -> None:
 
 def use(run: Path) -> None:
     """All that is done with a checkpoint: a sample, and a resume up to the first update."""
-    "".join(write(run, prompt="a", max_tokens=1, seed=0))
+    "".join(generate_text(run, prompt="a", max_tokens=1, seed=0))
     found = checkpoint_to_resume(run)
     assert found is not None
-    config = from_plain(found.state["config"])
+    config = config_from_dict(found.state["config"], Config)
     model = GPT(config.model)
     found.load_model(model)
     optimizer = make_optimizer(model, config.optimizer, torch.device("cpu"))
@@ -91,7 +91,7 @@ def use(run: Path) -> None:
 
 def test_a_copied_run_can_be_used(run: Path, original: Path) -> None:
     use(run)
-    assert train(config_in(original.parent), run, resume=True).tick == 2
+    assert train(text.task, config_in(original.parent), run, resume=True).tick == 2
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_only_a_regular_tokenizer_is_read(run: Path, other: Callable[[Path], Non
     other(run / "tokenizer.json")
     says = r"must be a readable tokenizer\.json.*; try: metronorm train --resume .*, which writes"
     with pytest.raises(DataError, match=says):
-        next(write(run, prompt="a", max_tokens=1))
+        next(generate_text(run, prompt="a", max_tokens=1))
 
 
 @pytest.mark.parametrize("name", [STATE, "tokenizer.json"])
@@ -160,7 +160,7 @@ def test_only_a_regular_tokenizer_is_read(run: Path, other: Callable[[Path], Non
 def test_nested_brackets_are_an_error(run: Path, name: str, bomb: str) -> None:
     ((run if name == "tokenizer.json" else checkpoint_of(run)) / name).write_text(bomb)
     with pytest.raises(MetronormError):
-        next(write(run, prompt="a", max_tokens=1))
+        next(generate_text(run, prompt="a", max_tokens=1))
 
 
 def test_a_state_of_many_megabytes_is_not_read(run: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_file_of_another_size_is_not_hashed(run: Path) -> None:
 
 def test_one_changed_number_in_the_state_is_found(run: Path) -> None:
     state = read(run)
-    state["sampler"]["position"] += 1
+    state["sampler"]["examples"] += 1
     (checkpoint_of(run) / STATE).write_bytes(msgspec.json.encode(state))
     with pytest.raises(CheckpointError, match=r"state\.json that does not match its SHA-256"):
         open_checkpoint(checkpoint_of(run))
@@ -265,7 +265,7 @@ def test_the_tokenizer_of_another_run_is_refused(run: Path) -> None:
     content["characters"] = content["characters"][1:] + content["characters"][0]
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="must be the tokenizer that tick-00000002 was made with"):
-        next(write(run, prompt="a", max_tokens=1))
+        next(generate_text(run, prompt="a", max_tokens=1))
 
 
 def test_a_tokenizer_of_another_size_is_refused_where_there_is_no_hash(run: Path) -> None:
@@ -277,7 +277,7 @@ def test_a_tokenizer_of_another_size_is_refused_where_there_is_no_hash(run: Path
     content["characters"] += "xyz"
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="another one, of"):
-        next(write(run, prompt="a", max_tokens=1))
+        next(generate_text(run, prompt="a", max_tokens=1))
 
 
 @pytest.mark.parametrize("there", [True, False])
@@ -286,17 +286,17 @@ def test_a_resume_puts_the_tokenizer_back(run: Path, original: Path, there: bool
     (run / "tokenizer.json").unlink()
     if there:
         (run / "tokenizer.json").write_text("{}")
-    train(config_in(original.parent), run, resume=True)
+    train(text.task, config_in(original.parent), run, resume=True)
     assert (run / "tokenizer.json").read_bytes() == before
 
 
 def test_a_checkpoint_of_another_run_is_refused(run: Path, original: Path) -> None:
     config = config_in(original.parent)
-    train(replace(config, seed=5, ticks=3), run.parent / "another")
+    train(text.task, replace(config, seed=5, ticks=3), run.parent / "another")
     shutil.rmtree(run / "checkpoints")
     shutil.copytree(run.parent / "another" / "checkpoints", run / "checkpoints")
-    with pytest.raises(CheckpointError, match=r"of this run; .* another config \(seed, ticks\)"):
-        train(config, run, resume=True)
+    with pytest.raises(CheckpointError, match=r"of this run; .* another config \(seed\)"):
+        train(text.task, config, run, resume=True)
 
 
 @pytest.mark.parametrize("other", ["file", "link"])
@@ -309,7 +309,7 @@ def test_checkpoints_that_have_no_place_are_told_of_before_the_first_tick(
     else:
         (run / "checkpoints").symlink_to("/nowhere/at all")
     with pytest.raises(RunError, match=r"directory must be writable .*: File exists"):
-        train(config_in(original.parent), run, resume=True)
+        train(text.task, config_in(original.parent), run, resume=True)
 
 
 def test_nothing_is_written_where_a_foreign_run_says(

@@ -6,31 +6,29 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from metronorm.errors import ConfigError, DataError, RunError
 from metronorm.runs import open_run
 from metronorm.store.unsealed_lines import read_tape
+from metronorm.tasks import text
 from metronorm.train import checkpoint, train
 from metronorm.train.checkpoint_folder import (
     best_checkpoint,
+    best_score,
     checkpoint_paths,
-    lowest_loss,
     newest_checkpoint,
 )
-from metronorm.train.trainer import Trainer
+from metronorm.train.step import Step
 
 from ..full_disk import fill, small_disk
 from .tiny import losses, tiny_config
-
-if TYPE_CHECKING:
-    from metronorm.train.trainer import Beat
 
 KILLS = 100
 
@@ -40,12 +38,12 @@ def events(run: Path) -> list[str]:
 
 
 def test_a_training_from_text_to_checkpoints(tmp_path: Path) -> None:
-    outcome = train(tiny_config(tmp_path), tmp_path / "run")
+    outcome = train(text.task, tiny_config(tmp_path), tmp_path / "run")
     found = losses(tmp_path / "run")
     assert [tick for tick, *_ in found] == list(range(1, 31))
     assert found[-1][1] < found[0][1] - 0.1, "it learns"
     assert [tick for tick, _, evaluated in found if evaluated is not None] == [10, 20, 30]
-    assert outcome.validation_loss == found[-1][2]
+    assert outcome.measures["loss"] == found[-1][2]
     assert outcome.tick == 30
     assert outcome.signal is None
     best = min((loss, tick) for tick, _, loss in found if loss is not None)[1]
@@ -57,7 +55,7 @@ def test_a_training_from_text_to_checkpoints(tmp_path: Path) -> None:
 
 def test_chance_level_at_the_start(tmp_path: Path) -> None:
     """The first loss is that of a uniform guess: nothing in the averaging is off by a factor."""
-    train(tiny_config(tmp_path, ticks=1, micro_batches=3), tmp_path / "run")
+    train(text.task, tiny_config(tmp_path, ticks=1, micro_batches=3), tmp_path / "run")
     (_, loss, _) = losses(tmp_path / "run")[0]
     vocabulary = len(set("".join(p.read_text() for p in (tmp_path / "text").iterdir())))
     assert loss == pytest.approx(math.log(vocabulary), abs=0.05)
@@ -66,7 +64,7 @@ def test_chance_level_at_the_start(tmp_path: Path) -> None:
 @pytest.mark.parametrize("evaluate_every", [10, 7])
 def test_resumed_is_bit_for_bit_the_uninterrupted(tmp_path: Path, evaluate_every: int) -> None:
     config = tiny_config(tmp_path)
-    train(config, tmp_path / "whole")
+    train(text.task, config, tmp_path / "whole")
     first = replace(config, evaluate_every=evaluate_every)
 
     def stop(tick: int) -> None:
@@ -74,13 +72,13 @@ def test_resumed_is_bit_for_bit_the_uninterrupted(tmp_path: Path, evaluate_every
             os.kill(os.getpid(), signal.SIGTERM)
 
     with at_every_tick(stop):
-        outcome = train(first, tmp_path / "run")
+        outcome = train(text.task, first, tmp_path / "run")
     assert outcome.signal is signal.SIGTERM
     assert outcome.tick == 17
     # the checkpoint took its time after the last tick
     assert events(tmp_path / "run")[-4:] == ["signal", "checkpoint", "between", "end"]
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 17
-    train(config, tmp_path / "run", resume=True)
+    train(text.task, config, tmp_path / "run", resume=True)
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "run")
     assert [row[:2] for row in resumed] == [row[:2] for row in whole]
     assert resumed[-1] == whole[-1]
@@ -100,43 +98,43 @@ def test_a_checkpoint_comes_after_the_record_of_its_tick(
 
     monkeypatch.setattr(checkpoint, "save", after)
     with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 12 else None):
-        train(tiny_config(tmp_path), tmp_path / "run")
-    train(tiny_config(tmp_path), tmp_path / "run", resume=True)
+        train(text.task, tiny_config(tmp_path), tmp_path / "run")
+    train(text.task, tiny_config(tmp_path), tmp_path / "run", resume=True)
     assert checked == [5, 10, 12, 15, 20, 25, 30]
 
 
 @contextmanager
 def at_every_tick(action: Callable[[int], object]) -> Iterator[None]:
     """Do something inside every tick of trainings in this process."""
-    tick = Trainer.tick
+    tick = Step.tick
 
-    def acting(self: Trainer, clock: object, window: object) -> None:
+    def acting(self: Step, clock: object, window: object) -> None:
         tick(self, clock, window)  # type: ignore[arg-type]
         action(clock.tick)  # type: ignore[attr-defined]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "tick", acting)
+        patch.setattr(Step, "tick", acting)
         yield
 
 
 def test_no_tick_pays_for_the_making_of_the_optimizer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tick, made = Trainer.tick, []
+    tick, made = Step.tick, []
 
-    def looking(self: Trainer, clock: Any, window: Any) -> None:
+    def looking(self: Step, clock: Any, window: Any) -> None:
         made.append("optimizer" in vars(self))
         tick(self, clock, window)
 
-    monkeypatch.setattr(Trainer, "tick", looking)
-    train(tiny_config(tmp_path, ticks=2), tmp_path / "run")
+    monkeypatch.setattr(Step, "tick", looking)
+    train(text.task, tiny_config(tmp_path, ticks=2), tmp_path / "run")
     assert made == [True, True]
 
 
 def test_ctrl_c_finishes_the_tick_and_saves(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)  # ignored, where a shell runs this in the background
     with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGINT) if tick == 3 else None):
-        outcome = train(tiny_config(tmp_path), tmp_path / "run")
+        outcome = train(text.task, tiny_config(tmp_path), tmp_path / "run")
     assert outcome.signal is signal.SIGINT
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 3
     assert signal.getsignal(signal.SIGINT) is before
@@ -149,7 +147,7 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     with at_every_tick(twice), pytest.raises(KeyboardInterrupt):
-        train(tiny_config(tmp_path), tmp_path / "run")
+        train(text.task, tiny_config(tmp_path), tmp_path / "run")
     assert len(losses(tmp_path / "run")) == 2
 
 
@@ -157,7 +155,7 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_always_resumable_whenever_it_is_killed(tmp_path: Path) -> None:
     """SIGKILL between checkpoints and in the middle of writing one; the losses never differ."""
-    train(tiny_config(tmp_path, checkpoint_every=2, ticks=60), tmp_path / "whole")
+    train(text.task, tiny_config(tmp_path, checkpoint_every=2, ticks=60), tmp_path / "whole")
     expected = losses(tmp_path / "whole")
     chance = random.Random(1)
     kills = in_the_middle = runs = 0
@@ -256,27 +254,27 @@ class Zygote:
 
 def test_a_directory_that_holds_a_run(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "run")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(RunError, match="which holds the run 'run'"):
-        train(config, tmp_path / "run")
+        train(text.task, config, tmp_path / "run")
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ticks=2)
     with pytest.raises(RunError, match="which has none"):
-        train(config, tmp_path / "run", resume=True)
-    train(config, tmp_path / "run")
+        train(text.task, config, tmp_path / "run", resume=True)
+    train(text.task, config, tmp_path / "run")
     other = replace(config, seed=5, model=replace(config.model, layers=2, width=32))
     with pytest.raises(ConfigError) as caught:
-        train(other, tmp_path / "run", resume=True)
+        train(text.task, other, tmp_path / "run", resume=True)
     for difference in ("seed: 0 in", "model.layers: 1 in", "model.width: 16 in"):
         assert difference in str(caught.value)
     (tmp_path / "text" / "0.txt").write_text("abc abc\n" * 100)
     shutil.rmtree(tmp_path / "cache")
-    with pytest.raises(DataError, match="must read the text it was begun with"):
-        train(config, tmp_path / "run", resume=True)
+    with pytest.raises(DataError, match="must have the data it was begun with"):
+        train(text.task, config, tmp_path / "run", resume=True)
     assert open_run(tmp_path / "run").attempts == [0]
 
 
@@ -284,12 +282,12 @@ def test_resume_passes_over_a_damaged_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(tmp_path)
-    train(config, tmp_path / "whole")
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "whole")
+    train(text.task, config, tmp_path / "run")
     newest = checkpoint_paths(tmp_path / "run" / "checkpoints")[-1] / "model.safetensors"
     newest.write_bytes(newest.read_bytes()[:100])
     with caplog.at_level(logging.WARNING):
-        train(config, tmp_path / "run", resume=True)
+        train(text.task, config, tmp_path / "run", resume=True)
     assert "passing over a damaged checkpoint" in caplog.text
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 30
@@ -308,7 +306,7 @@ def test_a_full_disk_does_not_stop_training(
                 ballast.pop().unlink()
 
         with at_every_tick(act), caplog.at_level(logging.WARNING):
-            outcome = train(tiny_config(tmp_path, keep=1), disk / "run")
+            outcome = train(text.task, tiny_config(tmp_path, keep=1), disk / "run")
         assert outcome.saved == outcome.tick == 30
         assert "no checkpoint at tick 15" in caplog.text
         assert "no checkpoint at tick 20" in caplog.text
@@ -319,7 +317,7 @@ def test_a_full_disk_does_not_stop_training(
 
 def test_the_best_is_saved_when_it_is_found(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, evaluate_every=7, checkpoint_every=30, keep=1)
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "run")
     evaluated = {tick: loss for tick, _, loss in losses(tmp_path / "run") if loss is not None}
     assert [*evaluated] == [7, 14, 21, 28, 30]
     best = min(evaluated, key=evaluated.__getitem__)
@@ -330,15 +328,15 @@ def test_the_best_is_saved_when_it_is_found(tmp_path: Path) -> None:
     assert events(tmp_path / "run").count("checkpoint") > 1, "it falls"
     found = best_checkpoint(folder)
     assert found is not None
-    assert found.state["validation_loss"] == evaluated[best]
+    assert found.state["measures"]["loss"] == evaluated[best]
 
 
 def test_a_resumed_run_saves_only_what_is_better_than_before(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, evaluate_every=1, checkpoint_every=100)
     with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 9 else None):
-        train(config, tmp_path / "run")
-    before = lowest_loss(tmp_path / "run" / "checkpoints")
-    train(config, tmp_path / "run", resume=True)
+        train(text.task, config, tmp_path / "run")
+    before = best_score(tmp_path / "run" / "checkpoints")
+    train(text.task, config, tmp_path / "run", resume=True)
     run = open_run(tmp_path / "run")
     saved = [
         row["tick"]
@@ -359,27 +357,23 @@ def test_a_signal_does_not_wait_for_an_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(tmp_path)
-    train(config, tmp_path / "whole")
-    evaluate, seen = Trainer.evaluate, 0
+    train(text.task, config, tmp_path / "whole")
+    sums, seen = Step.sums, 0
 
-    def interrupted(self: Trainer, beats: "Iterable[Beat]") -> float:
-        def watched() -> "Iterator[Beat]":
-            nonlocal seen
-            for beat in beats:
-                seen += 1
-                os.kill(os.getpid(), signal.SIGTERM)
-                yield beat
+    def watched(self: Step, batch: Any) -> dict[str, Any]:
+        nonlocal seen
+        seen += 1
+        os.kill(os.getpid(), signal.SIGTERM)
+        return sums(self, batch)
 
-        return evaluate(self, watched())
-
-    monkeypatch.setattr(Trainer, "evaluate", interrupted)
-    outcome = train(config, tmp_path / "run")
+    monkeypatch.setattr(Step, "sums", watched)
+    outcome = train(text.task, config, tmp_path / "run")
     monkeypatch.undo()
     assert seen == 1
-    assert (outcome.tick, outcome.saved, outcome.validation_loss) == (10, 10, None)
+    assert (outcome.tick, outcome.saved, outcome.measures) == (10, 10, {})
     assert outcome.signal is signal.SIGTERM
     assert losses(tmp_path / "run")[-1][2] is None, "half an evaluation is none"
-    train(config, tmp_path / "run", resume=True)
+    train(text.task, config, tmp_path / "run", resume=True)
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "run")
     assert [row[:2] for row in resumed] == [row[:2] for row in whole]
 
@@ -387,7 +381,7 @@ def test_a_signal_does_not_wait_for_an_evaluation(
 def test_a_signal_does_not_wait_for_a_sample(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, sample_every=1, sample_tokens=10_000_000)
     with at_every_tick(lambda _: os.kill(os.getpid(), signal.SIGTERM)):
-        outcome = train(config, tmp_path / "run")
+        outcome = train(text.task, config, tmp_path / "run")
     assert (outcome.tick, outcome.saved) == (1, 1)
     assert "sample" not in events(tmp_path / "run")
 
@@ -395,11 +389,13 @@ def test_a_signal_does_not_wait_for_a_sample(tmp_path: Path) -> None:
 def test_a_full_disk_at_the_end_is_no_success(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         with at_every_tick(lambda tick: fill(disk) if tick == 27 else None):
-            outcome = train(tiny_config(tmp_path, keep=1, evaluate_every=30), disk / "run")
+            outcome = train(
+                text.task, tiny_config(tmp_path, keep=1, evaluate_every=30), disk / "run"
+            )
         assert (outcome.tick, outcome.saved) == (30, 25)
         assert newest_checkpoint(disk / "run" / "checkpoints").tick == 25
         (disk / "ballast").unlink()
-        outcome = train(tiny_config(tmp_path), disk / "run", resume=True)
+        outcome = train(text.task, tiny_config(tmp_path), disk / "run", resume=True)
         assert (outcome.tick, outcome.saved) == (30, 30)
 
 
@@ -408,7 +404,7 @@ def test_a_full_disk_makes_room_for_a_checkpoint(
 ) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
         with at_every_tick(lambda tick: fill(disk) if tick == 27 else None):
-            outcome = train(tiny_config(tmp_path, keep=3), disk / "run")
+            outcome = train(text.task, tiny_config(tmp_path, keep=3), disk / "run")
         folder = disk / "run" / "checkpoints"
         assert outcome.saved == newest_checkpoint(folder).tick == 30
         assert "no checkpoint" not in caplog.text
@@ -419,6 +415,7 @@ def test_a_corpus_shorter_than_one_context(tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     with pytest.raises(DataError, match="context"):
         train(
+            text.task,
             replace(config, evaluate_tokens=0, model=replace(config.model, context=100_000)),
             tmp_path / "run",
         )

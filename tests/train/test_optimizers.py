@@ -10,8 +10,10 @@ from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign
 from metronorm.runs import open_run
+from metronorm.tasks import text
+from metronorm.tasks.text.gpt_task import hidden_matrices
 from metronorm.train import OptimizerConfig, train
-from metronorm.train.optimizers import hidden_matrices, make_optimizer
+from metronorm.train.optimizers import groups_of, make_optimizer
 
 from .tiny import losses, tiny_config
 
@@ -40,7 +42,9 @@ def optimizer(name: Any, **changes: Any) -> OptimizerConfig:
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(name: str, tied: bool) -> None:
     one = model(tie_embeddings=tied)
-    made = make_optimizer(one, optimizer(name), torch.device("cpu"))
+    config = optimizer(name)
+    groups = groups_of(one, config, hidden_matrices(one))
+    made = make_optimizer(one, config, torch.device("cpu"), groups)
     assert type(made) is KINDS[name]
     given = [p for group in made.param_groups for p in group["params"]]
     assert len(given) == len(set(given)) == len(list(one.parameters()))
@@ -53,7 +57,8 @@ def test_every_parameter_is_in_one_group_and_only_matrices_decay(name: str, tied
 def test_muon_takes_the_matrices_of_the_blocks(tied: bool) -> None:
     one = model(tie_embeddings=tied)
     config = optimizer("ticks_muon", matrix_learning_rate=0.5)
-    made = make_optimizer(one, config, torch.device("cpu"))
+    groups = groups_of(one, config, hidden_matrices(one))
+    made = make_optimizer(one, config, torch.device("cpu"), groups)
     names = {id(p): name for name, p in one.named_parameters()}
     first, *rest = made.param_groups
     assert [names[id(p)] for p in first["params"]] == [
@@ -76,7 +81,7 @@ def test_what_ticks_adam_cannot_clip_is_refused() -> None:
 def test_a_resumed_run_is_the_run(tmp_path: Path, name: str) -> None:
     """Stopped after 15 of 30 ticks, between two evaluations: the same losses, bit for bit."""
     config = tiny_config(tmp_path, optimizer=optimizer(name), ticks=30)
-    train(config, tmp_path / "whole")
+    train(text.task, config, tmp_path / "whole")
     found = losses(tmp_path / "whole")
     assert found[-1][1] < found[0][1] - 0.05, "it learns"
     for path in sorted((tmp_path / "whole" / "checkpoints").glob("*")):
@@ -84,7 +89,7 @@ def test_a_resumed_run_is_the_run(tmp_path: Path, name: str) -> None:
             for file in path.iterdir():
                 file.unlink()
             path.rmdir()
-    train(config, tmp_path / "whole", resume=True)
+    train(text.task, config, tmp_path / "whole", resume=True)
     assert open_run(tmp_path / "whole").attempts == [0, 1]
     assert losses(tmp_path / "whole") == found
 
@@ -95,8 +100,8 @@ def test_a_split_window_is_the_big_batch(tmp_path: Path, name: str, clip: float)
     """Two micro-batches of four sequences, or one of eight: the same curve."""
     small = tiny_config(tmp_path, optimizer=optimizer(name, clip=clip), ticks=8)
     small = replace(small, model=replace(small.model, dropout=0.0))
-    train(small, tmp_path / "two")
-    train(replace(small, batch_size=8, micro_batches=1), tmp_path / "one")
+    train(text.task, small, tmp_path / "two")
+    train(text.task, replace(small, batch_size=8, micro_batches=1), tmp_path / "one")
     two, one = losses(tmp_path / "two"), losses(tmp_path / "one")
     tolerance = 1e-2 if name == "ticks_muon" else 1e-4  # of bfloat16, of signs about zero
     assert [loss for _, loss, _ in two] == pytest.approx(
@@ -107,11 +112,11 @@ def test_a_split_window_is_the_big_batch(tmp_path: Path, name: str, clip: float)
 @pytest.mark.parametrize("name", ["ticks", "ticks_muon"])
 def test_the_norm_is_on_record_where_it_is_known(tmp_path: Path, name: str) -> None:
     config = tiny_config(tmp_path, optimizer=optimizer(name), ticks=3)
-    train(config, tmp_path / "clipped")
+    train(text.task, config, tmp_path / "clipped")
     rows = open_run(tmp_path / "clipped").ticks().rows()
     assert all(row["gradient_norm"] > 0 for row in rows)
     assert {row["beats"] for row in rows} == {2}
-    train(replace(config, optimizer=optimizer(name, clip=0.0)), tmp_path / "not")
+    train(text.task, replace(config, optimizer=optimizer(name, clip=0.0)), tmp_path / "not")
     assert "gradient_norm" not in open_run(tmp_path / "not").ticks().columns
 
 
@@ -120,4 +125,4 @@ def test_divergence_says_what_to_do(tmp_path: Path, name: str) -> None:
     config = tiny_config(tmp_path, ticks=200)
     steep = optimizer(name, learning_rate=1e20, matrix_learning_rate=1e20, warmup=0.0, clip=0.0)
     with pytest.raises(DivergenceError, match=r"--optimizer\.learning-rate"):
-        train(replace(config, optimizer=steep), tmp_path / "run")
+        train(text.task, replace(config, optimizer=steep), tmp_path / "run")

@@ -16,9 +16,11 @@ import torch
 from metronorm.clock import Clock
 from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
 from metronorm.runs import open_run
-from metronorm.train import TrainConfig, train
+from metronorm.tasks import text
+from metronorm.tasks.text import Config
+from metronorm.train import train
 from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
-from metronorm.train.plain import check_resumable, to_plain
+from metronorm.train.config_changes import check_resumable, config_to_dict
 
 from .test_loop import at_every_tick
 from .tiny import losses, tiny_config, write_text
@@ -30,7 +32,8 @@ import os, signal, sys
 from pathlib import Path
 
 from metronorm.errors import RunError
-from metronorm.train.loop import train
+from metronorm.tasks import text
+from metronorm.train import train
 from tests.train.test_loop import at_every_tick
 from tests.train.tiny import tiny_config
 
@@ -46,7 +49,7 @@ for _ in range(2):
     if not child:
         try:
             with at_every_tick(stop):
-                train(config, Path(sys.argv[1]) / "run", resume=True)
+                train(text.task, config, Path(sys.argv[1]) / "run", resume=True)
         except RunError as error:
             print(error, flush=True)
             os._exit(2)
@@ -62,7 +65,7 @@ print(other, codes)
 
 def test_of_two_resumes_at_once_exactly_one_trains(tmp_path: Path) -> None:
     with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 3 else None):
-        train(tiny_config(tmp_path, ticks=1_000_000), tmp_path / "run")
+        train(text.task, tiny_config(tmp_path, ticks=1_000_000), tmp_path / "run")
     done = subprocess.run(
         [sys.executable, "-c", RACE, tmp_path],
         cwd=Path(__file__).parents[2],
@@ -81,29 +84,29 @@ def test_of_two_resumes_at_once_exactly_one_trains(tmp_path: Path) -> None:
 
 def test_a_run_that_is_written_is_left_alone(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "run")
     with Clock(tmp_path / "run", resume=True, progress=False, stall=None):
         before = sorted((tmp_path / "run").rglob("*"))
         with pytest.raises(RunError, match="is writing"):
-            train(config, tmp_path / "run", resume=True)
+            train(text.task, config, tmp_path / "run", resume=True)
         assert sorted((tmp_path / "run").rglob("*")) == before
-    train(config, tmp_path / "run", resume=True)
+    train(text.task, config, tmp_path / "run", resume=True)
 
 
 def test_what_is_refused_gives_the_run_back(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "run")
     (tmp_path / "text" / "0.txt").write_text("abc abc\n" * 100)
     shutil.rmtree(tmp_path / "cache")
     for _ in range(2):
-        with pytest.raises(DataError, match="must read the text it was begun with"):
-            train(config, tmp_path / "run", resume=True)
+        with pytest.raises(DataError, match="must have the data it was begun with"):
+            train(text.task, config, tmp_path / "run", resume=True)
     assert open_run(tmp_path / "run").attempts == [0]
 
 
-def killed_before_its_first_checkpoint(config: TrainConfig, run: Path) -> None:
+def killed_before_its_first_checkpoint(config: Config, run: Path) -> None:
     with at_every_tick(lambda tick: 1 / 0 if tick == 4 else None), pytest.raises(ZeroDivisionError):
-        train(config, run)
+        train(text.task, config, run)
     assert not checkpoint_paths(run / "checkpoints")
 
 
@@ -111,10 +114,10 @@ def test_without_a_checkpoint_a_run_begins_at_tick_0(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(tmp_path)
-    train(config, tmp_path / "whole")
+    train(text.task, config, tmp_path / "whole")
     killed_before_its_first_checkpoint(config, tmp_path / "run")
     with caplog.at_level(logging.WARNING):
-        train(config, tmp_path / "run", resume=True)
+        train(text.task, config, tmp_path / "run", resume=True)
     assert "has no checkpoint yet: it begins again at tick 0" in caplog.text
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
@@ -125,28 +128,28 @@ def test_without_a_checkpoint_nothing_proves_that_another_text_is_the_same(tmp_p
     (tmp_path / "other").symlink_to(tmp_path / "text")
     moved = replace(config, text=replace(config.text, data=(str(tmp_path / "other"),)))
     with pytest.raises(ConfigError, match=r"text\.data: .*/text'\] in the run, .*/other'\] asked"):
-        train(moved, tmp_path / "run", resume=True)
+        train(text.task, moved, tmp_path / "run", resume=True)
 
 
 def test_damaged_checkpoints_are_not_begun_over(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ticks=5)
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "tick-00000005" / "state.json").unlink()
     with pytest.raises(CheckpointError, match="only damaged ones: tick-00000005; try: put copies"):
-        train(config, tmp_path / "run", resume=True)
+        train(text.task, config, tmp_path / "run", resume=True)
 
 
 def test_a_run_goes_on_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny_config(tmp_path)
-    train(config, tmp_path / "whole")
+    train(text.task, config, tmp_path / "whole")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path)
     relative = replace(config, text=replace(config.text, data=("text",)))
     with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 7 else None):
-        train(relative, Path("run"))
+        train(text.task, relative, Path("run"))
     assert open_run(tmp_path / "run").info.config["text"]["data"] == [str(tmp_path / "text")]
     monkeypatch.chdir(tmp_path / "elsewhere")
-    train(config, Path("../run"), resume=True)
+    train(text.task, config, Path("../run"), resume=True)
     assert losses(tmp_path / "run") == losses(tmp_path / "whole")
 
 
@@ -154,30 +157,30 @@ def test_the_same_tokens_elsewhere_are_the_same_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "run")
     (tmp_path / "text").rename(tmp_path / "moved")
     shutil.rmtree(tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=r"must find its text; got .*/text', which .* with --data"):
-        train(config, tmp_path / "run", resume=True)
+        train(text.task, config, tmp_path / "run", resume=True)
     moved = replace(config, text=replace(config.text, data=("moved",)))
-    assert train(moved, tmp_path / "run", resume=True).tick == 2
+    assert train(text.task, moved, tmp_path / "run", resume=True).tick == 2
 
 
 def test_text_that_is_named_on_resume_is_read_although_the_cache_has_the_tokens(
     tmp_path: Path,
 ) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "run")
     other, nowhere = tmp_path / "other", tmp_path / "nowhere"
     write_text(other)
     (other / "more.txt").write_text("And one more that the run was not begun with. " * 20)
-    for data, must in ((other, "the text it was begun with"), (nowhere, "must find its text")):
+    for data, must in ((other, "the data it was begun with"), (nowhere, "every source must be")):
         named = replace(config, text=replace(config.text, data=(str(data),)))
         with pytest.raises(DataError, match=must):
-            train(named, tmp_path / "run", resume=True)
+            train(text.task, named, tmp_path / "run", resume=True)
     shutil.rmtree(tmp_path / "text")
-    assert train(config, tmp_path / "run", resume=True).tick == 2  # not named: from the cache
+    assert train(text.task, config, tmp_path / "run", resume=True).tick == 2
 
 
 def test_paths_kept_as_they_were_typed_are_of_the_working_folder(
@@ -187,7 +190,7 @@ def test_paths_kept_as_they_were_typed_are_of_the_working_folder(
     write_text(tmp_path / "text")
     monkeypatch.chdir(tmp_path)
     config = tiny_config(tmp_path)
-    old = to_plain(config)
+    old = config_to_dict(config)
     old["text"]["data"] = ["text", "text/*.txt"]
     data = (str(tmp_path / "text"), str(tmp_path / "text/*.txt"))
     here = replace(config, text=replace(config.text, data=data))
@@ -200,8 +203,8 @@ def test_paths_kept_as_they_were_typed_are_of_the_working_folder(
 
 def test_what_a_resume_changes_is_on_record(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    train(config, tmp_path / "run")
-    train(replace(config, evaluate_every=1), tmp_path / "run", resume=True)
+    train(text.task, config, tmp_path / "run")
+    train(text.task, replace(config, evaluate_every=1), tmp_path / "run", resume=True)
     rows = open_run(tmp_path / "run").events().rows()
     (fields,) = [row["fields"] for row in rows if row["event"] == "resume"]
     assert json.loads(fields) == {
@@ -214,14 +217,14 @@ def test_another_number_of_threads_is_warned_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    train(config, tmp_path / "run")
+    train(text.task, config, tmp_path / "run")
     with caplog.at_level(logging.WARNING):
-        train(config, tmp_path / "run", resume=True)
+        train(text.task, config, tmp_path / "run", resume=True)
         assert caplog.text == ""
         threads = torch.get_num_threads()
         torch.set_num_threads(threads + 1)
         try:
-            train(config, tmp_path / "run", resume=True)
+            train(text.task, config, tmp_path / "run", resume=True)
         finally:
             torch.set_num_threads(threads)
     assert f"not bit for bit as it would have: threads {threads}, now {threads + 1}" in caplog.text
@@ -231,19 +234,19 @@ def test_what_a_resume_cannot_change_is_not_advised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    train(config, tmp_path / "run")
-    monkeypatch.setattr("metronorm.train.machine._available_bytes", lambda: 1000)
+    train(text.task, config, tmp_path / "run")
+    monkeypatch.setattr("metronorm.tasks.text.memory.available_bytes", lambda: 1000)
     with pytest.raises(MemoryError, match="try: free memory on this machine, or start a new run"):
-        train(config, tmp_path / "run", resume=True)
+        train(text.task, config, tmp_path / "run", resume=True)
     with pytest.raises(MemoryError, match=r"try: a smaller --model\.width"):
-        train(config, tmp_path / "new")
+        train(text.task, config, tmp_path / "new")
 
 
 def test_a_checkpoint_of_an_attempt_that_went_further_does_not_count(tmp_path: Path) -> None:
     """Resumed from tick 10, the newest two are not those of 15 and 20, which are damaged."""
     config = tiny_config(tmp_path, ticks=30, keep=2)
     with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 20 else None):
-        train(replace(config, keep=9), tmp_path / "run")
+        train(text.task, replace(config, keep=9), tmp_path / "run")
     folder = tmp_path / "run" / "checkpoints"
     for path in checkpoint_paths(folder)[-2:]:
         (path / "model.safetensors").write_bytes(b"")
@@ -251,5 +254,5 @@ def test_a_checkpoint_of_an_attempt_that_went_further_does_not_count(tmp_path: P
         at_every_tick(lambda tick: 1 / 0 if tick == 14 else None),
         pytest.raises(ZeroDivisionError),
     ):
-        train(replace(config, checkpoint_every=3), tmp_path / "run", resume=True)
+        train(text.task, replace(config, checkpoint_every=3), tmp_path / "run", resume=True)
     assert newest_checkpoint(folder).tick == 12

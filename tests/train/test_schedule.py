@@ -2,11 +2,14 @@ import pytest
 
 from metronorm.errors import ConfigError
 from metronorm.train import OptimizerConfig
-from metronorm.train.schedule import share
+from metronorm.train.schedule import learning_rate_factor
 
 
 def rates(config: OptimizerConfig, ticks: int = 100) -> list[float]:
-    return [config.learning_rate * share(config, tick, ticks) for tick in range(1, ticks + 1)]
+    return [
+        config.learning_rate * learning_rate_factor(config, tick, ticks)
+        for tick in range(1, ticks + 1)
+    ]
 
 
 def test_warm_up_rises_linearly() -> None:

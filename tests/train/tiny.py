@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from metronorm.data.config import TextConfig
 from metronorm.models.config import GPTConfig
 from metronorm.runs import open_run
-from metronorm.train import OptimizerConfig, TrainConfig
+from metronorm.tasks.text import Config
+from metronorm.train import OptimizerConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,10 +25,10 @@ def write_text(folder: Path, documents: int = 10, words: int = 200) -> None:
         (folder / f"{number}.txt").write_text(" ".join(chance.choices(vocabulary, k=words)) + "\n")
 
 
-def tiny_config(folder: Path, **changes: Any) -> TrainConfig:
+def tiny_config(folder: Path, **changes: Any) -> Config:
     """A config that trains in about a second; its text lies in `folder`."""
     write_text(folder / "text")
-    config = TrainConfig(
+    config = Config(
         text=TextConfig(data=(str(folder / "text"),), cache=folder / "cache"),
         model=GPTConfig(context=16, layers=1, heads=2, width=16, dropout=0.1),
         optimizer=OptimizerConfig(learning_rate=1e-2),

@@ -10,7 +10,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from metronorm.train.loop import train
+from metronorm.tasks import text
+from metronorm.train import train
 from tests.train.tiny import tiny_config
 
 
@@ -21,7 +22,7 @@ def main() -> None:
         run, how = line.split()
         pid = os.fork()
         if pid == 0:
-            outcome = train(config, Path(run), resume=how == "resume")
+            outcome = train(text.task, config, Path(run), resume=how == "resume")
             os._exit(0 if outcome.signal is None else 128 + outcome.signal)
         print("pid", pid, flush=True)
         _, status = os.waitpid(pid, 0)

@@ -35,7 +35,7 @@ __all__ = ["COMMANDS", "main"]
 # What each command does, in one sentence: `metronorm --help` lists it, the command's help begins
 # with it.
 COMMANDS = {
-    "train": "Train a GPT on text from scratch and record every tick.",
+    "train": "Train a GPT on text, or the task of a recipe, and record every tick.",
     "sample": "Write text with a trained model.",
     "show": "Show what runs did and what they cost, side by side.",
     "watch": "Follow runs in the terminal while they are written.",

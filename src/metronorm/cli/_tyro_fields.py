@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from typing import Annotated, Any, get_type_hints
 
@@ -26,10 +27,7 @@ def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
     if not dataclasses.is_dataclass(info.type):
         return None
     types = get_type_hints(info.type, include_extras=True)
-    docs = {
-        doc.arg_name: " ".join((doc.description or "").split())
-        for doc in docstring_parser.parse_from_object(info.type).params
-    }
+    docs = _docstrings(info.type)
     fields = []
     for field in dataclasses.fields(info.type):
         kind, default = types[field.name], _default(field, info.default)
@@ -37,6 +35,17 @@ def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
             kind = Annotated[kind, tyro.conf.arg(help_behavior_hint="(default: nothing)")]
         fields.append(StructFieldSpec(field.name, kind, default, docs.get(field.name)))
     return StructConstructorSpec(info.type, tuple(fields))
+
+
+def _docstrings(kind: type) -> dict[str, str]:
+    """What the source says below each field, also of the classes that `kind` extends."""
+    found: dict[str, str] = {}
+    for each in reversed(kind.__mro__):
+        if dataclasses.is_dataclass(each):
+            with contextlib.suppress(OSError, TypeError):  # a class without a source
+                for doc in docstring_parser.parse_from_object(each).params:
+                    found[doc.arg_name] = " ".join((doc.description or "").split())
+    return found
 
 
 def _default(field: dataclasses.Field[Any], whole: object) -> object:

@@ -10,8 +10,8 @@ import tyro
 from metronorm.cli.arguments import parse, value_of
 from metronorm.data.config import TextConfig
 from metronorm.data.sources import COPIES
+from metronorm.tasks.text import training_preset
 from metronorm.text import counted, percent, printable
-from metronorm.train.presets import training_preset
 
 if TYPE_CHECKING:
     from metronorm.data.corpus import Corpus

@@ -51,9 +51,9 @@ def main(argv: list[str]) -> int:
     # A token is hundreds of small products. Threads that spin while they wait for each other take
     # a busy machine's cores from one another: with two threads 80 times slower than with one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from metronorm.train.sampling import write  # torch is loaded only now
+    from metronorm.tasks.text import generate_text  # torch is loaded only now
 
-    for piece in write(
+    for piece in generate_text(
         arguments.run,
         prompt=prompt,
         max_tokens=arguments.tokens,

@@ -90,6 +90,7 @@ def table(summaries: Sequence[Summary]) -> Table:
     row("ticks", _ticks)
     row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
     row("time in ticks", lambda s: hours_minutes(s.seconds))
+    row("branches", lambda s: "\n".join(s.branches))
     row("goodput", lambda s: cell(s.goodput, percent))
     made.add_section()
     losses = _union(summary.losses for summary in summaries)

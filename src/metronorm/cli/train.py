@@ -1,28 +1,32 @@
-"""`metronorm train`: from text to a trained model."""
+"""`metronorm train`: from text, or from the data of a recipe, to a trained model."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from metronorm.cli import sample, show
 from metronorm.cli.arguments import parse, value_of
-from metronorm.clock import read_run_info
+from metronorm.cli.free_directory import free_directory
+from metronorm.cli.recipe import Recipe, load_recipe
 from metronorm.errors import ConfigError
-from metronorm.train.config import TrainConfig
-from metronorm.train.directory import free_directory
-from metronorm.train.plain import from_plain
-from metronorm.train.presets import training_preset
+from metronorm.tasks import text
+from metronorm.text import short_time, size
+from metronorm.train.config_changes import config_from_dict, read_toml, run_config
+
+if TYPE_CHECKING:
+    from metronorm.train.config import TrainConfig
+    from metronorm.train.loop import Outcome
 
 DESCRIPTION = """
     metronorm train                       Shakespeare, 3 minutes on two cores
     metronorm train --data notes/*.txt    your own text
-    metronorm train --preset small        10 M parameters
+    metronorm train --recipe own.py       your own model and data
     metronorm train --resume runs/NAME    continue a stopped run, bit for bit
 
 Ctrl-C and SIGTERM finish the tick, save a checkpoint, and exit with 130 and 143. If the disk is too
@@ -32,45 +36,144 @@ NOT_SAVED = 3
 
 
 @dataclass(frozen=True)
-class Arguments:
-    """Options of `metronorm train`."""
+class Options:
+    """Options of `metronorm train` that are no training's own."""
 
-    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     preset: str = "quick"
     """Defaults of all other options: quick (1 M parameters), small (10 M) or gpt2 (124 M)."""
+    config: Path | None = None
+    """TOML file with options, such as the config.toml of a run. Options on the command line
+    win."""
     run: Path | None = None
     """Directory of the run. None: runs/NAME, with a number if that is taken."""
     resume: Path | None = None
-    """Go on with the run in this directory, from its newest whole checkpoint. Only --data (the same
-    text in another place), --cache and how often to evaluate, sample and save may differ."""
+    """Continue the run in this directory from its newest whole checkpoint. The options are those of
+    the run. These may differ: how often to evaluate, sample and save; more --ticks; another
+    --batch-size with as many examples per tick; --data (the same text in another place);
+    --cache."""
+    resume_or_start: Path | None = None
+    """Continue the run in this directory if there is one; otherwise start it there. For scripts
+    that are started again and again."""
+    from_tick: int | None = None
+    """With --resume: continue from the checkpoint of this tick. This is a branch of the run, and
+    the options of the optimizer may differ too."""
+    dry_run: bool = False
+    """Make a few ticks, print what the training would take, and stop."""
+
+
+def _arguments(kind: type[TrainConfig]) -> Any:
+    """The options above, and those of a kind of training as `training`."""
+    options = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+    return make_dataclass(
+        "Arguments", [("training", options, field())], bases=(Options,), frozen=True, kw_only=True
+    )
 
 
 def main(argv: list[str]) -> int:
     """Train; 0, 128 + the number of the signal that stopped it, or 3 if its end is not saved."""
-    preset = value_of("--preset", argv) or None
-    resume = value_of("--resume", argv) or None
-    if resume is None:
-        default = Arguments(training_preset(preset or "quick"), preset=preset or "quick")
-    elif preset is None:
-        default = Arguments(from_plain(read_run_info(Path(resume)).config))
-    else:
-        raise ConfigError("--preset is for a new run and --resume goes on with an old one")
-    arguments = parse(
-        Arguments,
+    resumed = _run_to_resume(argv)
+    recipe = _recipe(argv, resumed)
+    kind: Any = recipe.config if recipe else text.Config
+    kinds = _arguments(kind)
+    arguments: Any = parse(
+        kinds,
         argv,
         command="train",
-        description=DESCRIPTION,
-        default=default,
+        description=recipe.description if recipe else DESCRIPTION,
+        default=kinds(
+            training=_defaults(argv, kind, resumed), preset=value_of("--preset", argv) or "quick"
+        ),
     )
     from metronorm.train import train  # torch is loaded only now
 
+    _check(arguments)
+    options = arguments.training
+    if recipe:
+        options = replace(options, recipe=str(Path(options.recipe).absolute()))
+    task = recipe.task if recipe else text.task
+    if arguments.dry_run:
+        return _print_plan(task, options)
+    run = str(resumed or arguments.run or arguments.resume_or_start or _directory(options))
+    outcome = train(
+        task, options, Path(run), resume=resumed is not None, from_tick=arguments.from_tick
+    )
+    return _report(outcome, run, options)
+
+
+def _run_to_resume(argv: list[str]) -> Path | None:
+    resume, either = value_of("--resume", argv), value_of("--resume-or-start", argv)
+    if resume:
+        return Path(resume)
+    return Path(either) if either and (Path(either) / "run.json").exists() else None
+
+
+def _recipe(argv: list[str], resumed: Path | None) -> Recipe | None:
+    path = value_of("--recipe", argv)
+    if path is None and resumed:
+        path = run_config(resumed).get("recipe")
+    config = value_of("--config", argv)
+    if path is None and config and Path(config).is_file():
+        path = read_toml(Path(config)).get("recipe")
+    return load_recipe(path) if path else None
+
+
+def _defaults(argv: list[str], kind: Any, resumed: Path | None) -> Any:
+    preset, config = value_of("--preset", argv), value_of("--config", argv)
+    if resumed:
+        if preset is not None:
+            raise ConfigError("--preset is for a new run and --resume goes on with an old one")
+        found = config_from_dict(run_config(resumed), kind)
+        return text.without_cache(found) if kind is text.Config else found
+    if config is not None:
+        if preset is not None:
+            raise ConfigError("--preset and --config both give all options", got="both")
+        return config_from_dict(read_toml(Path(config)), kind, Path(config))
+    if kind is text.Config:
+        return text.training_preset(preset or "quick")
+    if preset is not None:
+        raise ConfigError("--preset is for text: a recipe has its own defaults", got=preset)
+    return kind()
+
+
+def _check(arguments: Options) -> None:
     if arguments.resume is not None and arguments.run is not None:
         raise ConfigError("--run names a new run and --resume an old one", got="both")
-    run = str(arguments.resume or arguments.run or free_directory(arguments.config.text.data))
-    outcome = train(arguments.config, Path(run), resume=arguments.resume is not None)
+    if arguments.resume_or_start is not None and (arguments.resume or arguments.run):
+        raise ConfigError(
+            "--resume-or-start names the run alone", got="--resume or --run beside it"
+        )
+    if arguments.from_tick is not None and arguments.resume is None:
+        raise ConfigError("--from-tick is for --resume RUN", got="no --resume")
+
+
+def _directory(options: TrainConfig) -> Path:
+    if isinstance(options, text.Config):
+        return free_directory(options.text.data)
+    return free_directory((options.recipe,))
+
+
+def _print_plan(task: Any, options: TrainConfig) -> int:
+    from metronorm.train.planning import plan
+
+    found = plan(task, options)
+    passes = f", {found.passes:,.1f} passes over the data" if found.passes else ""
+    print(f"model     {found.parameters:,} parameters on {found.device} in {found.precision}")
+    print(
+        f"training  {found.ticks:,} ticks of {found.per_tick:,} {found.unit}, "
+        f"{found.ticks * found.per_tick:,} in all{passes}"
+    )
+    print(
+        f"time      {short_time(found.seconds_per_tick * 1e9)} a tick, "
+        f"{short_time(found.seconds * 1e9)} for all of them; evaluations come on top"
+    )
+    print(f"memory    {size(found.memory_bytes)} at the most so far")
+    return 0
+
+
+def _report(outcome: Outcome, run: str, options: TrainConfig) -> int:
     again = ["metronorm", "train", "--resume", run]
-    if arguments.config.text.cache is not None:
-        again += ["--cache", str(arguments.config.text.cache)]
+    if isinstance(options, text.Config) and options.text.cache is not None:
+        again += ["--cache", str(options.text.cache)]
     if outcome.saved != outcome.tick:
         newest = "none" if outcome.saved is None else f"of tick {outcome.saved}"
         print(
@@ -87,13 +190,18 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 128 + outcome.signal
-    print("\nwhat it writes now:\n")
-    sample.main([run, "--tokens", "300", "--seed", "0"])
+    if outcome.reason is not None:
+        print(f"stopped after tick {outcome.tick}: {outcome.reason}", file=sys.stderr)
+    named = shlex.quote(run)
+    if isinstance(options, text.Config):
+        print("\nwhat it writes now:\n")
+        sample.main([run, "--tokens", "300", "--seed", "0"])
     print()
     show.main([run])
     print(f"\nthe run is in {run}")
-    named = shlex.quote(run)
-    print(
-        f"more of its writing: metronorm sample {named}    again this table: metronorm show {named}"
-    )
+    if isinstance(options, text.Config):
+        print(f"more of its writing: metronorm sample {named}    ", end="")
+    for name, value in outcome.test.items():
+        print(f"test {name}: {value:.4f}")
+    print(f"again this table: metronorm show {named}")
     return 0

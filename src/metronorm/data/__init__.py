@@ -19,16 +19,22 @@ from metronorm.data.config import TextConfig
 
 if TYPE_CHECKING:
     from metronorm.data.dataset import TextDataset, open_dataset
+    from metronorm.data.images import fashion_mnist
     from metronorm.data.sampler import WindowSampler, validation_windows
+    from metronorm.data.shuffled import InOrder, Planned, Shuffled
     from metronorm.data.text import prepare
     from metronorm.data.tokenizer import Tokenizer, stream_decode
     from metronorm.data.tokenizer_file import load_tokenizer
 
 __all__ = [
+    "InOrder",
+    "Planned",
+    "Shuffled",
     "TextConfig",
     "TextDataset",
     "Tokenizer",
     "WindowSampler",
+    "fashion_mnist",
     "load_tokenizer",
     "open_dataset",
     "prepare",
@@ -37,6 +43,10 @@ __all__ = [
 ]
 
 _MODULES = {
+    "InOrder": "shuffled",
+    "Planned": "shuffled",
+    "Shuffled": "shuffled",
+    "fashion_mnist": "images",
     "TextDataset": "dataset",
     "Tokenizer": "tokenizer",
     "WindowSampler": "sampler",

@@ -1,8 +1,6 @@
 """Makes batches from token files: windows in pseudo-random order, in constant memory.
 
-The order of an epoch is computed and not stored: a Feistel network, keyed by seed and epoch, maps
-a place in the epoch to a window. So a sampler over 10 GB needs no more memory than one over 10 kB,
-any batch can be computed by itself, and the state is one number.
+The order is that of `metronorm.data.shuffled`, and its state is one number: the windows taken.
 """
 
 from __future__ import annotations
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from metronorm.data.shuffled import epoch_keys, mix, permute
 from metronorm.errors import ConfigError, DataError
 from metronorm.scalars import is_integer
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Batch = tuple[NDArray[np.int64], NDArray[np.int64]]
-
-_ROUNDS = 8
 
 
 class WindowSampler:
@@ -82,16 +79,24 @@ class WindowSampler:
 
     def __next__(self) -> Batch:
         """The next inputs and targets, each int64 (batch_size, context)."""
-        first = self._position + self.rank * self.batch_size
-        starts = self.starts(first + np.arange(self.batch_size))
+        batch = self.take(self._position + self.rank * self.batch_size, self.batch_size)
         self._position += self.world * self.batch_size
-        return self._source.windows(starts)
+        return batch
+
+    @property
+    def examples_per_epoch(self) -> int:
+        """The number of windows in an epoch."""
+        return self.windows_per_epoch
+
+    def take(self, first: int, size: int) -> Batch:
+        """Windows `first` to `first + size` of the endless order: inputs and targets, int64."""
+        return self._source.windows(self.starts(first + np.arange(size)))
 
     def starts(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first tokens of the windows at `places` of the endless order, in the same shape."""
         epochs, places = np.divmod(places, self.windows_per_epoch)
-        keys = _mix(_mix(np.uint64(self.seed % 2**64)) + epochs.astype(np.uint64))
-        offsets = (_mix(keys) % np.uint64(self._offsets)).astype(np.int64)
+        keys = epoch_keys(epochs, self.seed)
+        offsets = (mix(keys) % np.uint64(self._offsets)).astype(np.int64)
         return offsets + self.context * permute(places, self.windows_per_epoch, keys)
 
     def state_dict(self) -> dict[str, int]:
@@ -163,47 +168,6 @@ def validation_windows(
             yield source.windows(context * (places * windows // taken))
 
     return batches()  # a generator of its own, so that the checks above run at the call
-
-
-def permute(places: NDArray[np.int64], size: int, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """Map each place below `size` to a place below `size`, one to one; `keys` choose the map.
-
-    This is a Feistel network on pairs (left below a, right below b) with a * b just above `size`
-    (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). A result outside of `size`
-    goes through the network again until it is inside.
-
-    Args:
-        places: int64, any shape.
-        size: number of places.
-        keys: uint64, of the same shape: one for each place.
-
-    Returns:
-        int64, of the same shape.
-    """
-    a = int(np.ceil(np.sqrt(size)))
-    b = -(-size // a)
-    result = np.array(places, dtype=np.int64)
-    outside = np.ones(result.shape, dtype=np.bool_)
-    while outside.any():
-        left, right = (half.astype(np.uint64) for half in np.divmod(result[outside], b))
-        key = keys[outside]
-        for turn in range(_ROUNDS):
-            turned = key + np.uint64(turn * 0x9E3779B97F4A7C15 % 2**64)
-            if turn % 2:
-                left = (left + _mix(turned ^ right) % np.uint64(a)) % np.uint64(a)
-            else:
-                right = (right + _mix(turned ^ left) % np.uint64(b)) % np.uint64(b)
-        result[outside] = (left * np.uint64(b) + right).astype(np.int64)
-        outside = result >= size
-    return result
-
-
-def _mix(values: NDArray[np.uint64] | np.uint64) -> NDArray[np.uint64]:
-    """Splitmix64's finalizer: every bit of the input moves every bit of the output."""
-    x = np.atleast_1d(values) + np.uint64(0x9E3779B97F4A7C15)  # arrays wrap without a warning
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
 
 
 class _Source:

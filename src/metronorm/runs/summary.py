@@ -48,6 +48,7 @@ class Summary:
     | `clock_share` | the clock's own share of the time |
     | `tokens_per_second` | `tokens` over `seconds`, which include evaluation and checkpoints |
     | `goodput` | the share of the time that led forward; None for a run of one attempt |
+    | `branches` | "from tick-00000400: ..." for each attempt that began at a chosen checkpoint |
     | `tick_ns`, `curves` | the curve of the tick time, and of the first `MOST_CURVES` losses |
     | `notices` | sentences about records that were dropped, damaged or left out |
     """
@@ -71,6 +72,7 @@ class Summary:
     tokens_per_second: float | None
     peak_memory_bytes: int | None
     goodput: float | None
+    branches: list[str]
     tick_ns: Curve
     curves: dict[str, Curve]
     notices: list[str]
@@ -130,6 +132,7 @@ def summarize(run: Run) -> Summary:
         if "peak_memory_bytes" in resources.columns
         else None,
         goodput=goodput(run).share if len(run.attempts) > 1 else None,
+        branches=_branches(events),
         tick_ns=tick_ns,
         curves=curves,
         notices=[*_dropped(events), *run.notices()],
@@ -191,6 +194,15 @@ def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
                 if count:
                     found.setdefault(name, (rank, Best(last, best, tick)))
     return {name: found[name] for name in losses if name in found}
+
+
+def _branches(events: Table) -> list[str]:
+    """Where the run branched, and the options that changed there."""
+    return [
+        f"from {event.fields.get('checkpoint')}: "
+        f"{'; '.join(map(str, event.fields.get('changed') or ['the same options']))}"
+        for event in read_events(events, "event = 'branch'")
+    ]
 
 
 def _machine(events: Table) -> str:

@@ -1,28 +1,34 @@
-"""Train a language model: the loop, its configuration, precision, checkpoints.
+"""Train any model on any data: one loop, whatever the task.
 
-`config.py` is what can be chosen, `loop.py` what happens, `trainer.py` one tick of it. Importing
-this package loads no torch; `train` does when called.
+`task.py` is what a task says of itself, `config.py` what can be chosen, `loop.py` what happens,
+`step.py` one tick of it. Importing this package loads no torch; `train` does when called.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from metronorm.train.config import OptimizerConfig, TrainConfig
-from metronorm.train.presets import training_preset
+from metronorm.train.task import Hook, Moment, Order, Task
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
 
     from metronorm.train.loop import Outcome
 
-__all__ = ["OptimizerConfig", "TrainConfig", "train", "training_preset"]
+__all__ = ["Hook", "Moment", "OptimizerConfig", "Order", "Task", "TrainConfig", "train"]
+
+Config = TypeVar("Config", bound=TrainConfig)
 
 
-def train(config: TrainConfig, directory: Path | str, *, resume: bool = False) -> Outcome:
-    """Train as `config` says and keep everything in the run `directory`; see `loop.train`."""
-    from pathlib import Path
-
+def train(
+    task: Task | Callable[[Config], Task],
+    config: Config,
+    directory: Path | str,
+    **options: Any,
+) -> Outcome:
+    """Train a task and keep everything in the run `directory`; see `metronorm.train.loop.train`."""
     from metronorm.train.loop import train as run
 
-    return run(config, Path(directory), resume=resume)
+    return run(task, config, Path(directory), **options)

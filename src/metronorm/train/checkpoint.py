@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and one JSON file, whole or absent; nothing is ever unpickled.
 
-`checkpoints/tick-00001000/` holds `model.safetensors`, `state.safetensors` (optimizer and random
-number generators) and `state.json` (everything else, with size and SHA-256 of the other two and
+`checkpoints/tick-00001000/` holds `model.safetensors`, `state.safetensors` (optimizer and averages
+of the weights) and `state.json` (everything else, with size and SHA-256 of the other two and
 the SHA-256 of itself). Which of them to keep is in `checkpoint_folder`.
 
 A checkpoint may come from anybody. So files are read only if they are regular ones in its folder
@@ -30,6 +30,7 @@ from metronorm.scalars import is_integer
 from metronorm.text import printable
 from metronorm.train.checkpoint_checks import (
     Digest,
+    branched_groups,
     check_state_tensors,
     checked_groups,
     digest_file,
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
+
+    from metronorm.train.averages import Averages
 
 FORMAT = 1
 FOLDER = "checkpoints"
@@ -94,7 +97,7 @@ class Checkpoint:
         Raises:
             CheckpointError: other names, shapes or dtypes than the model has.
         """
-        expected = dict(model.state_dict())
+        expected = _distinct(model.state_dict())
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
         self._check_equal(tensor_shapes(self.path / MODEL), shapes)
         weights = load_tensors(self.path / MODEL)
@@ -102,7 +105,8 @@ class Checkpoint:
             {name: tensor.dtype for name, tensor in weights.items()},
             {name: tensor.dtype for name, tensor in expected.items()},
         )
-        model.load_state_dict(weights)
+        # names that share a tensor are there once; whatever else is missing was found above
+        model.load_state_dict(weights, strict=False)
 
     def _check_equal(self, held: Mapping[str, object], expected: Mapping[str, object]) -> None:
         differences = [
@@ -116,14 +120,26 @@ class Checkpoint:
                 f"{self.path} must fit the model", got="differences: " + "; ".join(differences)
             )
 
-    def load_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put the optimizer's state back, and that of torch's random number generators.
+    def load_optimizer(
+        self,
+        optimizer: torch.optim.Optimizer,
+        averages: Averages | None = None,
+        *,
+        branch: bool = False,
+    ) -> None:
+        """Put the optimizer's state back, and the averages of the weights.
+
+        Args:
+            optimizer: of the same parameters.
+            averages: to be put back too.
+            branch: the optimizer's own options hold, instead of those that were saved.
 
         Raises:
             CheckpointError: the state of another optimizer, or of other parameters.
         """
         try:
-            groups = checked_groups(self.state["optimizer"]["param_groups"], optimizer.param_groups)
+            group = branched_groups if branch else checked_groups
+            groups = group(self.state["optimizer"]["param_groups"], optimizer.param_groups)
             check_state_tensors(tensor_shapes(self.path / TENSORS), optimizer)
             tensors = load_tensors(self.path / TENSORS)
             state: dict[int, dict[str, Any]] = {}
@@ -135,9 +151,8 @@ class Checkpoint:
                     index, _, key = rest.partition(".")
                     state.setdefault(int(index), {})[key] = tensor
             optimizer.load_state_dict({"state": state, "param_groups": groups})
-            torch.set_rng_state(tensors["random.cpu"])
-            if "random.cuda" in tensors and torch.cuda.is_available():
-                torch.cuda.set_rng_state(tensors["random.cuda"])
+            if averages is not None:
+                averages.load(tensors)
         except CheckpointError:
             raise
         except (
@@ -159,6 +174,7 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
+    tensors: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint into `directory`; all of it, or nothing.
 
@@ -168,29 +184,27 @@ def save(
         optimizer: whose state to keep.
         state: whatever else a resumed run needs, as plain JSON values; with `tick`, the number of
             updates done.
+        tensors: more to keep beside the optimizer's, such as averages of the weights.
 
     Raises:
         OSError: the disk is full or not writable; older checkpoints are as they were.
     """
-    tensors = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
+    more = dict(tensors or {})
     kept = optimizer.state_dict()
     plain: dict[str, dict[str, Any]] = {}
     for index, values in kept["state"].items():
         plain[str(index)] = {}
         for key, value in values.items():
             if isinstance(value, torch.Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value.contiguous()
+                more[f"optimizer.{index}.{key}"] = value.contiguous()
             else:
                 plain[str(index)][key] = value
     target = directory / f"tick-{state['tick']:08d}"
     directory.mkdir(parents=True, exist_ok=True)
     with directory_aside(target) as aside:
         try:
-            weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-            save_file(weights, aside / MODEL)
-            save_file(tensors, aside / TENSORS)
+            save_file(_distinct(model.state_dict()), aside / MODEL)
+            save_file(more, aside / TENSORS)
         except SafetensorError as error:
             raise _os_error(error) from None
         record = {
@@ -206,6 +220,24 @@ def save(
         if target.exists():  # left by an attempt that went further than the one resumed from
             remove_directory(target)
     return target
+
+
+def _distinct(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors that can be written: each once, contiguous, and with a storage of its own.
+
+    Names that share a tensor, as of tied weights, become the first of them.
+    """
+    seen, found = set(), {}
+    for name, tensor in state.items():
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and place in seen:
+            continue
+        seen.add(place)
+        whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        found[name] = (
+            tensor.contiguous() if whole else tensor.clone(memory_format=torch.contiguous_format)
+        )
+    return found
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -77,6 +77,20 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} must be a safetensors file", got=str(error)) from None
 
 
+def branched_groups(
+    held: list[dict[str, Any]], wanted: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The groups of an optimizer that goes on with other options: those of `wanted`.
+
+    Raises:
+        ValueError: another number of groups.
+    """
+    return [
+        {**group, **new, "params": group["params"], "initial_lr": new["lr"]}
+        for group, new in zip(held, wanted, strict=True)
+    ]
+
+
 def checked_groups(
     held: list[dict[str, Any]], expected: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:

@@ -12,12 +12,12 @@ import msgspec
 
 from metronorm.errors import CheckpointError
 from metronorm.files import remove_directory, remove_leftovers
-from metronorm.scalars import is_number
+from metronorm.scalars import as_integer, as_real
 from metronorm.train import checkpoint
 from metronorm.train.checkpoint import Checkpoint, NewerFormatError, open_checkpoint, read_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     import torch
@@ -38,14 +38,16 @@ def checkpoint_paths(directory: Path) -> list[Path]:
 def newest_checkpoint(directory: Path) -> Checkpoint:
     """The newest checkpoint that is whole; damaged ones are passed over, with a warning.
 
+    After a branch, those that the run had made before beyond it are older than all of the branch.
+
     Raises:
         NewerFormatError: the newest that is not damaged was written by a later version.
         CheckpointError: there is none.
     """
-    paths = checkpoint_paths(directory)
-    found = _first_whole(reversed(paths))
+    paths = sorted(checkpoint_paths(directory), key=_age, reverse=True)
+    found = _first_whole(paths)
     if found is None:
-        damaged = ", ".join(path.name for path in reversed(paths))
+        damaged = ", ".join(path.name for path in paths)
         raise CheckpointError(
             "a run needs a whole checkpoint to go on from",
             got=f"{directory} with {f'only damaged ones: {damaged}' if damaged else 'none'}",
@@ -54,8 +56,24 @@ def newest_checkpoint(directory: Path) -> Checkpoint:
     return found
 
 
+def checkpoint_at(directory: Path, tick: int) -> Checkpoint:
+    """The checkpoint of this tick.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    for path in checkpoint_paths(directory):
+        if _tick(path) == tick:
+            return open_checkpoint(path)
+    there = ", ".join(str(_tick(path)) for path in checkpoint_paths(directory))
+    raise CheckpointError(
+        f"there must be a checkpoint of tick {tick}",
+        got=f"{directory} with {f'those of {there}' if there else 'none'}",
+    )
+
+
 def best_checkpoint(directory: Path) -> Checkpoint | None:
-    """The whole checkpoint with the lowest validation loss, if any was evaluated.
+    """The whole checkpoint with the best evaluation, if any was evaluated.
 
     Raises:
         NewerFormatError: the best was written by a later version.
@@ -63,9 +81,14 @@ def best_checkpoint(directory: Path) -> Checkpoint | None:
     return _first_whole(path for _, path in _evaluated(directory))
 
 
-def lowest_loss(directory: Path) -> float:
-    """The lowest validation loss of a checkpoint; infinity if none was evaluated."""
-    return min((loss for loss, _ in _evaluated(directory)), default=math.inf)
+def best_score(directory: Path) -> float:
+    """The best score of a checkpoint, the lower the better; infinity if none was evaluated."""
+    return min((score for score, _ in _evaluated(directory)), default=math.inf)
+
+
+def newest_branch(directory: Path) -> int:
+    """The highest number of a branch that a checkpoint belongs to; 0 where there is none."""
+    return max((_branch(path) for path in checkpoint_paths(directory)), default=0)
 
 
 def save(
@@ -74,23 +97,30 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
+    tensors: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """As `checkpoint.save`; on a full disk room is made first, by removing what is not needed.
 
     Raises:
         OSError: the disk is full all the same, or not writable; what stays is said in `make_room`.
     """
+
+    def write() -> Path:
+        return checkpoint.save(
+            directory, model=model, optimizer=optimizer, state=state, tensors=tensors
+        )
+
     try:
-        return checkpoint.save(directory, model=model, optimizer=optimizer, state=state)
+        return write()
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full or not make_room(directory, state.get("validation_loss")):
+        if not full or not make_room(directory, state.get("score")):
             raise
-    return checkpoint.save(directory, model=model, optimizer=optimizer, state=state)
+    return write()
 
 
 def prune(directory: Path, keep: int, *, tick: int) -> None:
-    """Remove all but the newest `keep` checkpoints and the one of the lowest validation loss.
+    """Remove all but the newest `keep` checkpoints and the best one.
 
     Args:
         directory: the run's `checkpoints` folder.
@@ -110,15 +140,15 @@ def prune(directory: Path, keep: int, *, tick: int) -> None:
     remove_leftovers(directory)
 
 
-def make_room(directory: Path, loss: float | None) -> bool:
+def make_room(directory: Path, score: float | None) -> bool:
     """Remove what a run can do without, for a checkpoint that found no room; whether any was.
 
-    What stays is the newest checkpoint that is whole, which is read to be sure, and the one of the
-    lowest validation loss, unless the new one's is lower.
+    What stays is the newest checkpoint that is whole, which is read to be sure, and the best one,
+    unless the new one is better.
 
     Args:
         directory: the run's `checkpoints` folder.
-        loss: validation loss of the new one, where it was evaluated.
+        score: of the new one, where it was evaluated; the lower the better.
 
     Raises:
         OSError: one cannot be removed.
@@ -132,7 +162,7 @@ def make_room(directory: Path, loss: float | None) -> bool:
     if newest is None:
         return False
     kept = {newest.path}
-    if best is not None and (loss is None or not loss < best.state["validation_loss"]):
+    if best is not None and (score is None or not score < best_score(directory)):
         kept.add(best.path)
     for path in paths:
         if path not in kept:
@@ -152,16 +182,30 @@ def _first_whole(paths: Iterable[Path]) -> Checkpoint | None:
 
 
 def _evaluated(directory: Path) -> list[tuple[float, Path]]:
-    """Validation losses and their checkpoints, lowest first; none of them is checked."""
+    """Scores and their checkpoints, the best first; none of them is checked."""
     found = []
     for path in checkpoint_paths(directory):
-        try:
-            loss = read_state(path).get("validation_loss")
-        except (OSError, msgspec.MsgspecError, RecursionError, ValueError):
-            continue
-        if is_number(loss) and math.isfinite(loss):
-            found.append((float(loss), path))
+        state = _peek(path)
+        # of an older version: its score was the validation loss
+        score = as_real(state.get("score", state.get("validation_loss")))
+        if score is not None and math.isfinite(score):
+            found.append((score, path))
     return sorted(found)
+
+
+def _age(path: Path) -> tuple[int, int]:
+    return _branch(path), _tick(path)
+
+
+def _branch(path: Path) -> int:
+    return as_integer(_peek(path).get("branch")) or 0
+
+
+def _peek(path: Path) -> dict[str, Any]:
+    try:
+        return read_state(path)
+    except (OSError, msgspec.MsgspecError, RecursionError, ValueError):
+        return {}
 
 
 def _tick(path: Path) -> int:

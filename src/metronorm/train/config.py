@@ -1,22 +1,46 @@
-"""Everything about a training that can be chosen. Imports no framework."""
+"""What can be chosen about any training. Imports no framework: the command line shows it.
+
+A task adds its own fields in a subclass of `TrainConfig`. Whether a field may differ when a run is
+resumed is said in the field itself, by `on_resume`:
+
+| rule | on resume |
+| --- | --- |
+| (none) | as it was |
+| `"free"` | anything: the parameters do not depend on it |
+| `"data"` | anything, if the data's hash is the same |
+| `"window"` | anything, if batch_size * micro_batches is the same |
+| `"longer"` | any number of ticks that are not done yet: the schedule ends there |
+| `"branch"` | anything, from a chosen checkpoint (`from_tick`) |
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from metronorm.data.config import TextConfig
 from metronorm.errors import ConfigError
-from metronorm.models.config import GPTConfig, preset
 from metronorm.scalars import is_integer, is_number
 
 OptimizerName = Literal["adamw", "ticks", "ticks_sign", "ticks_muon", "ticks_adam"]
 Schedule = Literal["cosine", "wsd", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 Allocator = Literal["auto", "system", "keep"]
+BestMode = Literal["min", "max"]
+ResumeRule = Literal["free", "data", "window", "longer", "branch"]
+
+
+def on_resume(rule: ResumeRule | dict[str, ResumeRule], default: Any) -> Any:
+    """A field of a config with this default, and what may differ when a run is resumed.
+
+    Args:
+        rule: one of the table above; of a field that is itself a config, a dict of its fields'
+            rules, or one rule for all of them.
+        default: the field's default.
+    """
+    return field(default=default, metadata={"on_resume": rule})
 
 
 @dataclass(frozen=True)
@@ -28,19 +52,21 @@ class OptimizerConfig:
     """
 
     name: OptimizerName = "adamw"
-    """Of metronorm.optim, or AdamW. ticks_muon: matrices by Muon, all else by AdamW."""
+    """Optimizer: AdamW, or one of metronorm.optim. ticks_muon updates the inner matrices by Muon
+    and everything else by AdamW."""
     learning_rate: float = 1e-3
     """Highest learning rate, reached after the warm-up."""
     matrix_learning_rate: float = 0.02
-    """The same, of the matrices of ticks_muon."""
+    """Highest learning rate of the matrices that ticks_muon updates by Muon."""
     schedule: Schedule = "cosine"
-    """After the warm-up: down a cosine; wsd: flat, then linearly down over the last stretch."""
+    """Shape of the learning rate after the warm-up. cosine: falls along half a cosine; wsd: stays,
+    then falls linearly over the last part; constant: stays."""
     warmup: float = 0.05
     """Share of the ticks in which the learning rate rises from zero."""
     decay: float = 0.25
-    """Share of the ticks in which wsd comes down."""
+    """Share of the ticks, at the end, in which the learning rate of wsd falls."""
     final: float = 0.05
-    """Where the schedule ends, as a share of learning_rate."""
+    """Learning rate at the last tick, as a share of the highest."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay of the first and second moment of adamw, ticks_adam and the AdamW in ticks_muon."""
     momentum: float = 0.95
@@ -48,11 +74,11 @@ class OptimizerConfig:
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices; vectors have none."""
     clip: float = 1.0
-    """Largest norm of the gradient of a tick; 0 does not clip."""
+    """Largest norm of the gradient of a tick; larger gradients are scaled down. 0 does not clip."""
 
     def __post_init__(self) -> None:
-        _check_choice("name", self.name, get_args(OptimizerName))
-        _check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("name", self.name, get_args(OptimizerName))
+        check_choice("schedule", self.schedule, get_args(Schedule))
         for name in ("learning_rate", "matrix_learning_rate"):
             if not 0 < _number(name, getattr(self, name)) < math.inf:
                 raise ConfigError(
@@ -84,67 +110,76 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A training of a GPT on text.
+    """A training, whatever the task.
 
     Raises:
         ConfigError: a value that cannot work, or that does not go with another.
     """
 
-    text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(default_factory=TextConfig)
-    model: GPTConfig = field(default_factory=lambda: preset("quick"))
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    ticks: int = 1000
+    optimizer: OptimizerConfig = field(
+        default_factory=OptimizerConfig, metadata={"on_resume": "branch"}
+    )
+    ticks: int = on_resume("longer", 1000)
     """Updates of the parameters to make."""
-    batch_size: int = 16
-    """Sequences in a micro-batch."""
-    micro_batches: int = 1
-    """Micro-batches per tick; the loss is averaged over all their tokens."""
+    batch_size: int = on_resume("window", 16)
+    """Examples in a micro-batch."""
+    micro_batches: int = on_resume("window", 1)
+    """Micro-batches per tick; the loss is averaged over all that they count."""
     seed: int = 0
-    """Seed of the weights, of the order of the text and of dropout."""
+    """Seed of the weights, of the order of the examples and of dropout."""
     precision: Precision = "auto"
-    """Of the matrix products. auto: whichever this machine computes the model faster in."""
+    """Precision of the matrix products. auto: the one that is faster on this machine."""
     allocator: Allocator = "auto"
-    """keep: the C allocator holds on to large blocks. auto: whichever is faster (glibc only)."""
+    """What the C allocator does with large blocks. system: it gives them back; keep: it keeps
+    them; auto: the faster of both (glibc only)."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto: an accelerator where there is one."""
+    """Device to train on: cpu, cuda, cuda:1, ... auto: an accelerator if there is one."""
     compile: bool = False
     """Compile the model with torch.compile (minutes on a small machine, then faster)."""
-    evaluate_every: int = 250
+    evaluate_every: int = on_resume("free", 250)
     """Ticks between two evaluations; also at the end."""
-    evaluate_tokens: int = 65_536
-    """Tokens of the validation text an evaluation reads at most, evenly spread; 0 reads all."""
-    sample_every: int = 500
-    """Ticks between two samples printed while it trains; 0 prints none then."""
-    sample_tokens: int = 200
-    """Length of a printed sample."""
-    checkpoint_every: int = 250
-    """Ticks between two checkpoints; also at the end and on a signal."""
-    keep: int = 2
-    """Newest checkpoints to keep; the one with the lowest validation loss is kept too."""
+    best: str = "loss"
+    """Name of the measure that decides which checkpoint is the best."""
+    best_mode: BestMode = "min"
+    """Whether the best is the lowest value of that measure or the highest."""
+    checkpoint_every: int = on_resume("free", 250)
+    """Ticks between two checkpoints; also at the end, on a signal and at a new best evaluation."""
+    keep: int = on_resume("free", 2)
+    """Newest checkpoints to keep; the best one is kept too."""
+    ema: float = 0.0
+    """Decay per tick of an exponential moving average of the weights, which is evaluated and saved
+    beside them; 0 keeps none."""
+    average_last: float = 0.0
+    """Share of the ticks, at the end, over which the weights are averaged too; 0: none."""
+    init_from: str = ""
+    """Directory of a run; the new run begins with its best weights."""
+    recipe: str = on_resume("free", "")
+    """File of the task, where it is a recipe."""
+    data_id: Annotated[str, tyro.conf.Suppress] = on_resume("free", "")
+    """Hash of the data that the run was begun with; a new run fills it in."""
 
     def __post_init__(self) -> None:
         for name in ("ticks", "batch_size", "micro_batches", "evaluate_every", "checkpoint_every"):
-            _check_count(name, getattr(self, name), 1)
-        for name in ("evaluate_tokens", "sample_every", "sample_tokens"):
-            _check_count(name, getattr(self, name), 0)
-        _check_count("keep", self.keep, 1)
-        _check_choice("precision", self.precision, get_args(Precision))
-        _check_choice("allocator", self.allocator, get_args(Allocator))
+            check_count(name, getattr(self, name), 1)
+        check_count("keep", self.keep, 1)
+        check_choice("precision", self.precision, get_args(Precision))
+        check_choice("allocator", self.allocator, get_args(Allocator))
+        check_choice("best_mode", self.best_mode, get_args(BestMode))
         if not is_integer(self.seed) or not -(2**63) <= self.seed < 2**64:
             raise ConfigError("seed must be a whole number of 64 bits", got=repr(self.seed))
-        if 0 < self.evaluate_tokens < self.model.context:
-            raise ConfigError(
-                "evaluate_tokens must be 0 (all) or at least one context",
-                got=f"evaluate_tokens={self.evaluate_tokens}, context={self.model.context}",
-            )
+        if not 0 <= _number("ema", self.ema) < 1:
+            raise ConfigError("ema must be at least 0 and below 1", got=repr(self.ema))
+        _check_share("average_last", self.average_last)
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError if the value of option `name` is none of the choices."""
     if value not in choices:
         raise ConfigError(f"{name} must be one of {', '.join(choices)}", got=repr(value))
 
 
-def _check_count(name: str, value: object, least: int) -> None:
+def check_count(name: str, value: object, least: int) -> None:
+    """Raise ConfigError if the value of option `name` is no whole number from `least` on."""
     if not is_integer(value):
         raise ConfigError(f"{name} must be a whole number", got=repr(value))
     if value < least:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from metronorm.errors import ConfigError
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign
 
 if TYPE_CHECKING:
@@ -14,20 +15,42 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(
-    model: nn.Module, config: OptimizerConfig, device: torch.device
+    model: nn.Module,
+    config: OptimizerConfig,
+    device: torch.device,
+    groups: list[dict[str, Any]] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimizer the config names, with weight decay on matrices and none on vectors.
+    """The optimizer that the config names.
 
-    Muon takes the matrices between embedding and output head; AdamW takes the rest.
+    Args:
+        model: whose parameters to update.
+        config: which optimizer, and its hyper-parameters.
+        device: of the model.
+        groups: of parameters, as a task makes them; None: `default_groups`. A group with
+            `"hidden": True` holds the matrices that Muon takes; AdamW takes the rest.
+
+    Raises:
+        ConfigError: no parameter that can be trained.
     """
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
-    groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+    groups = default_groups(model, config) if groups is None else groups
+    groups = [
+        {**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups
     ]
     groups = [group for group in groups if group["params"]]
+    if not groups:
+        raise ConfigError(
+            "a model must have parameters that can be trained",
+            got=f"a {type(model).__name__} with none that requires a gradient",
+        )
     rate, clip = config.learning_rate, config.clip or None
+    if config.name == "ticks_muon":
+        return TicksMuon(
+            _with_methods(groups, config),
+            config.matrix_learning_rate,
+            config.momentum,
+            max_grad_norm=clip,
+        )
+    groups = _without_methods(model, groups)
     if config.name == "adamw":
         fused = device.type in ("cpu", "cuda")
         return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=fused)
@@ -35,36 +58,67 @@ def make_optimizer(
         return Ticks(groups, rate, config.momentum, decoupled=True, max_grad_norm=clip)
     if config.name == "ticks_sign":
         return TicksSign(groups, rate, config.momentum, max_grad_norm=clip)
-    if config.name == "ticks_muon":
-        return _muon(model, groups, config)
     return TicksAdam(groups, rate, config.betas)
 
 
-def _muon(
-    model: nn.Module, groups: list[dict[str, Any]], config: OptimizerConfig
-) -> torch.optim.Optimizer:
-    hidden = {id(p) for p in hidden_matrices(model)}
-    rest = [
-        {**group, "params": [p for p in group["params"] if id(p) not in hidden]} for group in groups
-    ]
-    for group in rest:
-        group.update(method="adamw", lr=config.learning_rate, betas=config.betas)
-    first = {
-        "params": [p for p in model.parameters() if id(p) in hidden],
-        "weight_decay": config.weight_decay,
-    }
-    return TicksMuon(
-        [group for group in (first, *rest) if group["params"]],
-        config.matrix_learning_rate,
-        config.momentum,
-        max_grad_norm=config.clip or None,
-    )
+def default_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+    """Weight decay on matrices and none on vectors.
+
+    Hidden are the weights of linear layers but the last, which is taken for the output layer.
+    """
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return groups_of(model, config, [module.weight for module in linear[:-1]])
 
 
-def hidden_matrices(model: nn.Module) -> list[torch.Tensor]:
-    """Weights of the linear layers inside a model: neither embeddings nor the output head."""
+def groups_of(
+    model: nn.Module, config: OptimizerConfig, hidden: list[torch.Tensor]
+) -> list[dict[str, Any]]:
+    """Groups for `make_optimizer`: hidden matrices, other matrices, and vectors without decay.
+
+    Args:
+        model: whose parameters to divide.
+        config: for its weight decay.
+        hidden: the matrices that Muon takes.
+    """
+    inside = {id(parameter) for parameter in hidden}
+    parameters = list(model.parameters())
+    matrices = [p for p in parameters if p.dim() >= 2]
     return [
-        module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name != "head"
+        {
+            "params": [p for p in matrices if id(p) in inside],
+            "weight_decay": config.weight_decay,
+            "hidden": True,
+        },
+        {
+            "params": [p for p in matrices if id(p) not in inside],
+            "weight_decay": config.weight_decay,
+        },
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
     ]
+
+
+def _with_methods(groups: list[dict[str, Any]], config: OptimizerConfig) -> list[dict[str, Any]]:
+    """The groups as TicksMuon takes them: Muon is its default method."""
+    adamw = {"method": "adamw", "lr": config.learning_rate, "betas": config.betas}
+    return [
+        {name: value for name, value in group.items() if name != "hidden"}
+        | ({} if group.get("hidden") else adamw)
+        for group in groups
+    ]
+
+
+def _without_methods(model: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups that differ only in being hidden are one, with its parameters in the model's order."""
+    place = {id(parameter): index for index, parameter in enumerate(model.parameters())}
+    merged: list[dict[str, Any]] = []
+    for group in groups:
+        options = {name: value for name, value in group.items() if name not in ("params", "hidden")}
+        for other in merged:
+            if {name: value for name, value in other.items() if name != "params"} == options:
+                other["params"] = sorted(
+                    [*other["params"], *group["params"]], key=lambda each: place[id(each)]
+                )
+                break
+        else:
+            merged.append({"params": list(group["params"]), **options})
+    return merged

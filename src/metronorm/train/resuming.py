@@ -9,10 +9,8 @@
 
 from __future__ import annotations
 
-import glob
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
@@ -20,50 +18,53 @@ import torch
 from metronorm.errors import CheckpointError, DataError
 from metronorm.host import describe_host
 from metronorm.train.checkpoint import FOLDER
-from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
-from metronorm.train.machine import Precision  # noqa: TC001 - msgspec reads it
-from metronorm.train.plain import FREE_ON_RESUME, differences, from_plain, to_plain
+from metronorm.train.checkpoint_folder import checkpoint_at, checkpoint_paths, newest_checkpoint
+from metronorm.train.config_changes import changes
+from metronorm.train.precision import Fixed  # noqa: TC001 - msgspec reads it
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from pathlib import Path
 
-    from metronorm.data.dataset import TextDataset
     from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
 
 _log = logging.getLogger("metronorm")
 
 
-class _Place(msgspec.Struct, frozen=True):
-    position: Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
-
-
 class _LoopState(msgspec.Struct, frozen=True):
     """What the loop keeps in a checkpoint."""
 
-    text: str
-    sampler: _Place
-    precision: Precision
+    sampler: dict[str, Any]
+    precision: Fixed
+    data_id: str | None = None
+    text: str | None = None
+    """The name of `data_id` in older checkpoints."""
     machine: dict[str, Any] = {}
 
 
-def checkpoint_to_resume(directory: Path) -> Checkpoint | None:
+def checkpoint_to_resume(directory: Path, tick: int | None = None) -> Checkpoint | None:
     """The checkpoint that the run in `directory` goes on from; None: it begins at tick 0.
 
+    Args:
+        directory: of the run.
+        tick: of the checkpoint that was chosen; None: the newest.
+
     Raises:
-        CheckpointError: there are only damaged ones, or one that this version cannot read.
+        CheckpointError: there are only damaged ones, or one that this version cannot read, or none
+            of that tick.
     """
     folder = directory / FOLDER
-    if not checkpoint_paths(folder):
+    if tick is not None:
+        found = checkpoint_at(folder, tick)
+    elif not checkpoint_paths(folder):
         _log.warning("%s has no checkpoint yet: it begins again at tick 0", directory)
         return None
-    found = newest_checkpoint(folder)
+    else:
+        found = newest_checkpoint(folder)
     try:
         state = msgspec.convert(found.state, _LoopState)
     except msgspec.ValidationError as error:
-        raise CheckpointError(
-            f"{found.path} must be of a training of text", got=str(error)
-        ) from None
+        raise CheckpointError(f"{found.path} must be of a training", got=str(error)) from None
     changed = [
         f"{name} {before}, now {now}"
         for name, now in describe_machine().items()
@@ -77,38 +78,28 @@ def checkpoint_to_resume(directory: Path) -> Checkpoint | None:
     return found
 
 
-def check_same_config(found: Checkpoint, config: TrainConfig) -> None:
+def data_id_of(found: Checkpoint) -> str | None:
+    """What names the data that a checkpoint's run was begun with; None where nothing does."""
+    name: str | None = found.state.get("data_id") or found.state.get("text")
+    return name
+
+
+def check_same_config(found: Checkpoint, config: TrainConfig, *, branch: bool) -> None:
     """Refuse a checkpoint that came from another run.
 
     Raises:
         CheckpointError: it was made with another config.
     """
     made = found.state.get("config")
-    if made is None:  # an older checkpoint
+    if not isinstance(made, dict):  # an older checkpoint
         return
-    free = FREE_ON_RESUME | {"text.data"}
-    differing = differences(to_plain(from_plain(made)), to_plain(config), free=free)
-    if differing:
-        names = ", ".join(one.partition(":")[0] for one in differing)
+    allowed = {"free", "longer", "data", "window"} | ({"branch"} if branch else set())
+    names = [change.name for change in changes(made, config) if change.rule not in allowed]
+    if names:
         raise CheckpointError(
             f"{found.path} must be a checkpoint of this run",
-            got=f"one that was made with another config ({names})",
+            got=f"one that was made with another config ({', '.join(names)})",
             fix="put the run's own checkpoints back",
-        )
-
-
-def check_text_is_there(sources: Sequence[str]) -> None:
-    """Say of a run's text that has moved how it is found again.
-
-    Raises:
-        DataError: a file or folder that does not exist.
-    """
-    missing = [each for each in sources if not glob.has_magic(each) and not Path(each).exists()]
-    if missing:
-        raise DataError(
-            "a resumed run must find its text",
-            got=f"{missing[0]!r}, which matches nothing",
-            fix="name with --data the place where it is now",
         )
 
 
@@ -121,15 +112,19 @@ def describe_machine() -> dict[str, str | int]:
     }
 
 
-def check_same_text(found: Checkpoint, text: TextDataset) -> None:
-    """Refuse to go on with other text than the run had.
+def check_same_data(before: str | None, now: str | None) -> None:
+    """Refuse to go on with other data than the run had.
+
+    Args:
+        before: what names the data that the run was begun with.
+        now: what names the data that there is.
 
     Raises:
-        DataError: the tokens differ.
+        DataError: both are known, and differ.
     """
-    if found.state["text"] != text.sha256:
+    if before and now and before != now:
         raise DataError(
-            "a resumed run must read the text it was begun with",
-            got="tokens with another SHA-256: it has changed, or was tokenized by an older version",
-            fix="put the original files back or name them with --data, or start a new run",
+            "a resumed run must have the data it was begun with",
+            got="data with another SHA-256: it has changed, or was prepared by an older version",
+            fix="put the original data back or name it (--data of a text), or start a new run",
         )

@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from metronorm.train.config import OptimizerConfig
 
 
-def share(config: OptimizerConfig, tick: int, ticks: int) -> float:
-    """Share of the highest learning rate at tick `tick` (from 1) of `ticks`.
+def learning_rate_factor(config: OptimizerConfig, tick: int, ticks: int) -> float:
+    """What the highest learning rate is multiplied by at tick `tick` (from 1) of `ticks`.
 
     Rises linearly over the warm-up. Then `cosine` follows half a cosine down to the final share;
     `wsd` (warm-up, stable, decay: Hu et al., 2024, arXiv:2404.06395) stays and comes down linearly

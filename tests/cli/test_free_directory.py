@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.train.directory import free_directory
+from metronorm.cli.free_directory import free_directory
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from metronorm.data.config import TextConfig
 from metronorm.errors import ConfigError
 from metronorm.models.config import preset
+from metronorm.tasks.text.config import Config
 from metronorm.text import nearest
-from metronorm.train.config import OptimizerConfig, TrainConfig
+from metronorm.train.config import OptimizerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,10 +26,10 @@ MUON = OptimizerConfig(
     clip=0.0,  # an orthogonalised update has the same size however large the gradient is
 )
 
-TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
+TRAINING_PRESETS: Mapping[str, Config] = MappingProxyType(
     {
         # three minutes on two cores
-        "quick": TrainConfig(
+        "quick": Config(
             text=TextConfig(tokenizer="bpe", vocab_size=1024),
             model=preset("quick"),
             optimizer=replace(MUON, learning_rate=4e-3),
@@ -39,7 +40,7 @@ TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
             checkpoint_every=400,
         ),
         # an hour or two on two cores
-        "small": TrainConfig(
+        "small": Config(
             text=TextConfig(tokenizer="bpe", vocab_size=1024),
             model=preset("small"),
             optimizer=replace(MUON, learning_rate=2e-3),
@@ -47,7 +48,7 @@ TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
             ticks=5000,
             sample_every=500,
         ),
-        "gpt2": TrainConfig(
+        "gpt2": Config(
             text=TextConfig(tokenizer="bpe", vocab_size=50257),
             model=preset("gpt2"),
             optimizer=OptimizerConfig(learning_rate=6e-4, final=0.1),
@@ -59,7 +60,7 @@ TRAINING_PRESETS: Mapping[str, TrainConfig] = MappingProxyType(
 )
 
 
-def training_preset(name: str) -> TrainConfig:
+def training_preset(name: str) -> Config:
     """The training preset of this name; change its fields with `dataclasses.replace`.
 
     Raises:

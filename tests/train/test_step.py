@@ -13,10 +13,13 @@ from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
 from metronorm.optim import Window, windows
 from metronorm.runs import open_run
-from metronorm.train import OptimizerConfig, TrainConfig
-from metronorm.train.trainer import Trainer, tokens_of
+from metronorm.tasks.text import Config
+from metronorm.tasks.text.gpt_task import count, loss
+from metronorm.train import OptimizerConfig, Task
+from metronorm.train.evaluate import evaluate
+from metronorm.train.step import Step
 
-CONFIG = TrainConfig(
+CONFIG = Config(
     model=GPTConfig(vocab_size=11, context=8, layers=1, heads=2, width=8),
     optimizer=OptimizerConfig(learning_rate=0.01, warmup=0.0, clip=0.5),
     ticks=10,
@@ -24,10 +27,11 @@ CONFIG = TrainConfig(
 Beat = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 
-def trainer(config: TrainConfig = CONFIG) -> Trainer:
+def step(config: Config = CONFIG) -> Step:
     torch.manual_seed(0)
     model = GPT(config.model).double()
-    return Trainer(config, model, torch.device("cpu"), precision="fp32")
+    task = Task(lambda: model, [], loss, count, unit="tokens")
+    return Step(task, config, model, torch.device("cpu"))
 
 
 def beat(rows: int, length: int, seed: int) -> Beat:
@@ -36,10 +40,10 @@ def beat(rows: int, length: int, seed: int) -> Beat:
 
 
 def window(beats: list[Beat]) -> Window[Beat]:
-    return next(windows(beats, len(beats), count=tokens_of))
+    return next(windows(beats, len(beats), count=count))
 
 
-def ticks(one: Trainer, run: Path, batches: list[list[Beat]]) -> list[float]:
+def ticks(one: Step, run: Path, batches: list[list[Beat]]) -> list[float]:
     with Clock(run, progress=False) as clock:
         for beats in clock.ticks(batches):
             one.tick(clock, window(beats))
@@ -48,7 +52,7 @@ def ticks(one: Trainer, run: Path, batches: list[list[Beat]]) -> list[float]:
 
 @pytest.mark.parametrize("splits", [[6], [3, 3], [1, 2, 3], [1, 1, 1, 1, 1, 1]])
 def test_however_a_batch_is_split_the_update_is_the_same(tmp_path: Path, splits: list[int]) -> None:
-    whole, split = trainer(), trainer()
+    whole, split = step(), step()
     batches = [beat(6, 8, seed) for seed in range(4)]
     edges = np.cumsum([0, *splits])
     parts = [[(x[a:b], y[a:b]) for a, b in pairwise(edges)] for x, y in batches]
@@ -61,7 +65,7 @@ def test_however_a_batch_is_split_the_update_is_the_same(tmp_path: Path, splits:
 
 def test_every_token_of_a_window_weighs_the_same(tmp_path: Path) -> None:
     """Beats of different length: the mean is over tokens, not over beats."""
-    one = trainer()
+    one = step()
     beats = [beat(1, 8, 1), beat(3, 2, 2)]
     with torch.no_grad():
         sums = [one.model(torch.tensor(x), torch.tensor(y)).item() for x, y in beats]
@@ -71,9 +75,9 @@ def test_every_token_of_a_window_weighs_the_same(tmp_path: Path) -> None:
 
 
 def test_the_record_of_a_tick(tmp_path: Path) -> None:
-    one = trainer()
+    one = step()
     with Clock(tmp_path / "run", progress=False) as clock:
-        beats = windows([beat(2, 8, 0), beat(2, 8, 1)], 2, count=tokens_of)
+        beats = windows([beat(2, 8, 0), beat(2, 8, 1)], 2, count=count)
         for both in clock.ticks(beats):
             one.tick(clock, both)
     (row,) = open_run(tmp_path / "run").ticks().rows()
@@ -89,11 +93,11 @@ def test_the_record_of_a_tick(tmp_path: Path) -> None:
 
 def test_clipping_bounds_the_gradient() -> None:
     """One step of plain gradient descent moves by the clipped norm times the learning rate."""
-    one = trainer(replace(CONFIG, optimizer=replace(CONFIG.optimizer, clip=1e-3)))
+    one = step(replace(CONFIG, optimizer=replace(CONFIG.optimizer, clip=1e-3)))
     one.try_out(beat(2, 8, 0))
     one.optimizer = torch.optim.SGD(one.model.parameters(), lr=1.0)
     before = [parameter.detach().clone() for parameter in one.model.parameters()]
-    norm = one._update(one.optimizer, 1.0, 1.0)
+    norm = one._update(1.0, torch.tensor(1.0))
     assert norm > 1e-3
     moved = sum(
         float((new.detach() - old).square().sum())
@@ -103,11 +107,11 @@ def test_clipping_bounds_the_gradient() -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
-    one = trainer()
+    one = step()
     with torch.no_grad():
         next(one.model.parameters())[3, 0] = float("nan")
     before = [parameter.detach().clone() for parameter in one.model.parameters()]
-    with pytest.raises(DivergenceError, match="loss nan; try: a new run with"):
+    with pytest.raises(DivergenceError, match="loss nan; try: go on from"):
         ticks(one, tmp_path / "run", [[beat(8, 8, 0)]])
     for old, new in zip(before, one.model.parameters(), strict=True):
         assert torch.equal(old.nan_to_num(7.0), new.detach().nan_to_num(7.0))
@@ -115,11 +119,11 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> No
 
 
 def test_evaluation_is_the_mean_over_tokens_and_changes_nothing() -> None:
-    one = trainer(replace(CONFIG, model=replace(CONFIG.model, dropout=0.5)))
+    one = step(replace(CONFIG, model=replace(CONFIG.model, dropout=0.5)))
     beats = [beat(2, 8, 0), beat(1, 5, 1)]
     state = torch.get_rng_state()
-    first = one.evaluate(beats)
-    assert first == one.evaluate(beats), "no dropout in evaluation"
+    first = evaluate(one.model, beats, one.sums, count)["loss"]
+    assert first == evaluate(one.model, beats, one.sums, count)["loss"], "no dropout in evaluation"
     assert torch.equal(state, torch.get_rng_state())
     one.model.eval()
     with torch.no_grad():
@@ -128,7 +132,7 @@ def test_evaluation_is_the_mean_over_tokens_and_changes_nothing() -> None:
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:
-    groups = trainer().optimizer.param_groups
+    groups = step().optimizer.param_groups
     assert all(p.dim() >= 2 for p in groups[0]["params"])
     assert groups[0]["weight_decay"] == CONFIG.optimizer.weight_decay
     assert all(p.dim() < 2 for p in groups[1]["params"])
@@ -136,8 +140,8 @@ def test_matrices_decay_and_vectors_do_not() -> None:
 
 
 def test_compiled_is_the_same(tmp_path: Path) -> None:
-    plain = ticks(trainer(), tmp_path / "plain", [[beat(2, 8, seed)] for seed in range(2)])
-    compiled = trainer(replace(CONFIG, compile=True))
+    plain = ticks(step(), tmp_path / "plain", [[beat(2, 8, seed)] for seed in range(2)])
+    compiled = step(replace(CONFIG, compile=True))
     assert ticks(
         compiled, tmp_path / "compiled", [[beat(2, 8, seed)] for seed in range(2)]
     ) == pytest.approx(plain, rel=1e-6)

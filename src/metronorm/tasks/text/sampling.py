@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from metronorm.clock import read_run_info
 from metronorm.data.tokenizer import stream_decode
 from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import ConfigError, DataError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
+from metronorm.tasks.text.config import Config
+from metronorm.tasks.text.memory import check_model_memory
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_checks import file_sha256
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
-from metronorm.train.machine import check_model_memory
-from metronorm.train.plain import from_plain
+from metronorm.train.config_changes import config_from_dict, run_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ def load_model(run: Path, *, best: bool = True) -> GPT:
 
     Args:
         run: directory of the run.
-        best: the checkpoint with the lowest validation loss, if one was evaluated and is whole;
+        best: the checkpoint with the best evaluation, if one was evaluated and is whole;
             else the newest whole one.
 
     Raises:
@@ -45,13 +45,13 @@ def load_model(run: Path, *, best: bool = True) -> GPT:
 
 def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
     """The checkpoint of a run to load the model from; arguments and errors as `load_model`."""
-    read_run_info(run)
+    run_config(run)  # is it a run?
     folder = run / FOLDER
     return (best_checkpoint(folder) if best else None) or newest_checkpoint(folder)
 
 
 def _model_of(found: Checkpoint) -> GPT:
-    config = from_plain(found.state.get("config")).model
+    config = config_from_dict(found.state.get("config"), Config).model
     found.check_parameters(config.parameters)
     check_model_memory(config)
     model = GPT(config)
@@ -78,7 +78,7 @@ def _tokenizer_of(run: Path, found: Checkpoint, vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
-def write(
+def generate_text(
     run: Path,
     *,
     prompt: str,

@@ -1,0 +1,58 @@
+"""A recipe: a Python file with `Config`, a subclass of TrainConfig, and `task(config)`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from metronorm.errors import ConfigError
+from metronorm.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metronorm.train.task import Task
+
+
+class Recipe(NamedTuple):
+    """What a recipe's file defines."""
+
+    config: type[TrainConfig]
+    task: Callable[[TrainConfig], Task]
+    description: str
+
+
+def load_recipe(path: str) -> Recipe:
+    """Run a recipe's file and take its `Config` and `task`.
+
+    Raises:
+        ConfigError: no such file, or one without them.
+    """
+    file = Path(path).absolute()
+    if not file.is_file():
+        near = ", ".join(sorted(str(one) for one in Path(path).parent.glob("*.py"))[:8])
+        raise ConfigError(
+            "a recipe must be a Python file",
+            got=f"{path!r}, where there is none",
+            fix=f"one of {near}" if near else None,
+        )
+    name = f"metronorm_recipe_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise ConfigError("a recipe must be a Python file", got=repr(path))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass looks itself up there
+    sys.path.insert(0, str(file.parent))  # as Python does for a script
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(file.parent))
+    config, task = getattr(module, "Config", None), getattr(module, "task", None)
+    if not (isinstance(config, type) and issubclass(config, TrainConfig) and callable(task)):
+        raise ConfigError(
+            "a recipe must define `Config`, a subclass of TrainConfig, and `task(config)`",
+            got=f"Config={config!r}, task={task!r} in {path}",
+        )
+    return Recipe(config, task, (module.__doc__ or "Train the task of a recipe.").strip())

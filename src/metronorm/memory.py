@@ -1,0 +1,62 @@
+"""Memory of this machine: how much is free, what to say when it runs out. No framework."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+from metronorm.errors import MetronormError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SMALLER_BATCH = "a smaller --batch-size with more --micro-batches, which gives the same update"
+
+
+def available_bytes() -> int | None:
+    """Bytes of memory that the system says are free; None where it does not say (not Linux)."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
+
+
+@contextlib.contextmanager
+def explaining_out_of_memory(*, resume: bool) -> Iterator[None]:
+    """Turn an error of torch, NumPy or Python that memory ran out into one that says what to try.
+
+    Args:
+        resume: a run goes on, which refuses another batch size: a new run is advised.
+
+    Raises:
+        OutOfMemoryError: instead of that error.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, OutOfMemoryError) and (
+            isinstance(error, MetronormError) or not is_out_of_memory(error)
+        ):
+            raise
+        known = error if isinstance(error, OutOfMemoryError) and error.got else None
+        fix = known.fix if known and known.fix else SMALLER_BATCH
+        raise OutOfMemoryError(
+            known.must if known else "a training must fit into memory",
+            got=known.got if known else str(error).partition("\n")[0],
+            fix=f"free memory on this machine, or start a new run with {fix}" if resume else fix,
+        ) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch, NumPy or Python says that memory ran out."""
+    torch = sys.modules.get("torch")
+    return (
+        isinstance(error, MemoryError)
+        or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )

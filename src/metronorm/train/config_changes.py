@@ -1,0 +1,192 @@
+"""A training's config as plain values and as a TOML file, and what of it a resume may change."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_type_hints
+
+import msgspec
+
+from metronorm.clock import read_run_info
+from metronorm.errors import ConfigError
+from metronorm.files import write_atomic
+from metronorm.text import nearest
+from metronorm.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Config = TypeVar("Config", bound=TrainConfig)
+
+CONFIG_FILE = "config.toml"
+
+
+class Change(NamedTuple):
+    """An option of which the run has another value than the one asked for."""
+
+    name: str
+    before: Any
+    after: Any
+    rule: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.before!r} in the run, {self.after!r} asked for"
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The config as plain JSON values."""
+    # asdict, because msgspec leaves fields out that have the class's own default
+    plain = dataclasses.asdict(config)
+    return msgspec.json.decode(msgspec.json.encode(plain, enc_hook=str), type=dict[str, Any])
+
+
+def config_from_dict(values: Any, kind: type[Config], source: Path | None = None) -> Config:
+    """The config that `config_to_dict` made these values of, or that a file holds.
+
+    Args:
+        values: of the options by name; what is not named has its default.
+        kind: of config.
+        source: the file they come from, in which every name must be an option; None: a run, which
+            a later version may have written.
+
+    Raises:
+        ConfigError: values of no such config; with the nearest name where one is unknown.
+    """
+    what = str(source) if source else "the run's config"
+    if source:
+        _check_names(values, kind, source)
+    elif not isinstance(values, dict) or "optimizer" not in values:
+        raise ConfigError(
+            "the run's config must be a training's",
+            got="a run of another kind",
+            fix="metronorm train goes on with what metronorm train has begun",
+        )
+    try:
+        return msgspec.convert(values, kind, dec_hook=lambda kind, value: kind(value))
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{what} must be a training's", got=str(error)) from None
+
+
+def changes(old: dict[str, Any], new: TrainConfig) -> list[Change]:
+    """What differs between a run's config, as plain values, and the one asked for.
+
+    A field that the run does not have, as an older version did not know it, counts as its default.
+
+    Raises:
+        ConfigError: the run's values are no config of this kind.
+    """
+    before = config_from_dict(old, type(new))
+    return list(_changes(config_to_dict(before), config_to_dict(new), type(new)))
+
+
+def check_resumable(
+    config: TrainConfig, old: dict[str, Any], *, proven: bool = False, branch: bool = False
+) -> None:
+    """Refuse to resume with a config that would not go on with the same training.
+
+    Args:
+        config: asked for.
+        old: the run's, as `config_to_dict` made it.
+        proven: the data's hash is known, so it is no difference where the data lies.
+        branch: the run goes on from a chosen checkpoint, with another learning rate perhaps.
+
+    Raises:
+        ConfigError: with every difference.
+    """
+    allowed = {"free", "longer"}
+    allowed |= {"data"} if proven else set()
+    allowed |= {"branch"} if branch else set()
+    found = changes(old, config)
+    sizes = (old.get("batch_size", 1), old.get("micro_batches", 1))
+    if sizes[0] * sizes[1] == config.batch_size * config.micro_batches:
+        allowed.add("window")
+    refused = [change for change in found if change.rule not in allowed]
+    if not refused:
+        return
+    fix = "leave these options out, or start a new run"
+    if all(change.rule == "branch" for change in refused):
+        fix = "leave these options out, or branch from a checkpoint: --from-tick N"
+    raise ConfigError("a resumed run keeps its config", got="; ".join(map(str, refused)), fix=fix)
+
+
+def write_toml(path: Path, config: TrainConfig) -> None:
+    """Write the config as a file that `metronorm train --config` starts the same run from.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import tomli_w
+
+    values = _without_none(config_to_dict(config))
+    write_atomic(path, tomli_w.dumps(values).encode())
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The options in a file, by name.
+
+    Raises:
+        ConfigError: no such file, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            "a config must be a readable file", got=f"{path}: {error.strerror or error}"
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("a config must be TOML", got=f"{path}: {error}") from None
+
+
+def run_config(directory: Path) -> dict[str, Any]:
+    """The config that a run has now: of its `config.toml`, else what it was begun with.
+
+    Raises:
+        RunError: there is no run.
+        ConfigError: a damaged `config.toml`.
+    """
+    begun = read_run_info(directory).config
+    path = directory / CONFIG_FILE
+    # a run of an older version has none
+    return read_toml(path) if path.exists() else begun
+
+
+def _check_names(values: dict[str, Any], kind: type, path: Path, prefix: str = "") -> None:
+    known = {field.name: field for field in dataclasses.fields(kind)}
+    types = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in known:
+            near = nearest(name, known)
+            raise ConfigError(
+                f"{path} must hold options that there are",
+                got=f"{prefix}{name}",
+                fix=f"{prefix}{near}" if near else "metronorm train --help",
+            )
+        if dataclasses.is_dataclass(types[name]) and isinstance(value, dict):
+            _check_names(value, types[name], path, f"{prefix}{name}.")
+
+
+def _changes(
+    old: dict[str, Any], new: dict[str, Any], kind: Any, rule: Any = None, prefix: str = ""
+) -> Iterator[Change]:
+    """Walk two configs side by side; `rule` is what their own field says, a dict or one for all."""
+    fields = {field.name: field for field in dataclasses.fields(kind)} if kind else {}
+    types = get_type_hints(kind) if kind else {}
+    for name in sorted(old.keys() | new.keys()):
+        before, after = old.get(name), new.get(name)
+        own = rule.get(name) if isinstance(rule, dict) else rule
+        if own is None and name in fields:
+            own = fields[name].metadata.get("on_resume")
+        if isinstance(before, dict) and isinstance(after, dict):
+            inner = types.get(name)
+            inner = inner if dataclasses.is_dataclass(inner) else None
+            yield from _changes(before, after, inner, own, f"{prefix}{name}.")
+        elif before != after:
+            yield Change(f"{prefix}{name}", before, after, own)
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_none(each) for name, each in value.items() if each is not None}
+    return value

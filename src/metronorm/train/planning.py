@@ -1,0 +1,104 @@
+"""What a training would take, found by making a few ticks of it that are thrown away."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from metronorm.clock import Clock
+from metronorm.memory import explaining_out_of_memory
+from metronorm.optim import windows
+from metronorm.train.loop import Preparation, made
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metronorm.train.config import TrainConfig
+    from metronorm.train.task import Task
+
+_TICKS = 4  # of which the first is not counted: it builds kernels and optimizer state
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training would be, and take.
+
+    Attributes:
+        parameters: numbers in the model.
+        device: it would run on, such as `cpu`.
+        precision: of its matrix products.
+        unit: what is counted, in the plural.
+        per_tick: how many of it a tick takes.
+        ticks: in all.
+        passes: over the data; None where its size is not known.
+        seconds_per_tick: median of the probed ticks; evaluations and checkpoints come on top.
+        memory_bytes: the largest this process has held on the device while probing.
+    """
+
+    parameters: int
+    device: str
+    precision: str
+    unit: str
+    per_tick: int
+    ticks: int
+    passes: float | None
+    seconds_per_tick: float
+    memory_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Of all ticks together."""
+        return self.ticks * self.seconds_per_tick
+
+
+def plan(task: Task | Callable[[Any], Task], config: TrainConfig) -> Plan:
+    """Make a few ticks of a training and say what all of it would take. No run is made.
+
+    Raises:
+        MetronormError: what `train` would raise before or at its first tick.
+    """
+    with explaining_out_of_memory(resume=False):
+        whole, config = made(task, config)
+        ready = Preparation(whole, config)
+        step, seconds = ready.step, []
+        with tempfile.TemporaryDirectory() as folder:
+            beats = windows(ready.beats, config.micro_batches, count=whole.count)
+            with Clock(Path(folder) / "run", progress=False, stall=None) as clock:
+                begin = time.perf_counter()
+                for window in clock.ticks(beats, total=_TICKS):
+                    step.tick(clock, window)
+                    _wait(step.device)
+                    seconds.append(time.perf_counter() - begin)
+                    begin = time.perf_counter()
+        size = ready.beats.beats_per_epoch()
+        return Plan(
+            parameters=sum(parameter.numel() for parameter in step.model.parameters()),
+            device=str(step.device),
+            precision=step.precision,
+            unit=whole.unit,
+            per_tick=whole.count(ready.trial) * config.micro_batches,
+            ticks=config.ticks,
+            passes=config.ticks * config.micro_batches / size if size else None,
+            seconds_per_tick=statistics.median(seconds[1:]),
+            memory_bytes=_peak_bytes(step.device),
+        )
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _peak_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    kib = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib

@@ -1,0 +1,162 @@
+"""Before the first tick: what can be found out about a task then, and what the user is told."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from metronorm.errors import ConfigError, DataError, DivergenceError
+from metronorm.train.batches import halves, tensors_of
+from metronorm.train.checkpoint import FOLDER
+from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from metronorm.train.loop import Preparation
+    from metronorm.train.step import Step
+
+_log = logging.getLogger("metronorm")
+
+
+def check_batch(step: Step, batch: Any) -> None:
+    """Run the first batch forward and backward once, and look at what comes of it.
+
+    Raises:
+        ConfigError: a loss that is no scalar or has no gradient; a model with nothing to train.
+        DataError: a batch that counts nothing, or one that the model cannot take.
+        DivergenceError: a loss that is not finite.
+    """
+    if not any(parameter.requires_grad for parameter in step.model.parameters()):
+        raise ConfigError(
+            "a model must have parameters that can be trained",
+            got=f"a {type(step.model).__name__} with none that requires a gradient",
+        )
+    count = step.task.count(batch)
+    if not count > 0:
+        raise DataError("a batch must have something to count", got=f"{count} in the first batch")
+    loss = _first_loss(step, batch)
+    if loss.numel() != 1 or loss.dim():
+        raise ConfigError(
+            "a loss must be a scalar: the sum over a batch",
+            got=f"a tensor of shape {tuple(loss.shape)}",
+            fix='reduction="sum", or .sum()',
+        )
+    if not math.isfinite(loss.item()):
+        raise DivergenceError(
+            "the loss must be finite at the first tick",
+            got=f"{loss.item()} for the first batch ({_described(batch)})",
+            fix="look for NaN in that batch, or a smaller initialization",
+        )
+    _warn_of_a_mean(step, batch, count)
+
+
+def _first_loss(step: Step, batch: Any) -> torch.Tensor:
+    devices = {tensor.device for tensor in tensors_of(batch)}
+    try:
+        loss = step.try_out(batch)
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if "grad can be implicitly created only for scalar outputs" in reason:
+            raise ConfigError(
+                "a loss must be a scalar: the sum over a batch",
+                got="a tensor of several numbers",
+                fix='reduction="sum", or .sum()',
+            ) from None
+        if "does not require grad" in reason:
+            raise ConfigError(
+                "a loss must depend on the model's parameters",
+                got="one without a gradient (detached, or computed under no_grad)",
+            ) from None
+        if "same device" in reason:
+            raise DataError(
+                f"a batch must come to the model on {step.device}",
+                got=f"tensors on {', '.join(sorted(map(str, devices)))}, some of which stay there "
+                f"({reason})",
+                fix="tensors in tuples, lists, dicts or dataclasses, which are moved",
+            ) from None
+        raise
+    if not isinstance(loss, torch.Tensor):
+        raise ConfigError("a loss must be a tensor", got=type(loss).__name__)
+    return loss
+
+
+@torch.no_grad()
+def _warn_of_a_mean(step: Step, batch: Any, count: int) -> None:
+    """A loss that is a mean is weighted twice: found by comparing a batch with its halves."""
+    parts = halves(batch)
+    if parts is None or step.task.accumulate is not None:
+        return
+    counts = [step.task.count(part) for part in parts]
+    if sum(counts) != count or not all(counts):
+        return
+    training = step.model.training
+    step.model.eval()
+    try:
+        whole, *both = (step.loss(part).item() for part in (batch, *parts))
+    except (RuntimeError, ValueError, IndexError):  # a model that takes whole batches only
+        return
+    finally:
+        step.model.train(training)
+    mean = sum(n * value for n, value in zip(counts, both, strict=True)) / count
+    close = 1e-3 * abs(whole)
+    if abs(whole - mean) <= close < abs(whole - sum(both)):
+        _log.warning(
+            "the loss seems to be a mean: %.4g for a batch, %.4g and %.4g for its halves; it must "
+            'be a sum (reduction="sum"), or each update is %d times too small',
+            whole,
+            *both,
+            count,
+        )
+
+
+def initial_weights(model: nn.Module, run: Path) -> None:
+    """Give the model the best weights of a run.
+
+    Raises:
+        CheckpointError: there is no whole checkpoint, or one of another model.
+    """
+    folder = run / FOLDER
+    found = best_checkpoint(folder) or newest_checkpoint(folder)
+    found.load_model(model)
+
+
+def say_what_starts(ready: Preparation, directory: Path) -> None:
+    """Print to standard error what is about to run, before the progress bar."""
+    step, config = ready.step, ready.step.config
+    parameters = sum(parameter.numel() for parameter in step.model.parameters())
+    size, beats = ready.beats.beats_per_epoch(), config.ticks * config.micro_batches
+    passes = f", {beats / size:,.1f} passes over the data" if size else ""
+    count = step.task.count(ready.trial) * config.micro_batches
+    name = shlex.quote(_shown(directory))
+    lines = [
+        f"run        {name}",
+        f"device     {step.device}, {step.precision}, allocator {ready.allocator}",
+        f"model      {parameters:,} parameters, {config.optimizer.name}",
+        f"training   {config.ticks:,} ticks of {count:,} {step.task.unit}, "
+        f"{config.ticks * count:,} in all{passes}",
+        f"watch it   metronorm watch {name}",
+    ]
+    tqdm.write("\n".join(lines), file=sys.stderr)
+
+
+def _shown(directory: Path) -> str:
+    try:
+        return str(directory.relative_to(Path.cwd()))
+    except ValueError:
+        return str(directory)
+
+
+def _described(batch: Any) -> str:
+    """Shapes, and how many numbers are not finite."""
+    tensors = tensors_of(batch)
+    shapes = ", ".join(f"{tuple(tensor.shape)}" for tensor in tensors)
+    bad = sum(int((~tensor.isfinite()).sum()) for tensor in tensors if tensor.is_floating_point())
+    return f"shapes {shapes}; {bad} numbers in it are not finite"

@@ -1,0 +1,162 @@
+"""One tick of a training: the beats of a window in, one update of the parameters out.
+
+Nothing here waits for the device. The loss is summed there, and whether it and the gradient are
+finite is decided there, before the parameters move; the host learns of it some ticks later:
+
+| in a tick | on the device | on the host |
+| --- | --- | --- |
+| all finite | the parameters move | goes on |
+| the loss or the gradient is not | the parameters stay; the tick's number is kept | goes on |
+| any tick after that one | the parameters stay | raises when it has seen the number |
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from metronorm.errors import DivergenceError
+from metronorm.optim.accumulator import Accumulator
+from metronorm.train.batches import to_device
+from metronorm.train.optimizers import make_optimizer
+from metronorm.train.precision import autocast
+from metronorm.train.schedule import learning_rate_factor
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from metronorm.clock import Clock
+    from metronorm.optim import Window
+    from metronorm.train.config import TrainConfig
+    from metronorm.train.precision import Fixed
+    from metronorm.train.task import Batch, Task
+
+
+class Step:
+    """A model, its optimizer, and how they make a tick.
+
+    Args:
+        task: whose loss to make smaller.
+        config: of the training.
+        model: on its device.
+        device: of the model.
+
+    Attributes:
+        precision: of the matrix products; may be set.
+    """
+
+    def __init__(
+        self, task: Task, config: TrainConfig, model: nn.Module, device: torch.device
+    ) -> None:
+        self.task, self.config, self.model, self.device = task, config, model, device
+        self.precision: Fixed = "fp32"
+        compiled: Any = torch.compile(model) if config.compile else model
+        self._call: nn.Module = compiled
+
+    @cached_property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """Made for the first tick, so that it sees no gradient of what is tried out before."""
+        groups = self.task.groups(self.model, self.config) if self.task.groups else None
+        return make_optimizer(self.model, self.config.optimizer, self.device, groups)
+
+    def tick(self, clock: Clock, window: Window[Batch]) -> None:
+        """Accumulate the gradient of the window's mean loss, then update.
+
+        All that is counted in the window weighs the same, however the beats divide it.
+
+        Raises:
+            DivergenceError: the loss or the gradient is not finite; the parameters are as they
+                were.
+        """
+        loss: Tensor | None = None
+        for beat, (batch, weight) in enumerate(window):
+            seed_beat(self.config.seed, clock.tick, beat)
+            part = self._accumulate(clock, to_device(batch, self.device), weight)
+            loss = part if loss is None else loss + part
+        assert loss is not None
+        with clock.phase("update"):
+            factor = learning_rate_factor(self.config.optimizer, clock.tick, self.config.ticks)
+            norm = self._update(factor, loss)
+        rate = factor * self.config.optimizer.learning_rate
+        clock.log(loss=loss, learning_rate=rate, **{self.task.unit: window.count})
+        if norm is not None:
+            clock.log(gradient_norm=norm)
+
+    def _accumulate(self, clock: Clock, batch: Batch, weight: float) -> Tensor:
+        if self.task.accumulate is not None:
+            with clock.phase("backward"), autocast(self.device, self.precision):
+                return self.task.accumulate(self._call, batch, weight).detach()
+        with clock.phase("forward"), autocast(self.device, self.precision):
+            part = self.task.loss(self._call, batch) * weight
+        with clock.phase("backward"):
+            part.backward()
+        return part.detach()
+
+    def _update(self, factor: float, loss: Tensor) -> float | Tensor | None:
+        """Step at `factor` times the learning rates; the gradient's norm, where it is known."""
+        optimizer = self.optimizer
+        total = loss.item()
+        if not math.isfinite(total):
+            raise diverged(f"loss {total}")
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
+        norm = None
+        if not isinstance(optimizer, Accumulator):
+            clip = self.config.optimizer.clip or math.inf
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
+            if not math.isfinite(norm):
+                raise diverged(f"loss {total}, gradient norm {norm}")
+        try:
+            optimizer.step()
+        except DivergenceError as error:
+            raise diverged(f"loss {total}, a gradient with {error.got}") from None
+        optimizer.zero_grad()
+        return norm if norm is not None else getattr(optimizer, "gradient_norm", None)
+
+    def try_out(self, batch: Batch, precision: Fixed | None = None) -> Tensor:
+        """A forward and a backward pass of one beat, which leave gradients; the summed loss."""
+        batch = to_device(batch, self.device)
+        weight = 1 / max(1, self.task.count(batch))
+        with autocast(self.device, precision or self.precision):
+            if self.task.accumulate is not None:
+                return self.task.accumulate(self._call, batch, weight).detach() / weight
+            loss = self.task.loss(self._call, batch)
+        (loss * weight).backward()
+        return loss.detach()
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch, summed."""
+        batch = to_device(batch, self.device)
+        with autocast(self.device, self.precision):
+            return self.task.loss(self._call, batch)
+
+    def sums(self, batch: Batch) -> dict[str, Any]:
+        """What the task measures of a batch: sums by name."""
+        if self.task.measure is None:
+            return {"loss": self.loss(batch)}
+        with autocast(self.device, self.precision):
+            return dict(self.task.measure(self._call, to_device(batch, self.device)))
+
+
+def seed_beat(seed: int, tick: int, beat: int) -> None:
+    """Give torch's generators the random numbers of this beat: for dropout and the like.
+
+    They are a function of (seed, tick, beat). So a resumed run has those it would have had, and
+    nothing of them is in a checkpoint.
+    """
+    mixed = (seed % 2**64 * 0x9E3779B97F4A7C15 + tick * 0xBF58476D1CE4E5B9 + beat + 1) % 2**64
+    mixed = ((mixed ^ (mixed >> 31)) * 0x94D049BB133111EB) % 2**64
+    torch.manual_seed(mixed ^ (mixed >> 30))
+
+
+def diverged(got: str) -> DivergenceError:
+    """What a user of the command line can do about it: only what a resumed run accepts."""
+    return DivergenceError(
+        "loss and gradient must stay finite",
+        got=got,
+        fix="go on from a checkpoint before it with a lower rate: --resume RUN --from-tick N "
+        "--optimizer.learning-rate; or a new run with a longer --optimizer.warmup",
+    )

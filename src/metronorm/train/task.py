@@ -1,0 +1,143 @@
+"""A task: what differs between one training and another, as plain functions.
+
+    def task(config: TrainConfig) -> Task:
+        return Task(
+            model=lambda: nn.Linear(784, 10),
+            batches=Shuffled(images, labels, seed=config.seed),
+            loss=lambda model, batch: cross_entropy(model(batch[0]), batch[1], reduction="sum"),
+            count=lambda batch: len(batch[1]),
+        )
+
+The loop knows nothing else of a model, of its data or of the field.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from contextlib import AbstractContextManager
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+    from metronorm.clock import Clock
+    from metronorm.train.config import TrainConfig
+
+Batch: TypeAlias = Any
+"""Tensors or NumPy arrays, alone or in tuples, lists, dicts and dataclasses."""
+
+Sums: TypeAlias = "Mapping[str, Tensor | tuple[Tensor, Tensor | float]]"
+"""A sum by name, or a sum and what it is to be divided by (else: what `count` counts)."""
+
+
+@runtime_checkable
+class Order(Protocol):
+    """An endless order of examples, any part of which can be computed by itself.
+
+    Its whole state is the number of examples consumed. So a run resumes by this number alone,
+    another size of beat keeps the windows, and any rank can take any beat.
+    """
+
+    def take(self, first: int, size: int) -> Batch:
+        """The batch of examples `first` to `first + size` of the order."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What a hook sees: the run in a tick, before it is recorded.
+
+    Attributes:
+        tick: the number of updates done.
+        last: whether the planned training ends here.
+        clock: to log metrics and events with.
+        model: in training mode. Hooks may read its weights and gradients, and run it.
+        optimizer: after its step.
+        directory: of the run.
+        measures: of the newest evaluation of this attempt, by name; empty before the first.
+        stop: `stop(reason)` ends the training after this tick; a checkpoint is saved.
+        until_signal: passes on what it is given until SIGTERM or Ctrl-C arrives; for hooks that
+            take long.
+        interrupted: whether one of these has arrived.
+    """
+
+    tick: int
+    last: bool
+    clock: Clock
+    model: nn.Module
+    optimizer: Any
+    directory: Path
+    measures: Mapping[str, float]
+    stop: Callable[[str], None]
+    until_signal: Callable[[Iterable[Any]], Iterable[Any]]
+    interrupted: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Something to do every `every` ticks: samples, pictures, an early stop.
+
+    Args:
+        every: ticks between two calls. 0: never.
+        run: what to call, with a `Moment`.
+        phase: the phase of the tick that its time belongs to.
+        at_end: call it after the last tick too.
+        around: makes a context for each of these ticks, from before its first forward pass to after
+            its update; for what must watch them.
+    """
+
+    every: int
+    run: Callable[[Moment], object]
+    phase: str = "hook"
+    at_end: bool = False
+    around: Callable[[Moment], AbstractContextManager[object]] | None = None
+
+    def is_due(self, tick: int, *, last: bool) -> bool:
+        """Whether it is to be called at the end of this tick."""
+        return self.every > 0 and (tick % self.every == 0 or (last and self.at_end))
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train, on what, and what to measure.
+
+    Args:
+        model: makes the model with fresh weights. torch's generator is seeded before it is called.
+        batches: what to train on. An `Order` (such as `metronorm.data.Shuffled`) is exact in every
+            way; any iterable of batches, such as a DataLoader, is iterated anew for each epoch.
+        loss: the loss of a batch, *summed* over what `count` counts: a scalar. The training's loss
+            is this sum over all beats of a tick, divided by their count.
+        count: how many tokens, images, ... the loss of a batch is a sum over.
+        measure: sums for the evaluation, from one forward pass; None: the loss alone.
+        validation: batches to evaluate on, called anew for each evaluation; None: none.
+        test: batches to read once, when the planned training has ended; None: none.
+        groups: the model's parameter groups for the optimizer; None: weight decay for matrices and
+            none for vectors, and Muon for the weights of all linear layers but the last.
+        hooks: to call every N ticks.
+        save: called at the start of every attempt, to write what the model needs beside its
+            weights (a tokenizer, labels): `save(directory, kept)`. What it returns, plain values
+            by name, every checkpoint keeps; `kept` is what that of a resumed run has.
+        data_id: names the content of the data: a resumed run must have the same. None: that of
+            `batches`, if it has one.
+        unit: what is counted, in the plural: the name of the metric in the record.
+        config: the config with what the data decided (a vocabulary's size); None: as it was.
+        accumulate: instead of `loss`, for losses that are no sum over batches: calls backward()
+            itself with the weight given, and returns the weighted loss, detached.
+    """
+
+    model: Callable[[], nn.Module]
+    batches: Order | Iterable[Batch]
+    loss: Callable[[nn.Module, Batch], Tensor]
+    count: Callable[[Batch], int]
+    measure: Callable[[nn.Module, Batch], Sums] | None = None
+    validation: Callable[[], Iterable[Batch]] | None = None
+    test: Callable[[], Iterable[Batch]] | None = None
+    groups: Callable[[nn.Module, TrainConfig], list[dict[str, Any]]] | None = None
+    hooks: Sequence[Hook] = ()
+    save: Callable[[Path, Mapping[str, Any]], Mapping[str, Any] | None] | None = None
+    data_id: str | None = None
+    unit: str = "examples"
+    config: Any = None
+    accumulate: Callable[[nn.Module, Batch, float], Tensor] | None = None

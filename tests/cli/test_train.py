@@ -1,0 +1,135 @@
+"""`metronorm train` with recipes, files of options, branches and plans."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from metronorm.cli import main
+from metronorm.runs import open_run
+
+from ..train.tiny import write_text
+from .test_bad_input import TINY
+
+RECIPE = '''"""A recipe for a test."""
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.train.stranger import Config, task
+'''
+SMALL = ["--ticks", "12", "--precision", "fp32", "--allocator", "system", "--device", "cpu"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    root = str(Path(__file__).parents[2])
+    (tmp_path / "own.py").write_text(RECIPE.format(root=root))
+    return tmp_path
+
+
+def rows(run: str) -> list[tuple[int, float]]:
+    return [(row["tick"], row["loss"]) for row in open_run(Path(run)).ticks().rows()]
+
+
+def test_a_recipe_is_trained_and_resumed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--recipe", "own.py", *SMALL, "--width", "5"]) == 0
+    out, err = capsys.readouterr()
+    assert "the run is in runs/own" in out
+    assert "test accuracy: 0." in out
+    for line in ("run        runs/own", "12 ticks of 16 examples", "metronorm watch runs/own"):
+        assert line in err
+    assert main(["train", "--resume", "runs/own", "--ticks", "14"]) == 0
+    assert len(rows("runs/own")) == 14
+    assert open_run(Path("runs/own")).info.config["width"] == 5
+
+
+def test_help_of_a_recipe_has_its_options(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--recipe", "own.py", "--help"])
+    out = capsys.readouterr().out
+    assert "A recipe for a test." in out
+    assert re.search(r"--width INT +Size of the hidden layer", out)
+    assert "--model.layers" not in out
+
+
+def test_a_runs_file_of_options_starts_the_same_run_again(folder: Path) -> None:
+    assert main(["train", "--recipe", "own.py", *SMALL, "--batch-size", "8"]) == 0
+    assert main(["train", "--config", "runs/own/config.toml", "--run", "runs/again"]) == 0
+    assert rows("runs/again") == rows("runs/own")
+    assert main(["train", "--config", "runs/own/config.toml", "--run", "b", "--seed", "5"]) == 0
+    assert rows("b") != rows("runs/own")
+
+
+def test_text_has_a_file_of_options_too(folder: Path) -> None:
+    write_text(folder / "text")
+    assert main(["train", *TINY]) == 0
+    assert main(["train", "--config", "runs/old/config.toml", "--run", "again"]) == 0
+    assert rows("again") == rows("runs/old")
+    shutil.rmtree(folder / "text")
+    write_text(folder / "text", documents=3)
+    elsewhere = ["--cache", "elsewhere"]
+    assert main(["train", "--config", "runs/old/config.toml", "--run", "b", *elsewhere]) == 2
+
+
+def test_resume_or_start(folder: Path) -> None:
+    command = ["train", "--recipe", "own.py", *SMALL, "--resume-or-start", "runs/x"]
+    assert main(command) == 0
+    assert main(command) == 0
+    assert open_run(Path("runs/x")).attempts == [0, 1]
+    assert len(rows("runs/x")) == 12
+
+
+def test_a_branch_and_its_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--recipe", "own.py", *SMALL, "--checkpoint-every", "4"]) == 0
+    slower = ["--optimizer.learning-rate", "1e-5"]
+    assert main(["train", "--resume", "runs/own", *slower]) == 2
+    assert "--from-tick N" in capsys.readouterr().err
+    assert main(["train", "--resume", "runs/own", "--from-tick", "8", *slower]) == 0
+    capsys.readouterr()
+    assert main(["show", "runs/own"]) == 0
+    out = capsys.readouterr().out
+    assert "branch" in out
+    assert main(["train", "--resume", "runs/own", "--from-tick", "7"]) == 2
+    assert "a checkpoint of tick 7; got" in capsys.readouterr().err
+
+
+def test_a_plan_makes_no_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--recipe", "own.py", *SMALL, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "195 parameters on cpu in fp32" in out
+    assert "12 ticks of 16 examples, 192 in all, 1.0 passes over the data" in out
+    assert re.search(r"time +\S+ \S+ a tick", out)
+    assert re.search(r"memory +\S+ [MG]iB", out)
+    assert not Path("runs").exists()
+
+
+MISTAKES = {
+    "no recipe": (["--recipe", "owm.py"], "a recipe must be a Python file; got 'owm.py'"),
+    "no task": (["--recipe", "empty.py"], "must define `Config`"),
+    "no config": (["--config", "none.toml"], "a config must be a readable file; got none.toml"),
+    "no TOML": (["--config", "own.py"], "a config must be TOML; got own.py"),
+    "an unknown name": (["--config", "typo.toml"], "got tikcs; try: ticks"),
+    "an unknown nested name": (["--config", "nested.toml"], "optimizer.learning_rat; try: optim"),
+    "a text for a number": (["--config", "kind.toml"], "kind.toml must be a training's; got Exp"),
+    "from a tick of nothing": (["--from-tick", "3"], "--from-tick is for --resume RUN"),
+    "two ways at once": (["--resume-or-start", "a", "--run", "b"], "names the run alone"),
+    "weights of nothing": (["--init-from", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(name: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "empty.py").write_text("Config = 3\n")
+    (folder / "typo.toml").write_text("tikcs = 3\n")
+    (folder / "nested.toml").write_text("[optimizer]\nlearning_rat = 3\n")
+    (folder / "kind.toml").write_text('ticks = "many"\n')
+    arguments, says = MISTAKES[name]
+    if "--recipe" not in arguments and "--config" not in arguments:
+        arguments = ["--recipe", "own.py", *SMALL, *arguments]
+    assert main(["train", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert says in err
+    assert "Traceback" not in err
+    assert len([line for line in err.splitlines() if line.startswith("metronorm")]) == 1

@@ -1,0 +1,330 @@
+"""Tasks that the package has never heard of: their own model, their own data, on the one loop."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from metronorm.data import Shuffled
+from metronorm.errors import ConfigError, DataError, DivergenceError
+from metronorm.runs import open_run
+from metronorm.train import Hook, Moment, Task, train
+from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
+
+from .stranger import Config, examples, loss, measure, small, task
+from .test_loop import at_every_tick
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    return open_run(run).ticks().rows()
+
+
+def history(run: Path) -> list[tuple[Any, ...]]:
+    return [(row["tick"], row["loss"], row.get("validation_loss")) for row in rows(run)]
+
+
+def stop_at(tick: int) -> Any:
+    return at_every_tick(lambda now: os.kill(os.getpid(), signal.SIGTERM) if now == tick else None)
+
+
+def changed(**changes: Any) -> Any:
+    return lambda config: replace(task(config), **changes)
+
+
+def test_a_strangers_model_learns_and_is_measured(tmp_path: Path) -> None:
+    outcome = train(task, small(), tmp_path / "run")
+    found = rows(tmp_path / "run")
+    assert found[-1]["loss"] < found[0]["loss"] - 0.3
+    assert found[-1]["validation_accuracy"] > 0.7
+    assert outcome.measures["accuracy"] == found[-1]["validation_accuracy"]
+    assert outcome.test["accuracy"] == found[-1]["test_accuracy"]
+    assert found[0]["examples"] == 32
+    assert "test_accuracy" not in found[0] or found[0]["test_accuracy"] is None
+
+
+@pytest.mark.parametrize("batches", ["order", "loader", "workers", "iterable"])
+@pytest.mark.parametrize("tick", [4, 17])
+def test_a_resumed_run_is_the_run(tmp_path: Path, batches: str, tick: int) -> None:
+    config = small(batches=batches)
+    train(task, config, tmp_path / "whole")
+    with stop_at(tick):
+        assert train(task, config, tmp_path / "run").tick == tick
+    train(task, config, tmp_path / "run", resume=True)
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+
+
+def test_another_size_of_beat_keeps_the_window(tmp_path: Path) -> None:
+    def without_dropout(config: Config) -> Task:
+        whole = task(config)
+        return replace(whole, model=lambda: nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 3)))
+
+    train(without_dropout, small(), tmp_path / "whole")
+    with stop_at(17):
+        train(without_dropout, small(), tmp_path / "run")
+    train(without_dropout, small(batch_size=8, micro_batches=4), tmp_path / "run", resume=True)
+    for (tick, mine, _), (_, theirs, _) in zip(
+        history(tmp_path / "run"), history(tmp_path / "whole"), strict=True
+    ):
+        assert mine == pytest.approx(theirs, rel=1e-5), tick
+    with pytest.raises(ConfigError, match="batch_size: 8 in the run, 3 asked for"):
+        train(without_dropout, small(batch_size=3), tmp_path / "run", resume=True)
+
+
+def test_random_numbers_are_of_the_tick_and_the_beat(tmp_path: Path) -> None:
+    """What a hook draws in between is nothing to the dropout."""
+    train(task, small(), tmp_path / "whole")
+    drawing = Hook(1, lambda moment: torch.rand(100))
+    train(changed(hooks=[drawing]), small(), tmp_path / "run")
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+
+
+def test_the_best_by_any_measure_is_kept(tmp_path: Path) -> None:
+    config = small(best="accuracy", best_mode="max", keep=1, checkpoint_every=1000)
+    train(task, config, tmp_path / "run")
+    found = best_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    highest = max(row["validation_accuracy"] or 0 for row in rows(tmp_path / "run"))
+    assert found.state["measures"]["accuracy"] == highest
+    with pytest.raises(ConfigError, match="best must be one of the measures"):
+        train(task, small(best="f1"), tmp_path / "other")
+
+
+def test_averages_of_the_weights_are_evaluated_and_resumed(tmp_path: Path) -> None:
+    config = small(ema=0.9, average_last=0.5)
+    train(task, config, tmp_path / "whole")
+    first, *_, last = [row for row in rows(tmp_path / "whole") if row["validation_loss"]]
+    assert first["validation_loss_ema"] > last["validation_loss_ema"]
+    assert first["validation_loss_last"] is None
+    assert last["validation_loss_last"] is not None
+    with stop_at(33):
+        train(task, config, tmp_path / "run")
+    train(task, config, tmp_path / "run", resume=True)
+    assert rows(tmp_path / "run")[-1]["validation_loss_ema"] == last["validation_loss_ema"]
+    assert rows(tmp_path / "run")[-1]["validation_loss_last"] == last["validation_loss_last"]
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+
+
+def test_an_average_is_the_average(tmp_path: Path) -> None:
+    """Of the weights that a hook has seen, in float64."""
+    seen: list[Tensor] = []
+
+    def look(moment: Moment) -> None:
+        seen.append(next(moment.model.parameters()).detach().double().clone())
+
+    train(changed(hooks=[Hook(1, look)]), small(ema=0.8, average_last=0.25), tmp_path / "run")
+    from safetensors.torch import load_file
+
+    path = newest_checkpoint(tmp_path / "run" / "checkpoints").path
+    kept = load_file(path / "state.safetensors")
+    weights = torch.tensor([0.8 ** (40 - tick) for tick in range(1, 41)], dtype=torch.float64)
+    ema = sum(w * s for w, s in zip(weights / weights.sum(), seen, strict=True))
+    torch.testing.assert_close(kept["average.ema.0.weight"].double(), ema, rtol=1e-5, atol=1e-7)
+    last = torch.stack(seen[30:]).mean(0)
+    torch.testing.assert_close(kept["average.last.0.weight"].double(), last, rtol=1e-5, atol=1e-7)
+
+
+def test_a_hook_stops_early_and_the_run_can_go_on(tmp_path: Path) -> None:
+    def stop(moment: Moment) -> None:
+        if moment.tick == 20:
+            moment.stop("it is good enough")
+
+    outcome = train(changed(hooks=[Hook(10, stop)]), small(), tmp_path / "run")
+    assert (outcome.tick, outcome.reason, outcome.saved) == (20, "it is good enough", 20)
+    assert outcome.test == {}, "the test set is read at the planned end only"
+    train(task, small(), tmp_path / "whole")
+    train(task, small(), tmp_path / "run", resume=True)
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+
+
+def test_more_ticks_than_planned(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train(task, small(), tmp_path / "run")
+    with caplog.at_level(logging.WARNING):
+        outcome = train(task, small(ticks=60), tmp_path / "run", resume=True)
+    assert outcome.tick == 60
+    assert "schedule ends at tick 60 now" in caplog.text
+    assert train(task, small(ticks=60), tmp_path / "run", resume=True).tick == 60
+    with pytest.raises(ConfigError, match="at least those that are done; got 50, where 60"):
+        train(task, small(ticks=50), tmp_path / "run", resume=True)
+
+
+def test_a_branch_goes_on_from_a_chosen_checkpoint_with_another_rate(tmp_path: Path) -> None:
+    config = small(keep=100)
+    train(task, config, tmp_path / "run")
+    before = history(tmp_path / "run")
+    slower = replace(config, optimizer=replace(config.optimizer, learning_rate=1e-4))
+    with pytest.raises(ConfigError, match=r"learning_rate: .* --from-tick N"):
+        train(task, slower, tmp_path / "run", resume=True)
+    with stop_at(23):
+        train(task, slower, tmp_path / "run", resume=True, from_tick=20)
+    assert history(tmp_path / "run")[:20] == before[:20]
+    # a later resume stays on the branch, although there are newer checkpoints off it
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 23
+    train(task, slower, tmp_path / "run", resume=True)
+    after = history(tmp_path / "run")
+    assert len(after) == 40
+    assert after[20] == before[20], "its loss is of the weights before it"
+    assert after[21:] != before[21:]
+    rates = [row["learning_rate"] for row in rows(tmp_path / "run")]
+    assert rates[20] < rates[19] / 50
+    (branch,) = [
+        row for row in open_run(tmp_path / "run").events().rows() if row["event"] == "branch"
+    ]
+    assert "learning_rate: 0.01 in the run, 0.0001 asked for" in branch["fields"]
+
+
+def test_a_new_run_from_a_runs_weights(tmp_path: Path) -> None:
+    train(task, small(), tmp_path / "first")
+    config = small(init_from=str(tmp_path / "first"), ticks=2)
+    train(task, config, tmp_path / "second")
+    assert rows(tmp_path / "second")[0]["loss"] < rows(tmp_path / "first")[0]["loss"] - 0.3
+
+
+def test_tied_weights_are_saved_once_and_come_back(tmp_path: Path) -> None:
+    def tied(config: Config) -> Task:
+        def model() -> nn.Module:
+            net = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3))
+            net[1].weight = net[0].weight
+            return net
+
+        return replace(task(config), model=model)
+
+    train(tied, small(), tmp_path / "whole")
+    with stop_at(7):
+        train(tied, small(), tmp_path / "run")
+    train(tied, small(), tmp_path / "run", resume=True)
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+
+
+def mean(model: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1])
+
+
+def unsummed(model: nn.Module, batch: Any) -> Tensor:
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+BAD = {
+    "no scalar": ({"loss": unsummed}, ConfigError, r"loss must be a scalar.*try: reduction"),
+    "no gradient": (
+        {"loss": lambda model, batch: loss(model, batch).detach()},
+        ConfigError,
+        "must depend on the model's parameters; got one without a gradient",
+    ),
+    "not finite": (
+        {"loss": lambda model, batch: loss(model, batch) * float("nan")},
+        DivergenceError,
+        r"finite at the first tick; got nan for the first batch \(shapes \(16, 8\), \(16,\)",
+    ),
+    "nothing counted": ({"count": lambda batch: 0}, DataError, "something to count; got 0"),
+    "nothing to train": (
+        {"model": lambda: nn.Linear(8, 3).requires_grad_(False)},
+        ConfigError,
+        "parameters that can be trained",
+    ),
+    "an order that ends": (
+        {"batches": iter([(torch.zeros(4, 8), torch.zeros(4, dtype=torch.int64))] * 3)},
+        DataError,
+        "must last for all ticks; got a list_iterator that has ended",
+    ),
+    "no batches": ({"batches": []}, DataError, "an epoch must hold a batch at least"),
+    "no iterable": ({"batches": 7}, DataError, r"an order with take\(first, size\).*got int"),
+    "no validation": ({"validation": list}, DataError, "must have something to count"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_one_clear_error(name: str, tmp_path: Path) -> None:
+    changes, kind, says = BAD[name]
+    with pytest.raises(kind, match=says):
+        train(changed(**changes), small(), tmp_path / "run")
+
+
+def test_a_mean_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        train(task, small(ticks=1), tmp_path / "sum")
+        assert caplog.text == ""
+        train(changed(loss=mean), small(ticks=1), tmp_path / "mean")
+    assert "the loss seems to be a mean" in caplog.text
+
+
+def test_data_that_changed_is_refused(tmp_path: Path) -> None:
+    with stop_at(5):
+        train(task, small(), tmp_path / "run")
+    points, labels = examples()
+    points[3, 2] += 1
+
+    with pytest.raises(DataError, match="must have the data it was begun with"):
+        train(
+            changed(batches=Shuffled(points, labels, seed=0)),
+            small(),
+            tmp_path / "run",
+            resume=True,
+        )
+
+
+def test_what_is_not_exact_is_said_before_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Fresh:
+        """Other batches whenever it is begun: its numbers come from no global generator."""
+
+        def __init__(self) -> None:
+            self.chance = np.random.default_rng()
+
+        def __iter__(self) -> Iterator[Any]:
+            for _ in range(5):
+                yield self.chance.normal(size=(4, 8)).astype(np.float32), np.zeros(4, np.int64)
+
+    def endless() -> Iterator[Any]:
+        while True:
+            yield torch.zeros(4, 8), torch.zeros(4, dtype=torch.int64)
+
+    pairs = TensorDataset(*map(torch.from_numpy, examples()))
+    out_of_order = DataLoader(pairs, 8, num_workers=1, in_order=False)
+    for number, (batches, reason) in enumerate(
+        [
+            (Fresh(), "gives other batches when it is begun anew"),
+            (endless(), "cannot begin anew"),
+            (out_of_order, "in_order=False"),
+        ]
+    ):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            train(changed(batches=batches), small(ticks=1), tmp_path / str(number))
+        assert "a resume of this run will not be exact" in caplog.text
+        assert reason in caplog.text
+
+
+def test_losses_that_are_no_sum_over_batches(tmp_path: Path) -> None:
+    """The escape hatch does forward and backward itself; the update is the same."""
+
+    def accumulate(model: nn.Module, batch: Any, weight: float) -> Tensor:
+        part = loss(model, batch) * weight
+        part.backward()
+        return part
+
+    train(task, small(), tmp_path / "usual")
+    train(changed(accumulate=accumulate), small(), tmp_path / "own")
+    assert history(tmp_path / "own") == history(tmp_path / "usual")
+
+
+def test_evaluation_divides_once(tmp_path: Path) -> None:
+    """Batches of 20, 20 and 10: the mean of their means would be another number."""
+    train(task, small(ticks=10), tmp_path / "run")
+    points, labels = map(torch.from_numpy, examples())
+    net = task(small()).model()
+    newest_checkpoint(tmp_path / "run" / "checkpoints").load_model(net)
+    with torch.no_grad():
+        sums = measure(net.eval(), (points[:50], labels[:50]))
+    (row,) = rows(tmp_path / "run")[-1:]
+    assert row["validation_loss"] == pytest.approx(float(sums["loss"]) / 50, rel=1e-6)
+    assert row["validation_accuracy"] == float(sums["accuracy"]) / 50
