@@ -28,8 +28,8 @@ from metronorm.models.config import GPTConfig
 from metronorm.optim import windows
 from metronorm.tasks import text
 from metronorm.tasks.text.gpt_task import count
-from metronorm.train.loop import Preparation
 from metronorm.train.precision import choose_allocator
+from metronorm.train.preparing import Preparation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
@@ -170,6 +171,8 @@ class TrainConfig:
         if not 0 <= _number("ema", self.ema) < 1:
             raise ConfigError("ema must be at least 0 and below 1", got=repr(self.ema))
         _check_share("average_last", self.average_last)
+        if self.init_from:  # it means the same run wherever the process goes
+            object.__setattr__(self, "init_from", str(Path(self.init_from).absolute()))
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

@@ -19,12 +19,9 @@ import torch
 
 from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock, check_free
-from metronorm.errors import ConfigError, DataError, RunError
+from metronorm.errors import ConfigError, RunError
 from metronorm.memory import explaining_out_of_memory
 from metronorm.optim import windows
-from metronorm.train import checkpoint_folder, precision
-from metronorm.train.averages import Averages
-from metronorm.train.beats import IteratedBeats, make_beats
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.config_changes import (
     CONFIG_FILE,
@@ -34,24 +31,25 @@ from metronorm.train.config_changes import (
     run_config,
     write_toml,
 )
-from metronorm.train.evaluate import evaluate
+from metronorm.train.measuring import Measuring
+from metronorm.train.preparing import Preparation, made
 from metronorm.train.resuming import (
     check_same_config,
     check_same_data,
     checkpoint_to_resume,
     data_id_of,
-    describe_machine,
 )
-from metronorm.train.starting import check_batch, initial_weights, say_what_starts
-from metronorm.train.step import Step
+from metronorm.train.saving import Saving
+from metronorm.train.starting import say_what_starts
 from metronorm.train.stop import Stop
-from metronorm.train.task import Moment, Task
+from metronorm.train.task import Moment
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterator
 
     from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
+    from metronorm.train.task import Task
 
 _log = logging.getLogger("metronorm")
 
@@ -112,7 +110,7 @@ def train(
     """
     directory = directory.absolute()  # wherever the process goes
     branch = from_tick is not None
-    with explaining_out_of_memory(resume=resume):
+    with explaining_out_of_memory(resume=resume), _process_put_back():
         if not resume:
             check_free(directory)
             return _Training(*made(task, config), directory).run()
@@ -140,78 +138,18 @@ def train(
             return _Training(whole, config, directory, clock, found, old, branch=branch).run()
 
 
-def made(task: Any, config: Config) -> tuple[Task, Config]:
-    """The task, and the config with what its data decided."""
-    whole: Task = task if isinstance(task, Task) else task(config)
-    asked = config.data_id
-    config = config if whole.config is None else whole.config
-    data_id = whole.data_id or getattr(whole.batches, "data_id", None) or ""
-    check_same_data(asked, data_id)
-    return whole, replace(config, data_id=data_id)
-
-
-class Preparation:
-    """Model, optimizer and beats of a task, ready for the first tick.
+class _Training:
+    """One attempt at a run; `clock` has claimed it on resume.
 
     Args:
         task: what to train.
         config: how.
-        found: the checkpoint to go on from; None: fresh weights.
-        branch: the options of the optimizer are the config's, not the checkpoint's.
-
-    Raises:
-        MetronormError: what can be found wrong before the first tick.
+        directory: of the run.
+        clock: of a run that goes on; None: of a new one.
+        found: the checkpoint to go on from; None: from tick 0.
+        old: the config that the run had; None: it is new.
+        branch: whether the attempt is a branch.
     """
-
-    def __init__(
-        self,
-        task: Task,
-        config: TrainConfig,
-        found: Checkpoint | None = None,
-        *,
-        branch: bool = False,
-    ) -> None:
-        device = precision.choose_device(config.device)
-        torch.manual_seed(config.seed)
-        model = task.model().to(device)
-        if config.init_from and not found:
-            initial_weights(model, Path(config.init_from))
-        self.step = Step(task, config, model, device)
-        self.beats = make_beats(task.batches, batch_size=config.batch_size, seed=config.seed)
-        self.trial = self.beats.first()
-        with precision.discarding_gradients(model):
-            check_batch(self.step, self.trial)
-            self._choose_precision(config, found)
-        if isinstance(self.beats, IteratedBeats) and (doubt := self.beats.doubt()):
-            _log.warning("a resume of this run will not be exact: %s", doubt)
-        if found:
-            self.beats.load_state_dict(found.state["sampler"])
-        optimizer = self.step.optimizer  # its imports take seconds, which are no tick's
-        self.averages = Averages(model, config)
-        if found:
-            found.load_model(model)
-            found.load_optimizer(optimizer, self.averages, branch=branch)
-
-    def _choose_precision(self, config: TrainConfig, found: Checkpoint | None) -> None:
-        """As the config says, or as the run has had it so far, or else as is measured."""
-        step, trial = self.step, self.trial
-        if config.precision != "auto":
-            step.precision = config.precision
-        elif found:
-            step.precision = found.state["precision"]
-        else:
-            step.precision = precision.choose_precision(
-                lambda tried: step.try_out(trial, tried), step.device
-            )
-        self.allocator = config.allocator
-        if config.allocator == "auto":
-            self.allocator = precision.choose_allocator(lambda: step.try_out(trial))
-        else:
-            keep_large_blocks(config.allocator == "keep")
-
-
-class _Training:
-    """One attempt at a run; `clock` has claimed it on resume."""
 
     def __init__(
         self,
@@ -227,63 +165,57 @@ class _Training:
         self.task, self.config, self.directory, self.found = task, config, directory, found
         self.old, self.is_branch = old, branch
         self.ready = Preparation(task, config, found, branch=branch)
-        self.step, self.averages = self.ready.step, self.ready.averages
         self.stop, self.reason = Stop(), ""
         self.clock = clock or Clock(directory, config=config_to_dict(config))
-        self.checkpoints = directory / FOLDER
-        self.saved = found.tick if found else None
-        self.branch = checkpoint_folder.newest_branch(self.checkpoints) + branch
-        self.machine = describe_machine()
-        self.measures: dict[str, float] = {}
+        self.saving = Saving(self.ready, directory, found, branch=branch)
+        self.measuring = Measuring(self.ready, self.stop)
 
     def run(self) -> Outcome:
         """Train to the planned end, or until a signal or a hook ends it."""
         config, initial = self.config, self.found.tick if self.found else 0
-        test: dict[str, float] = {}
+        step, saving, measuring = self.ready.step, self.saving, self.measuring
         with self.stop as stop, self.clock as clock:
-            say_what_starts(self.ready, self.directory)
             self._begin(clock)
-            best = checkpoint_folder.best_score(self.checkpoints)
-            due = self._state(initial) if self.is_branch else None
             beats = windows(self.ready.beats, config.micro_batches, count=self.task.count)
             for window in clock.ticks(beats, total=config.ticks, initial=initial):
-                if due:  # only now is the record of that tick on the tape, so no kill parts them
-                    self._save(clock, due)
+                saving.write(clock)
                 last = clock.tick == config.ticks
                 with self._around(clock, last=last):
-                    self.step.tick(clock, window)
-                self.averages.update(clock.tick)
+                    step.tick(clock, window)
+                self.ready.averages.update(clock.tick)
                 score = None
                 if last or clock.tick % config.evaluate_every == 0:
-                    score = self._evaluate(clock)
+                    score = measuring.evaluate(clock)
                 self._run_hooks(clock, last=last)
-                if last and not stop.signal:
-                    test = self._test(clock)
+                if last:
+                    measuring.read_test(clock)
                 if stop.signal:
                     clock.event("signal", signal=stop.signal.name)
-                if stop.signal or self.reason:
+                ends = bool(last or stop.signal or self.reason)
+                if saving.is_best(score) or ends or clock.tick % config.checkpoint_every == 0:
+                    saving.take(clock.tick, score, measuring.measures)
+                if ends:
                     clock.stop()
-                to_save = last or clock.tick % config.checkpoint_every == 0 or bool(stop.signal)
-                if score is not None and score < best:
-                    best, to_save = score, True
-                due = self._state(clock.tick, score) if to_save or self.reason else None
-            if due:
-                self._save(clock, due)
+            saving.write(clock)
         return Outcome(
             self.directory,
             clock.tick,
-            self.measures,
-            test,
+            measuring.measures,
+            measuring.test,
             stop.signal,
             self.reason or None,
-            self.saved,
+            saving.saved,
         )
 
     def _begin(self, clock: Clock) -> None:
-        clock.event("machine", precision=self.step.precision, allocator=self.ready.allocator)
+        """Say what starts, on screen and on record, and write what belongs to the run."""
+        say_what_starts(self.ready, self.directory)
+        clock.event("machine", precision=self.ready.step.precision, allocator=self.ready.allocator)
         try:
-            self.saved_by_task = self._save_by_task()
-            self.checkpoints.mkdir(exist_ok=True)
+            if self.task.save is not None:
+                kept = self.found.state if self.found else {}
+                self.saving.kept_by_task = self.task.save(self.directory, kept) or {}
+            (self.directory / FOLDER).mkdir(exist_ok=True)
             write_toml(self.directory / CONFIG_FILE, self.config)
         except OSError as error:
             raise RunError(
@@ -302,56 +234,8 @@ class _Training:
             changed=[str(change) for change in found],
         )
 
-    def _save_by_task(self) -> dict[str, Any]:
-        if self.task.save is None:
-            return {}
-        kept = self.found.state if self.found else {}
-        return dict(self.task.save(self.directory, kept) or {})
-
-    def _evaluate(self, clock: Clock) -> float | None:
-        """The score, lower is better; None without validation, or if a signal came first."""
-        if self.task.validation is None:
-            return None
-        with clock.phase("evaluate"):
-            measures = self._measure(self.task.validation())
-            for kind in self.averages.ready(clock.tick):
-                with self.averages.in_place(kind):
-                    averaged = self._measure(self.task.validation())
-                measures |= {f"{name}_{kind}": value for name, value in averaged.items()}
-        if self.stop.signal:
-            return None
-        self.measures = measures
-        clock.log(**{f"validation_{name}": value for name, value in measures.items()})
-        if self.config.best not in measures:
-            raise ConfigError(
-                "best must be one of the measures",
-                got=repr(self.config.best),
-                fix=f"one of {', '.join(measures)}",
-            )
-        value = measures[self.config.best]
-        return -value if self.config.best_mode == "max" else value
-
-    def _measure(self, batches: Iterable[Any]) -> dict[str, float]:
-        watched = self.stop.until_signal(batches)
-        try:
-            return evaluate(self.step.model, watched, self.step.sums, self.task.count)
-        except DataError:
-            if self.stop.signal:  # which came before the first batch
-                return {}
-            raise
-
-    def _test(self, clock: Clock) -> dict[str, float]:
-        if self.task.test is None:
-            return {}
-        with clock.phase("evaluate"):
-            measures = self._measure(self.task.test())
-        if self.stop.signal:
-            return {}
-        clock.log(**{f"test_{name}": value for name, value in measures.items()})
-        clock.event("test", **measures)
-        return measures
-
     def _around(self, clock: Clock, *, last: bool) -> contextlib.ExitStack:
+        """The contexts of the hooks that watch this tick."""
         stack = contextlib.ExitStack()
         for hook in self.task.hooks:
             if hook.around is not None and hook.is_due(clock.tick, last=last):
@@ -373,48 +257,21 @@ class _Training:
             tick=clock.tick,
             last=last,
             clock=clock,
-            model=self.step.model,
-            optimizer=self.step.optimizer,
+            model=self.ready.step.model,
+            optimizer=self.ready.step.optimizer,
             directory=self.directory,
-            measures=self.measures,
+            measures=self.measuring.measures,
             stop=stop,
             until_signal=self.stop.until_signal,
             interrupted=lambda: self.stop.signal is not None,
         )
 
-    def _state(self, tick: int, score: float | None = None) -> dict[str, Any]:
-        """What a resumed run needs beside tensors, as it is at the end of this tick."""
-        return {
-            "tick": tick,
-            "branch": self.branch,
-            "config": config_to_dict(self.config),
-            "precision": self.step.precision,
-            "sampler": self.ready.beats.state_dict(),
-            "data_id": self.config.data_id or None,
-            "machine": self.machine,
-            "score": score,
-            "measures": self.measures if score is not None else {},
-            **self.saved_by_task,
-        }
 
-    def _save(self, clock: Clock, state: dict[str, Any]) -> None:
-        with clock.phase("checkpoint"):
-            clock.flush()
-            try:
-                path = checkpoint_folder.save(
-                    self.checkpoints,
-                    model=self.step.model,
-                    optimizer=self.step.optimizer,
-                    state=state,
-                    tensors=self.averages.tensors(),
-                )
-            except OSError as error:
-                _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
-                clock.event("checkpoint failed", error=str(error))
-                return
-            self.saved = state["tick"]
-            clock.event("checkpoint", path=path.name)
-            try:
-                checkpoint_folder.prune(self.checkpoints, self.config.keep, tick=self.saved)
-            except OSError as error:
-                _log.warning("an old checkpoint cannot be removed: %s", error)
+@contextlib.contextmanager
+def _process_put_back() -> Iterator[None]:
+    """Afterwards the process has its random numbers again, and the system's way of allocating."""
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            keep_large_blocks(False)

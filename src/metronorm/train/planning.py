@@ -16,7 +16,7 @@ import torch
 from metronorm.clock import Clock
 from metronorm.memory import explaining_out_of_memory
 from metronorm.optim import windows
-from metronorm.train.loop import Preparation, made
+from metronorm.train.preparing import Preparation, made
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -79,10 +79,17 @@ def choose_allocator(
 
 @contextlib.contextmanager
 def discarding_gradients(model: torch.nn.Module) -> Iterator[None]:
-    """Let steps be tried out: afterwards there are no gradients and the same random numbers."""
+    """Let steps be tried out: afterwards there are no gradients, and all else is as it was.
+
+    That is: torch's random numbers, and buffers such as the running statistics of BatchNorm.
+    """
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     with torch.random.fork_rng():
         yield
     model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
 
 
 def _race(now: Callable[[], float], *steps: Callable[[], object]) -> list[float]:

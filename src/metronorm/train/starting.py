@@ -20,7 +20,7 @@ from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
 if TYPE_CHECKING:
     from torch import nn
 
-    from metronorm.train.loop import Preparation
+    from metronorm.train.preparing import Preparation
     from metronorm.train.step import Step
 
 _log = logging.getLogger("metronorm")
@@ -114,6 +114,40 @@ def _warn_of_a_mean(step: Step, batch: Any, count: int) -> None:
             whole,
             *both,
             count,
+        )
+
+
+@torch.no_grad()
+def check_measures(step: Step, batch: Any) -> None:
+    """Measure the first batch once, and look whether there is the measure that decides the best.
+
+    Raises:
+        ConfigError: there is not, or what is measured are no sums.
+    """
+    config = step.config
+    if step.task.validation is None:
+        return
+    training = step.model.training
+    step.model.eval()
+    try:
+        sums = step.sums(batch)
+    finally:
+        step.model.train(training)
+    for name, value in sums.items():
+        for part in value if isinstance(value, tuple) else (value,):
+            if isinstance(part, torch.Tensor) and part.numel() != 1:
+                raise ConfigError(
+                    "a measure must be the sum over a batch",
+                    got=f"{name} of shape {tuple(part.shape)}",
+                    fix=".sum()",
+                )
+    averages = {"_ema": config.ema > 0, "_last": config.average_last > 0}
+    names = [*sums, *(f"{name}{kind}" for kind, kept in averages.items() if kept for name in sums)]
+    if config.best not in names:
+        raise ConfigError(
+            "best must be one of the measures",
+            got=repr(config.best),
+            fix=f"one of {', '.join(names)}",
         )
 
 

@@ -1,0 +1,75 @@
+"""When and what a training measures of itself: the validation set, and the test set once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from metronorm.errors import DataError
+from metronorm.train.evaluate import evaluate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from metronorm.clock import Clock
+    from metronorm.train.preparing import Preparation
+    from metronorm.train.stop import Stop
+
+
+class Measuring:
+    """Evaluates the model of a training, and its averages beside it.
+
+    Args:
+        ready: the model, its task and its averages.
+        stop: ends an evaluation that runs, which then has not happened.
+
+    Attributes:
+        measures: of the newest evaluation, by name; empty before the first.
+        test: of the test set, by name; empty until it has been read.
+    """
+
+    def __init__(self, ready: Preparation, stop: Stop) -> None:
+        self._step, self._averages, self._stop = ready.step, ready.averages, stop
+        self._task, self._config = ready.step.task, ready.step.config
+        self.measures: dict[str, float] = {}
+        self.test: dict[str, float] = {}
+
+    def evaluate(self, clock: Clock) -> float | None:
+        """Measure the validation set and log it.
+
+        Returns:
+            The score, the lower the better; None without a validation set, or if a signal came.
+        """
+        if self._task.validation is None:
+            return None
+        with clock.phase("evaluate"):
+            measures = self._measure(self._task.validation())
+            for kind in self._averages.ready(clock.tick):
+                with self._averages.in_place(kind):
+                    averaged = self._measure(self._task.validation())
+                measures |= {f"{name}_{kind}": value for name, value in averaged.items()}
+        if self._stop.signal:
+            return None
+        self.measures = measures
+        clock.log(**{f"validation_{name}": value for name, value in measures.items()})
+        value = measures[self._config.best]
+        return -value if self._config.best_mode == "max" else value
+
+    def read_test(self, clock: Clock) -> None:
+        """Measure the test set, if there is one, and log it; at the planned end only."""
+        if self._task.test is None or self._stop.signal:
+            return
+        with clock.phase("evaluate"):
+            measures = self._measure(self._task.test())
+        if not self._stop.signal:
+            self.test = measures
+            clock.log(**{f"test_{name}": value for name, value in measures.items()})
+            clock.event("test", **measures)
+
+    def _measure(self, batches: Iterable[Any]) -> dict[str, float]:
+        watched = self._stop.until_signal(batches)
+        try:
+            return evaluate(self._step.model, watched, self._step.sums, self._task.count)
+        except DataError:
+            if self._stop.signal:  # it came before the first batch
+                return {}
+            raise

@@ -1,0 +1,98 @@
+"""Before the first tick: a task and its config become a model, an optimizer and beats."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+
+from metronorm.allocator import keep_large_blocks
+from metronorm.train import precision
+from metronorm.train.averages import Averages
+from metronorm.train.beats import IteratedBeats, make_beats
+from metronorm.train.resuming import check_same_data
+from metronorm.train.starting import check_batch, check_measures, initial_weights
+from metronorm.train.step import Step
+from metronorm.train.task import Task
+
+if TYPE_CHECKING:
+    from metronorm.train.checkpoint import Checkpoint
+    from metronorm.train.config import TrainConfig
+
+_log = logging.getLogger("metronorm")
+
+Config = TypeVar("Config", bound="TrainConfig")
+
+
+def made(task: Any, config: Config) -> tuple[Task, Config]:
+    """The task, and the config with what its data decided."""
+    whole: Task = task if isinstance(task, Task) else task(config)
+    asked = config.data_id
+    config = config if whole.config is None else whole.config
+    data_id = whole.data_id or getattr(whole.batches, "data_id", None) or ""
+    check_same_data(asked, data_id)
+    return whole, replace(config, data_id=data_id)
+
+
+class Preparation:
+    """Model, optimizer and beats of a task, ready for the first tick.
+
+    Args:
+        task: what to train.
+        config: how.
+        found: the checkpoint to go on from; None: fresh weights.
+        branch: the options of the optimizer are the config's, not the checkpoint's.
+
+    Raises:
+        MetronormError: what can be found wrong before the first tick.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        found: Checkpoint | None = None,
+        *,
+        branch: bool = False,
+    ) -> None:
+        device = precision.choose_device(config.device)
+        torch.manual_seed(config.seed)
+        model = task.model().to(device)
+        if config.init_from and not found:
+            initial_weights(model, Path(config.init_from))
+        self.step = Step(task, config, model, device)
+        self.beats = make_beats(task.batches, batch_size=config.batch_size, seed=config.seed)
+        self.trial = self.beats.first()
+        with precision.discarding_gradients(model):
+            check_batch(self.step, self.trial)
+            check_measures(self.step, self.trial)
+            self._choose_precision(config, found)
+        if isinstance(self.beats, IteratedBeats) and (doubt := self.beats.doubt()):
+            _log.warning("a resume of this run will not be exact: %s", doubt)
+        if found:
+            self.beats.load_state_dict(found.state["sampler"])
+        optimizer = self.step.optimizer  # its imports take seconds, which are no tick's
+        self.averages = Averages(model, config)
+        if found:
+            found.load_model(model)
+            found.load_optimizer(optimizer, self.averages, branch=branch)
+
+    def _choose_precision(self, config: TrainConfig, found: Checkpoint | None) -> None:
+        """As the config says, or as the run has had it so far, or else as is measured."""
+        step, trial = self.step, self.trial
+        if config.precision != "auto":
+            step.precision = config.precision
+        elif found:
+            step.precision = found.state["precision"]
+        else:
+            step.precision = precision.choose_precision(
+                lambda tried: step.try_out(trial, tried), step.device
+            )
+        self.allocator = config.allocator
+        if config.allocator == "auto":
+            self.allocator = precision.choose_allocator(lambda: step.try_out(trial))
+        else:
+            keep_large_blocks(config.allocator == "keep")

@@ -1,0 +1,116 @@
+"""When a training saves itself, and what: a checkpoint is written after the record of its tick.
+
+| at the end of a tick | it is saved |
+| --- | --- |
+| a multiple of `checkpoint_every`, the last one | yes |
+| the best evaluation so far | yes |
+| a signal or a hook ends the training | yes |
+| the first after a branch | the checkpoint it goes on from, as one of the branch |
+
+The state is taken at the end of the tick, and the file is written in the next, or after the last:
+only then is the record of the tick on the tape, so a run that is killed in between never goes on
+behind a tick that it has no record of.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from metronorm.train import checkpoint_folder
+from metronorm.train.checkpoint import FOLDER
+from metronorm.train.config_changes import config_to_dict
+from metronorm.train.resuming import describe_machine
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from metronorm.clock import Clock
+    from metronorm.train.checkpoint import Checkpoint
+    from metronorm.train.preparing import Preparation
+
+_log = logging.getLogger("metronorm")
+
+
+class Saving:
+    """The checkpoints of an attempt.
+
+    Args:
+        ready: what is to be saved.
+        directory: of the run.
+        found: the checkpoint that the attempt goes on from, if any.
+        branch: whether the attempt is a branch.
+
+    Attributes:
+        saved: the tick of the newest checkpoint; None before the first.
+        kept_by_task: what the task wants to be in every checkpoint, plain values by name.
+    """
+
+    def __init__(
+        self, ready: Preparation, directory: Path, found: Checkpoint | None, *, branch: bool
+    ) -> None:
+        self._ready, self._folder = ready, directory / FOLDER
+        self.saved = found.tick if found else None
+        self.kept_by_task: Mapping[str, Any] = {}
+        self._branch = checkpoint_folder.newest_branch(self._folder) + branch
+        self._machine = describe_machine()
+        self._best = checkpoint_folder.best_score(self._folder)
+        self._due: dict[str, Any] | None = None
+        if branch and found:
+            self._due = self._state(found.tick, found.state.get("score"), found.state)
+
+    def is_best(self, score: float | None) -> bool:
+        """Whether a score is better than all before; it is then the one to beat."""
+        if score is None or not score < self._best:
+            return False
+        self._best = score
+        return True
+
+    def take(self, tick: int, score: float | None, measures: Mapping[str, float]) -> None:
+        """Remember the state at the end of this tick, for `write`."""
+        self._due = self._state(tick, score, {"measures": dict(measures)})
+
+    def write(self, clock: Clock) -> None:
+        """Write what was taken, if anything. A full disk is logged, and the training goes on."""
+        state, self._due = self._due, None
+        if state is None:
+            return
+        step = self._ready.step
+        with clock.phase("checkpoint"):
+            clock.flush()
+            try:
+                path = checkpoint_folder.save(
+                    self._folder,
+                    model=step.model,
+                    optimizer=step.optimizer,
+                    state={**state, **self.kept_by_task},
+                    tensors=self._ready.averages.tensors(),
+                )
+            except OSError as error:
+                _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
+                clock.event("checkpoint failed", error=str(error))
+                return
+            self.saved = state["tick"]
+            clock.event("checkpoint", path=path.name)
+            try:
+                checkpoint_folder.prune(self._folder, step.config.keep, tick=self.saved)
+            except OSError as error:
+                _log.warning("an old checkpoint cannot be removed: %s", error)
+
+    def _state(
+        self, tick: int, score: float | None, evaluated: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What a resumed run needs beside tensors, as it is at the end of this tick."""
+        step = self._ready.step
+        return {
+            "tick": tick,
+            "branch": self._branch,
+            "config": config_to_dict(step.config),
+            "precision": step.precision,
+            "sampler": self._ready.beats.state_dict(),
+            "data_id": step.config.data_id or None,
+            "machine": self._machine,
+            "score": score,
+            "measures": {} if score is None else evaluated.get("measures", {}),
+        }
