@@ -13,7 +13,7 @@ Type type_of(ScalarType type) {
 }
 
 Shape checked_shape(const Tensor& x, int64_t dims) {
-  STD_TORCH_CHECK(x.is_cpu(), "x must be on the processor");
+  STD_TORCH_CHECK(x.is_cpu(), "x must be on the CPU");
   STD_TORCH_CHECK(x.dim() <= kMostDims, "at most ", kMostDims, " dimensions, got ", x.dim());
   STD_TORCH_CHECK(dims >= 1 && dims <= x.dim(), "dims must be 1 to ", x.dim(), ", got ", dims);
   Shape shape = {1, 1};
@@ -30,7 +30,7 @@ Pair checked_pair(ScalarType x, ScalarType residual) {
 }
 
 void check_sizes(const char* name, const Tensor& tensor, const Tensor& like) {
-  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the processor");
+  STD_TORCH_CHECK(tensor.is_cpu(), name, " must be on the CPU");
   bool same = tensor.dim() == like.dim();
   for (int64_t d = 0; same && d < like.dim(); ++d) same = tensor.size(d) == like.size(d);
   STD_TORCH_CHECK(same, name, " must have the shape of what it goes with");

@@ -52,7 +52,7 @@ def test_norms_become_ours_and_training_goes_on() -> None:
     iterations = int(model.optimizer.iterations)
     replacement = replace_norms(model)
     assert len(replacement.swapped) == 3, str(replacement)
-    assert list(replacement.left.values()) == ["a Cautious may do something else"]
+    assert list(replacement.skipped.values()) == ["a Cautious may do something else"]
     kinds = [type(layer) for layer in model._flatten_layers()]
     assert kinds.count(LayerNormalization) == 2
     assert kinds.count(RMSNormalization) == 1
@@ -70,16 +70,16 @@ def test_norms_become_ours_and_training_goes_on() -> None:
 def test_undone_at_the_end_of_a_block() -> None:
     model = network()
     with replace_norms(model) as replacement:
-        assert "3 norms swapped, 1 left; cautious: a Cautious" in str(replacement)
+        assert "3 norms swapped, 1 skipped; cautious: a Cautious" in str(replacement)
         assert replace_norms(model).swapped == (), "already ours"
     assert type(model.get_layer("shared")) is keras.layers.LayerNormalization
 
 
 def test_norms_that_are_not_replaced() -> None:
     model = keras.Sequential([keras.layers.LayerNormalization(name="later")])
-    assert replace_norms(model).left == {"later": "is not built yet"}
+    assert replace_norms(model).skipped == {"later": "is not built yet"}
     model = keras.Sequential([keras.Input((3,)), keras.layers.LayerNormalization(epsilon=0.0)])
-    (why,) = replace_norms(model).left.values()
+    (why,) = replace_norms(model).skipped.values()
     assert "epsilon must be" in why
     with pytest.raises(ConfigError, match="must be a model of Keras; got int"):
         replace_norms(3)  # type: ignore[arg-type]

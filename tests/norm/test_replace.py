@@ -125,7 +125,7 @@ def test_output_gradients_and_state_do_not_change(
     parameters = list(made.named_parameters())
 
     replaced = replace_norms(made)
-    assert str(replaced) == f"{count} norms swapped, 0 left"
+    assert str(replaced) == f"{count} norms swapped, 0 skipped"
     for name in replaced.swapped:
         assert isinstance(made.get_submodule(name), LayerNorm | RMSNorm)
     assert list(made.state_dict()) == list(state)
@@ -153,10 +153,10 @@ def test_a_norm_by_name_only_is_left(
     made = build(model, config, sizes)
     replaced = replace_norms(made)
     assert replaced.swapped == ()
-    assert len(replaced.left) == count
-    assert set(replaced.left.values()) == {why}
+    assert len(replaced.skipped) == count
+    assert set(replaced.skipped.values()) == {why}
     assert str(replaced) == (
-        f"0 norms swapped, {count} left: {next(iter(replaced.left))} and {count - 1} more ({why})"
+        f"0 norms swapped, {count} skipped: {next(iter(replaced.skipped))} and {count - 1} more ({why})"
     )
 
 
@@ -195,7 +195,7 @@ def test_a_layer_whose_output_would_have_another_dtype_is_left() -> None:
     made.model.norm.float()
     replaced = replace_norms(made)
     assert len(replaced.swapped) == 4
-    assert replaced.left == {
+    assert replaced.skipped == {
         "model.norm": "makes float32 of a bfloat16 input beside float32 weights, ours bfloat16"
     }
 
@@ -210,7 +210,7 @@ def test_a_half_precision_layer_that_may_get_float32_is_left() -> None:
     want, _ = run(made, given)
     replaced = replace_norms(made)
     assert replaced.swapped == ()
-    assert len(set(replaced.left.values())) == 1
+    assert len(set(replaced.skipped.values())) == 1
     assert "a float32 input beside float16 weights" in str(replaced)
     assert_close([run(made, given)[0]], [want], 0.0)
 
@@ -227,7 +227,7 @@ def test_a_half_precision_model_with_a_float32_residual_is_left(wide: bool) -> N
     want, slopes = run(made, given)
     replaced = replace_norms(made)
     if wide:
-        assert set(replaced.left.values()) == {
+        assert set(replaced.skipped.values()) == {
             "takes a float32 input beside bfloat16 weights, which ours does not"
         }
     assert len(replaced.swapped) == (0 if wide else 3)
@@ -240,7 +240,7 @@ def test_mamba_in_float32_is_replaced() -> None:
     made = build("MambaForCausalLM", "MambaConfig", MAMBA_SIZES)
     given = inputs(made)
     want, slopes = run(made, given)
-    assert str(replace_norms(made)) == "3 norms swapped, 0 left"
+    assert str(replace_norms(made)) == "3 norms swapped, 0 skipped"
     got, new_slopes = run(made, given)
     assert_close([got], [want], 1e-5)
     assert_close(new_slopes, slopes, 1e-5)

@@ -48,7 +48,7 @@ def test_torchs_own_layers_with_all_their_options(train: bool) -> None:
     old = list(model)
     x = torch.randn(3, 4, 6)
     wants = [layer(x) for layer in old]
-    assert str(replace_norms(model)) == "6 norms swapped, 0 left"
+    assert str(replace_norms(model)) == "6 norms swapped, 0 skipped"
     for new, before, want in zip(model, old, wants, strict=True):
         assert isinstance(new, LayerNorm if isinstance(before, nn.LayerNorm) else RMSNorm)
         assert (new.eps, new.training, new.normalized_shape) == (
@@ -86,7 +86,7 @@ def test_an_rms_norm_without_eps_keeps_its_numbers(dtype: torch.dtype) -> None:
     half = x.bfloat16()
     want, half_want = model(x), model[1](half)
     replaced = replace_norms(model)
-    assert len(replaced.swapped) + len(replaced.left) == 2
+    assert len(replaced.swapped) + len(replaced.skipped) == 2
     torch.testing.assert_close(model(x), want)
     torch.testing.assert_close(model[1](half), half_want)
 
@@ -205,8 +205,8 @@ def test_what_is_left_and_why(layer: Callable[[], nn.Module], why: str) -> None:
     replaced = replace_norms(model)
     assert model[1] is made
     assert replaced.swapped == ()
-    assert list(replaced.left) == ["1"]
-    assert re.search(why, replaced.left["1"]), replaced.left["1"]
+    assert list(replaced.skipped) == ["1"]
+    assert re.search(why, replaced.skipped["1"]), replaced.skipped["1"]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_a_layer_is_left_while_it_has_hooks(hook: Callable[[nn.Module], Any]) ->
     model = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     handle = hook(model[1])
     replaced = replace_norms(model)
-    assert (replaced.swapped, replaced.left) == (("0",), {"1": "has hooks of its own"})
+    assert (replaced.swapped, replaced.skipped) == (("0",), {"1": "has hooks of its own"})
     handle.remove()
     assert replace_norms(model).swapped == ("1",)
 
@@ -231,18 +231,18 @@ def test_a_parametrized_layer_is_left() -> None:
     model = nn.Sequential(nn.LayerNorm(4), OddRMSNorm(rms))
     for layer in model:
         nn.utils.parametrize.register_parametrization(layer, "weight", nn.ReLU())
-    assert replace_norms(model).left == {"0": "is parametrized", "1": "is parametrized"}
+    assert replace_norms(model).skipped == {"0": "is parametrized", "1": "is parametrized"}
 
 
 def test_weight_and_bias_of_two_dtypes_are_left() -> None:
     model = nn.Sequential(nn.LayerNorm(4))
     model[0].bias.data = model[0].bias.data.double()
-    assert replace_norms(model).left == {"0": "its weight and bias are of two dtypes"}
+    assert replace_norms(model).skipped == {"0": "its weight and bias are of two dtypes"}
 
 
 def test_a_parametrization_is_not_a_norm() -> None:
     linear = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
-    assert replace_norms(nn.Sequential(linear, nn.LayerNorm(4))).left == {}
+    assert replace_norms(nn.Sequential(linear, nn.LayerNorm(4))).skipped == {}
 
 
 class OddParameter(nn.Parameter):
@@ -252,13 +252,13 @@ class OddParameter(nn.Parameter):
 def test_parameters_of_another_class_are_left() -> None:
     model = nn.Sequential(nn.LayerNorm(4))
     model[0].weight = OddParameter(torch.ones(4))
-    assert "OddParameter" in replace_norms(model).left["0"]
+    assert "OddParameter" in replace_norms(model).skipped["0"]
 
 
 def test_lazy_layers_prevent_nothing() -> None:
     model = nn.Sequential(nn.LazyLinear(4), nn.LayerNorm(4), nn.LazyBatchNorm1d())
     assert str(replace_norms(model)) == (
-        "1 norm swapped, 1 left: 2 (a LazyBatchNorm1d is neither a layer nor an RMS norm)"
+        "1 norm swapped, 1 skipped: 2 (a LazyBatchNorm1d is neither a layer nor an RMS norm)"
     )
 
 
@@ -327,7 +327,7 @@ def test_modes_repeated_calls_and_gradients_are_compared(
 ) -> None:
     model = nn.Sequential(OddRMSNorm(run)).train(training)
     state = torch.get_rng_state()
-    (left,) = replace_norms(model).left.values()
+    (left,) = replace_norms(model).skipped.values()
     assert re.search(f"{why}|{OTHER}", left), left
     assert type(model[0]) is OddRMSNorm
     assert torch.equal(torch.get_rng_state(), state)
@@ -373,7 +373,7 @@ class OfConvNeXt(nn.LayerNorm):
 def test_a_norm_for_more_than_images_is_left(kind: Any) -> None:
     model = nn.Sequential(kind(5))
     wants = [model(x) for x in (torch.ones(2, 5, 3, 3), torch.ones(2, 5, 5))]
-    assert replace_norms(model).left == {
+    assert replace_norms(model).skipped == {
         "0": "takes tokens besides images, which no layer of ours does"
     }
     assert torch.equal(model(torch.ones(2, 5, 3, 3)), wants[0])

@@ -46,7 +46,7 @@ def test_undo_at_the_end_of_a_block_and_a_second_undo_without_effect() -> None:
     model[0] = nn.Identity()
     replaced.undo()
     assert isinstance(model[0], nn.Identity)
-    assert repr(replaced) == "<Replacement: 1 norm swapped, 0 left>"
+    assert repr(replaced) == "<Replacement: 1 norm swapped, 0 skipped>"
 
 
 def test_undo_keeps_changes_of_parameters_and_mode() -> None:
@@ -91,7 +91,7 @@ def test_a_second_replacement_leaves_our_layers() -> None:
     model = nn.Sequential(nn.LayerNorm(4), nn.LayerNorm(4))
     replace_norms(model)
     layers = list(model)
-    assert str(replace_norms(model)) == "0 norms swapped, 2 left: 0 and 1 more (already ours)"
+    assert str(replace_norms(model)) == "0 norms swapped, 2 skipped: 0 and 1 more (already ours)"
     assert list(model) == layers
 
 

@@ -25,12 +25,12 @@ class Replacement:
 
     Attributes:
         swapped: the paths of the layers that are ours now.
-        left: the paths of the norms that were not changed, each with the reason.
+        skipped: the paths of the norms that were not changed, each with the reason.
     """
 
-    def __init__(self, model: keras.Model, layers: list[keras.Layer], left: dict[str, str]) -> None:
+    def __init__(self, model: keras.Model, layers: list[keras.Layer], skipped: dict[str, str]) -> None:
         self.swapped = tuple(layer.path or layer.name for layer in layers)
-        self.left = left
+        self.skipped = skipped
         self._model, self._layers = model, layers
 
     def undo(self) -> None:
@@ -53,8 +53,8 @@ class Replacement:
         self.undo()
 
     def __str__(self) -> str:
-        reasons = "".join(f"; {path}: {why}" for path, why in self.left.items())
-        return f"{len(self.swapped)} norms swapped, {len(self.left)} left{reasons}"
+        reasons = "".join(f"; {path}: {why}" for path, why in self.skipped.items())
+        return f"{len(self.swapped)} norms swapped, {len(self.skipped)} skipped{reasons}"
 
 
 def replace_norms(model: keras.Model) -> Replacement:
@@ -77,17 +77,17 @@ def replace_norms(model: keras.Model) -> Replacement:
     if not isinstance(model, keras.Layer):
         raise ConfigError("model must be a model of Keras", got=type(model).__name__)
     layers: list[keras.Layer] = []
-    left = {}
+    skipped = {}
     for layer in filter(_is_norm, _private.all_layers(model)[1:]):
         why = _why_not(layer)
         if why is None:
             layers.append(layer)
         else:
-            left[layer.path or layer.name] = why
+            skipped[layer.path or layer.name] = why
     for layer in layers:
         _set_class(layer, _OURS[type(layer)])
     _forget_compiled(model)
-    return Replacement(model, layers, left)
+    return Replacement(model, layers, skipped)
 
 
 def _set_class(layer: keras.Layer, kind: type[keras.Layer]) -> None:

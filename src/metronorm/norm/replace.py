@@ -46,12 +46,12 @@ class Replacement:
 
     Attributes:
         swapped: names of the modules that are layers of ours now; a shared layer has several names.
-        left: names of the norms that were not replaced, with the reason for each.
+        skipped: names of the norms that were not replaced, with the reason for each.
     """
 
-    def __init__(self, swaps: list[_Swap], left: dict[str, str]) -> None:
+    def __init__(self, swaps: list[_Swap], skipped: dict[str, str]) -> None:
         self.swapped = tuple(swap.name for swap in swaps)
-        self.left = left
+        self.skipped = skipped
         self._swaps = swaps
 
     def undo(self) -> None:
@@ -90,9 +90,9 @@ class Replacement:
 
     def __str__(self) -> str:
         count = len(self.swapped)
-        text = f"{count} {'norm' if count == 1 else 'norms'} swapped, {len(self.left)} left"
+        text = f"{count} {'norm' if count == 1 else 'norms'} swapped, {len(self.skipped)} skipped"
         by_reason: dict[str, list[str]] = {}
-        for name, reason in self.left.items():
+        for name, reason in self.skipped.items():
             by_reason.setdefault(reason, []).append(name)
         parts = [
             names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "") + f" ({reason})"
@@ -146,7 +146,7 @@ def replace_norms(model: nn.Module, *, save: Save = "input") -> Replacement:
     if torch.float32 not in dtypes and _keeps_residual_wide(model):
         dtypes = *dtypes, torch.float32
     answers: dict[nn.Module, nn.Module | str] = {}
-    swaps, left = [], {}
+    swaps, skipped = [], {}
     for name, module in model.named_modules(remove_duplicate=False):
         if not _looks_like_norm(module) or "parametrizations" in name.split("."):
             continue
@@ -155,13 +155,13 @@ def replace_norms(model: nn.Module, *, save: Save = "input") -> Replacement:
             answers[module] = norm if isinstance(norm, str) else equal_layer(norm, dtypes, save)
         answer = answers[module]
         if isinstance(answer, str):
-            left[name] = answer
+            skipped[name] = answer
         else:
             parent = model.get_submodule(name.rpartition(".")[0])
             swaps.append(_Swap(name, parent, module, answer))
     for swap in swaps:
         swap.parent.add_module(swap.leaf, swap.new)
-    return Replacement(swaps, left)
+    return Replacement(swaps, skipped)
 
 
 def _names(module: nn.Module) -> set[str]:
