@@ -12,8 +12,9 @@ import duckdb
 import pytest
 
 import metronorm.clock
-from metronorm.cli import COMMANDS
+from metronorm.cli import COMMANDS, main
 from metronorm.clock import Clock
+from metronorm.runs import open_run
 
 ROOT = Path(__file__).parents[1]
 README, CHINESE = ROOT / "README.md", ROOT / "README.zh.md"
@@ -28,7 +29,9 @@ PAGES = [
         "integrations",
         "layer-normalization",
         "live",
+        "tasks",
         "ticks",
+        "training",
     )
 ]
 KERAS = ROOT / "docs" / "keras.md"  # run by tests/keras, with TensorFlow
@@ -132,6 +135,17 @@ def test_commands_exist() -> None:
             assert re.search(rf"^{words[1]}:", makefile, re.MULTILINE), line
         elif words[:1] == ["metronorm"]:
             assert words[1] in COMMANDS, line
+
+
+def test_the_task_of_the_front_page_is_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (own,) = [block for block in blocks(README, "python") if "def task(config)" in block]
+    Path("own.py").write_text(own)
+    quick = "--ticks 2 --precision fp32 --allocator system"
+    assert main(["train", "--recipe", "own.py", "--width", "8", *quick.split()]) == 0
+    assert open_run("runs/own").ticks().rows()[-1]["validation_accuracy"] > 0
 
 
 def test_both_languages_show_the_same_code() -> None:
