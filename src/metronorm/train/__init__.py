@@ -28,7 +28,18 @@ def train(
     directory: Path | str,
     **options: Any,
 ) -> Outcome:
-    """Train a task and keep everything in the run `directory`; see `metronorm.train.loop.train`."""
+    """Train a task and keep everything in the run `directory`.
+
+    Args:
+        task: what to train, or a function that makes it of the config.
+        config: how to train it.
+        directory: of the run; a new one, or with `resume` one that is there.
+        options: `resume=True` goes on from the newest checkpoint, and `resume=True, from_tick=N`
+            from that of tick N; see `metronorm.train.loop.train`, also for what is raised.
+
+    Returns:
+        How it ended: the last tick, the measures, what stopped it.
+    """
     from metronorm.train.loop import train as run
 
     return run(task, config, Path(directory), **options)

@@ -47,7 +47,7 @@ class Averages:
                 torch._foreach_lerp_(average, now, share)
 
     def _share(self, kind: str, tick: int) -> float:
-        """Of the newest weights in the average; with it, the average is never biased to zero."""
+        """The share of the newest weights, such that the average is not biased towards zero."""
         if kind == "ema":
             return (1 - self._config.ema) / (1 - self._config.ema**tick)
         return 1 / (tick - self._first + 1) if tick >= self._first else 0.0
@@ -58,7 +58,7 @@ class Averages:
 
     @contextlib.contextmanager
     def in_place(self, kind: str) -> Iterator[None]:
-        """The model has the average's weights meanwhile."""
+        """Inside the block the model has the weights of the average."""
         with torch.no_grad():
             kept = [weight.clone() for weight in self._weights]
             torch._foreach_copy_(self._weights, self._sums[kind])

@@ -54,7 +54,10 @@ def same(one: Any, other: Any) -> bool:
 
 
 def halves(batch: Any) -> tuple[Any, Any] | None:
-    """Two parts of a batch, cut in the first dimension of all tensors; None where they differ."""
+    """Two halves of a batch, cut along the first dimension of every tensor.
+
+    None if the tensors differ in this dimension, or have fewer than two rows.
+    """
     sizes = {tensor.shape[0] if tensor.dim() else 0 for tensor in tensors_of(batch)}
     if len(sizes) != 1 or (size := sizes.pop()) < 2:
         return None

@@ -155,7 +155,7 @@ class TrainConfig:
     init_from: str = ""
     """Directory of a run; the new run begins with its best weights."""
     recipe: str = on_resume("free", "")
-    """File of the task, where it is a recipe."""
+    """Python file that defines `Config` and `task(config)`. Nothing: the task is text."""
     data_id: Annotated[str, tyro.conf.Suppress] = on_resume("free", "")
     """Hash of the data that the run was begun with; a new run fills it in."""
 

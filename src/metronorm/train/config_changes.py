@@ -24,7 +24,7 @@ CONFIG_FILE = "config.toml"
 
 
 class Change(NamedTuple):
-    """An option of which the run has another value than the one asked for."""
+    """An option whose value in the run is not the one asked for."""
 
     name: str
     before: Any
@@ -47,9 +47,9 @@ def config_from_dict(values: Any, kind: type[Config], source: Path | None = None
 
     Args:
         values: of the options by name; what is not named has its default.
-        kind: of config.
-        source: the file they come from, in which every name must be an option; None: a run, which
-            a later version may have written.
+        kind: the class of the config.
+        source: the file that the values come from; every name in it must be an option. None: they
+            come from a run, which may have names that only a later version knows.
 
     Raises:
         ConfigError: values of no such config; with the nearest name where one is unknown.

@@ -23,12 +23,12 @@ def evaluate(
     sums: Callable[[Batch], dict[str, Any]],
     count: Callable[[Batch], int],
 ) -> dict[str, float]:
-    """The measures over all batches: the sum of each, divided by the count of what it is a sum of.
+    """The measures over all batches: the sum of each, divided by its count.
 
     The model is in evaluation mode meanwhile. The host waits for the device once, at the end.
 
     Args:
-        model: to be put into evaluation mode, and back.
+        model: put into evaluation mode, and back into its own mode at the end.
         batches: read once.
         sums: of a batch, by name; a pair is a sum and its own divisor.
         count: of a batch: the divisor of all other sums.

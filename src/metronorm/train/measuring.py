@@ -1,4 +1,4 @@
-"""When and what a training measures of itself: the validation set, and the test set once."""
+"""What a training measures: the validation set now and then, the test set once, at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Measuring:
 
     Args:
         ready: the model, its task and its averages.
-        stop: ends an evaluation that runs, which then has not happened.
+        stop: a signal ends a running evaluation, which then counts as not made.
 
     Attributes:
         measures: of the newest evaluation, by name; empty before the first.

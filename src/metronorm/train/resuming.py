@@ -79,7 +79,7 @@ def checkpoint_to_resume(directory: Path, tick: int | None = None) -> Checkpoint
 
 
 def data_id_of(found: Checkpoint) -> str | None:
-    """What names the data that a checkpoint's run was begun with; None where nothing does."""
+    """The hash, or other name, of the data that the run began with; None if it has none."""
     name: str | None = found.state.get("data_id") or found.state.get("text")
     return name
 
@@ -116,8 +116,8 @@ def check_same_data(before: str | None, now: str | None) -> None:
     """Refuse to go on with other data than the run had.
 
     Args:
-        before: what names the data that the run was begun with.
-        now: what names the data that there is.
+        before: the hash, or other name, of the data that the run began with; None: not known.
+        now: that of the data there is; None: not known.
 
     Raises:
         DataError: both are known, and differ.

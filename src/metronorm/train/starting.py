@@ -1,4 +1,4 @@
-"""Before the first tick: what can be found out about a task then, and what the user is told."""
+"""Before the first tick: what is checked of a task, and what the user is told."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _first_loss(step: Step, batch: Any) -> torch.Tensor:
 
 @torch.no_grad()
 def _warn_of_a_mean(step: Step, batch: Any, count: int) -> None:
-    """A loss that is a mean is weighted twice: found by comparing a batch with its halves."""
+    """A mean would be divided by the count twice; comparing a batch with its halves finds it."""
     parts = halves(batch)
     if parts is None or step.task.accumulate is not None:
         return

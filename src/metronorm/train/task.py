@@ -8,7 +8,7 @@
             count=lambda batch: len(batch[1]),
         )
 
-The loop knows nothing else of a model, of its data or of the field.
+Nothing else in the loop depends on the model, the data or the field.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Batch: TypeAlias = Any
 """Tensors or NumPy arrays, alone or in tuples, lists, dicts and dataclasses."""
 
 Sums: TypeAlias = "Mapping[str, Tensor | tuple[Tensor, Tensor | float]]"
-"""A sum by name, or a sum and what it is to be divided by (else: what `count` counts)."""
+"""Sums by name. A pair is a sum and its divisor; a sum alone is divided by what `count` counts."""
 
 
 @runtime_checkable
@@ -47,7 +47,7 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class Moment:
-    """What a hook sees: the run in a tick, before it is recorded.
+    """What a hook sees: the training at the end of a tick, before the tick is recorded.
 
     Attributes:
         tick: the number of updates done.
@@ -60,7 +60,7 @@ class Moment:
         stop: `stop(reason)` ends the training after this tick; a checkpoint is saved.
         until_signal: passes on what it is given until SIGTERM or Ctrl-C arrives; for hooks that
             take long.
-        interrupted: whether one of these has arrived.
+        interrupted: whether SIGTERM or Ctrl-C has arrived.
     """
 
     tick: int
@@ -105,12 +105,14 @@ class Task:
 
     Args:
         model: makes the model with fresh weights. torch's generator is seeded before it is called.
-        batches: what to train on. An `Order` (such as `metronorm.data.Shuffled`) is exact in every
-            way; any iterable of batches, such as a DataLoader, is iterated anew for each epoch.
+        batches: what to train on: an `Order` (such as `metronorm.data.Shuffled`), with which every
+            resume is exact, or an iterable of batches (such as a DataLoader), which is iterated
+            anew for each epoch.
         loss: the loss of a batch, *summed* over what `count` counts: a scalar. The training's loss
             is this sum over all beats of a tick, divided by their count.
         count: how many tokens, images, ... the loss of a batch is a sum over.
-        measure: sums for the evaluation, from one forward pass; None: the loss alone.
+        measure: sums for the evaluation, from one forward pass; None: the loss alone. Never means:
+            each sum is divided once, after all batches.
         validation: batches to evaluate on, called anew for each evaluation; None: none.
         test: batches to read once, when the planned training has ended; None: none.
         groups: the model's parameter groups for the optimizer; None: weight decay for matrices and
@@ -119,12 +121,13 @@ class Task:
         save: called at the start of every attempt, to write what the model needs beside its
             weights (a tokenizer, labels): `save(directory, kept)`. What it returns, plain values
             by name, every checkpoint keeps; `kept` is what that of a resumed run has.
-        data_id: names the content of the data: a resumed run must have the same. None: that of
-            `batches`, if it has one.
+        data_id: a hash of the data's content, or another name for it; a resumed run must have the
+            same one. None: that of `batches`, if it has one.
         unit: what is counted, in the plural: the name of the metric in the record.
         config: the config with what the data decided (a vocabulary's size); None: as it was.
-        accumulate: instead of `loss`, for losses that are no sum over batches: calls backward()
-            itself with the weight given, and returns the weighted loss, detached.
+        accumulate: for losses that are no sum over batches: `accumulate(model, batch, weight)`
+            multiplies the loss by the weight, calls backward() itself, and returns the weighted
+            loss, detached. It replaces `loss` in training, not in an evaluation.
     """
 
     model: Callable[[], nn.Module]

@@ -40,8 +40,8 @@ Batch = tuple[Any, Any]
 def task(config: Config) -> Task:
     """The task of a config: its text is prepared, or taken from the cache.
 
-    Where `config.data_id` is known, as of a run that goes on, the tokens of this name are taken
-    from the cache, wherever their text is by now.
+    On a resume `config.data_id` is the SHA-256 of the tokens that the run began with. These are
+    then taken from the cache, wherever their text is by now.
 
     Raises:
         DataError: text that cannot be used.
