@@ -63,7 +63,7 @@ class Outcome:
     Attributes:
         directory: of the run.
         tick: the last one.
-        measures: of the last evaluation, by name; empty where there was none.
+        measures: of the last evaluation of this attempt, by name; empty where there was none.
         test: measures of the test set; empty where there is none, or the end was not reached.
         signal: that stopped it.
         reason: why a hook stopped it.
@@ -93,7 +93,8 @@ def train(
     Args:
         task: what to train; or a function that makes it of the config, called once it is certain
             that the run is this process's.
-        config: how; on `resume` it must be the run's own but for what its fields say may differ.
+        config: how to train it; on `resume` the run's own, apart from what its fields say may
+            differ.
         directory: of the run; new, or on `resume` one that is there.
         resume: go on from the newest whole checkpoint; from tick 0 where there is none yet.
         from_tick: with `resume`, go on from the checkpoint of this tick instead: a branch, for

@@ -7,9 +7,9 @@
 | a signal or a hook ends the training | yes |
 | the first after a branch | the checkpoint it goes on from, as one of the branch |
 
-The state is taken at the end of the tick, and the file is written in the next, or after the last:
-only then is the record of the tick on the tape, so a run that is killed in between never goes on
-behind a tick that it has no record of.
+The state is taken at the end of the tick, and the file is written in the next tick, or after the
+last one. Only then is the record of the tick on the tape: so a run that is killed in between never
+resumes after a tick of which it has no record.
 """
 
 from __future__ import annotations
