@@ -82,6 +82,7 @@ PUBLIC = {
     "metronorm.runs": {
         "Follower",
         "Run",
+        "Sample",
         "Table",
         "compare",
         "diagnose",

@@ -107,6 +107,7 @@ def table(summaries: Sequence[Summary]) -> Table:
     made.add_section()
     row("tokens", lambda s: f"{s.tokens:,.0f}" if s.tokens else "")
     row("tokens/s", lambda s: f"{s.tokens_per_second:,.0f}" if s.tokens_per_second else "")
+    row("samples", lambda s: f"{s.samples:,}" if s.samples else "")
     row("peak memory", lambda s: cell(s.peak_memory_bytes, size))
     if len(summaries) > 1:
         made.add_section()

@@ -34,7 +34,7 @@ COLORS = {
     "failed": "red",
     "stopped": "yellow",
 }
-ALARMS = ("stall", "dropped", "not finite", "checkpoint failed", "signal")
+ALARMS = ("stall", "dropped", "samples dropped", "not finite", "checkpoint failed", "signal")
 
 
 def metrics(snapshots: Sequence[Snapshot]) -> list[str]:

@@ -11,6 +11,7 @@ import platform
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock.background_threads import Watcher
+from metronorm.clock.sample_writer import SampleWriter
 from metronorm.errors import MetronormError
 from metronorm.store.ring import ring_path
 from metronorm.store.run_config import to_json
@@ -35,6 +36,8 @@ _log = logging.getLogger("metronorm")
 
 class Recorder:
     """Takes lines of ticks, events and samples of the machine; never waits for the disk.
+
+    It also has the `SampleWriter`, which keeps what the run leaves to look at.
 
     For each kind of lines there is a channel: a ring in shared memory, and the tape on the disk.
     Lines of ticks come from the training thread, which puts them into the ring `ticks.ring`
@@ -83,12 +86,19 @@ class Recorder:
             self._channels[kind] = Channel(folder, path, capacity, identity)
         self.ticks = self._channels["ticks"]
         self._writer = Writer(self._channels, self._report_loss, owner.touch)
+        self._samples = SampleWriter(
+            directory, identity, attempt=attempt, rank=rank, event=self.event_of
+        )
         self.event("start", process=os.getpid(), host=platform.node(), versions=versions())
         self._watcher = Watcher(tick, running, self._sample, self.event, stall)
 
     @property
     def dropped(self) -> int:
-        """How many lines are lost."""
+        """How many lines and samples are lost."""
+        return self._dropped_lines + self._samples.dropped
+
+    @property
+    def _dropped_lines(self) -> int:
         return sum(channel.dropped for channel in self._channels.values())
 
     def overflow(self, line: bytes, tick: int) -> None:
@@ -152,6 +162,14 @@ class Recorder:
         fields = {"kind": kind, **dataclasses.asdict(loss)}
         self._event(self._tick(), self._time_ns(), "dropped", fields, put=True)
 
+    def sample(self, name: str, value: Any, rate: int | None) -> None:
+        """Keep a sample of the running tick, from any thread; see `Clock.sample`."""
+        self._samples.take(name, value, rate, tick=self._tick(), time_ns=self._time_ns())
+
+    def close_samples(self) -> None:
+        """Write all samples that wait; later ones are dropped."""
+        self._samples.close()
+
     def flush(self) -> bool:
         """Wait until all lines are on the tapes; False if the disk does not take them."""
         return self._closed or self._writer.flush()
@@ -179,10 +197,10 @@ class Recorder:
         left = self._writer.close()
         errors = [channel.tape.last_error for channel in self._channels.values()]
         reason = next((error.strerror for error in errors if error), "the disk does not answer")
-        if self.dropped:
+        if self._dropped_lines:
             _log.warning(
                 "%d records could not be written to %s (%s); training went on without them",
-                self.dropped,
+                self._dropped_lines,
                 self._directory,
                 reason,
             )

@@ -27,7 +27,8 @@ class Watcher:
     | `metronorm-stall`, if `stall` is given | between loops: begin anew; else look for a stall | |
 
     There are two threads because a GPU that hangs also hangs the thread that samples it. Both are
-    daemons, so they never keep the process alive. The clock has one thread more, the `Writer`.
+    daemons, so they never keep the process alive. The clock has one thread more, the `Writer`, and
+    where it keeps samples another, the `SampleWriter`.
 
     Args:
         tick: returns the number of the running tick.

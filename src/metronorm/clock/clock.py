@@ -233,6 +233,7 @@ class Clock:
             steps.callback(self._recorder.close)
             steps.callback(self._loop.close)
             steps.callback(self._report_end, error)
+            steps.callback(self._recorder.close_samples)
             steps.callback(self._recording.write_pending, patience)
             steps.callback(self._loop.end_unfinished, patience)
             if error is None:
@@ -324,6 +325,42 @@ class Clock:
         """Record an event with the number of the running tick; from any thread."""
         self._recording.event(name, **fields)
 
+    def sample(self, name: str, value: Any, *, rate: int | None = None) -> None:
+        """Keep text, a picture, audio or a table of the running tick, to look at; from any thread.
+
+        The value is copied, and a thread writes the file `samples/attempt=N/rank=R/tick=T/NAME.*`
+        in the run's directory; then an event `sample` names it. `run.samples()` lists them.
+
+        | value | file |
+        | --- | --- |
+        | text | `.txt` |
+        | array (height, width) or (height, width, 3 or 4), uint8, or floats from 0 to 1 | `.png` |
+        | with `rate`: array (frames,) or (frames, 1 or 2), int16, or floats from -1 to 1 | `.wav` |
+        | a list of dictionaries, or a dictionary of columns | `.jsonl`, one row a line |
+
+        Arrays are those of NumPy, torch, JAX or TensorFlow. A tensor on an accelerator is copied
+        while training continues; arrays in a table are waited for.
+
+        Args:
+            name: any text. The file has a name that is safe for it; a second sample of the same
+                name and tick is `NAME-2`.
+            value: see the table.
+            rate: frames of audio a second.
+
+        A sample has 4 MiB at most: text, audio and tables are cut, larger pictures are not kept.
+        A rank keeps 10,000 samples and 512 MiB in a run. What is not kept, also because the disk
+        refuses it, is counted in `dropped` and in an event `samples dropped`, with a warning.
+
+        Raises:
+            ConfigError: the value is none of these, or the clock is not open.
+        """
+        if self._recording.closed:
+            self._recording.refuse()
+        elif self._recorder is None:
+            raise clock_not_open()
+        else:
+            self._recorder.sample(name, value, rate)
+
     def arrive(self, *, waited_ns: int = 0) -> None:
         """Record that this rank has its gradients, and waits for all ranks from now on.
 
@@ -336,7 +373,7 @@ class Clock:
 
     @property
     def dropped(self) -> int:
-        """How many records are lost, because the disk did not take them in time."""
+        """How many records and samples are lost, such as because the disk did not take them."""
         return self._recorder.dropped if self._recorder else 0
 
     @property

@@ -66,6 +66,10 @@ class TorchDevice:
 
     def fetch(self, value: Any) -> PendingValue:
         """Begin to copy a tensor of one element into pinned memory, without blocking."""
+        return self.copy(value)
+
+    def copy(self, value: Any) -> _TorchValue:
+        """Begin to copy a tensor of any shape; see `fetch`."""
         value = value.detach()
         if hasattr(value, "full_tensor"):  # each rank has a part of a DTensor; all ranks log it
             value = value.full_tensor()
@@ -136,8 +140,12 @@ class _TorchValue:
         return self._moment.ready()
 
     def get(self) -> float:
+        return float(self.tensor().item())
+
+    def tensor(self) -> Any:
+        """The copy on the host; waits until it has arrived."""
         self._moment.wait()
-        return float(self._host.item())
+        return self._host
 
 
 class _JaxValue:
@@ -179,6 +187,20 @@ def fetcher(value: Any, device: Device | None) -> Callable[[Any], PendingValue] 
         return device.fetch
     torch = sys.modules.get("torch")
     return _of_torch(torch, place).fetch if torch and kind in _KINDS else None
+
+
+def begin_copy(tensor: Any) -> Callable[[], Any]:
+    """Begin to copy a tensor of torch, of any shape, from its accelerator to the host.
+
+    Returns:
+        A function that waits for the copy, in any thread, and returns it.
+    """
+    torch, place = sys.modules.get("torch"), tensor.device
+    if torch is None or place.type not in _KINDS:
+        copy = tensor.detach().to("cpu")
+        return lambda: copy
+    # (a pool of its own: the others belong to the thread that trains)
+    return TorchDevice(torch, place).copy(tensor).tensor
 
 
 @functools.cache  # one pool of events for each device

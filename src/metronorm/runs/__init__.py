@@ -15,7 +15,8 @@ from metronorm.runs.comparing import compare
 from metronorm.runs.diagnosing import diagnose
 from metronorm.runs.following import Follower
 from metronorm.runs.reader import Run, open_run
+from metronorm.runs.samples import Sample
 from metronorm.runs.summary import summarize
 from metronorm.runs.table import Table
 
-__all__ = ["Follower", "Run", "Table", "compare", "diagnose", "open_run", "summarize"]
+__all__ = ["Follower", "Run", "Sample", "Table", "compare", "diagnose", "open_run", "summarize"]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metronorm.runs.amendments import Amendments, lines_between
+from metronorm.runs.samples import Sample, read_samples
 from metronorm.runs.table import PLACE, Source, Table
 from metronorm.store.engine import connect
 from metronorm.store.parquet_parts import (
@@ -159,6 +160,21 @@ class Run:
             RunError: a file of the run may not be read.
         """
         return self._table(self._load("resources"), "resources")
+
+    def samples(self, history: History = "effective") -> list[Sample]:
+        """What `clock.sample` kept, sorted by tick.
+
+        Args:
+            history: "effective": of the ticks that led to the final parameters; "full": of all.
+
+        Raises:
+            RunError: a file of the run may not be read.
+        """
+        where = "true"
+        if history == "effective" and len(self.attempts) > 1:
+            where = self._effective(self._load("ticks"))
+        events = self._load("events", containing=b'"sample"')
+        return read_samples(self._table(events, "events", where), self.directory)
 
     def notices(self) -> list[str]:
         """One sentence for each place where damaged lines or parts were left out.

@@ -49,6 +49,7 @@ class Summary:
     | `tokens_per_second` | `tokens` over `seconds`, which include evaluation and checkpoints |
     | `goodput` | the share of the time that led forward; None for a run of one attempt |
     | `branches` | "from tick-00000400: ..." for each attempt that began at a chosen checkpoint |
+    | `samples` | how many texts, pictures, ... there are to look at |
     | `tick_ns`, `curves` | the curve of the tick time, and of the first `MOST_CURVES` losses |
     | `notices` | sentences about records that were dropped, damaged or left out |
     """
@@ -73,6 +74,7 @@ class Summary:
     peak_memory_bytes: int | None
     goodput: float | None
     branches: list[str]
+    samples: int
     tick_ns: Curve
     curves: dict[str, Curve]
     notices: list[str]
@@ -133,9 +135,10 @@ def summarize(run: Run) -> Summary:
         else None,
         goodput=goodput(run).share if len(run.attempts) > 1 else None,
         branches=_branches(events),
+        samples=len(run.samples()),
         tick_ns=tick_ns,
         curves=curves,
-        notices=[*_dropped(events), *run.notices()],
+        notices=[*_dropped(events), *_samples_dropped(events), *run.notices()],
     )
 
 
@@ -161,6 +164,17 @@ def _dropped(events: Table) -> list[str]:
         f"attempt {attempt}, rank {rank}: the disk did not take {fields.get('records')} records, "
         f"the last in tick {fields.get('last_tick')}"
         for (attempt, rank), fields in sorted(last.items(), key=lambda item: item[0])
+    ]
+
+
+def _samples_dropped(events: Table) -> list[str]:
+    """Sentences about samples that were not kept; the last event of a rank has all of them."""
+    dropped = read_events(events, "event = 'samples dropped'")
+    last = {(event.attempt, event.rank): event for event in dropped}
+    return [
+        f"attempt {attempt}, rank {rank}: {event.fields.get('samples')} samples were not kept, the "
+        f"last in tick {event.tick}: {event.fields.get('why')}"
+        for (attempt, rank), event in sorted(last.items(), key=lambda item: item[0])
     ]
 
 

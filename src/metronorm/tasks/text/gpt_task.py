@@ -141,7 +141,7 @@ def _save_tokenizer(directory: Path, kept: Mapping[str, Any], text: TextDataset)
 
 
 def _sampler(config: Config, text: TextDataset) -> Callable[[Moment], None]:
-    """A hook that lets the model write, prints it and keeps it in an event."""
+    """A hook that lets the model write, prints it and keeps it as a sample."""
 
     def write(moment: Moment) -> None:
         tokens = sample(
@@ -154,7 +154,7 @@ def _sampler(config: Config, text: TextDataset) -> Callable[[Moment], None]:
         written = "".join(moment.until_signal(stream_decode(text.tokenizer, tokens)))
         if moment.interrupted():
             return
-        moment.clock.event("sample", text=written)
+        moment.clock.sample("text", written)
         tqdm.write(f"--- tick {moment.tick} ---\n{written.strip()}\n---", file=sys.stderr)
 
     return write
