@@ -3,17 +3,17 @@
 | `batches` of the task | the state | a resume is exact |
 | --- | --- | --- |
 | an `Order` | examples consumed | always; with another size of beat the windows stay the same |
-| an iterable with `state_dict` | its own | as far as its own is |
-| any other, such as a DataLoader | epoch, and beats of it | if it gives the same batches again |
+| what has `state_dict` and `load_state_dict` | its own | as far as its own is |
+| any other iterable, such as a DataLoader | epoch, and beats of it | if it gives the same again |
 | an iterator, which cannot begin anew | none | no: it goes on wherever it stands |
+
+What is random in the loading of a beat depends on its place alone; see `seeding.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
+import inspect
 import logging
-import random
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -21,6 +21,7 @@ import torch
 
 from metronorm.errors import CheckpointError, DataError
 from metronorm.train.batches import same
+from metronorm.train.seeding import seed_loading
 from metronorm.train.task import Order
 
 if TYPE_CHECKING:
@@ -34,28 +35,36 @@ _Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 class OrderedBeats:
     """Beats of an `Order`: `batch_size` examples at a time."""
 
-    def __init__(self, order: Order, batch_size: int) -> None:
-        self._order, self._batch_size = order, batch_size
+    def __init__(self, order: Order, batch_size: int, seed: int) -> None:
+        self._order, self._batch_size, self._seed = order, batch_size, seed
         self.consumed = 0
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        batch = self._order.take(self.consumed, self._batch_size)
+        batch = self._take(self.consumed)
         self.consumed += self._batch_size
         return batch
 
     def first(self) -> Any:
-        """The first batch of the training."""
-        return self._order.take(0, self._batch_size)
+        """The first batch of the training; it is not consumed."""
+        return self._take(0)
+
+    def _take(self, first: int) -> Any:
+        seed_loading(self._seed, first)
+        return self._order.take(first, self._batch_size)
 
     def state_dict(self) -> dict[str, Any]:
         """The number of examples consumed."""
         return {"examples": self.consumed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on after as many examples; `position` is their name in older checkpoints."""
+        """Go on after as many examples; `position` is their name in older checkpoints.
+
+        Raises:
+            CheckpointError: the state does not say how many.
+        """
         self.consumed = _count(state.get("examples", state.get("position")))
 
     def beats_per_epoch(self) -> float | None:
@@ -67,91 +76,106 @@ class OrderedBeats:
 class IteratedBeats:
     """Beats of an iterable of batches, which is begun anew for each epoch.
 
-    The random numbers that an epoch is loaded with (its shuffling, its augmentation, the seeds of a
-    DataLoader's workers) are a function of (seed, epoch). So a resume iterates the epoch again, up
-    to the batch that comes next, and what is random outside of torch, NumPy's and Python's global
-    generators is not repeated.
+    The generators that it may draw from are seeded anew for each beat: torch's, NumPy's and
+    Python's global ones, and those that a DataLoader or its sampler was given. Where there is a
+    `set_epoch`, as samplers have it, it is told the epoch. So a resume iterates the epoch again, up
+    to the batch that comes next.
     """
 
     def __init__(self, batches: Iterable[Any], seed: int) -> None:
         self._batches, self._seed = batches, seed
-        self._own_state = hasattr(batches, "state_dict") and hasattr(batches, "load_state_dict")
+        self._kind = type(batches).__name__
+        self._parts = _parts(batches)
+        found = [getattr(part, "generator", None) for part in self._parts]
+        self._generators = [one for one in found if isinstance(one, torch.Generator)]
+        self._has_state = hasattr(batches, "state_dict") and hasattr(batches, "load_state_dict")
+        self._ends = not self._has_state and _ends_for_good(batches)
+        if _keeps_workers(batches):
+            iter(batches)  # draws a number more, the first time; so that no epoch is the first
         self._epoch = self._beat = 0
         self._source: Iterator[Any] | None = None
-        self._random: _Random | None = None
-        self._once = iter(batches) if _ends_for_good(batches) else None
-        self._first: list[Any] = []  # of an iterator, taken to be looked at
+        self._looked_at: list[Any] = []  # of an iterator: its first batch, before it is consumed
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        if self._once is not None:
-            if self._first:
-                return self._first.pop()
-            batch = next(self._once, _END)
-            if batch is _END:
-                raise DataError(
-                    "the batches must last for all ticks",
-                    got=f"a {type(self._batches).__name__} that has ended",
-                    fix="fewer ticks, or batches that can be iterated anew: a list, a DataLoader",
-                )
-            return batch
-        batch = self._next()
-        if batch is _END:
-            if not self._beat:
-                raise DataError(
-                    "an epoch must hold a batch at least",
-                    got=f"none in epoch {self._epoch} of a {type(self._batches).__name__}",
-                )
+        batch = self._looked_at.pop() if self._looked_at else self._load()
+        if batch is _END and self._beat and not self._ends:
             self._epoch, self._beat, self._source = self._epoch + 1, 0, None
-            batch = self._next()
-            if batch is _END:
-                raise DataError(
-                    "the batches must be there anew for each epoch",
-                    got=f"none in epoch {self._epoch} of a {type(self._batches).__name__}",
-                )
+            batch = self._load()
+        if batch is _END:
+            raise self._ended()
         self._beat += 1
         return batch
 
-    def _next(self) -> Any:
+    def _load(self) -> Any:
+        """The next batch of this epoch, or `_END`."""
         if self._source is None:
-            self._random = _Random(self._seed, self._epoch)
-            with self._random.in_place():
-                self._source = iter(self._batches)
-        assert self._random is not None
-        with self._random.in_place():
-            return next(self._source, _END)
+            self._source = self._open(self._epoch)
+        return self._next(self._source, self._epoch, self._beat)
+
+    def _open(self, epoch: int) -> Iterator[Any]:
+        for part in self._parts:
+            if hasattr(part, "set_epoch"):
+                part.set_epoch(epoch)
+        seed_loading(self._seed, epoch, generators=self._generators)
+        return iter(self._batches)
+
+    def _next(self, source: Iterator[Any], epoch: int, beat: int) -> Any:
+        seed_loading(self._seed, epoch, beat + 1, generators=self._generators)
+        return next(source, _END)
+
+    def _ended(self) -> DataError:
+        if self._ends and self._beat:
+            return DataError(
+                "the batches must last for all ticks",
+                got=f"a {self._kind} that has ended after {self._beat:,}",
+                fix="fewer ticks, or batches that can be iterated anew: a list, a DataLoader",
+            )
+        return DataError(
+            "an epoch must hold a batch at least",
+            got=f"none in epoch {self._epoch} of a {self._kind}",
+            fix="drop_last=False" if getattr(self._batches, "drop_last", False) else None,
+        )
 
     def first(self) -> Any:
         """The first batch of the training; it is not consumed."""
-        if self._once is not None:
-            self._first = [next(self)]
-            return self._first[0]
-        probe = IteratedBeats(self._batches, self._seed)
-        return next(probe)
+        if self._looked_at:
+            return self._looked_at[0]
+        before = self._own_state()
+        batch = self._next(self._open(0), 0, 0)
+        if batch is _END:
+            raise self._ended()
+        if self._ends:
+            self._looked_at = [batch]
+        if before is not None:
+            self._batches.load_state_dict(before)  # type: ignore[attr-defined]
+        return batch
+
+    def _own_state(self) -> Any:
+        return self._batches.state_dict() if self._has_state else None  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
-        """Epoch and beats of it, or what the iterable itself says."""
-        if self._own_state:
-            return {"own": self._batches.state_dict()}  # type: ignore[attr-defined]
-        return {"epoch": self._epoch, "beats": self._beat}
+        """Epoch and beats of it, and what the iterable itself says."""
+        state = {"epoch": self._epoch, "beats": self._beat}
+        own = self._own_state()
+        return {**state, "own": own} if own is not None and _is_plain(own) else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on there. An epoch is read again up to the batch that comes next.
 
         Raises:
+            CheckpointError: the state does not say where.
             DataError: the epoch is shorter than it was.
         """
-        if self._own_state and "own" in state:
-            self._batches.load_state_dict(state["own"])  # type: ignore[attr-defined]
-            return
         self._epoch, beats = _count(state.get("epoch")), _count(state.get("beats"))
         self._beat, self._source = 0, None
-        if self._once is not None:
-            return
-        while self._beat < beats:
-            if self._next() is _END:
+        if self._has_state and "own" in state:
+            self._batches.load_state_dict(state["own"])  # type: ignore[attr-defined]
+            self._beat = beats
+        while self._beat < beats and not self._ends:
+            if self._load() is _END:
                 raise DataError(
                     "a resumed run must have the batches it was begun with",
                     got=f"{self._beat} in epoch {self._epoch}, of which {beats} were consumed",
@@ -162,25 +186,24 @@ class IteratedBeats:
         """Beats in an epoch; None where the iterable does not say."""
         try:
             return len(self._batches) or None  # type: ignore[arg-type]
-        except TypeError:
+        except (TypeError, NotImplementedError):
             return None
 
     def doubt(self) -> str | None:
         """Why a resumed training would not have the batches it would have had; None: it would."""
-        kind = type(self._batches).__name__
-        if self._once is not None:
-            return f"a {kind} cannot begin anew: a resumed run takes whatever it gives then"
-        if self._own_state:
-            return None
+        if self._ends:
+            return f"a {self._kind} cannot begin anew: a resumed run takes whatever it gives then"
+        if self._has_state and _is_plain(self._own_state()):
+            return None  # what it says of itself is believed
         if getattr(self._batches, "in_order", True) is False:
-            return f"this {kind} has in_order=False: its workers' batches come as they are ready"
-        one, other = self.first(), self.first()
-        if not same(one, other):
-            return (
-                f"this {kind} gives other batches when it is begun anew with the same seeds of "
-                "torch, NumPy and random"
-            )
-        return None
+            return f"this {self._kind} has in_order=False: workers' batches come as they are ready"
+        if same(self.first(), self.first()):
+            return None
+        return (
+            f"this {self._kind} gives other batches when it is begun anew with the same seeds of "
+            "torch, NumPy and random"
+            + ("; try: persistent_workers=False" if _keeps_workers(self._batches) else "")
+        )
 
 
 def make_beats(batches: Any, *, batch_size: int, seed: int) -> OrderedBeats | IteratedBeats:
@@ -189,8 +212,8 @@ def make_beats(batches: Any, *, batch_size: int, seed: int) -> OrderedBeats | It
     Raises:
         DataError: neither an `Order` nor an iterable.
     """
-    if isinstance(batches, Order):
-        return OrderedBeats(batches, batch_size)
+    if _is_order(batches):
+        return OrderedBeats(batches, batch_size, seed)
     if not hasattr(batches, "__iter__"):
         raise DataError(
             "batches must be an order with take(first, size), or an iterable of batches",
@@ -203,8 +226,41 @@ def make_beats(batches: Any, *, batch_size: int, seed: int) -> OrderedBeats | It
 _END: Any = object()
 
 
+def _is_order(batches: Any) -> bool:
+    """Whether it has `take` of two arguments; arrays, tables and data sets have another one."""
+    if not isinstance(batches, Order):
+        return False
+    try:
+        arguments = inspect.signature(batches.take).parameters.values()
+    except ValueError:  # a tensor's
+        return False
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    needed = [one for one in arguments if one.kind in kinds and one.default is one.empty]
+    return len(needed) == 2
+
+
 def _ends_for_good(batches: Iterable[Any]) -> bool:
-    return iter(batches) is batches if hasattr(batches, "__next__") else False
+    return hasattr(batches, "__next__") and iter(batches) is batches
+
+
+def _parts(batches: Any) -> list[Any]:
+    """A DataLoader, its samplers and its data set; of any other iterable, what of these it has."""
+    batch_sampler = getattr(batches, "batch_sampler", None)
+    named = (getattr(batches, name, None) for name in ("sampler", "dataset"))
+    found = [batches, batch_sampler, getattr(batch_sampler, "sampler", None), *named]
+    return list({id(part): part for part in found if part is not None}.values())
+
+
+def _keeps_workers(batches: Any) -> bool:
+    return bool(getattr(batches, "persistent_workers", False))
+
+
+def _is_plain(state: Any) -> bool:
+    """Whether a checkpoint can keep a state: numbers, texts, lists and dicts of these."""
+    try:
+        return bool(msgspec.json.decode(msgspec.json.encode(state)) == state)
+    except (TypeError, ValueError):  # tensors, bytes that come back as text, ...
+        return False
 
 
 def _count(value: Any) -> int:
@@ -214,41 +270,3 @@ def _count(value: Any) -> int:
         raise CheckpointError(
             "a checkpoint must hold how much of the data was consumed", got=str(error)
         ) from None
-
-
-class _Random:
-    """The global generators of torch, NumPy and Python, as one epoch's loading has them."""
-
-    def __init__(self, seed: int, epoch: int) -> None:
-        self._seed = (seed * 1_000_003 + epoch) % 2**63
-        self._states: tuple[Any, ...] | None = None
-
-    @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """Let the loading draw from its own numbers, and put the process's back."""
-        numpy = sys.modules.get("numpy")
-        before = _read(numpy)
-        if self._states is None:
-            torch.default_generator.manual_seed(self._seed)
-            random.seed(self._seed)
-            if numpy is not None:
-                numpy.random.seed(self._seed % 2**32)
-        else:
-            _write(numpy, self._states)
-        try:
-            yield
-        finally:
-            self._states = _read(numpy)
-            _write(numpy, before)
-
-
-def _read(numpy: Any) -> tuple[Any, ...]:
-    numbers = numpy.random.get_state() if numpy is not None else None
-    return torch.get_rng_state(), random.getstate(), numbers
-
-
-def _write(numpy: Any, states: tuple[Any, ...]) -> None:
-    torch.set_rng_state(states[0])
-    random.setstate(states[1])
-    if numpy is not None and states[2] is not None:
-        numpy.random.set_state(states[2])

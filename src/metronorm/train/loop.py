@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-
 from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock, check_free
 from metronorm.errors import ConfigError, RunError
@@ -40,6 +38,7 @@ from metronorm.train.resuming import (
     data_id_of,
 )
 from metronorm.train.saving import Saving
+from metronorm.train.seeding import random_numbers_put_back
 from metronorm.train.starting import say_what_starts
 from metronorm.train.stop import Stop
 from metronorm.train.task import Moment
@@ -271,7 +270,7 @@ class _Training:
 @contextlib.contextmanager
 def _process_put_back() -> Iterator[None]:
     """Afterwards the process has its random numbers again, and the system's way of allocating."""
-    with torch.random.fork_rng():
+    with random_numbers_put_back():
         try:
             yield
         finally:

@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from metronorm.errors import DivergenceError
+from metronorm.errors import ConfigError, DivergenceError
 from metronorm.optim.accumulator import Accumulator
 from metronorm.train.batches import to_device
 from metronorm.train.optimizers import make_optimizer
 from metronorm.train.precision import autocast
 from metronorm.train.schedule import learning_rate_factor
+from metronorm.train.seeding import seed_beat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -73,7 +74,7 @@ class Step:
         """
         loss: Tensor | None = None
         for beat, (batch, weight) in enumerate(window):
-            seed_beat(self.config.seed, clock.tick, beat)
+            seed_beat(self.config.seed, clock.tick, beat, self.device)
             part = self._accumulate(clock, to_device(batch, self.device), weight)
             loss = part if loss is None else loss + part
         assert loss is not None
@@ -117,13 +118,19 @@ class Step:
         return norm if norm is not None else getattr(optimizer, "gradient_norm", None)
 
     def try_out(self, batch: Batch, precision: Fixed | None = None) -> Tensor:
-        """A forward and a backward pass of one beat, which leave gradients; the summed loss."""
+        """A forward and a backward pass of one beat, which leave gradients; the summed loss.
+
+        Raises:
+            ConfigError: the loss is no tensor.
+        """
         batch = to_device(batch, self.device)
         weight = 1 / max(1, self.task.count(batch))
         with autocast(self.device, precision or self.precision):
             if self.task.accumulate is not None:
                 return self.task.accumulate(self._call, batch, weight).detach() / weight
             loss = self.task.loss(self._call, batch)
+        if not isinstance(loss, torch.Tensor):
+            raise ConfigError("a loss must be a tensor", got=type(loss).__name__)
         (loss * weight).backward()
         return loss.detach()
 
@@ -139,17 +146,6 @@ class Step:
             return {"loss": self.loss(batch)}
         with autocast(self.device, self.precision):
             return dict(self.task.measure(self._call, to_device(batch, self.device)))
-
-
-def seed_beat(seed: int, tick: int, beat: int) -> None:
-    """Give torch's generators the random numbers of this beat: for dropout and the like.
-
-    They are a function of (seed, tick, beat). So a resumed run has those it would have had, and
-    nothing of them is in a checkpoint.
-    """
-    mixed = (seed % 2**64 * 0x9E3779B97F4A7C15 + tick * 0xBF58476D1CE4E5B9 + beat + 1) % 2**64
-    mixed = ((mixed ^ (mixed >> 31)) * 0x94D049BB133111EB) % 2**64
-    torch.manual_seed(mixed ^ (mixed >> 30))
 
 
 def diverged(got: str) -> DivergenceError:
