@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from metronorm.data.sampler import WindowSampler, permute, validation_windows
+from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.errors import ConfigError, DataError
 
 quick = settings(deadline=None, max_examples=100)
@@ -19,28 +19,6 @@ quick = settings(deadline=None, max_examples=100)
 def counting(size: int) -> NDArray[np.uint16]:
     """Tokens that tell where they stand."""
     return np.arange(size, dtype=np.uint16)
-
-
-def order(size: int, key: int) -> NDArray[np.int64]:
-    return permute(np.arange(size), size, np.full(size, key, dtype=np.uint64))
-
-
-@pytest.mark.parametrize("size", [*range(1, 40), 100, 255, 256, 257, 1000, 4099, 65_536, 100_003])
-def test_a_permutation_is_one_to_one(size: int) -> None:
-    for key in (0, 1, 2**64 - 1):
-        assert np.array_equal(np.sort(order(size, key)), np.arange(size))
-
-
-def test_permutations_differ_by_key_and_are_spread_evenly() -> None:
-    size, trials = 50, 4000
-    where = np.array([order(size, key) for key in range(trials)])  # (trials, size)
-    expected = trials / size
-    for place in (0, 1, 25, 49):
-        counts = np.bincount(where[:, place], minlength=size)
-        assert ((counts - expected) ** 2 / expected).sum() < 100  # chi square, 49 degrees: p 2e-5
-    steps = np.bincount((where[:, 1] - where[:, 0]) % size, minlength=size)[1:]
-    expected = trials / (size - 1)
-    assert ((steps - expected) ** 2 / expected).sum() < 100
 
 
 @quick

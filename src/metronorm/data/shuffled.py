@@ -9,6 +9,9 @@ can go on.
 from __future__ import annotations
 
 import hashlib
+import sys
+from bisect import bisect_right
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,17 +33,20 @@ class Shuffled:
     A batch may hold the end of an epoch and the beginning of the next.
 
     Args:
-        columns: what an example has, such as images and labels: NumPy arrays, tensors or other
-            sequences of one length. The first index is the example's.
-        seed: of the order, and of the random numbers of `transform`.
+        columns: what an example has, such as images and labels: NumPy arrays (also memory maps, of
+            which only the rows that are taken are read), tensors, or other sequences of one length.
+            The first index is the example's.
+        seed: of the order, and of the random numbers of `transform`; 64 bits of it count.
         transform: applied to every batch, with a generator of random numbers that depends on the
             seed and on the batch's place only: `transform(batch, rng)`. For augmentation.
-        data_id: names the content of the columns. None: SHA-256 of arrays and tensors; other
-            sequences have none.
+        data_id: names the content of the columns, so that a resumed run can tell that it has
+            changed. None: SHA-256 of arrays and tensors, of all their content, once per start: 1 to
+            2 seconds per GiB of memory, and for a memory map as long as its file takes to read. A
+            name of your own, such as a version, spares that. Other sequences have none.
 
     Raises:
         ConfigError: a seed that is no whole number.
-        DataError: columns that are empty or of different lengths.
+        DataError: columns that are empty, of different lengths, or not indexed by number.
 
     >>> order = Shuffled(np.arange(5) * 10, seed=0)
     >>> sorted(order.take(0, 5).tolist())
@@ -56,11 +62,7 @@ class Shuffled:
     ) -> None:
         if as_integer(seed) is None:
             raise ConfigError("seed must be a whole number", got=repr(seed), fix="0")
-        lengths = [len(column) for column in columns]
-        if not lengths or len(set(lengths)) > 1 or not lengths[0]:
-            raise DataError(
-                "the columns must hold as many examples, and one at least", got=str(lengths)
-            )
+        _check_columns(columns)
         self._columns, self._seed, self._transform = columns, int(seed), transform
         self._data_id = data_id
 
@@ -97,12 +99,17 @@ class InOrder:
     Args:
         columns: as for `Shuffled`.
         batch_size: examples in a batch; the last one may be smaller.
+
+    Raises:
+        ConfigError: a batch size that is not at least 1.
+        DataError: columns that are empty, of different lengths, or not indexed by number.
     """
 
     def __init__(self, *columns: Any, batch_size: int) -> None:
         number = as_integer(batch_size)
         if number is None or number < 1:
             raise ConfigError("batch_size must be at least 1", got=repr(batch_size))
+        _check_columns(columns)
         self._columns, self._batch_size = columns, number
 
     def __iter__(self) -> Iterator[Any]:
@@ -118,16 +125,23 @@ class InOrder:
 class Planned:
     """An endless order that follows a plan per epoch: for examples packed or bucketed by length.
 
-    The plan of an epoch is a list of items, such as the examples that fill a row together; it is
-    made anew from its number, so the state is one number here too: the items consumed.
+    The plan of an epoch is a list of items, such as the examples that fill a row together. It is
+    made anew from the epoch's number, so the state is one number here too: the items consumed. One
+    plan is kept, that of the epoch of the newest batch, and the lengths of all before it; to go on
+    in epoch N, a resumed run makes the plans of all epochs up to N.
 
     Args:
-        plan: the items of an epoch, by its number: a function of (data, seed, epoch) alone.
+        plan: the items of an epoch, by its number from 0 on: a function of (data, seed, epoch)
+            alone.
         collate: makes a batch of a list of items.
         data_id: names the content of the data.
 
     Raises:
-        DataError: from `take`: an epoch without items.
+        DataError: from `take`: an epoch without items, or with other items than before.
+
+    >>> order = Planned(lambda epoch: [f"{epoch}a", f"{epoch}b"], " ".join)
+    >>> order.take(1, 3)
+    '0b 1a 1b'
     """
 
     def __init__(
@@ -138,29 +152,46 @@ class Planned:
         data_id: str | None = None,
     ) -> None:
         self._plan, self._collate, self.data_id = plan, collate, data_id
-        self._ends: list[int] = []  # items up to the end of each epoch seen so far
+        self._ends: list[int] = []  # items up to the end of each epoch planned so far
         self._epoch, self._items = -1, ()
 
     def take(self, first: int, size: int) -> Any:
         """The batch of items `first` to `first + size` of the order."""
-        return self._collate([self._item(place) for place in range(first, first + size)])
+        epoch, place = self._where(first)
+        taken: list[Any] = []
+        while len(taken) < size:
+            taken.extend(self._items_of(epoch)[place : place + size - len(taken)])
+            epoch, place = epoch + 1, 0
+        return self._collate(taken)
 
-    def _item(self, place: int) -> Any:
-        epoch = int(np.searchsorted(self._ends, place, side="right"))
-        while epoch == len(self._ends):
-            begin = self._ends[-1] if self._ends else 0
-            self._ends.append(begin + len(self._items_of(epoch)))
-            epoch += self._ends[-1] <= place
-        begin = self._ends[epoch - 1] if epoch else 0
-        return self._items_of(epoch)[place - begin]
+    def _where(self, item: int) -> tuple[int, int]:
+        """The epoch of an item of the order, and its place in that epoch."""
+        while not self._ends or self._ends[-1] <= item:
+            self._items_of(len(self._ends))
+        epoch = bisect_right(self._ends, item)
+        return epoch, item - self._begin(epoch)
+
+    def _begin(self, epoch: int) -> int:
+        return self._ends[epoch - 1] if epoch else 0
 
     def _items_of(self, epoch: int) -> Sequence[Any]:
-        if epoch != self._epoch:
-            items = self._plan(epoch)
-            if not len(items):
-                raise DataError("a plan must have an item at least", got=f"none in epoch {epoch}")
-            self._epoch, self._items = epoch, items  # type: ignore[assignment]
-        return self._items
+        if epoch == self._epoch:
+            return self._items
+        items = self._plan(epoch)
+        if not len(items):
+            raise DataError("a plan must have an item at least", got=f"none in epoch {epoch}")
+        end = self._begin(epoch) + len(items)
+        if epoch == len(self._ends):
+            self._ends.append(end)
+        elif end != self._ends[epoch]:
+            raise DataError(
+                "the plan of an epoch must be the same whenever it is made",
+                got=f"{len(items)} items in epoch {epoch}, "
+                f"which had {self._ends[epoch] - self._begin(epoch)}",
+                fix="random numbers of (seed, epoch) alone",
+            )
+        self._epoch, self._items = epoch, items  # type: ignore[assignment]
+        return items
 
 
 def shuffled_places(places: NDArray[np.int64], size: int, seed: int) -> NDArray[np.int64]:
@@ -228,22 +259,49 @@ def hash_columns(columns: Sequence[Any]) -> str | None:
     """SHA-256 of arrays or tensors: dtypes, shapes and content; None if one of them is neither."""
     digest = hashlib.sha256()
     for column in columns:
-        if hasattr(column, "detach"):  # a tensor
-            column = column.detach().cpu().contiguous().numpy()
-        if not isinstance(column, np.ndarray) or column.dtype.hasobject:
+        dtype = str(column.dtype) if hasattr(column, "dtype") else ""
+        if hasattr(column, "detach"):  # a tensor; as bytes, for NumPy has not all of its dtypes
+            shape = tuple(column.shape)
+            flat = column.detach().cpu().contiguous().reshape(-1)
+            column = flat.view(sys.modules["torch"].uint8).numpy()
+        elif isinstance(column, np.ndarray) and not column.dtype.hasobject:
+            shape, dtype = column.shape, column.dtype.str
+        else:
             return None
-        digest.update(f"{column.dtype.str}{column.shape}".encode())
-        for row in range(0, len(column), _HASHED_ROWS):  # a memory map is never read whole
-            digest.update(np.ascontiguousarray(column[row : row + _HASHED_ROWS]).data)
+        digest.update(f"{dtype}{shape}".encode())
+        rows = max(1, _HASHED_BYTES * len(column) // max(1, column.nbytes))
+        for row in range(0, len(column), rows):  # a memory map is never read whole
+            part = np.ascontiguousarray(column[row : row + rows])
+            digest.update(part.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 
-_HASHED_ROWS = 4096
+_HASHED_BYTES = 16 << 20  # at a time
+
+
+def _check_columns(columns: Sequence[Any]) -> None:
+    lengths = []
+    for column in columns:
+        try:
+            lengths.append(len(column))
+        except TypeError as error:
+            raise DataError(
+                "a column must be an array, a tensor or another sequence",
+                got=f"a {type(column).__name__} ({error})",
+            ) from None
+        if hasattr(column, "iloc") or isinstance(column, Mapping):  # would be asked for labels
+            raise DataError(
+                "the examples of a column must have numbers from 0 on",
+                got=f"a {type(column).__name__}, which has labels",
+                fix=".to_numpy()" if hasattr(column, "to_numpy") else "its values, each a column",
+            )
+    if not lengths or len(set(lengths)) > 1 or not lengths[0]:
+        raise DataError(
+            "the columns must hold as many examples, and one at least", got=str(lengths)
+        )
 
 
 def _rows(column: Any, where: NDArray[np.int64]) -> Any:
-    if isinstance(column, np.ndarray):
+    if isinstance(column, np.ndarray) or hasattr(column, "index_select"):  # or a tensor
         return column[where]
-    if hasattr(column, "index_select"):  # a tensor, which takes a tensor of its own kind
-        return column[where.tolist()]
     return [column[index] for index in where.tolist()]
