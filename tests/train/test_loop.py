@@ -29,8 +29,9 @@ from metronorm.train.step import Step
 
 from ..full_disk import fill, small_disk
 from .tiny import losses, tiny_config
+from .zygote import training
 
-KILLS = 100
+KILLS = 25  # of each kind of batches
 
 
 def events(run: Path) -> list[str]:
@@ -153,13 +154,14 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_always_resumable_whenever_it_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["text", "order", "loader", "workers"])
+def test_always_resumable_whenever_it_is_killed(tmp_path: Path, kind: str) -> None:
     """SIGKILL between checkpoints and in the middle of writing one; the losses never differ."""
-    train(text.task, tiny_config(tmp_path, checkpoint_every=2, ticks=60), tmp_path / "whole")
+    train(*training(kind, tmp_path), tmp_path / "whole")
     expected = losses(tmp_path / "whole")
-    chance = random.Random(1)
+    chance = random.Random(kind)
     kills = in_the_middle = runs = 0
-    with Zygote(tmp_path, {"checkpoint_every": 2, "ticks": 60}) as zygote:
+    with Zygote(kind, tmp_path) as zygote:
         while kills < KILLS:
             run = tmp_path / f"run-{runs}"
             runs += 1
@@ -177,7 +179,7 @@ def test_always_resumable_whenever_it_is_killed(tmp_path: Path) -> None:
                     how = "resume"  # from tick 0 where there is no checkpoint yet
                     check_checkpoints(run)
             assert losses(run) == expected
-    assert in_the_middle > 10, "too few kills met a checkpoint being written"
+    assert in_the_middle > KILLS // 10, "too few kills met a checkpoint being written"
 
 
 def check_checkpoints(run: Path) -> None:
@@ -202,9 +204,9 @@ def being_written(folder: Path) -> bool:
 class Zygote:
     """Forks trainings out of one process that has torch loaded."""
 
-    def __init__(self, base: Path, changes: dict[str, object]) -> None:
+    def __init__(self, kind: str, base: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py")), str(base), repr(changes)],
+            [sys.executable, str(Path(__file__).with_name("zygote.py")), kind, str(base)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
