@@ -1,15 +1,24 @@
-"""Averages of the weights over ticks, kept beside them in float32.
+"""Averages of the weights over ticks, kept beside them in float32 or better.
 
 | name | average | source |
 | --- | --- | --- |
 | `ema` | exponential, a share `1 - decay` of each tick's weights, debiased | Polyak, 1992 |
 | `last` | equal, over the last part of the training | Izmailov et al., 2018, arXiv:1803.05407 |
+
+Only what is trained is averaged. Buffers, such as the running statistics of BatchNorm, are in an
+evaluation of an average what they are in the model.
+
+| `last`: the tick | the average |
+| --- | --- |
+| is before the last part | is not there yet |
+| is the first of the last part | begins |
+| is a later one | takes in the tick's weights |
+| follows a resume with more ticks, and the average holds some of before the part | begins |
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,13 +35,19 @@ class Averages:
     """The averages that a config asks for: none, one or both; each is a copy of the weights."""
 
     def __init__(self, model: nn.Module, config: TrainConfig) -> None:
-        self._config, self._model = config, model
-        self._names = [name for name, p in model.named_parameters() if p.is_floating_point()]
-        self._weights: list[Tensor] = [p for p in model.parameters() if p.is_floating_point()]
-        self._first = math.floor(config.ticks * (1 - config.average_last)) + 1
+        trained = {
+            name: weight
+            for name, weight in model.named_parameters()
+            if weight.requires_grad and weight.is_floating_point()
+        }
+        self._names = list(trained)
+        self._weights: list[Tensor] = list(trained.values())
+        self._decay = config.ema
+        self._first = config.ticks - max(1, round(config.ticks * config.average_last)) + 1
+        self._begin = torch.zeros((), dtype=torch.int64)  # tick, of `last`; 0: it has not begun
         kinds = {"ema": config.ema > 0, "last": config.average_last > 0}
-        self._sums = {
-            kind: [torch.zeros_like(p, dtype=torch.float32) for p in self._weights]
+        self._averages = {
+            kind: [torch.zeros_like(weight, dtype=_wide(weight)) for weight in self._weights]
             for kind, wanted in kinds.items()
             if wanted
         }
@@ -40,28 +55,31 @@ class Averages:
     @torch.no_grad()
     def update(self, tick: int) -> None:
         """Take in the weights as they are after this tick."""
-        for kind, average in self._sums.items():
-            share = self._share(kind, tick)
-            if share:
-                now = [weight.float() for weight in self._weights]
+        for kind, average in self._averages.items():
+            if share := self._share(kind, tick):
+                now = [weight.to(_wide(weight)) for weight in self._weights]
                 torch._foreach_lerp_(average, now, share)
 
     def _share(self, kind: str, tick: int) -> float:
         """The share of the newest weights, such that the average is not biased towards zero."""
         if kind == "ema":
-            return (1 - self._config.ema) / (1 - self._config.ema**tick)
-        return 1 / (tick - self._first + 1) if tick >= self._first else 0.0
+            return (1 - self._decay) / (1 - self._decay**tick)
+        if tick < self._first:
+            return 0.0
+        if self._begin < self._first:
+            self._begin.fill_(tick)
+        return 1 / (tick - int(self._begin) + 1)
 
     def ready(self, tick: int) -> list[str]:
         """The averages that there are after this tick."""
-        return [kind for kind in self._sums if kind == "ema" or tick >= self._first]
+        return [kind for kind in self._averages if kind == "ema" or tick >= self._first]
 
     @contextlib.contextmanager
     def in_place(self, kind: str) -> Iterator[None]:
         """Inside the block the model has the weights of the average."""
         with torch.no_grad():
             kept = [weight.clone() for weight in self._weights]
-            torch._foreach_copy_(self._weights, self._sums[kind])
+            torch._foreach_copy_(self._weights, self._averages[kind])
         try:
             yield
         finally:
@@ -69,12 +87,13 @@ class Averages:
                 torch._foreach_copy_(self._weights, kept)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps: `average.KIND.PARAMETER`, float32."""
-        return {
+        """What a checkpoint keeps: `average.KIND.PARAMETER`, and where `last` begins."""
+        kept = {
             f"average.{kind}.{name}": tensor
-            for kind, tensors in self._sums.items()
+            for kind, tensors in self._averages.items()
             for name, tensor in zip(self._names, tensors, strict=True)
         }
+        return {**kept, "average.begin": self._begin} if "last" in self._averages else kept
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, Tensor]) -> None:
@@ -85,3 +104,8 @@ class Averages:
         """
         for name, tensor in self.tensors().items():
             tensor.copy_(tensors[name])
+
+
+def _wide(weight: Tensor) -> torch.dtype:
+    """At least float32: a share of a thousandth is lost in bfloat16."""
+    return torch.promote_types(weight.dtype, torch.float32)

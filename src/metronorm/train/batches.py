@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,45 +14,75 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def map_tensors(batch: Any, change: Callable[[torch.Tensor], Any]) -> Any:
-    """The batch with every tensor changed; arrays become tensors first, all else stays."""
+def map_tensors(
+    batch: Any,
+    change: Callable[[torch.Tensor], Any],
+    *,
+    other: Callable[[Any], Any] | None = None,
+) -> Any:
+    """The batch with every tensor changed; arrays become tensors first, all else stays.
+
+    Containers keep their type, and nothing of the batch itself changes.
+
+    Args:
+        batch: anything.
+        change: what to do with a tensor.
+        other: what to do with an object that has a `to` of its own; None: look for tensors in it.
+    """
     if isinstance(batch, np.ndarray):
         batch = _tensor(batch)
     if isinstance(batch, torch.Tensor):
         return change(batch)
-    if isinstance(batch, dict):
-        return {name: map_tensors(value, change) for name, value in batch.items()}
-    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
-        return type(batch)(*(map_tensors(value, change) for value in batch))
+    if other is not None and callable(getattr(batch, "to", None)) and not isinstance(batch, type):
+        return other(batch)
+
+    def inside(value: Any) -> Any:
+        return map_tensors(value, change, other=other)
+
+    if isinstance(batch, MutableMapping):
+        changed = copy.copy(batch)
+        for name, value in batch.items():
+            changed[name] = inside(value)
+        return changed
+    if isinstance(batch, Mapping):
+        return {name: inside(value) for name, value in batch.items()}
+    if isinstance(batch, tuple) and hasattr(batch, "_make"):
+        return batch._make(map(inside, batch))
     if isinstance(batch, list | tuple):
-        return type(batch)(map_tensors(value, change) for value in batch)
+        return type(batch)(map(inside, batch))
     if dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        names = [field.name for field in dataclasses.fields(batch) if field.init]
-        return dataclasses.replace(
-            batch, **{name: map_tensors(getattr(batch, name), change) for name in names}
-        )
+        twin: Any = copy.copy(batch)  # and not made anew: __post_init__ has seen these values
+        for field in dataclasses.fields(batch):
+            object.__setattr__(twin, field.name, inside(getattr(batch, field.name)))
+        return twin
     return batch
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
-    """The batch on a device; copies do not wait."""
-    return map_tensors(batch, lambda tensor: tensor.to(device, non_blocking=True))
+    """The batch on a device; copies do not wait. What has a `to` of its own moves itself."""
+    return map_tensors(
+        batch,
+        lambda tensor: tensor.to(device, non_blocking=True),
+        other=lambda value: value.to(device),
+    )
 
 
 def tensors_of(batch: Any) -> list[torch.Tensor]:
     """All tensors and arrays of a batch, as tensors, in order."""
     found: list[torch.Tensor] = []
-    map_tensors(batch, found.append)
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        found.append(tensor)
+        return tensor
+
+    map_tensors(batch, keep)
     return found
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two batches hold equal tensors, NaN equal to NaN; all else is not looked at."""
+    """Whether two batches hold the same tensors, bit for bit; all else is not looked at."""
     mine, theirs = tensors_of(one), tensors_of(other)
-    return len(mine) == len(theirs) and all(
-        a.shape == b.shape and a.dtype == b.dtype and torch.allclose(a, b, 0, 0, equal_nan=True)
-        for a, b in zip(mine, theirs, strict=True)
-    )
+    return len(mine) == len(theirs) and all(map(_equal, mine, theirs))
 
 
 def halves(batch: Any) -> tuple[Any, Any] | None:
@@ -71,4 +103,19 @@ def halves(batch: Any) -> tuple[Any, Any] | None:
 def _tensor(array: np.ndarray[Any, Any]) -> Any:
     if array.dtype.kind not in "biufc":
         return array  # text and objects stay as they are
-    return torch.from_numpy(array if array.flags.writeable else array.copy())
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    backward = any(stride < 0 for stride in native.strides)  # such as an image that was flipped
+    return torch.from_numpy(native if native.flags.writeable and not backward else native.copy())
+
+
+def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    if (one.shape, one.dtype, one.layout) != (other.shape, other.dtype, other.layout):
+        return False
+    if one.layout is not torch.strided:
+        return _equal(one.to_dense(), other.to_dense())
+    # NaN equals NaN here, and every dtype has bytes
+    return torch.equal(_bytes(one), _bytes(other))
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

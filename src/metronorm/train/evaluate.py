@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from metronorm.errors import DataError
+from metronorm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import nn
 
@@ -35,27 +36,59 @@ def evaluate(
 
     Raises:
         DataError: there are no batches, or what they count is zero.
+        ConfigError: a measure that is no number.
     """
-    training = model.training
-    model.eval()
+    read = 0
     totals: dict[str, Any] = {}
     divisors: dict[str, Any] = {}
-    try:
+    with evaluating(model):
         for batch in batches:
+            read += 1
             number = count(batch)
             for name, value in sums(batch).items():
                 value, divisor = value if isinstance(value, tuple) else (value, number)
-                value = value.detach() if isinstance(value, torch.Tensor) else value
-                # a sum over millions in float32 would lose what one batch adds
-                value = value.double() if isinstance(value, torch.Tensor) else float(value)
-                totals[name] = totals.get(name, 0.0) + value
-                divisors[name] = divisors.get(name, 0) + divisor
-    finally:
-        model.train(training)
-    if not totals or not all(float(divisor) for divisor in divisors.values()):
+                totals[name] = totals.get(name, 0.0) + _wide(name, value)
+                divisors[name] = divisors.get(name, 0.0) + _wide(name, divisor)
+    uncounted = [name for name, divisor in divisors.items() if not float(divisor)]
+    if not totals or uncounted:
         raise DataError(
             "an evaluation must have something to count",
-            got="no batches" if not totals else "a count of 0",
-            fix="a larger share of the data for validation",
+            got=f"a count of 0 for {', '.join(uncounted)} in {read:,} batches"
+            if uncounted
+            else f"no measure of {read:,} batches"
+            if read
+            else "no batches",
+            fix="more data for validation" if not read or uncounted else None,
         )
     return {name: float(total) / float(divisors[name]) for name, total in totals.items()}
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode; afterwards every module has the mode it had, also those that were frozen."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _wide(name: str, value: Any) -> Any:
+    """In float64: a sum over millions in float32 would lose what one batch adds."""
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            raise ConfigError(
+                "a measure must be the sum over a batch",
+                got=f"{name} of shape {tuple(value.shape)}",
+                fix=".sum()",
+            )
+        wide = torch.float32 if value.device.type == "mps" else torch.float64  # which has no other
+        return value.detach().reshape(()).to(wide)
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(
+            "a measure must be a number", got=f"{name} is a {type(value).__name__}"
+        ) from None

@@ -62,6 +62,8 @@ class Plan:
 def plan(task: Task | Callable[[Any], Task], config: TrainConfig) -> Plan:
     """Make a few ticks of a training and say what all of it would take. No run is made.
 
+    Hooks are not called. The batches that these ticks take from an iterator are gone.
+
     Raises:
         MetronormError: what `train` would raise before or at its first tick.
     """
@@ -73,8 +75,9 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig) -> Plan:
             beats = windows(ready.beats, config.micro_batches, count=whole.count)
             with Clock(Path(folder) / "run", progress=False, stall=None) as clock:
                 begin = time.perf_counter()
-                for window in clock.ticks(beats, total=_TICKS):
+                for window in clock.ticks(beats, total=min(_TICKS, config.ticks)):
                     step.tick(clock, window)
+                    ready.averages.update(clock.tick)
                     _wait(step.device)
                     seconds.append(time.perf_counter() - begin)
                     begin = time.perf_counter()
@@ -87,7 +90,7 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig) -> Plan:
             per_tick=whole.count(ready.trial) * config.micro_batches,
             ticks=config.ticks,
             passes=config.ticks * config.micro_batches / size if size else None,
-            seconds_per_tick=statistics.median(seconds[1:]),
+            seconds_per_tick=statistics.median(seconds[1:] or seconds),
             memory_bytes=_peak_bytes(step.device),
         )
 

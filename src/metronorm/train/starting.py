@@ -13,9 +13,11 @@ import torch
 from tqdm import tqdm
 
 from metronorm.errors import ConfigError, DataError, DivergenceError
+from metronorm.scalars import as_real
 from metronorm.train.batches import halves, tensors_of
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
+from metronorm.train.evaluate import evaluating
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,11 +41,15 @@ def check_batch(step: Step, batch: Any) -> None:
             "a model must have parameters that can be trained",
             got=f"a {type(step.model).__name__} with none that requires a gradient",
         )
-    count = step.task.count(batch)
-    if not count > 0:
+    counted = step.task.count(batch)
+    number = as_real(counted)
+    if number is None or not number.is_integer():
+        raise ConfigError("count must give a whole number", got=repr(counted), fix="len(...)")
+    count = int(number)
+    if count < 1:
         raise DataError("a batch must have something to count", got=f"{count} in the first batch")
     loss = _first_loss(step, batch)
-    if loss.numel() != 1 or loss.dim():
+    if loss.dim():
         raise ConfigError(
             "a loss must be a scalar: the sum over a batch",
             got=f"a tensor of shape {tuple(loss.shape)}",
@@ -61,7 +67,7 @@ def check_batch(step: Step, batch: Any) -> None:
 def _first_loss(step: Step, batch: Any) -> torch.Tensor:
     devices = {tensor.device for tensor in tensors_of(batch)}
     try:
-        loss = step.try_out(batch)
+        return step.try_out(batch)
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         if "grad can be implicitly created only for scalar outputs" in reason:
@@ -83,29 +89,19 @@ def _first_loss(step: Step, batch: Any) -> torch.Tensor:
                 fix="tensors in tuples, lists, dicts or dataclasses, which are moved",
             ) from None
         raise
-    if not isinstance(loss, torch.Tensor):
-        raise ConfigError("a loss must be a tensor", got=type(loss).__name__)
-    return loss
 
 
-@torch.no_grad()
 def _warn_of_a_mean(step: Step, batch: Any, count: int) -> None:
     """A mean would be divided by the count twice; comparing a batch with its halves finds it."""
-    parts = halves(batch)
-    if parts is None or step.task.accumulate is not None:
+    if step.task.accumulate is not None:
         return
-    counts = [step.task.count(part) for part in parts]
-    if sum(counts) != count or not all(counts):
-        return
-    training = step.model.training
-    step.model.eval()
     try:
-        whole, *both = (step.loss(part).item() for part in (batch, *parts))
-    except (RuntimeError, ValueError, IndexError):  # a model that takes whole batches only
+        found = _loss_of_halves(step, batch, count)
+    except Exception:  # of whatever kind: the user's code need not work for half a batch
         return
-    finally:
-        step.model.train(training)
-    mean = sum(n * value for n, value in zip(counts, both, strict=True)) / count
+    if found is None:
+        return
+    whole, both, mean = found
     close = 1e-3 * abs(whole)
     if abs(whole - mean) <= close < abs(whole - sum(both)):
         _log.warning(
@@ -118,6 +114,22 @@ def _warn_of_a_mean(step: Step, batch: Any, count: int) -> None:
 
 
 @torch.no_grad()
+def _loss_of_halves(
+    step: Step, batch: Any, count: int
+) -> tuple[float, tuple[float, float], float] | None:
+    """The loss of a batch, of its halves, and their mean; None if it cannot be cut in two."""
+    parts = halves(batch)
+    if parts is None:
+        return None
+    counts = [step.task.count(part) for part in parts]
+    if sum(counts) != count or not all(counts):
+        return None
+    with evaluating(step.model):
+        whole, one, other = (step.loss(part).item() for part in (batch, *parts))
+    return whole, (one, other), (counts[0] * one + counts[1] * other) / count
+
+
+@torch.no_grad()
 def check_measures(step: Step, batch: Any) -> None:
     """Measure the first batch once, and look whether there is the measure that decides the best.
 
@@ -127,12 +139,8 @@ def check_measures(step: Step, batch: Any) -> None:
     config = step.config
     if step.task.validation is None:
         return
-    training = step.model.training
-    step.model.eval()
-    try:
+    with evaluating(step.model):
         sums = step.sums(batch)
-    finally:
-        step.model.train(training)
     for name, value in sums.items():
         for part in value if isinstance(value, tuple) else (value,):
             if isinstance(part, torch.Tensor) and part.numel() != 1:
