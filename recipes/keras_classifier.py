@@ -33,14 +33,15 @@ from plotly.subplots import make_subplots
 from rich.console import Console
 from rich.table import Table
 
-from metronorm.clock import Clock, check_free
+from metronorm.clock import check_free
 from metronorm.data.images import CLASSES, fashion_mnist
 from metronorm.errors import ConfigError, MetronormError
 from metronorm.keras import LayerNormalization, TickCallback, Ticks
 from metronorm.runs import open_run
+from metronorm.train import Hook, Moment, OptimizerConfig, Task, TrainConfig, train
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     import torch
     from numpy.typing import NDArray
@@ -96,9 +97,9 @@ def main(arguments: Arguments) -> None:
         check_free(arguments.runs / f"{variant}-{seed}")
     for variant, seed in planned:
         directory = arguments.runs / f"{variant}-{seed}"
-        train = train_torch if variant == "torch" else train_keras
+        train_one = train_torch if variant == "torch" else train_keras
         print(f"{directory} ...", flush=True)
-        train(directory, data, variant, seed, arguments)
+        train_one(directory, data, variant, seed, arguments)
     folders = [path for name in COLOURS for path in sorted(arguments.runs.glob(f"{name}-*"))]
     found = [training for training in map(read, folders) if training is not None]
     Console().print(table(found))
@@ -248,49 +249,98 @@ def train_torch(
     directory: Path, data: Data, variant: Variant, seed: int, arguments: Arguments
 ) -> None:
     """Train the same model in torch; the run is in `directory`."""
+    epoch = data.ticks(arguments) // arguments.epochs
+    outcome = train(
+        torch_task(data, epoch),
+        TorchConfig(
+            variant=variant,
+            epochs=arguments.epochs,
+            seed=seed,
+            optimizer=OptimizerConfig(
+                name="ticks",
+                learning_rate=arguments.learning_rate,
+                momentum=MOMENTUM,
+                weight_decay=arguments.weight_decay,
+                warmup=0.0,
+                final=0.0,
+                clip=0.0,
+            ),
+            ticks=data.ticks(arguments),
+            batch_size=arguments.batch_size,
+            evaluate_every=epoch,
+            checkpoint_every=data.ticks(arguments),
+            precision="fp32",
+            allocator="system",
+            device="cpu",
+        ),
+        directory,
+    )
+    if outcome.signal:  # the loop has saved a checkpoint; no other training is to begin
+        sys.exit(128 + outcome.signal)
+
+
+@dataclass(frozen=True)
+class TorchConfig(TrainConfig):
+    """A training's options, and what the runs of this recipe are told apart by."""
+
+    variant: Variant = "torch"
+    epochs: int = 100
+
+
+def torch_task(data: Data, epoch: int) -> Callable[[TorchConfig], Task]:
+    """Make the task; an epoch has `epoch` ticks."""
     import torch
     from torch.nn.functional import cross_entropy
 
-    from metronorm.optim import Ticks
-
-    torch.manual_seed(seed)
-    model = torch_model(data.images.shape[1])
-    optimizer = Ticks(
-        model.parameters(),
-        lr=arguments.learning_rate,
-        momentum=MOMENTUM,
-        weight_decay=arguments.weight_decay,
-        decoupled=True,
-    )
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, data.ticks(arguments))
     images, test_images = torch.from_numpy(data.images), torch.from_numpy(data.test_images)
     labels = torch.from_numpy(data.labels).long()
     test_labels = torch.from_numpy(data.test_labels).long()
+    of_the_batch: dict[str, torch.Tensor] = {}
 
-    def measured(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, float]:
-        hits = (logits.argmax(1) == targets).float()
-        return cross_entropy(logits, targets), hits.mean().item()
+    def measure(model: torch.nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+        logits, targets = model(batch[0]), batch[1]
+        hits = (logits.argmax(1) == targets).sum()
+        return {"loss": cross_entropy(logits, targets, reduction="sum"), "accuracy": hits}
 
-    def epochs() -> Iterator[tuple[int, bool, torch.Tensor, torch.Tensor]]:
-        for epoch in range(arguments.epochs):
-            parts = torch.randperm(len(images)).split(arguments.batch_size)
-            for number, part in enumerate(parts, 1):
-                yield epoch, number == len(parts), images[part], labels[part]
+    def loss(model: torch.nn.Module, batch: Any) -> torch.Tensor:
+        sums = measure(model, batch)
+        of_the_batch["accuracy"] = sums["accuracy"] / len(batch[1])
+        return sums["loss"]
 
-    with Clock(directory, config=config(variant, seed, arguments), progress=False) as clock:
-        for epoch, is_last, inputs, targets in clock.ticks(epochs()):
-            with clock.phase("forward"):
-                loss, accuracy = measured(model(inputs), targets)
-            with clock.phase("backward"):
-                loss.backward()
-            with clock.phase("update"):
-                optimizer.step()
-                schedule.step()
-            clock.log(epoch=epoch, loss=loss.item(), accuracy=accuracy)
-            if is_last:
-                with clock.phase("evaluate"), torch.no_grad():
-                    loss, accuracy = measured(model(test_images), test_labels)
-                clock.log(val_loss=loss.item(), val_accuracy=accuracy)
+    def log(moment: Moment) -> None:
+        moment.clock.log(epoch=(moment.tick - 1) // epoch, **of_the_batch)
+        if moment.tick % epoch == 0:  # by the names that Keras has for them
+            moment.clock.log(**{f"val_{name}": value for name, value in moment.measures.items()})
+
+    return lambda config: Task(
+        model=lambda: torch_model(data.images.shape[1]),
+        batches=Epochs(images, labels, config.batch_size),
+        loss=loss,
+        count=lambda batch: len(batch[1]),
+        measure=measure,
+        validation=lambda: [(test_images, test_labels)],
+        groups=lambda model, config: [
+            {"params": list(model.parameters()), "weight_decay": config.optimizer.weight_decay}
+        ],
+        hooks=[Hook(1, log)],
+        unit="images",
+    )
+
+
+class Epochs:
+    """Batches in a new order whenever they are begun; as in Keras, the last one may be smaller."""
+
+    def __init__(self, images: torch.Tensor, labels: torch.Tensor, size: int) -> None:
+        self.images, self.labels, self.size = images, labels, size
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        import torch
+
+        for part in torch.randperm(len(self.images)).split(self.size):
+            yield self.images[part], self.labels[part]
+
+    def __len__(self) -> int:
+        return -(-len(self.images) // self.size)
 
 
 # --- results --------------------------------------------------------------------------------------
