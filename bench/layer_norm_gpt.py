@@ -39,32 +39,29 @@ class TorchNorm(nn.LayerNorm):
 
 
 def main() -> None:
-    keep_large_blocks(True)
     names = ("fused", "unfused", "torch")
-    trainers = {}
-    for name in names:
-        trainer, batches, _ = build("10 M")
-        trainers[name] = trainer, batches
-    fuse_residuals(trainers["unfused"][0].model, False)
-    use_torch(trainers["torch"][0].model)
-    for trainer, _ in trainers.values():
-        trainer.precision = trainers["fused"][0].precision
-    print("precision:", trainers["fused"][0].precision)
+    ready = {name: build("10 M")[0] for name in names}
+    steps = {name: each.step for name, each in ready.items()}
+    keep_large_blocks(True)
+    fuse_residuals(steps["unfused"].model, False)
+    use_torch(steps["torch"].model)
+    for step in steps.values():
+        step.precision = steps["fused"].precision
+    print("precision:", steps["fused"].precision)
     speeds: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         clocks = {
             name: stack.enter_context(Clock(f"{folder}/{name}", progress=False)) for name in names
         }
         ticks = {
-            name: clock.ticks(windows(trainers[name][1], 1, count=count))
+            name: clock.ticks(windows(ready[name].beats, 1, count=count))
             for name, clock in clocks.items()
         }
         for turn in range(ROUNDS + 1):
             for name in names:
-                trainer = trainers[name][0]
                 begin, tokens = time.perf_counter(), 0
                 for window in itertools.islice(ticks[name], STEPS):
-                    trainer.tick(clocks[name], window)
+                    steps[name].tick(clocks[name], window)
                     tokens += window.count
                 if turn:
                     speeds[name].append(tokens / (time.perf_counter() - begin))

@@ -28,12 +28,9 @@ from metronorm.models.config import GPTConfig
 from metronorm.optim import windows
 from metronorm.tasks import text
 from metronorm.tasks.text.gpt_task import count
-from metronorm.train.precision import choose_allocator
 from metronorm.train.preparing import Preparation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from metronorm.tasks.text import Config
     from metronorm.tasks.text.gpt_task import Batch
     from metronorm.train.step import Step
@@ -55,17 +52,14 @@ def main() -> None:
 
 def compare(name: str) -> None:
     """Interleave steps of both; append tokens per second and their ratio."""
-    ours, batches, config = build(name)
+    ready, config = build(name)
+    ours, batches = ready.step, ready.beats
     plain = PlainLoop(config.model, config.optimizer.learning_rate)
     plain.model.load_ours(ours.model.state_dict())
-    beat = next(batches)
-    check_same(ours, plain, beat)
-    keep_large_blocks(False)
-    allocator = choose_allocator(lambda: ours.try_out(beat))
-    ours.optimizer.zero_grad()
-    print(f"{name}: ours chose {ours.precision}, allocator {allocator}")
+    check_same(ours, plain, ready.trial)
+    print(f"{name}: ours chose {ours.precision}, allocator {ready.allocator}")
 
-    tokens = beat[0].size
+    tokens = count(ready.trial)
     speeds: dict[str, list[float]] = {"ours": [], "plain": []}
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -78,7 +72,7 @@ def compare(name: str) -> None:
             for inputs, targets in itertools.islice(batches, STEPS):
                 plain.step(torch.from_numpy(inputs), torch.from_numpy(targets))
             middle = time.perf_counter()
-            keep_large_blocks(allocator == "keep")
+            keep_large_blocks(ready.allocator == "keep")
             switched = time.perf_counter()
             for window in itertools.islice(ticks, STEPS):
                 ours.tick(clock, window)
@@ -92,15 +86,14 @@ def compare(name: str) -> None:
     append("train_gpt", f"{name}, ours over plain", "ratio", ratios)
 
 
-def build(name: str) -> tuple[Step, Iterator[Batch], Config]:
-    """Our side: the step, endless micro-batches of Shakespeare's characters, the config."""
+def build(name: str) -> tuple[Preparation, Config]:
+    """Our side: step and endless beats of Shakespeare's characters; and its config."""
     shape, batch_size = SHAPES[name]
     config = replace(
         text.training_preset("small"), text=TextConfig(), model=shape, batch_size=batch_size
     )
     task = text.task(config)
-    ready = Preparation(task, replace(task.config, device="cpu", allocator="system"))
-    return ready.step, iter(ready.beats), task.config
+    return Preparation(task, replace(task.config, device="cpu")), task.config
 
 
 def check_same(ours: Step, plain: PlainLoop, beat: Batch) -> None:
@@ -115,7 +108,8 @@ def check_same(ours: Step, plain: PlainLoop, beat: Batch) -> None:
 
 def profile() -> None:
     """Where our tick goes, by operator."""
-    ours, batches, _ = build("10 M")
+    ready, _ = build("10 M")
+    ours, batches = ready.step, ready.beats
     keep_large_blocks(True)
     with (
         tempfile.TemporaryDirectory() as folder,
