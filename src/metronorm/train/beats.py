@@ -190,7 +190,7 @@ class IteratedBeats:
             return None
 
     def doubt(self) -> str | None:
-        """Why a resumed training would not have the batches it would have had; None: it would."""
+        """Why a resume would take other batches than a training without it; None: it would not."""
         if self._ends:
             return f"a {self._kind} cannot begin anew: a resumed run takes whatever it gives then"
         if self._has_state and _is_plain(self._own_state()):
