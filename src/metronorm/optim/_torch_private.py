@@ -6,6 +6,7 @@ function, which fails where another version of torch behaves differently.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from torch.autograd.graph import Node
+    from torch.optim import Optimizer
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -117,8 +119,11 @@ def add_each(tensors: list[Tensor], others: list[Tensor], *, factor: float) -> N
     torch._foreach_add_(tensors, others, alpha=factor)
 
 
-def multiply_each(tensors: list[Tensor], factor: float) -> None:
-    """`tensor *= factor`, in place, for every tensor."""
+def multiply_each(tensors: list[Tensor], factor: float | Tensor) -> None:
+    """`tensor *= factor`, in place, for every tensor; the factor may be a 0-dim tensor beside them.
+
+    On a GPU that is one kernel only where such a factor has the dtype of the tensors.
+    """
     torch._foreach_mul_(tensors, factor)
 
 
@@ -127,8 +132,22 @@ def zero_each(tensors: list[Tensor]) -> None:
     torch._foreach_zero_(tensors)
 
 
+def largest_of_each(tensors: list[Tensor]) -> list[Tensor]:
+    """The largest absolute value of every tensor, as 0-dim tensors; NaN where one element is.
+
+    The tensors must have elements.
+    """
+    return list(torch._foreach_norm(tensors, ord=math.inf))
+
+
 def move_and_multiply(
-    parameters: list[Tensor], sums: list[Tensor], *, factor: float, momentum: float, decay: float
+    parameters: list[Tensor],
+    sums: list[Tensor],
+    *,
+    factor: float,
+    momentum: float,
+    decay: float,
+    held: Tensor | None = None,
 ) -> None:
     """`c += decay * p`, `p += factor * c`, `c *= momentum`, in one sweep over the memory.
 
@@ -146,6 +165,7 @@ def move_and_multiply(
         factor: of c in the update of p.
         momentum: above 0.5, because torch ignores the buffer at a momentum of 0.
         decay: of p in the update of c.
+        held: as for `found_inf`. Where it is True, nothing changes.
     """
     half = 0.5 if decay else 0.0  # part of m: it lets `decay` in, and 1 - half is exact
     sgd(
@@ -159,4 +179,40 @@ def move_and_multiply(
         dampening=1 - half,
         nesterov=False,
         maximize=False,
+        found_inf=found_inf(held),
     )
+
+
+# --- updates that the device itself leaves out ----------------------------------------------------
+
+
+def found_inf(held: Tensor | None) -> Tensor | None:
+    """A flag in the form that torch's fused kernels take, as the argument of this name.
+
+    Where it is 1, they leave parameters and moments as they are, bit for bit. Each reads it on the
+    device when it runs, so nothing waits.
+
+    Reason: otherwise a kernel writes first and something else must undo it. Public alternative:
+    `torch.where` over a second copy of the parameters.
+
+    Args:
+        held: a 0-dim bool tensor on the device of the parameters, or None.
+    """
+    return None if held is None else held.float()
+
+
+def step_with_found_inf(optimizer: Optimizer, flag: Tensor) -> None:
+    """`step()` of one of torch's fused optimizers, which changes nothing where the flag is 1.
+
+    Reason: torch's optimizers take `found_inf` as an attribute that is there for the time of a
+    step. Public alternative: GradScaler, which sets this attribute, but scales the loss.
+
+    Args:
+        optimizer: all its groups must be fused.
+        flag: from `found_inf`.
+    """
+    optimizer.found_inf = flag  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]

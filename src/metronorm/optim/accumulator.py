@@ -5,7 +5,7 @@ multiplied by the momentum instead of set to zero: `c = momentum * c + (sum of t
 gradients)`, with no buffer beside it. A tick is, in this order:
 
     find     which tensor holds the window's gradient of each parameter (`entry.py`)
-    limit    unscale, check and clip it, or skip the window (`limits.py`)
+    limit    unscale, check and clip it, or skip the window (`limits.py`, `holding.py`)
     fold     add to the sum what is not in it yet
     move     update the parameters along the sums, and multiply those by the momentum
     carry    let autograd add the next window into the sum, or keep that separate
@@ -29,9 +29,10 @@ from metronorm.optim._torch_private import (
     takes_grad_scale,
     without_compiler,
 )
-from metronorm.optim.blocks import sum_dtype, with_own_storage
+from metronorm.optim.blocks import local, sum_dtype, with_own_storage
 from metronorm.optim.entry import Entry, find_entry, separate_bytes
-from metronorm.optim.limits import Limits, clip_factor, finite, total_norm
+from metronorm.optim.holding import check_flag, held_after
+from metronorm.optim.limits import Limits, clip_factor, clip_tensor, finite, total_norm
 from metronorm.optim.sums import MOMENTUM, OPEN, SUM, WRAPPED, Sums, may_have_moved
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ class Accumulator(Optimizer):
 
     Attributes:
         gradient_norm: the 2-norm of the last window's gradient before it was clipped (with
-            `max_beat_norm`, of the last beat's); None without such a limit.
+            `max_beat_norm`, of the last beat's); None without such a limit. With
+            `on_nonfinite="hold"` a 0-dim tensor on the device.
         skipped: how many windows were dropped.
 
     Args:
@@ -72,7 +74,7 @@ class Accumulator(Optimizer):
     )
     # attributes that a copy keeps
     _copied: ClassVar[frozenset[str]] = frozenset(
-        {"_limits", "_warned", "gradient_norm", "skipped"}
+        {"_limits", "_warned", "_held", "gradient_norm", "skipped"}
     )
     # how to drop a window, or the gradients of another loss
     _WAYS_OUT = (
@@ -84,7 +86,8 @@ class Accumulator(Optimizer):
         self._limits = limits
         self._warned = False
         self._sums = Sums(self)
-        self.gradient_norm: float | None = None
+        self._held: Tensor | None = None  # until somebody needs it
+        self.gradient_norm: float | Tensor | None = None
         self.skipped = 0
         defaults = {"kind": type(self).__name__, "carry": "auto", **defaults}
         super().__init__(checks.as_groups(params), defaults)
@@ -94,6 +97,8 @@ class Accumulator(Optimizer):
 
     def _check(self, group: Group) -> None:
         """Refuse hyper-parameters that cannot work."""
+        if self._limits.hold:
+            checks.check_on_host(group)
         checks.check_number(group, "lr")
         checks.check_number(group, "momentum", below=1)
         checks.check_number(group, "weight_decay")
@@ -292,6 +297,49 @@ class Accumulator(Optimizer):
         for parameter in self._parameters():
             self._sums.begin_window(parameter)
 
+    # --- a step that never waits ------------------------------------------------------------------
+
+    @property
+    def held(self) -> Tensor:
+        """Whether the parameters stay as they are, in this step and all that follow.
+
+        It is a 0-dim bool tensor on the device of the parameters, and False unless
+        `on_nonfinite="hold"`. To read its value (`bool(optimizer.held)`) waits for the device.
+        """
+        device = local(next(self._parameters())).device
+        if self._held is None:
+            self._held = torch.zeros((), dtype=torch.bool, device=device)
+        elif self._held.device != device:  # model.to()
+            self._held = self._held.to(device)
+        return self._held
+
+    @torch.no_grad()
+    def hold(self, flag: Tensor) -> None:
+        """Let the parameters stay as they are, from the next step on, if a flag is True.
+
+        For what the optimizer does not see, such as a loss that is not finite. Nothing waits for
+        the device. Where ranks hold whole parameters (DDP), all of them must have the same flag.
+
+        Args:
+            flag: a 0-dim bool tensor on the device of the parameters.
+
+        Raises:
+            ConfigError: without `on_nonfinite="hold"`, or another kind of flag.
+        """
+        if not self._limits.hold:
+            raise ConfigError(
+                "hold() is for an optimizer that decides on the device",
+                got=f"on_nonfinite={self._limits.on_nonfinite!r}",
+                fix='on_nonfinite="hold"',
+            )
+        check_flag(flag, self.held.device)
+        self._held = self.held | flag
+
+    @property
+    def _held_in_step(self) -> Tensor | None:
+        """The flag that updates must look at; None if there is none to look at."""
+        return self.held if self._limits.hold else None
+
     # --- limits -----------------------------------------------------------------------------------
 
     def _limit(self, window: list[Entry]) -> bool:
@@ -307,7 +355,9 @@ class Accumulator(Optimizer):
             return self._skip(window)
         in_fsdp1 = is_flattened(window[0].parameter) if window else False
         newest = [entry.newest for entry in window]
-        if limits.on_nonfinite and not finite(newest, on_all_ranks=in_fsdp1):
+        if limits.hold:
+            self._held = held_after(self.held, newest, on_all_ranks=in_fsdp1)
+        elif limits.on_nonfinite and not finite(newest, on_all_ranks=in_fsdp1):
             if limits.on_nonfinite == "skip":
                 return self._skip(window)
             raise DivergenceError(
@@ -318,8 +368,13 @@ class Accumulator(Optimizer):
         largest = limits.max_grad_norm or limits.max_beat_norm
         new = [entry.new_gradient for entry in window if entry.new_gradient is not None]
         if largest and new:
-            self.gradient_norm = float(total_norm(new))
-            multiply_each(new, clip_factor(self.gradient_norm, largest))
+            norm = total_norm(new)
+            if limits.hold:
+                self.gradient_norm = norm
+                _multiply_on_device(new, clip_tensor(norm, largest))
+            else:
+                self.gradient_norm = float(norm)
+                multiply_each(new, clip_factor(self.gradient_norm, largest))
         return True
 
     def _unscale(self, window: list[Entry]) -> bool:
@@ -327,6 +382,13 @@ class Accumulator(Optimizer):
         scale, overflow = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         if scale is None and overflow is None:
             return True
+        if self._limits.hold:
+            raise ConfigError(
+                'on_nonfinite="hold" stops for good, and a GradScaler drops single windows that '
+                "overflow",
+                got="a step by a GradScaler",
+                fix='bfloat16, which needs no scaler, or on_nonfinite="skip"',
+            )
         if any(entry.window_started for entry in window):
             raise ConfigError(
                 "a GradScaler needs the window's gradient separate from the sum",
@@ -373,6 +435,8 @@ class Accumulator(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where another optimizer of the same kind and parameters stood; tensors are copied.
 
+        `held` is False afterwards.
+
         Raises:
             CheckpointError: the state of another kind of optimizer or of other shapes; nothing has
                 changed.
@@ -394,6 +458,7 @@ class Accumulator(Optimizer):
             if values:
                 self.state[parameter] = values
         self._sums.beats.end_window()
+        self._held = None  # the loaded sums are sound
         self._attach()
 
     def _attach(self) -> None:
@@ -427,3 +492,11 @@ class Accumulator(Optimizer):
             self._sums.watch(parameter)
             parameter.grad = new_gradients.get(parameter)
         self._attach()
+
+
+def _multiply_on_device(tensors: list[Tensor], factor: Tensor) -> None:
+    """Multiply tensors by a 0-dim tensor, in place."""
+    dtype = tensors[0].dtype
+    if all(tensor.dtype == dtype for tensor in tensors):
+        factor = factor.to(dtype)  # one kernel on a GPU
+    multiply_each([local(tensor) for tensor in tensors], factor)

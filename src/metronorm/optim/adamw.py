@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim.adam import adam
 
+from metronorm.optim._torch_private import found_inf
 from metronorm.optim.blocks import local
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ def adamw_step(
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor],
     states: Sequence[dict[str, Any]],
+    *,
+    held: Tensor | None = None,
 ) -> None:
     """Update parameters in place; the arithmetic is float32 or better.
 
@@ -38,14 +41,21 @@ def adamw_step(
         gradients: of the same shapes, float32 or better.
         states: per parameter `exp_avg`, `exp_avg_sq` (of the gradient's shape and dtype) and `step`
             (a float32 scalar). An empty one is filled.
+        held: a 0-dim bool tensor on the device of the parameters. Where it is True, nothing
+            changes, and nothing waits for the device.
     """
     local_parameters = [local(parameter).detach() for parameter in parameters]
     exact = [p.float() if p.dtype.itemsize < 4 else p for p in local_parameters]
-    for state, gradient in zip(states, gradients, strict=True):
+    fused = held is not None or all(p.device.type == "cpu" for p in exact)
+    for p, state, gradient in zip(exact, states, gradients, strict=True):
+        # fused kernels read the count on their device, and the others on the host
+        place = p.device if fused else torch.device("cpu")
         if not state:
             state["exp_avg"] = torch.zeros_like(gradient)
             state["exp_avg_sq"] = torch.zeros_like(gradient)
-            state["step"] = torch.tensor(0.0)
+            state["step"] = torch.zeros((), dtype=torch.float32, device=place)
+        elif state["step"].device != place:
+            state["step"] = state["step"].to(place, non_blocking=fused)
     adam(
         exact,
         [local(gradient) for gradient in gradients],
@@ -53,7 +63,8 @@ def adamw_step(
         [local(state["exp_avg_sq"]) for state in states],
         [],  # the largest second moments, of amsgrad
         [state["step"] for state in states],
-        fused=all(p.device.type == "cpu" for p in exact),
+        fused=fused,
+        found_inf=found_inf(held),
         decoupled_weight_decay=True,
         amsgrad=False,
         beta1=group["betas"][0],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from metronorm.errors import ConfigError
-from metronorm.optim._torch_private import is_flattened
+from metronorm.optim._torch_private import is_flattened, largest_of_each
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE_ELEMENTS = 1 << 17  # half a megabyte of each tensor in float32
+ZEROS = 1 << 18  # that a piece is multiplied by to find what is not finite; they stay in the caches
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -132,7 +133,13 @@ def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 
 def add(
-    parameter: Tensor, update: Tensor, alpha: float, *, kept: float = 1.0, stochastic: bool = False
+    parameter: Tensor,
+    update: Tensor,
+    alpha: float,
+    *,
+    kept: float = 1.0,
+    stochastic: bool = False,
+    held: Tensor | None = None,
 ) -> None:
     """`parameter = kept * parameter + alpha * update`, computed in the wider of the two dtypes.
 
@@ -144,8 +151,15 @@ def add(
         stochastic: round a bfloat16 parameter up or down at random, so that the mean of the results
             is the exact sum: then small updates are not lost. The random bits come from torch's
             generator.
+        held: a 0-dim bool tensor on the same device. Where it is True, the parameter stays as it
+            is, bit for bit, whatever the update holds.
     """
     if not stochastic or parameter.dtype != torch.bfloat16:
+        if held is not None:
+            shrunk = parameter if kept == 1 else parameter.mul(kept)
+            moved = torch.add(shrunk, update, alpha=alpha).to(parameter.dtype)
+            torch.where(held, parameter, moved, out=parameter)
+            return
         if kept != 1:
             parameter.mul_(kept)
         parameter.add_(update, alpha=alpha)
@@ -154,7 +168,10 @@ def add(
     bits = exact.view(torch.int32)  # bfloat16 is the upper half of them
     bits.add_(torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device))
     bits.bitwise_and_(-(1 << 16))
-    parameter.copy_(exact)
+    if held is None:
+        parameter.copy_(exact)
+    else:
+        torch.where(held, parameter, exact.to(parameter.dtype), out=parameter)
 
 
 def all_finite(tensors: Sequence[Tensor]) -> bool:
@@ -174,3 +191,33 @@ def all_finite(tensors: Sequence[Tensor]) -> bool:
         return True
     # squares overflow long before the elements do: look at the elements themselves
     return all(bool(local(tensor).isfinite().all()) for tensor in tensors)
+
+
+def any_nonfinite(tensors: Sequence[Tensor]) -> Tensor:
+    """Whether an element on this rank is infinite or NaN: a 0-dim bool tensor, without waiting.
+
+    Args:
+        tensors: at least one, all of one device.
+    """
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        part = local(tensor).detach()
+        if part.is_complex():
+            part = torch.view_as_real(part)
+        if part.numel():
+            by_dtype.setdefault(part.dtype, []).append(part)
+    flags = [torch.stack(_witnesses(parts)).isfinite().all() for parts in by_dtype.values()]
+    if not flags:
+        return torch.zeros((), dtype=torch.bool, device=local(tensors[0]).device)
+    return torch.stack(flags).all().logical_not()
+
+
+def _witnesses(parts: list[Tensor]) -> list[Tensor]:
+    """0-dim tensors: one is infinite or NaN exactly if an element of the parts is."""
+    if parts[0].device.type != "cpu":
+        return largest_of_each(parts)
+    # 0 times an infinity or NaN is NaN, and 0 times anything else is 0, which cannot overflow. This
+    # takes the time of a dot product; norms of order infinity take forty times as long on the CPU.
+    zeros = parts[0].new_zeros(min(ZEROS, max(part.numel() for part in parts)))
+    pieces = [piece for part in parts for piece in part.flatten().split(ZEROS)]
+    return [torch.dot(piece, zeros[: piece.numel()]) for piece in pieces]

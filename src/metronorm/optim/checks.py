@@ -98,6 +98,21 @@ def check_number(group: Group, name: str, least: float = 0.0, below: float = mat
         group[name] = number
 
 
+def check_on_host(group: Group) -> None:
+    """Refuse hyper-parameters on an accelerator: reading them waits for it.
+
+    Raises:
+        ConfigError: names the first.
+    """
+    for name, value in group.items():
+        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+            raise ConfigError(
+                f'{name} must be a number on the host, for which on_nonfinite="hold" does not wait',
+                got=f"a tensor on {value.device}",
+                fix="a Python number, or a tensor on the CPU",
+            )
+
+
 def check_choice(group: Group, name: str, choices: Sequence[Any]) -> None:
     """Refuse a hyper-parameter that is not one of the choices.
 

@@ -123,6 +123,8 @@ def _search(
             if stopped:
                 break
             optimizer.step()
+            if isinstance(optimizer, Accumulator) and bool(optimizer.held):
+                raise DivergenceError("the gradient of a tick must be finite")
         except DivergenceError:
             stopped = True
             break

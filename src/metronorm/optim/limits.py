@@ -16,15 +16,17 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
+    from torch.distributed import ProcessGroup
 
-OnNonfinite = Literal["raise", "skip"]
+OnNonfinite = Literal["raise", "skip", "hold"]
 
 
 @dataclass(frozen=True)
 class Limits:
     """Limits of the gradient of a window or a beat.
 
-    All but `on_nonfinite="raise"` need that gradient in a buffer of its own, separate from the sum.
+    All but `on_nonfinite="raise"` and "hold" need that gradient in a buffer of its own, separate
+    from the sum.
 
     Raises:
         ConfigError: a limit that is not above 0, or two that exclude each other.
@@ -37,9 +39,9 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_grad_norm", "max_beat_norm"):
             object.__setattr__(self, name, checked_norm(name, getattr(self, name)))
-        if self.on_nonfinite not in ("raise", "skip", None):
+        if self.on_nonfinite not in ("raise", "skip", "hold", None):
             raise ConfigError(
-                'on_nonfinite must be "raise", "skip" or None', got=repr(self.on_nonfinite)
+                'on_nonfinite must be "raise", "skip", "hold" or None', got=repr(self.on_nonfinite)
             )
         if self.max_beat_norm is not None and (
             self.max_grad_norm is not None or self.on_nonfinite == "skip"
@@ -49,6 +51,11 @@ class Limits:
                 got=f"max_grad_norm={self.max_grad_norm}, on_nonfinite={self.on_nonfinite!r}",
                 fix='max_grad_norm=None and on_nonfinite="raise"',
             )
+
+    @property
+    def hold(self) -> bool:
+        """Whether the device itself decides if parameters move, so that a step never waits."""
+        return self.on_nonfinite == "hold"
 
     @property
     def of_window(self) -> bool:
@@ -85,6 +92,12 @@ def clip_factor(norm: float, largest: float) -> float:
     return largest / norm if math.isfinite(norm) and norm > largest else 1.0
 
 
+def clip_tensor(norm: Tensor, largest: float) -> Tensor:
+    """What `clip_factor` gives, as a 0-dim tensor on the norm's device, without waiting for it."""
+    exact = norm if norm.device.type == "mps" else norm.double()  # rounded as Python rounds
+    return torch.where(exact.isfinite() & (exact > largest), largest / exact, 1.0)
+
+
 def finite(tensors: Sequence[Tensor], *, on_all_ranks: bool = False) -> bool:
     """Whether every element is finite, on every rank that shares the tensors.
 
@@ -93,17 +106,26 @@ def finite(tensors: Sequence[Tensor], *, on_all_ranks: bool = False) -> bool:
         on_all_ranks: whether all ranks have parts, although the tensors do not say so (FSDP1).
     """
     here = all_finite(tensors)
+    groups = sharing(tensors, on_all_ranks=on_all_ranks)
+    if not groups:
+        return here
+    flag = torch.tensor(float(here), device=local(tensors[0]).device)
+    for group in groups:
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN, group=group)
+    return bool(flag.item())
+
+
+def sharing(tensors: Sequence[Tensor], *, on_all_ranks: bool) -> list[ProcessGroup | None]:
+    """The groups of ranks that share tensors, for one collective after the other; None: all ranks.
+
+    Args:
+        tensors: those of this rank. DTensors name the ranks that share them.
+        on_all_ranks: whether all ranks have parts, although the tensors do not say so (FSDP1).
+    """
     if on_all_ranks:
-        flag = torch.tensor(float(here), device=tensors[0].device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
-        return bool(flag.item())
+        return [None]
     sharded = next((tensor for tensor in tensors if local(tensor) is not tensor), None)
     if sharded is None:
-        return here
-    flag = torch.tensor(float(here), device=local(sharded).device)
+        return []
     mesh = sharded.device_mesh  # type: ignore[attr-defined]
-    for dimension in range(mesh.ndim):
-        torch.distributed.all_reduce(
-            flag, torch.distributed.ReduceOp.MIN, group=mesh.get_group(dimension)
-        )
-    return bool(flag.item())
+    return [mesh.get_group(dimension) for dimension in range(mesh.ndim)]

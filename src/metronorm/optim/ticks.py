@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
+
 from metronorm.errors import ConfigError
 from metronorm.optim import checks
 from metronorm.optim._torch_private import add_each, move_and_multiply, multiply_each, zero_each
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import add, apply_momentum, blocks, local
-from metronorm.optim.limits import Limits, checked_norm, clip_factor, total_norm
+from metronorm.optim.limits import Limits, checked_norm, clip_factor, clip_tensor, total_norm
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +59,9 @@ class Ticks(Accumulator):
         max_update_norm: clip the update to this 2-norm, before the learning rate. `c` does not
             change, and no buffer is needed.
         on_nonfinite: "raise" raises an error and leaves the parameters as they were; "skip" drops
-            the whole window (one more buffer); None does not check. The check reads `c` once more.
+            the whole window (one more buffer); "hold" leaves the parameters as they were, in this
+            step and all that follow, without ever waiting for the device: see `held`; None does not
+            check. The check reads `c` once more.
         stochastic_rounding: round bfloat16 parameters at random, so that no update is lost.
 
     Raises:
@@ -108,31 +112,44 @@ class Ticks(Accumulator):
         checks.check_choice(group, "scaling", ("sum", "mean", "amplified"))
 
     def _move_all(self, window: list[Entry]) -> None:
-        self._clip = 1.0
+        self._clip: float | Tensor = 1.0
         if self._max_update_norm is not None:
             norms = []
             for group, parameters, sums in self._groups(window):
                 if decay := coupled_decay(group):
                     for parameter, total in zip(parameters, sums, strict=True):
                         total.add_(parameter, alpha=decay)
-                norms.append(scale(group) * float(total_norm(sums)))
-            self._clip = clip_factor(math.hypot(*norms), self._max_update_norm)
+                norms.append((scale(group), total_norm(sums)))
+            self._clip = self._clip_factor(norms, self._max_update_norm)
         super()._move_all(window)
+
+    def _clip_factor(self, norms: list[tuple[float, Tensor]], largest: float) -> float | Tensor:
+        """What the update must be multiplied by, from the scale and the norm of every group."""
+        if self._limits.hold:
+            scaled = torch.stack([factor * norm for factor, norm in norms])
+            return clip_tensor(torch.linalg.vector_norm(scaled), largest)
+        return clip_factor(math.hypot(*(factor * float(norm) for factor, norm in norms)), largest)
 
     def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
         momentum, rate = float(group["momentum"]), float(group["lr"])
-        alpha = rate * scale(group) * self._clip * (1 if group["maximize"] else -1)
+        clip = self._clip if isinstance(self._clip, torch.Tensor) else None  # on the device
+        factor = 1.0 if isinstance(self._clip, torch.Tensor) else self._clip
+        alpha = rate * scale(group) * factor * (1 if group["maximize"] else -1)
+        held, stochastic = self._held_in_step, group["stochastic_rounding"]
         kept = 1 - rate * group["weight_decay"] if group["decoupled"] else 1.0
         decay = coupled_decay(group) if self._max_update_norm is None else 0.0  # added before
-        if kept == 1 and can_fuse(group, parameters, sums):
+        if kept == 1 and clip is None and can_fuse(group, parameters, sums):
             move_and_multiply(
                 [local(each) for each in parameters],
                 [local(each) for each in sums],
                 factor=alpha,
                 momentum=momentum,
                 decay=decay,
+                held=held,
             )
-        elif group["foreach"] or (group["foreach"] is None and on_accelerators(parameters)):
+        elif held is None and (
+            group["foreach"] or (group["foreach"] is None and on_accelerators(parameters))
+        ):
             if decay:
                 add_each(sums, parameters, factor=decay)
             if kept != 1:
@@ -147,7 +164,8 @@ class Ticks(Accumulator):
                 for p, c in blocks(parameter, total):
                     if decay:
                         c.add_(p, alpha=decay)
-                    add(p, c, alpha, kept=kept, stochastic=group["stochastic_rounding"])
+                    update = c if clip is None else c * clip
+                    add(p, update, alpha, kept=kept, stochastic=stochastic, held=held)
                     apply_momentum(c, momentum)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch.autograd.graph import get_gradient_edge
@@ -14,6 +14,7 @@ from metronorm.optim import checks
 from metronorm.optim._torch_private import is_flattened, running_node
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import add, blocks, local, sum_dtype
+from metronorm.optim.holding import held_after
 from metronorm.optim.limits import Limits, finite
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class TicksAdam(Accumulator):
         weight_decay: decoupled weight decay: shrinks the parameters by `lr * weight_decay`.
         process_group: the ranks that average gradients (DDP). They also average the squares, at
             every tick. It is required if torch.distributed has more than one rank.
+        on_nonfinite: "raise" or "hold", as in `Ticks`.
 
     Raises:
         ConfigError: hyper-parameters or parameters are not valid.
@@ -70,8 +72,10 @@ class TicksAdam(Accumulator):
         weight_decay: float = 1e-2,
         *,
         process_group: ProcessGroup | None = None,
+        on_nonfinite: Literal["raise", "hold"] = "raise",
     ) -> None:
         checks.check_betas({"betas": betas})
+        checks.check_choice({"on_nonfinite": on_nonfinite}, "on_nonfinite", ("raise", "hold"))
         self._process_group = process_group
         self._begin()
         defaults = {
@@ -81,7 +85,7 @@ class TicksAdam(Accumulator):
             "eps": eps,
             "weight_decay": weight_decay,
         }
-        super().__init__(params, defaults, Limits(None, None, "raise"))
+        super().__init__(params, defaults, Limits(None, None, on_nonfinite))
 
     def _begin(self) -> None:
         # torch would drop these nodes, and their hooks, if nobody held them
@@ -254,7 +258,9 @@ class TicksAdam(Accumulator):
             for each in squares:
                 torch.distributed.all_reduce(each, group=self._process_group)
                 each.div_(self._ranks())
-        if not finite(squares):  # also after a window that was refused and removed
+        if self._limits.hold:
+            self._held = held_after(self.held, squares)
+        elif not finite(squares):  # also after a window that was refused and removed
             raise DivergenceError(
                 "the squares of all gradients must be finite",
                 got="infinite or NaN elements",
@@ -266,6 +272,7 @@ class TicksAdam(Accumulator):
 
     def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
         rate, (beta1, beta2) = float(group["lr"]), group["betas"]
+        held = self._held_in_step
         kept = 1 - rate * group["weight_decay"]
         for parameter, total in zip(parameters, sums, strict=True):
             state = self.state[parameter]
@@ -274,7 +281,7 @@ class TicksAdam(Accumulator):
             of_second = math.sqrt(1 - beta2 ** state["step"])
             for p, c, v in blocks(parameter, total, state["squares"]):
                 update = c / v.sqrt().div_(of_second).add_(group["eps"])
-                add(p, update, -rate * (1 - beta1) / of_first, kept=kept)
+                add(p, update, -rate * (1 - beta1) / of_first, kept=kept, held=held)
                 c.mul_(beta1)
                 v.mul_(beta2)
 

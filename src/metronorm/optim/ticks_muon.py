@@ -135,13 +135,14 @@ class TicksMuon(Accumulator):
             if entries and group["method"] == "adamw":
                 parameters = [entry.parameter for entry in entries]
                 gradients = [entry.newest for entry in entries]
-                adamw_step(group, parameters, gradients, [self.state[each] for each in parameters])
+                states = [self.state[each] for each in parameters]
+                adamw_step(group, parameters, gradients, states, held=self._held_in_step)
                 for parameter in parameters:
                     parameter.grad = None
 
     def _move(self, group: Group, parameters: list[Tensor], sums: list[Tensor]) -> None:
         momentum, lr = float(group["momentum"]), float(group["lr"])
-        kept = 1 - lr * group["weight_decay"]
+        kept, held = 1 - lr * group["weight_decay"], self._held_in_step
         for indices in same_shape_chunks(sums):
             some = [sums[index] for index in indices]
             updates, rate = some, lr
@@ -150,7 +151,7 @@ class TicksMuon(Accumulator):
                 rate = lr * _adjustment(group["adjust_lr_fn"], some[0].shape)
             for index, total, update in zip(indices, some, updates, strict=True):
                 for p, c, u in blocks(parameters[index], total, update):
-                    add(p, u, -rate, kept=kept)
+                    add(p, u, -rate, kept=kept, held=held)
                     apply_momentum(c, momentum)
 
 

@@ -70,7 +70,8 @@ class TicksSign(Accumulator):
         momentum, rate = float(group["momentum"]), float(group["lr"])
         kept = 1 - rate * group["weight_decay"]
         alpha, stochastic = rate if group["maximize"] else -rate, group["stochastic_rounding"]
+        held = self._held_in_step
         for parameter, total in zip(parameters, sums, strict=True):
             for p, c in blocks(parameter, total):
-                add(p, c.sign(), alpha, kept=kept, stochastic=stochastic)
+                add(p, c.sign(), alpha, kept=kept, stochastic=stochastic, held=held)
                 apply_momentum(c, momentum)
