@@ -53,6 +53,7 @@ FAMILY, RANK, WORLD = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 ROUNDING = 1e-14  # of parameters near one, after a few hundred additions
 CLIP = 1.0  # many windows' gradients are longer
 SKIP = {"on_nonfinite": "skip"}
+HOLD = {"on_nonfinite": "hold"}
 PLAN = Plan(WORLD)
 
 
@@ -214,6 +215,40 @@ def infinite(wrap: Callable[[], Any]) -> float:
     return far(model, one_process(plan))
 
 
+def held(wrap: Callable[[], Any], kind: Any, **options: Any) -> float:
+    """No rank moves after the infinite window, although one alone may have the infinite element."""
+    model, plan = wrap(), Plan(WORLD, spike=7)
+    optimizer = make_optimizer(kind, model, **HOLD, **options)
+    train(model, optimizer, windows_of(plan), stop=7 * plan.beats)
+    assert not optimizer.held
+    before = [p.detach().clone() for p in shards(model)]
+    train(model, optimizer, windows_of(plan, 7 * plan.beats))
+    assert optimizer.held
+    assert all(torch.equal(a, b) for a, b in zip(shards(model), before, strict=True))
+    other, calm = wrap(), Plan(WORLD, ticks=7)
+    train(other, make_optimizer(kind, other, **options), windows_of(calm))
+    return max(
+        float((a - b).detach().abs().max())
+        for a, b in zip(shards(model), shards(other), strict=True)
+        if a.numel()
+    )
+
+
+def shards(model: nn.Module) -> list[Tensor]:
+    """What this rank holds of the parameters."""
+    return [getattr(p, "to_local", lambda p=p: p)() for p in model.parameters()]
+
+
+def held_by_one_rank(wrap: Callable[[], Any]) -> float:
+    """Ranks that share parameters agree on a flag that one of them sets."""
+    model = wrap()
+    optimizer = make_optimizer(Ticks, model, **HOLD)
+    optimizer.hold(torch.tensor(RANK == WORLD - 1))
+    train(model, optimizer, windows_of(PLAN))
+    assert optimizer.held
+    return far(model, [p.detach() for p in make_model().parameters()])
+
+
 def shorter(by: int) -> None:
     """The first rank runs out of beats; none waits for it for ever."""
     beats = windows(PLAN.of_rank(RANK)[: -by if RANK == 0 else None], PLAN.beats, rows)
@@ -252,6 +287,9 @@ def of_both(wrap: Callable[[], Any]) -> Iterator[tuple[str, Case]]:
     yield "TicksMuon", partial(itself, wrap, TicksMuon)
     yield "max_update_norm", partial(itself, wrap, Ticks, max_update_norm=0.3)
     yield "infinite", partial(infinite, wrap)
+    yield "held", partial(held, wrap, Ticks)
+    yield "held, clipped", partial(held, wrap, Ticks, max_grad_norm=CLIP)
+    yield "held, mixed", partial(held, wrap, TicksMuon)
     for clip in (None, CLIP):
         yield f"skip {clip=}", partial(sgd, wrap, Plan(WORLD, spike=7), clip=clip, options=SKIP)
     for by in (1, PLAN.beats):
@@ -328,6 +366,7 @@ def cases_of_fsdp() -> Iterator[tuple[str, Case]]:
         mesh = init_device_mesh("cpu", shape, mesh_dim_names=("copies", "shards"))
         wrap, plan = partial(fsdp, mesh=mesh), Plan(WORLD, spike=7)
         yield f"mesh of {shape}", partial(sgd, wrap, plan, options=SKIP, clip=CLIP)
+    yield "held by one rank", partial(held_by_one_rank, fsdp)
     yield "summed between ranks", summed_between_shards
     yield "bfloat16", half_precision
     group = distributed.group.WORLD
@@ -346,6 +385,7 @@ def cases_of_fsdp1() -> Iterator[tuple[str, Case]]:
     wrap = partial(fsdp1, strategies[0], True)
     yield "skip", partial(sgd_in_fsdp1, wrap, Plan(WORLD, spike=7), options=SKIP)
     yield "TicksSign", partial(sgd_in_fsdp1, wrap, kind=TicksSign, options={"lr": 0.01})
+    yield "held", partial(held, wrap, Ticks)
     for views in (False, True):
         given = fsdp1(strategies[0], views)
         for kind, name, options in (

@@ -145,6 +145,31 @@ def test_each_tensor_is_changed_in_place() -> None:
     assert [each.tolist() for each in tensors] == [[0.0] * 2, [0.0] * 3]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_tensors_are_multiplied_by_a_tensor(dtype: torch.dtype) -> None:
+    """Rounded as by a number, whatever the dtype of the factor."""
+    for factor in (torch.tensor(1 / 3, dtype=torch.float64), torch.tensor(0.25, dtype=dtype)):
+        tensors, others = ([torch.arange(9, dtype=dtype)] for _ in range(2))
+        _torch_private.multiply_each(tensors, factor)
+        _torch_private.multiply_each(others, factor.item())
+        assert torch.equal(tensors[0], others[0])
+        assert tensors[0].dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_the_largest_of_each_does_not_overflow_and_shows_nan(dtype: torch.dtype) -> None:
+    large = torch.finfo(dtype).max
+    for value in (large, -large, float("inf"), float("-inf"), float("nan")):
+        tensors = [torch.zeros(70, dtype=dtype), torch.zeros(2, 3, dtype=dtype)]
+        tensors[1][1, 0] = value
+        zero, found = _torch_private.largest_of_each(tensors)
+        assert zero.item() == 0
+        assert found.shape == ()
+        assert str(found.item()) == str(abs(value))
+        meta = _torch_private.largest_of_each([each.to("meta") for each in tensors])
+        assert [each.shape for each in meta] == [(), ()]
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.01])
 @pytest.mark.parametrize("momentum", [0.51, 0.9, 0.999])
 @pytest.mark.parametrize("numel", [0, 1, 7, 1 << 18])
@@ -159,3 +184,36 @@ def test_a_gradient_and_its_momentum_buffer_may_be_one_tensor(
         whole = total + decay * start
         torch.testing.assert_close(p, start - 0.1 * whole, rtol=1e-14, atol=1e-14)
         torch.testing.assert_close(c, momentum * whole, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("numel", [1, 7, 1 << 18])
+def test_a_flag_makes_the_fused_sweep_do_nothing(numel: int) -> None:
+    parameter, total = torch.randn(numel), torch.full((numel,), torch.nan)
+    before = parameter.clone()
+    for held in (torch.tensor(True), torch.tensor(False)):
+        _torch_private.move_and_multiply(
+            [parameter], [total], factor=-0.1, momentum=0.9, decay=0.1, held=held
+        )
+        assert torch.equal(parameter, before) == held.item()
+    assert parameter.isnan().all()
+
+
+def test_a_flag_makes_a_fused_optimizer_do_nothing() -> None:
+    """Also its count of steps stays; and the attribute is gone after a step, and after an error."""
+    parameter = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([parameter], 0.1, fused=True)
+    for held, steps in ((True, 0), (False, 1), (True, 1), (False, 2)):
+        before = parameter.detach().clone()
+        parameter.grad = torch.full((3,), torch.nan if held else 1.0)
+        flag = _torch_private.found_inf(torch.tensor(held))
+        assert flag is not None
+        assert flag.dtype == torch.float32  # the kernels read its memory as that
+        _torch_private.step_with_found_inf(optimizer, flag)
+        assert torch.equal(parameter, before) == held
+        assert optimizer.state[parameter]["step"].item() == steps
+        assert not hasattr(optimizer, "found_inf")
+    assert _torch_private.found_inf(None) is None
+    parameter.data = parameter.data.to(torch.float64)
+    with pytest.raises(RuntimeError):
+        _torch_private.step_with_found_inf(optimizer, flag)
+    assert not hasattr(optimizer, "found_inf")

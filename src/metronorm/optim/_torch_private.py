@@ -144,7 +144,7 @@ def move_and_multiply(
     parameters: list[Tensor],
     sums: list[Tensor],
     *,
-    factor: float,
+    factor: float | Tensor,
     momentum: float,
     decay: float,
     held: Tensor | None = None,
@@ -162,12 +162,16 @@ def move_and_multiply(
     Args:
         parameters: p, dense and contiguous, all of one device and one dtype (float).
         sums: c, of the same shapes, device and dtype.
-        factor: of c in the update of p.
+        factor: of c in the update of p; or a 0-dim tensor on the device of the parameters, which a
+            GPU reads as float32.
         momentum: above 0.5, because torch ignores the buffer at a momentum of 0.
         decay: of p in the update of c.
         held: as for `found_inf`. Where it is True, nothing changes.
     """
     half = 0.5 if decay else 0.0  # part of m: it lets `decay` in, and 1 - half is exact
+    rate: Any = -factor / momentum
+    if isinstance(rate, torch.Tensor) and rate.device.type != "cpu":
+        rate = rate.float()  # kernels on a GPU read its memory as that
     sgd(
         parameters,
         sums,
@@ -175,7 +179,7 @@ def move_and_multiply(
         fused=True,
         weight_decay=2 * momentum * decay,
         momentum=momentum - half,
-        lr=-factor / momentum,
+        lr=rate,
         dampening=1 - half,
         nesterov=False,
         maximize=False,

@@ -497,6 +497,6 @@ class Accumulator(Optimizer):
 def _multiply_on_device(tensors: list[Tensor], factor: Tensor) -> None:
     """Multiply tensors by a 0-dim tensor, in place."""
     dtype = tensors[0].dtype
-    if all(tensor.dtype == dtype for tensor in tensors):
+    if dtype.itemsize >= 4 and all(tensor.dtype == dtype for tensor in tensors):
         factor = factor.to(dtype)  # one kernel on a GPU
     multiply_each([local(tensor) for tensor in tensors], factor)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE_ELEMENTS = 1 << 17  # half a megabyte of each tensor in float32
-ZEROS = 1 << 18  # that a piece is multiplied by to find what is not finite; they stay in the caches
+ZEROS = 1 << 14  # multiplied by elements to find what is not finite; they stay in the caches
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -156,8 +156,10 @@ def add(
     """
     if not stochastic or parameter.dtype != torch.bfloat16:
         if held is not None:
-            shrunk = parameter if kept == 1 else parameter.mul(kept)
-            moved = torch.add(shrunk, update, alpha=alpha).to(parameter.dtype)
+            if kept == 1:
+                moved = torch.add(parameter, update, alpha=alpha).to(parameter.dtype)
+            else:
+                moved = parameter.mul(kept).add_(update, alpha=alpha)
             torch.where(held, parameter, moved, out=parameter)
             return
         if kept != 1:
@@ -206,18 +208,22 @@ def any_nonfinite(tensors: Sequence[Tensor]) -> Tensor:
             part = torch.view_as_real(part)
         if part.numel():
             by_dtype.setdefault(part.dtype, []).append(part)
-    flags = [torch.stack(_witnesses(parts)).isfinite().all() for parts in by_dtype.values()]
+    flags = [_witnesses(parts).isfinite().all() for parts in by_dtype.values()]
     if not flags:
         return torch.zeros((), dtype=torch.bool, device=local(tensors[0]).device)
     return torch.stack(flags).all().logical_not()
 
 
-def _witnesses(parts: list[Tensor]) -> list[Tensor]:
-    """0-dim tensors: one is infinite or NaN exactly if an element of the parts is."""
+def _witnesses(parts: list[Tensor]) -> Tensor:
+    """A vector in which a number is infinite or NaN exactly if an element of the parts is."""
     if parts[0].device.type != "cpu":
-        return largest_of_each(parts)
-    # 0 times an infinity or NaN is NaN, and 0 times anything else is 0, which cannot overflow. This
-    # takes the time of a dot product; norms of order infinity take forty times as long on the CPU.
-    zeros = parts[0].new_zeros(min(ZEROS, max(part.numel() for part in parts)))
-    pieces = [piece for part in parts for piece in part.flatten().split(ZEROS)]
-    return [torch.dot(piece, zeros[: piece.numel()]) for piece in pieces]
+        return torch.stack(largest_of_each(parts))
+    # 0 times an infinity or NaN is NaN, and 0 times anything else is 0, which cannot overflow. So
+    # this takes no longer than a dot product; norms of order infinity take forty times as long.
+    zeros = parts[0].new_zeros(ZEROS)
+    products = []
+    for part in parts:
+        flat, rest = part.flatten(), part.numel() % ZEROS
+        products.append(torch.mv(flat[: flat.numel() - rest].view(-1, ZEROS), zeros))
+        products.append(torch.dot(flat[flat.numel() - rest :], zeros[:rest]).view(1))
+    return torch.cat(products)

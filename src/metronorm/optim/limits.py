@@ -95,7 +95,8 @@ def clip_factor(norm: float, largest: float) -> float:
 def clip_tensor(norm: Tensor, largest: float) -> Tensor:
     """What `clip_factor` gives, as a 0-dim tensor on the norm's device, without waiting for it."""
     exact = norm if norm.device.type == "mps" else norm.double()  # rounded as Python rounds
-    return torch.where(exact.isfinite() & (exact > largest), largest / exact, 1.0)
+    factor = torch.full_like(exact, largest) / exact  # number / tensor is rounded twice
+    return torch.where(exact.isfinite() & (exact > largest), factor, 1.0)
 
 
 def finite(tensors: Sequence[Tensor], *, on_all_ranks: bool = False) -> bool:

@@ -138,11 +138,11 @@ class Ticks(Accumulator):
         held, stochastic = self._held_in_step, group["stochastic_rounding"]
         kept = 1 - rate * group["weight_decay"] if group["decoupled"] else 1.0
         decay = coupled_decay(group) if self._max_update_norm is None else 0.0  # added before
-        if kept == 1 and clip is None and can_fuse(group, parameters, sums):
+        if kept == 1 and can_fuse(group, parameters, sums):
             move_and_multiply(
                 [local(each) for each in parameters],
                 [local(each) for each in sums],
-                factor=alpha,
+                factor=alpha if clip is None else clip * alpha,
                 momentum=momentum,
                 decay=decay,
                 held=held,
