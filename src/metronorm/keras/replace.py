@@ -28,7 +28,9 @@ class Replacement:
         skipped: the paths of the norms that were not changed, each with the reason.
     """
 
-    def __init__(self, model: keras.Model, layers: list[keras.Layer], skipped: dict[str, str]) -> None:
+    def __init__(
+        self, model: keras.Model, layers: list[keras.Layer], skipped: dict[str, str]
+    ) -> None:
         self.swapped = tuple(layer.path or layer.name for layer in layers)
         self.skipped = skipped
         self._model, self._layers = model, layers

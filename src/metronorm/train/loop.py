@@ -197,6 +197,7 @@ class _Training:
                 if ends:
                     clock.stop()
             saving.write(clock)
+            step.first_nonfinite.check(wait=True)
         return Outcome(
             self.directory,
             clock.tick,

@@ -49,16 +49,24 @@ def make_optimizer(
             config.matrix_learning_rate,
             config.momentum,
             max_grad_norm=clip,
+            on_nonfinite="hold",
         )
     groups = _without_methods(model, groups)
     if config.name == "adamw":
         fused = device.type in ("cpu", "cuda")
         return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=fused)
     if config.name == "ticks":
-        return Ticks(groups, rate, config.momentum, decoupled=True, max_grad_norm=clip)
+        return Ticks(
+            groups,
+            rate,
+            config.momentum,
+            decoupled=True,
+            max_grad_norm=clip,
+            on_nonfinite="hold",
+        )
     if config.name == "ticks_sign":
-        return TicksSign(groups, rate, config.momentum, max_grad_norm=clip)
-    return TicksAdam(groups, rate, config.betas)
+        return TicksSign(groups, rate, config.momentum, max_grad_norm=clip, on_nonfinite="hold")
+    return TicksAdam(groups, rate, config.betas, on_nonfinite="hold")
 
 
 def default_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -72,11 +72,16 @@ class Saving:
         self._due = self._state(tick, score, {"measures": dict(measures)})
 
     def write(self, clock: Clock) -> None:
-        """Write what was taken, if anything. A full disk is logged, and the training goes on."""
+        """Write what was taken, if anything. A full disk is logged, and the training goes on.
+
+        Raises:
+            DivergenceError: a tick up to now was not finite; nothing is written.
+        """
         state, self._due = self._due, None
         if state is None:
             return
         step = self._ready.step
+        step.first_nonfinite.check(wait=True)  # no checkpoint before its ticks are known
         with clock.phase("checkpoint"):
             clock.flush()
             try:

@@ -1,13 +1,13 @@
 """One tick of a training: the beats of a window in, one update of the parameters out.
 
 Nothing here waits for the device. The loss is summed there, and whether it and the gradient are
-finite is decided there, before the parameters move; the host learns of it some ticks later:
+finite is decided there, before the parameters move; see `finite.py`.
 
 | in a tick | on the device | on the host |
 | --- | --- | --- |
-| all finite | the parameters move | goes on |
-| the loss or the gradient is not | the parameters stay; the tick's number is kept | goes on |
-| any tick after that one | the parameters stay | raises when it has seen the number |
+| all is finite | the parameters move | goes on |
+| the loss or the gradient is not | the parameters stay, from now on | goes on |
+| a later one | the parameters stay | raises when it knows, and names that first tick |
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from metronorm.errors import ConfigError, DivergenceError
+from metronorm.errors import ConfigError
 from metronorm.optim.accumulator import Accumulator
+from metronorm.optim.holding import step_unless
 from metronorm.train.batches import to_device
+from metronorm.train.finite import FirstNonfinite
 from metronorm.train.optimizers import make_optimizer
 from metronorm.train.precision import autocast
 from metronorm.train.schedule import learning_rate_factor
@@ -47,6 +49,7 @@ class Step:
 
     Attributes:
         precision: of the matrix products; may be set.
+        first_nonfinite: the first tick whose loss or gradient was not finite, if any.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Step:
     ) -> None:
         self.task, self.config, self.model, self.device = task, config, model, device
         self.precision: Fixed = "fp32"
+        self.first_nonfinite = FirstNonfinite(device)
         compiled: Any = torch.compile(model) if config.compile else model
         self._call: nn.Module = compiled
 
@@ -80,7 +84,7 @@ class Step:
         assert loss is not None
         with clock.phase("update"):
             factor = learning_rate_factor(self.config.optimizer, clock.tick, self.config.ticks)
-            norm = self._update(factor, loss)
+            norm = self._update(clock.tick, factor, loss)
         rate = factor * self.config.optimizer.learning_rate
         clock.log(loss=loss, learning_rate=rate, **{self.task.unit: window.count})
         if norm is not None:
@@ -96,26 +100,25 @@ class Step:
             part.backward()
         return part.detach()
 
-    def _update(self, factor: float, loss: Tensor) -> float | Tensor | None:
+    def _update(self, tick: int, factor: float, loss: Tensor) -> float | Tensor | None:
         """Step at `factor` times the learning rates; the gradient's norm, where it is known."""
         optimizer = self.optimizer
-        total = loss.item()
-        if not math.isfinite(total):
-            raise diverged(f"loss {total}")
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
-        norm = None
-        if not isinstance(optimizer, Accumulator):
-            clip = self.config.optimizer.clip or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip).item()
-            if not math.isfinite(norm):
-                raise diverged(f"loss {total}, gradient norm {norm}")
-        try:
+        held = ~loss.isfinite()
+        if isinstance(optimizer, Accumulator):
+            optimizer.hold(held)
             optimizer.step()
-        except DivergenceError as error:
-            raise diverged(f"loss {total}, a gradient with {error.got}") from None
+            norm, held = optimizer.gradient_norm, optimizer.held
+        else:
+            clip = self.config.optimizer.clip or math.inf
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            held = held | ~norm.isfinite() | self.first_nonfinite.seen
+            _step_unless(optimizer, held)
         optimizer.zero_grad()
-        return norm if norm is not None else getattr(optimizer, "gradient_norm", None)
+        self.first_nonfinite.note(tick, loss, held)
+        self.first_nonfinite.check()
+        return norm
 
     def try_out(self, batch: Batch, precision: Fixed | None = None) -> Tensor:
         """A forward and a backward pass of one beat, which leave gradients; the summed loss.
@@ -148,11 +151,9 @@ class Step:
             return dict(self.task.measure(self._call, to_device(batch, self.device)))
 
 
-def diverged(got: str) -> DivergenceError:
-    """What a user of the command line can do about it: only what a resumed run accepts."""
-    return DivergenceError(
-        "loss and gradient must stay finite",
-        got=got,
-        fix="go on from a checkpoint before it with a lower rate: --resume RUN --from-tick N "
-        "--optimizer.learning-rate; or a new run with a longer --optimizer.warmup",
-    )
+def _step_unless(optimizer: torch.optim.Optimizer, held: Tensor) -> None:
+    """Step unless `held`; of an optimizer without fused kernels the host must read that."""
+    if all(group.get("fused") for group in optimizer.param_groups):
+        step_unless(optimizer, held)
+    elif not held:
+        optimizer.step()
