@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from metronorm.data import Shuffled
-from metronorm.errors import ConfigError, DataError, DivergenceError
+from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from metronorm.runs import open_run
 from metronorm.train import Hook, Moment, Task, train
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
@@ -130,6 +130,22 @@ def test_an_average_is_the_average(tmp_path: Path) -> None:
     torch.testing.assert_close(kept["average.ema.0.weight"].double(), ema, rtol=1e-5, atol=1e-7)
     last = torch.stack(seen[30:]).mean(0)
     torch.testing.assert_close(kept["average.last.0.weight"].double(), last, rtol=1e-5, atol=1e-7)
+
+
+def test_a_model_is_loaded_with_its_average(tmp_path: Path) -> None:
+    train(task, small(ema=0.9), tmp_path / "run")
+    found = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    trained, averaged = task(small()).model(), task(small()).model()
+    found.load_model(trained)
+    found.load_model(averaged, average="ema")
+    points, labels = map(torch.from_numpy, examples())
+    with torch.no_grad():
+        sums = measure(averaged.eval(), (points[:50], labels[:50]))
+    expected = rows(tmp_path / "run")[-1]["validation_loss_ema"]
+    assert float(sums["loss"]) / 50 == pytest.approx(expected, rel=1e-6)
+    assert not torch.equal(trained[0].weight, averaged[0].weight)  # type: ignore[index]
+    with pytest.raises(CheckpointError, match="must hold the average 'last'.*; got ema; try"):
+        found.load_model(averaged, average="last")
 
 
 def test_a_hook_stops_early_and_the_run_can_go_on(tmp_path: Path) -> None:

@@ -41,7 +41,10 @@ class Arguments:
     seed: int | None = None
     """Seed of the drawing: the same seed writes the same text. None: another text every time."""
     checkpoint: Literal["best", "last"] = "best"
-    """best: the checkpoint with the lowest validation loss; last: the newest one."""
+    """best: the checkpoint with the best evaluation; last: the newest one."""
+    weights: Literal["trained", "ema", "last"] = "trained"
+    """trained: the weights as they were; ema, last: an average of them, if the training kept it
+    (--ema, --average-last)."""
 
 
 def main(argv: list[str]) -> int:
@@ -62,6 +65,7 @@ def main(argv: list[str]) -> int:
         top_p=arguments.top_p,
         seed=arguments.seed,
         best=arguments.checkpoint == "best",
+        average=None if arguments.weights == "trained" else arguments.weights,
     ):
         sys.stdout.write(piece)
         sys.stdout.flush()

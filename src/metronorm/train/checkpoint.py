@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 FOLDER = "checkpoints"
+AVERAGE_OPTIONS = {"ema": "--ema 0.999", "last": "--average-last 0.2"}
 MODEL, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
 
 _MOST_STATE_BYTES = 16 << 20  # hundreds of times what the largest models' state.json has
@@ -91,11 +92,15 @@ class Checkpoint:
                 got=f"{held:,} numbers for {expected:,} parameters",
             )
 
-    def load_model(self, model: nn.Module) -> None:
+    def load_model(self, model: nn.Module, *, average: str | None = None) -> None:
         """Put the weights into `model`.
 
+        Args:
+            model: of the same names, shapes and dtypes.
+            average: which average of the weights to take instead: "ema" or "last".
+
         Raises:
-            CheckpointError: other names, shapes or dtypes than the model has.
+            CheckpointError: other names, shapes or dtypes than the model has; no such average.
         """
         expected = _distinct(model.state_dict())
         shapes = {name: tuple(tensor.shape) for name, tensor in expected.items()}
@@ -107,6 +112,32 @@ class Checkpoint:
         )
         # names that share a tensor are there once; whatever else is missing was found above
         model.load_state_dict(weights, strict=False)
+        if average is not None:
+            self._load_average(model, average)
+
+    def _load_average(self, model: nn.Module, average: str) -> None:
+        prefix = f"average.{average}."
+        tensors = load_tensors(self.path / TENSORS)
+        held = {
+            name.removeprefix(prefix): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(prefix)
+        }
+        if not held:
+            kinds = sorted({name.split(".")[1] for name in tensors if name.startswith("average.")})
+            raise CheckpointError(
+                f"{self.path} must hold the average {average!r} of the weights",
+                got=", ".join(kinds) or "none",
+                fix=f"the weights themselves, or a training with {AVERAGE_OPTIONS[average]}",
+            )
+        parameters = {name: p for name, p in model.named_parameters() if p.is_floating_point()}
+        self._check_equal(
+            {name: tuple(tensor.shape) for name, tensor in held.items()},
+            {name: tuple(parameter.shape) for name, parameter in parameters.items()},
+        )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(held[name])
 
     def _check_equal(self, held: Mapping[str, object], expected: Mapping[str, object]) -> None:
         differences = [

@@ -27,20 +27,22 @@ if TYPE_CHECKING:
     from metronorm.train.checkpoint import Checkpoint
 
 
-def load_model(run: Path, *, best: bool = True) -> GPT:
+def load_model(run: Path, *, best: bool = True, average: str | None = None) -> GPT:
     """The model of a run, in evaluation mode.
 
     Args:
         run: directory of the run.
         best: the checkpoint with the best evaluation, if one was evaluated and is whole;
             else the newest whole one.
+        average: an average of the weights instead of the weights: "ema" or "last".
 
     Raises:
         RunError: no run there.
-        CheckpointError: no whole checkpoint, or one whose weights are not those of its config.
+        CheckpointError: no whole checkpoint, one whose weights are not those of its config, or one
+            without that average.
         OutOfMemoryError: a model that does not fit.
     """
-    return _model_of(find_checkpoint(run, best=best))
+    return _model_of(find_checkpoint(run, best=best), average)
 
 
 def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
@@ -50,12 +52,12 @@ def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
     return (best_checkpoint(folder) if best else None) or newest_checkpoint(folder)
 
 
-def _model_of(found: Checkpoint) -> GPT:
+def _model_of(found: Checkpoint, average: str | None) -> GPT:
     config = config_from_dict(found.state.get("config"), Config).model
     found.check_parameters(config.parameters)
     check_model_memory(config)
     model = GPT(config)
-    found.load_model(model)
+    found.load_model(model, average=average)
     return model.eval()
 
 
@@ -88,6 +90,7 @@ def generate_text(
     top_p: float | None = None,
     seed: int | None = None,
     best: bool = True,
+    average: str | None = None,
 ) -> Iterator[str]:
     """The prompt and what the model adds to it, piece by piece.
 
@@ -100,7 +103,7 @@ def generate_text(
     if seed is not None and not -(2**63) <= seed < 2**64:
         raise ConfigError("seed must be a whole number of 64 bits", got=repr(seed), fix="0")
     found = find_checkpoint(run, best=best)
-    model = _model_of(found)
+    model = _model_of(found, average)
     tokenizer = _tokenizer_of(run, found, model.config.vocab_size)
     generator = torch.Generator()
     if seed is None:
