@@ -144,7 +144,7 @@ def test_a_model_is_loaded_with_its_average(tmp_path: Path) -> None:
     expected = rows(tmp_path / "run")[-1]["validation_loss_ema"]
     assert float(sums["loss"]) / 50 == pytest.approx(expected, rel=1e-6)
     assert not torch.equal(trained[0].weight, averaged[0].weight)  # type: ignore[index]
-    with pytest.raises(CheckpointError, match="must hold the average 'last'.*; got ema; try"):
+    with pytest.raises(CheckpointError, match=r"must hold the average 'last'.*; got ema; try"):
         found.load_model(averaged, average="last")
 
 
