@@ -156,7 +156,8 @@ def test_a_norm_by_name_only_is_left(
     assert len(replaced.skipped) == count
     assert set(replaced.skipped.values()) == {why}
     assert str(replaced) == (
-        f"0 norms swapped, {count} skipped: {next(iter(replaced.skipped))} and {count - 1} more ({why})"
+        f"0 norms swapped, {count} skipped: {next(iter(replaced.skipped))} "
+        f"and {count - 1} more ({why})"
     )
 
 

@@ -53,7 +53,7 @@ def step_of(config: Config) -> tuple[Step, OrderedBeats]:
     whole = task(config)
     one = Step(whole, config, whole.model(), torch.device("cpu"))
     assert one.optimizer  # made before the first beat, as in a training
-    return one, OrderedBeats(whole.batches, config.batch_size)  # type: ignore[arg-type]
+    return one, OrderedBeats(whole.batches, config.batch_size, config.seed)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "clip"), CLIPPED)
