@@ -13,6 +13,7 @@ python bench/loop_overhead.py [--rounds 20] [--threads 2] [--only "tiny net" ...
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 import time
 from copy import deepcopy
@@ -29,13 +30,14 @@ from metronorm.data import Shuffled
 from metronorm.data.config import TextConfig
 from metronorm.runs import open_run
 from metronorm.tasks import text
-from metronorm.train import Hook, OptimizerConfig, Task, TrainConfig, train
+from metronorm.train import Hook, OptimizerConfig, Order, Task, TrainConfig, train
 from metronorm.train.batches import to_device
-from metronorm.train.beats import make_beats
 from metronorm.train.optimizers import make_optimizer
 from metronorm.train.precision import autocast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from metronorm.train import Moment
 
 NAME = "loop_overhead"
@@ -107,7 +109,7 @@ class ByHand:
         self.task, self.model = case.task, model
         groups = case.task.groups(model, case.config) if case.task.groups else None
         self.optimizer = make_optimizer(model, OPTIMIZER, CPU, groups)
-        self.batches = make_beats(case.task.batches, batch_size=case.config.batch_size, seed=0)
+        self.batches = batches(case)
         self.context = autocast(CPU, "bf16" if case.config.precision == "bf16" else "fp32")
         self.losses: list[float] = []
 
@@ -121,6 +123,14 @@ class ByHand:
             self.optimizer.step()
             self.optimizer.zero_grad()
             self.losses.append(loss.item())
+
+
+def batches(case: Case) -> Iterator[Any]:
+    """The batches of a case, one after the other, without end."""
+    source, size = case.task.batches, case.config.batch_size
+    if isinstance(source, Order):
+        return (source.take(first, size) for first in itertools.count(0, size))
+    return itertools.chain.from_iterable(itertools.repeat(source))
 
 
 # --- what is trained ------------------------------------------------------------------------------
@@ -159,7 +169,7 @@ def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
     return F.cross_entropy(model(batch[0]), batch[1], reduction="sum")
 
 
-CASES = {
+CASES: dict[str, Callable[[], Case]] = {
     "tiny net": tiny,
     "tiny net, iterable": tiny_iterated,
     "0.8 M": lambda: gpt("0.8 M", steps=10),
