@@ -14,7 +14,7 @@ from metronorm.clock import Clock
 from metronorm.errors import DivergenceError
 from metronorm.optim import windows
 from metronorm.runs import open_run
-from metronorm.train import OptimizerConfig, Task, train
+from metronorm.train import OptimizerConfig, Task, optimizers, train
 from metronorm.train.beats import OrderedBeats
 from metronorm.train.checkpoint_folder import newest_checkpoint
 from metronorm.train.finite import FirstNonfinite
@@ -48,6 +48,12 @@ class Watch(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.fixture
+def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The device decides. Alone on a CPU the host does, where it waits for nothing."""
+    monkeypatch.setattr(optimizers, "_on_nonfinite", lambda device: "hold")
+
+
 def step_of(config: Config) -> tuple[Step, OrderedBeats]:
     torch.manual_seed(0)
     whole = task(config)
@@ -56,6 +62,7 @@ def step_of(config: Config) -> tuple[Step, OrderedBeats]:
     return one, OrderedBeats(whole.batches, config.batch_size, config.seed)  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("as_on_an_accelerator")
 @pytest.mark.parametrize(("name", "clip"), CLIPPED)
 def test_a_tick_reads_nothing_of_the_device(
     name: Any, clip: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,8 +113,13 @@ def spoiled(at: int, how: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[C
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("kind", ["loss", "gradient"])
-def test_a_bad_beat_ends_the_training_at_its_tick(name: Any, kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("decides", ["host", "device"])
+def test_a_bad_beat_ends_the_training_at_its_tick(
+    name: Any, kind: str, decides: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """Tick 8 of beats of two: the second is bad. The last checkpoint is whole, and goes on."""
+    if decides == "device":
+        request.getfixturevalue("as_on_an_accelerator")
     how = {
         "loss": lambda summed: summed * float("nan"),
         "gradient": lambda summed: summed + Spike.apply(summed),
@@ -133,6 +145,7 @@ class Spike(torch.autograd.Function):
         return gradients[0] * float("inf")
 
 
+@pytest.mark.usefixtures("as_on_an_accelerator")
 @pytest.mark.parametrize("name", NAMES)
 def test_where_the_host_learns_late_no_parameter_has_moved(
     name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

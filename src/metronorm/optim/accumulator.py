@@ -300,6 +300,11 @@ class Accumulator(Optimizer):
     # --- a step that never waits ------------------------------------------------------------------
 
     @property
+    def decides_on_device(self) -> bool:
+        """Whether `on_nonfinite` is "hold": `step()` never waits for the device."""
+        return self._limits.hold
+
+    @property
     def held(self) -> Tensor:
         """Whether the parameters stay as they are, in this step and all that follow.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from metronorm.errors import ConfigError
+from metronorm.errors import ConfigError, DivergenceError
 from metronorm.optim._torch_private import found_inf, step_with_found_inf
 from metronorm.optim.blocks import any_nonfinite, local
 from metronorm.optim.limits import sharing
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
     from torch.optim import Optimizer
+
+    from metronorm.optim.accumulator import Accumulator
 
 
 def held_after(held: Tensor, tensors: Sequence[Tensor], *, on_all_ranks: bool = False) -> Tensor:
@@ -74,6 +76,32 @@ def check_flag(flag: Tensor, device: torch.device) -> None:
             else f"shape {tuple(given.shape)}, {given.dtype}, on {given.device}",
             fix="~loss.isfinite()",
         )
+
+
+def step_or_hold(optimizer: Accumulator, held: Tensor) -> Tensor:
+    """`step()` of one of our optimizers, unless `held` or its gradient is not finite.
+
+    With `on_nonfinite="hold"` the device decides, and nothing waits. With "raise" the host looks,
+    which on a CPU costs less; the error of the optimizer becomes a flag too.
+
+    Args:
+        optimizer: with either.
+        held: a 0-dim bool tensor on the device of the parameters.
+
+    Returns:
+        Whether the parameters stayed as they were, as such a tensor.
+    """
+    if optimizer.decides_on_device:
+        optimizer.hold(held)
+        optimizer.step()
+        return optimizer.held
+    if held:
+        return held
+    try:
+        optimizer.step()
+    except DivergenceError:
+        return torch.ones_like(held)
+    return held
 
 
 def step_unless(optimizer: Optimizer, held: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
@@ -43,13 +43,14 @@ def make_optimizer(
             got=f"a {type(model).__name__} with none that requires a gradient",
         )
     rate, clip = config.learning_rate, config.clip or None
+    on_nonfinite = _on_nonfinite(device)
     if config.name == "ticks_muon":
         return TicksMuon(
             _with_methods(groups, config),
             config.matrix_learning_rate,
             config.momentum,
             max_grad_norm=clip,
-            on_nonfinite="hold",
+            on_nonfinite=on_nonfinite,
         )
     groups = _without_methods(model, groups)
     if config.name == "adamw":
@@ -62,11 +63,21 @@ def make_optimizer(
             config.momentum,
             decoupled=True,
             max_grad_norm=clip,
-            on_nonfinite="hold",
+            on_nonfinite=on_nonfinite,
         )
     if config.name == "ticks_sign":
-        return TicksSign(groups, rate, config.momentum, max_grad_norm=clip, on_nonfinite="hold")
-    return TicksAdam(groups, rate, config.betas, on_nonfinite="hold")
+        return TicksSign(
+            groups, rate, config.momentum, max_grad_norm=clip, on_nonfinite=on_nonfinite
+        )
+    return TicksAdam(groups, rate, config.betas, on_nonfinite=on_nonfinite)
+
+
+def _on_nonfinite(device: torch.device) -> Literal["raise", "hold"]:
+    """Whether the host or the device decides that an update is not made.
+
+    On a CPU the host waits for nothing when it looks, and "hold" makes a tick 2 to 5 % longer.
+    """
+    return "raise" if device.type == "cpu" else "hold"
 
 
 def default_groups(model: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ import torch
 
 from metronorm.errors import ConfigError
 from metronorm.optim.accumulator import Accumulator
-from metronorm.optim.holding import step_unless
+from metronorm.optim.holding import step_or_hold, step_unless
 from metronorm.train.batches import to_device
 from metronorm.train.finite import FirstNonfinite
 from metronorm.train.optimizers import make_optimizer
@@ -107,9 +107,8 @@ class Step:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
         held = ~loss.isfinite()
         if isinstance(optimizer, Accumulator):
-            optimizer.hold(held)
-            optimizer.step()
-            norm, held = optimizer.gradient_norm, optimizer.held
+            held = step_or_hold(optimizer, held)
+            norm = optimizer.gradient_norm
         else:
             clip = self.config.optimizer.clip or math.inf
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
