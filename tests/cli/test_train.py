@@ -8,7 +8,9 @@ import pytest
 
 from metronorm.cli import main
 from metronorm.runs import open_run
+from metronorm.train import train
 
+from ..train.stranger import small, task
 from ..train.tiny import write_text
 from .test_bad_input import TINY
 
@@ -79,6 +81,26 @@ def test_resume_or_start(folder: Path) -> None:
     assert main(command) == 0
     assert open_run(Path("runs/x")).attempts == [0, 1]
     assert len(rows("runs/x")) == 12
+
+
+def test_resume_or_start_with_a_preset(folder: Path) -> None:
+    write_text(folder / "text")
+    options = [option for option in TINY if option not in ("--run", "runs/old")]
+    command = ["train", "--preset", "quick", *options, "--resume-or-start", "runs/x"]
+    assert main(command) == 0
+    assert main(command) == 0
+    assert open_run(Path("runs/x")).attempts == [0, 1]
+
+
+def test_a_run_of_a_task_from_python_asks_for_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(task, small(ticks=2), folder / "run")
+    assert main(["train", "--resume", "run"]) == 2
+    assert "goes on with that task; got run, which no recipe was named for" in (
+        capsys.readouterr().err
+    )
+    assert main(["train", "--resume", "run", "--recipe", "own.py", "--ticks", "3"]) == 0
 
 
 def test_a_branch_and_its_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

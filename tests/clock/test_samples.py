@@ -109,7 +109,7 @@ COLOR = np.random.default_rng(1).integers(0, 256, (5, 7, 3), np.uint8)
         (torch.tensor([[0.0, 1.0]]).to(torch.float8_e4m3fn), [[0, 255]]),
         (Image.fromarray(COLOR), COLOR),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_pictures(tmp_path: Path, picture: Any, expected: Any) -> None:
     (sample,) = keep(tmp_path / "run", picture)
@@ -131,7 +131,7 @@ def test_pictures_of_jax(tmp_path: Path) -> None:
         (np.array([[0, 1], [2, 3]], np.int16), 2, [0, 1, 2, 3]),
         (torch.tensor([[0.0], [1.0]]), 1, [0, 32767]),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_audio(tmp_path: Path, audio: Any, channels: int, expected: list[int]) -> None:
     (sample,) = keep(tmp_path / "run", audio, rate=8000)
@@ -362,7 +362,7 @@ def test_more_than_may_wait(
         (np.array([[-1.0, np.inf], [-np.inf, 0.2]]), 3, [[0, 255], [0, 51]]),
         (torch.tensor([[1e30, 0.2]]), 1, [[255, 51]]),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_floats_out_of_range(
     tmp_path: Path,
@@ -429,7 +429,7 @@ def test_cells_that_json_does_not_have(tmp_path: Path, caplog: pytest.LogCapture
         (np.zeros(5), 0.5, "got 0.5"),
         (np.zeros(5), "fast", "got 'fast'"),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_sample(tmp_path: Path, value: Any, rate: Any, message: str) -> None:
     with new_clock(tmp_path / "run") as clock:

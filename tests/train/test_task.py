@@ -4,7 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from metronorm.data import Shuffled
 from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from metronorm.runs import open_run
-from metronorm.train import Hook, Moment, Task, train
+from metronorm.train import Hook, Moment, OptimizerConfig, Task, train
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
 
 from .stranger import Config, examples, loss, measure, small, task
@@ -220,6 +220,52 @@ def test_tied_weights_are_saved_once_and_come_back(tmp_path: Path) -> None:
     assert history(tmp_path / "run") == history(tmp_path / "whole")
 
 
+def test_a_finished_run_that_is_resumed_has_its_measures(tmp_path: Path) -> None:
+    first = train(task, small(ticks=5), tmp_path / "run")
+    again = train(task, small(ticks=5), tmp_path / "run", resume=True)
+    assert first.measures
+    assert (again.measures, again.test) == (first.measures, first.test)
+
+
+def test_batches_to_measure_may_be_the_batches_themselves(tmp_path: Path) -> None:
+    given = task(small()).validation
+    assert callable(given)
+    train(changed(validation=given(), test=list(given())), small(ticks=20), tmp_path / "run")
+    found = [row["validation_loss"] for row in rows(tmp_path / "run") if row["validation_loss"]]
+    assert len(found) == 2
+    assert rows(tmp_path / "run")[-1]["test_loss"] == found[-1]
+
+
+def test_a_field_that_is_overridden_keeps_its_rule(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Longer(Config):
+        ticks: int = 7
+        keep: int = 5
+
+    options = vars(small())
+    config = Longer(**options)
+    train(task, replace(config, ticks=7), tmp_path / "run")
+    assert train(task, replace(config, ticks=9, keep=1), tmp_path / "run", resume=True).tick == 9
+
+
+def test_another_device_or_allocator_is_no_difference(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(task, small(ticks=4), tmp_path / "run")
+    with caplog.at_level(logging.WARNING):
+        train(task, small(ticks=4, device="auto", allocator="keep"), tmp_path / "run", resume=True)
+    assert caplog.text == ""
+
+
+def test_a_branch_keeps_its_optimizer(tmp_path: Path) -> None:
+    train(task, small(), tmp_path / "run")
+    other = small(optimizer=OptimizerConfig(name="ticks"))
+    with pytest.raises(ConfigError, match=r"optimizer\.name: 'adamw' in the run, 'ticks' asked"):
+        train(task, other, tmp_path / "run", resume=True, from_tick=40)
+    with pytest.raises(ConfigError, match="from_tick is for a run that goes on"):
+        train(task, small(), tmp_path / "new", from_tick=40)
+
+
 def mean(model: nn.Module, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
@@ -253,6 +299,13 @@ BAD = {
     ),
     "no batches": ({"batches": []}, DataError, "an epoch must hold a batch at least"),
     "no iterable": ({"batches": 7}, DataError, r"an order with take\(first, size\).*got int"),
+    "a model, made": ({"model": nn.Linear(8, 3)}, ConfigError, "function that makes the model"),
+    "validation for once": (
+        {"validation": iter([])},
+        ConfigError,
+        "validation must be batches that can be iterated again",
+    ),
+    "a unit that is another metric": ({"unit": "loss"}, ConfigError, "unit must be a name of its"),
     "no validation": ({"validation": list}, DataError, "must have something to count"),
 }
 

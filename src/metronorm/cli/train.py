@@ -116,7 +116,14 @@ def _run_to_resume(argv: list[str]) -> Path | None:
 def _recipe(argv: list[str], resumed: Path | None) -> Recipe | None:
     path = value_of("--recipe", argv)
     if path is None and resumed:
-        path = run_config(resumed).get("recipe")
+        kept = run_config(resumed)
+        path = kept.get("recipe")
+        if not path and "text" not in kept and "optimizer" in kept:
+            raise ConfigError(
+                "a run of a task of your own goes on with that task",
+                got=f"{resumed}, which no recipe was named for",
+                fix="--recipe FILE, or metronorm.train.train(..., resume=True) from Python",
+            )
     config = value_of("--config", argv)
     if path is None and config and Path(config).is_file():
         path = read_toml(Path(config)).get("recipe")
@@ -126,7 +133,7 @@ def _recipe(argv: list[str], resumed: Path | None) -> Recipe | None:
 def _defaults(argv: list[str], kind: Any, resumed: Path | None) -> Any:
     preset, config = value_of("--preset", argv), value_of("--config", argv)
     if resumed:
-        if preset is not None:
+        if preset is not None and value_of("--resume", argv):
             raise ConfigError("--preset is for a new run and --resume goes on with an old one")
         found = config_from_dict(run_config(resumed), kind)
         return text.without_cache(found) if kind is text.Config else found

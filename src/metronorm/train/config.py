@@ -16,7 +16,7 @@ resumed is said in the field itself, by `on_resume`:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -118,7 +118,12 @@ class TrainConfig:
     """
 
     optimizer: OptimizerConfig = field(
-        default_factory=OptimizerConfig, metadata={"on_resume": "branch"}
+        default_factory=OptimizerConfig,
+        metadata={
+            "on_resume": {
+                each.name: "branch" for each in fields(OptimizerConfig) if each.name != "name"
+            }
+        },
     )
     ticks: int = on_resume("longer", 1000)
     """Updates of the parameters to make."""
@@ -130,12 +135,12 @@ class TrainConfig:
     """Seed of the weights, of the order of the examples and of dropout."""
     precision: Precision = "auto"
     """Precision of the matrix products. auto: the one that is faster on this machine."""
-    allocator: Allocator = "auto"
+    allocator: Allocator = field(default="auto", metadata={"on_resume": "free"})
     """What the C allocator does with large blocks. system: it gives them back; keep: it keeps
     them; auto: the faster of both (glibc only)."""
-    device: str = "auto"
+    device: str = on_resume("free", "auto")
     """Device to train on: cpu, cuda, cuda:1, ... auto: an accelerator if there is one."""
-    compile: bool = False
+    compile: bool = on_resume("free", False)
     """Compile the model with torch.compile (minutes on a small machine, then faster)."""
     evaluate_every: int = on_resume("free", 250)
     """Ticks between two evaluations; also at the end."""

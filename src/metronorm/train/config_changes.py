@@ -171,19 +171,28 @@ def _changes(
     old: dict[str, Any], new: dict[str, Any], kind: Any, rule: Any = None, prefix: str = ""
 ) -> Iterator[Change]:
     """Walk two configs side by side; `rule` is what their own field says, a dict or one for all."""
-    fields = {field.name: field for field in dataclasses.fields(kind)} if kind else {}
     types = get_type_hints(kind) if kind else {}
     for name in sorted(old.keys() | new.keys()):
         before, after = old.get(name), new.get(name)
         own = rule.get(name) if isinstance(rule, dict) else rule
-        if own is None and name in fields:
-            own = fields[name].metadata.get("on_resume")
+        if own is None and kind is not None:
+            own = _rule_of(kind, name)
         if isinstance(before, dict) and isinstance(after, dict):
             inner = types.get(name)
             inner = inner if dataclasses.is_dataclass(inner) else None
             yield from _changes(before, after, inner, own, f"{prefix}{name}.")
         elif before != after:
             yield Change(f"{prefix}{name}", before, after, own)
+
+
+def _rule_of(kind: type, name: str) -> Any:
+    """What a field says of resuming; one that is overridden keeps what it said before."""
+    for each in kind.__mro__:
+        if dataclasses.is_dataclass(each):
+            for field in dataclasses.fields(each):
+                if field.name == name and "on_resume" in field.metadata:
+                    return field.metadata["on_resume"]
+    return None
 
 
 def _without_none(value: Any) -> Any:

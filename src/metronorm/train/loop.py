@@ -110,6 +110,8 @@ def train(
     """
     directory = directory.absolute()  # wherever the process goes
     branch = from_tick is not None
+    if branch and not resume:
+        raise ConfigError("from_tick is for a run that goes on", got="resume=False")
     with explaining_out_of_memory(resume=resume), _process_put_back():
         if not resume:
             check_free(directory)
@@ -168,7 +170,7 @@ class _Training:
         self.stop, self.reason = Stop(), ""
         self.clock = clock or Clock(directory, config=config_to_dict(config))
         self.saving = Saving(self.ready, directory, found, branch=branch)
-        self.measuring = Measuring(self.ready, self.stop)
+        self.measuring = Measuring(self.ready, self.stop, found)
 
     def run(self) -> Outcome:
         """Train to the planned end, or until a signal or a hook ends it."""
@@ -193,7 +195,7 @@ class _Training:
                     clock.event("signal", signal=stop.signal.name)
                 ends = bool(last or stop.signal or self.reason)
                 if saving.is_best(score) or ends or clock.tick % config.checkpoint_every == 0:
-                    saving.take(clock.tick, score, measuring.measures)
+                    saving.take(clock.tick, score, measuring)
                 if ends:
                     clock.stop()
             saving.write(clock)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from metronorm.clock import Clock
+    from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.preparing import Preparation
     from metronorm.train.stop import Stop
 
@@ -21,17 +22,19 @@ class Measuring:
     Args:
         ready: the model, its task and its averages.
         stop: a signal ends a running evaluation, which then counts as not made.
+        found: the checkpoint that the training goes on from, with its newest measures.
 
     Attributes:
         measures: of the newest evaluation, by name; empty before the first.
         test: of the test set, by name; empty until it has been read.
     """
 
-    def __init__(self, ready: Preparation, stop: Stop) -> None:
+    def __init__(self, ready: Preparation, stop: Stop, found: Checkpoint | None = None) -> None:
         self._step, self._averages, self._stop = ready.step, ready.averages, stop
         self._task, self._config = ready.step.task, ready.step.config
-        self.measures: dict[str, float] = {}
-        self.test: dict[str, float] = {}
+        state = found.state if found else {}
+        self.measures: dict[str, float] = dict(state.get("measures") or {})
+        self.test: dict[str, float] = dict(state.get("test") or {})
 
     def evaluate(self, clock: Clock) -> float | None:
         """Measure the validation set and log it.
@@ -42,10 +45,10 @@ class Measuring:
         if self._task.validation is None:
             return None
         with clock.phase("evaluate"):
-            measures = self._measure(self._task.validation())
+            measures = self._measure(_batches(self._task.validation))
             for kind in self._averages.ready(clock.tick):
                 with self._averages.in_place(kind):
-                    averaged = self._measure(self._task.validation())
+                    averaged = self._measure(_batches(self._task.validation))
                 measures |= {f"{name}_{kind}": value for name, value in averaged.items()}
         if self._stop.signal:
             return None
@@ -59,7 +62,7 @@ class Measuring:
         if self._task.test is None or self._stop.signal:
             return
         with clock.phase("evaluate"):
-            measures = self._measure(self._task.test())
+            measures = self._measure(_batches(self._task.test))
         if not self._stop.signal:
             self.test = measures
             clock.log(**{f"test_{name}": value for name, value in measures.items()})
@@ -73,3 +76,8 @@ class Measuring:
             if self._stop.signal:  # it came before the first batch
                 return {}
             raise
+
+
+def _batches(source: Any) -> Iterable[Any]:
+    found: Iterable[Any] = source() if callable(source) else source
+    return found

@@ -14,7 +14,7 @@ from metronorm.train import precision
 from metronorm.train.averages import Averages
 from metronorm.train.beats import IteratedBeats, make_beats
 from metronorm.train.resuming import check_same_data
-from metronorm.train.starting import check_batch, check_measures, initial_weights
+from metronorm.train.starting import check_batch, check_measures, check_task, initial_weights
 from metronorm.train.step import Step
 from metronorm.train.task import Task
 
@@ -58,6 +58,7 @@ class Preparation:
         *,
         branch: bool = False,
     ) -> None:
+        check_task(task)
         device = precision.choose_device(config.device)
         torch.manual_seed(config.seed)
         model = task.model().to(device)

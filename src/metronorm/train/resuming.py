@@ -62,20 +62,29 @@ def checkpoint_to_resume(directory: Path, tick: int | None = None) -> Checkpoint
     else:
         found = newest_checkpoint(folder)
     try:
-        state = msgspec.convert(found.state, _LoopState)
+        msgspec.convert(found.state, _LoopState)
     except msgspec.ValidationError as error:
         raise CheckpointError(f"{found.path} must be of a training", got=str(error)) from None
+    return found
+
+
+def warn_if_not_exact(found: Checkpoint, machine: dict[str, Any]) -> None:
+    """Warn where the run cannot go on bit for bit: rounding depends on the machine.
+
+    Args:
+        found: the checkpoint that the run goes on from.
+        machine: what `describe_machine` says now.
+    """
+    before = found.state.get("machine", {})
     changed = [
-        f"{name} {before}, now {now}"
-        for name, now in describe_machine().items()
-        if (before := state.machine.get(name, now)) != now
+        f"{name} {before[name]}, now {now}"
+        for name, now in machine.items()
+        if before.get(name, now) != now
     ]
     if changed:
         _log.warning(
-            "the run goes on, but not bit for bit as it would have: %s",
-            "; ".join(changed),
+            "the run goes on, but not bit for bit as it would have: %s", "; ".join(changed)
         )
-    return found
 
 
 def data_id_of(found: Checkpoint) -> str | None:
@@ -103,12 +112,14 @@ def check_same_config(found: Checkpoint, config: TrainConfig, *, branch: bool) -
         )
 
 
-def describe_machine() -> dict[str, str | int]:
+def describe_machine(device: torch.device, *, compiled: bool) -> dict[str, str | int | bool]:
     """What rounding depends on, beside the config."""
     return {
         "processor": describe_host()["processor"],
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
+        "device": device.type,
+        "compiled": compiled,
     }
 
 

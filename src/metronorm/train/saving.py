@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from metronorm.train import checkpoint_folder
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.config_changes import config_to_dict
-from metronorm.train.resuming import describe_machine
+from metronorm.train.resuming import describe_machine, warn_if_not_exact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from metronorm.clock import Clock
     from metronorm.train.checkpoint import Checkpoint
+    from metronorm.train.measuring import Measuring
     from metronorm.train.preparing import Preparation
 
 _log = logging.getLogger("metronorm")
@@ -54,7 +55,10 @@ class Saving:
         self.saved = found.tick if found else None
         self.kept_by_task: Mapping[str, Any] = {}
         self._branch = checkpoint_folder.newest_branch(self._folder) + branch
-        self._machine = describe_machine()
+        step = ready.step
+        self._machine = describe_machine(step.device, compiled=step.config.compile)
+        if found:
+            warn_if_not_exact(found, self._machine)
         self._best = checkpoint_folder.best_score(self._folder)
         self._due: dict[str, Any] | None = None
         if branch and found:
@@ -67,9 +71,10 @@ class Saving:
         self._best = score
         return True
 
-    def take(self, tick: int, score: float | None, measures: Mapping[str, float]) -> None:
+    def take(self, tick: int, score: float | None, measuring: Measuring) -> None:
         """Remember the state at the end of this tick, for `write`."""
-        self._due = self._state(tick, score, {"measures": dict(measures)})
+        evaluated = {"measures": dict(measuring.measures), "test": dict(measuring.test)}
+        self._due = self._state(tick, score, evaluated)
 
     def write(self, clock: Clock) -> None:
         """Write what was taken, if anything. A full disk is logged, and the training goes on.
@@ -117,5 +122,6 @@ class Saving:
             "data_id": step.config.data_id or None,
             "machine": self._machine,
             "score": score,
-            "measures": {} if score is None else evaluated.get("measures", {}),
+            "measures": evaluated.get("measures", {}),
+            "test": evaluated.get("test", {}),
         }

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from metronorm.errors import ConfigError, DataError, DivergenceError
@@ -17,15 +18,48 @@ from metronorm.scalars import as_real
 from metronorm.train.batches import halves, tensors_of
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
+from metronorm.train.config_changes import run_config
 from metronorm.train.evaluate import evaluating
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from metronorm.train.preparing import Preparation
     from metronorm.train.step import Step
+    from metronorm.train.task import Task
 
 _log = logging.getLogger("metronorm")
+
+_OWN_METRICS = ("loss", "learning_rate", "gradient_norm")
+
+
+def check_task(task: Task) -> None:
+    """Look at what a task is made of, before anything is made of it.
+
+    Raises:
+        ConfigError: a model instead of a function that makes one, batches for the evaluation that
+            can be read once only, or a unit that is the name of another metric.
+    """
+    if isinstance(task.model, nn.Module) or not callable(task.model):
+        raise ConfigError(
+            "a task's model must be a function that makes the model",
+            got=f"a {type(task.model).__name__}",
+            fix="model=lambda: MyModel(...)",
+        )
+    for name, batches in (("validation", task.validation), ("test", task.test)):
+        if batches is None or callable(batches):
+            continue
+        if not hasattr(batches, "__iter__") or hasattr(batches, "__next__"):
+            raise ConfigError(
+                f"a task's {name} must be batches that can be iterated again, or a function that "
+                "makes them",
+                got=f"a {type(batches).__name__}",
+                fix=f"{name}=lambda: ...",
+            )
+    if not task.unit or task.unit in _OWN_METRICS:
+        raise ConfigError(
+            f"unit must be a name of its own, not one of {', '.join(_OWN_METRICS)}",
+            got=repr(task.unit),
+            fix="images",
+        )
 
 
 def check_batch(step: Step, batch: Any) -> None:
@@ -163,8 +197,10 @@ def initial_weights(model: nn.Module, run: Path) -> None:
     """Give the model the best weights of a run.
 
     Raises:
+        RunError: there is no run.
         CheckpointError: there is no whole checkpoint, or one of another model.
     """
+    run_config(run)  # is it a run?
     folder = run / FOLDER
     found = best_checkpoint(folder) or newest_checkpoint(folder)
     found.load_model(model)

@@ -114,9 +114,9 @@ class Step:
             norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
             held = held | ~norm.isfinite() | self.first_nonfinite.seen
             _step_unless(optimizer, held)
-        optimizer.zero_grad()
         self.first_nonfinite.note(tick, loss, held)
         self.first_nonfinite.check()
+        optimizer.zero_grad()
         return norm
 
     def try_out(self, batch: Batch, precision: Fixed | None = None) -> Tensor:

@@ -113,8 +113,9 @@ class Task:
         count: how many tokens, images, ... the loss of a batch is a sum over.
         measure: sums for the evaluation, from one forward pass; None: the loss alone. Never means:
             each sum is divided once, after all batches.
-        validation: batches to evaluate on, called anew for each evaluation; None: none.
-        test: batches to read once, when the planned training has ended; None: none.
+        validation: batches to evaluate on: an iterable that can be iterated again and again, or a
+            function that makes one for each evaluation; None: none.
+        test: the same, read once, when the planned training has ended; None: none.
         groups: the model's parameter groups for the optimizer; None: weight decay for matrices and
             none for vectors, and Muon for the weights of all linear layers but the last.
         hooks: to call every N ticks.
@@ -135,8 +136,8 @@ class Task:
     loss: Callable[[nn.Module, Batch], Tensor]
     count: Callable[[Batch], int]
     measure: Callable[[nn.Module, Batch], Sums] | None = None
-    validation: Callable[[], Iterable[Batch]] | None = None
-    test: Callable[[], Iterable[Batch]] | None = None
+    validation: Callable[[], Iterable[Batch]] | Iterable[Batch] | None = None
+    test: Callable[[], Iterable[Batch]] | Iterable[Batch] | None = None
     groups: Callable[[nn.Module, TrainConfig], list[dict[str, Any]]] | None = None
     hooks: Sequence[Hook] = ()
     save: Callable[[Path, Mapping[str, Any]], Mapping[str, Any] | None] | None = None
