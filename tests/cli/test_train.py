@@ -1,7 +1,9 @@
 """`metronorm train` with recipes, files of options, branches and plans."""
 
+import os
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -138,6 +140,34 @@ MISTAKES = {
     "from a tick of nothing": (["--from-tick", "3"], "--from-tick is for --resume RUN"),
     "two ways at once": (["--resume-or-start", "a", "--run", "b"], "names the run alone"),
     "weights of nothing": (["--init-from", "nowhere"], "nowhere"),
+    "a recipe without a path": (["--recipe", ""], "--recipe needs a path; got ''"),
+    "no Python": (
+        ["--recipe", "syntax.py"],
+        "must be a Python file; got '(' was never closed",
+    ),
+    "no default": (["--recipe", "bare.py"], "must have a default; got none of x in bare.py"),
+    "no dataclass": (["--recipe", "plain.py"], "must be a dataclass; got x in plain.py, no field"),
+    "a name of the command": (["--recipe", "taken.py"], "than the options of the command; got run"),
+    "a check of its own": (["--recipe", "check.py"], "must suit the recipe; got x is too small"),
+    "no task made": (["--recipe", "none.py"], "must return a Task; got a NoneType"),
+    "too many brackets": (["--config", "deep.toml"], "a config must be TOML; got deep.toml: maxi"),
+    "too many digits": (["--config", "digits.toml"], "a config must be TOML; got digits.toml: "),
+    "a number for a recipe": (["--config", "path.toml"], "the path of a Python file; got 3"),
+}
+
+
+OWN_CONFIG = """from dataclasses import dataclass
+from metronorm.train import TrainConfig
+def task(config): return None
+"""
+OWN_CONFIGS = {
+    "syntax.py": "x = (",
+    "bare.py": "@dataclass(frozen=True, kw_only=True)\nclass Config(TrainConfig):\n  x: int",
+    "plain.py": "class Config(TrainConfig):\n  x: int = 3",
+    "taken.py": "@dataclass(frozen=True)\nclass Config(TrainConfig):\n  run: int = 3",
+    "check.py": "class Config(TrainConfig):\n"
+    "  def __post_init__(self): raise ValueError('x is too small')",
+    "none.py": "Config = TrainConfig",
 }
 
 
@@ -147,6 +177,11 @@ def test_a_mistake_is_one_line(name: str, folder: Path, capsys: pytest.CaptureFi
     (folder / "typo.toml").write_text("tikcs = 3\n")
     (folder / "nested.toml").write_text("[optimizer]\nlearning_rat = 3\n")
     (folder / "kind.toml").write_text('ticks = "many"\n')
+    (folder / "deep.toml").write_text("a = " + "[" * 5000)
+    (folder / "digits.toml").write_text("ticks = " + "9" * 5000)
+    (folder / "path.toml").write_text("recipe = 3\n")
+    for file, text in OWN_CONFIGS.items():
+        (folder / file).write_text(OWN_CONFIG + text)
     arguments, says = MISTAKES[name]
     if "--recipe" not in arguments and "--config" not in arguments:
         arguments = ["--recipe", "own.py", *SMALL, *arguments]
@@ -155,3 +190,23 @@ def test_a_mistake_is_one_line(name: str, folder: Path, capsys: pytest.CaptureFi
     assert says in err
     assert "Traceback" not in err
     assert len([line for line in err.splitlines() if line.startswith("metronorm")]) == 1
+
+
+def test_the_last_of_an_option_that_is_given_twice_counts(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--recipe", "no.py", "--recipe", "own.py", *SMALL, "--ticks", "x"]) == 2
+    assert "--ticks must be a whole number; got 'x'" in capsys.readouterr().err
+
+
+def test_options_may_come_from_a_pipe(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It can be read only once, and names the recipe."""
+    os.mkfifo(folder / "pipe")
+    text = '\ufeffrecipe = "own.py"\nticks = 3\n'  # as an editor on Windows begins it
+    feed = threading.Thread(target=(folder / "pipe").write_text, args=(text,))
+    feed.start()
+    assert main(["train", "--config", "pipe", *SMALL[2:], "--run", "x"]) == 0
+    feed.join()
+    assert len(rows("x")) == 3
+    assert main(["train", "--resume", "x", "--config", "pipe"]) == 2
+    assert "--config is for a new run" in capsys.readouterr().err

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from metronorm.errors import CheckpointError, ConfigError, DataError, Divergence
 from metronorm.runs import open_run
 from metronorm.train import Hook, Moment, OptimizerConfig, Task, train
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
+from metronorm.train.config import OptimizerName
 
 from .stranger import Config, examples, loss, measure, small, task
 from .test_loop import at_every_tick
@@ -274,7 +275,66 @@ def unsummed(model: nn.Module, batch: Any) -> Tensor:
     return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
-BAD = {
+class WithExtraState(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(8, 3)
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"calls": 3}
+
+
+class SparseRows(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(3, 3, sparse=True)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.rows((points[:, 0] > 0).long())  # type: ignore[no-any-return]
+
+
+class Unused(nn.Module):
+    """One layer never gets a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(8, 3), nn.Linear(3, 3)
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.used(points)  # type: ignore[no-any-return]
+
+
+class Complex(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 3, dtype=torch.complex64))
+
+    def forward(self, points: Tensor) -> Tensor:
+        return (points.to(torch.complex64) @ self.weight).abs()
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.LazyLinear(3))
+
+
+ODD = [(kind, name) for kind in (Unused, lazy) for name in get_args(OptimizerName)]
+
+
+@pytest.mark.parametrize(("model", "name"), [*ODD, (Complex, "adamw")])
+def test_an_odd_model_resumes_too(tmp_path: Path, model: Any, name: Any) -> None:
+    """A layer without gradients, layers that find out their sizes, complex weights."""
+    optimizer = OptimizerConfig(name=name, learning_rate=1e-3, clip=0.0)
+    config = small(ticks=12, ema=0.9, optimizer=optimizer)
+    whole = train(changed(model=model), config, tmp_path / "whole")
+    assert whole.measures["loss_ema"] != whole.measures["loss"]
+    with stop_at(7):
+        train(changed(model=model), config, tmp_path / "run")
+    outcome = train(changed(model=model), config, tmp_path / "run", resume=True)
+    assert history(tmp_path / "run") == history(tmp_path / "whole")
+    assert outcome.measures == whole.measures
+
+
+ONE_GENERATOR: Iterator[Any] = iter([])
+BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "no scalar": ({"loss": unsummed}, ConfigError, r"loss must be a scalar.*try: reduction"),
     "no gradient": (
         {"loss": lambda model, batch: loss(model, batch).detach()},
@@ -306,7 +366,56 @@ BAD = {
         "validation must be batches that can be iterated again",
     ),
     "a unit that is another metric": ({"unit": "loss"}, ConfigError, "unit must be a name of its"),
-    "no validation": ({"validation": list}, DataError, "must have something to count"),
+    "no validation": ({"validation": list}, DataError, "something to count; got no batches"),
+    "no model": ({"model": lambda: None}, ConfigError, "got one that returns a NoneType"),
+    "a count of several": (
+        {"count": lambda batch: np.array([16])},
+        ConfigError,
+        "count must give a whole number; got array",
+    ),
+    "no tensors in the model": (
+        {"model": WithExtraState},
+        ConfigError,
+        "state_dict must hold tensors only; got _extra_state, a dict",
+    ),
+    "sparse gradients": (
+        {"model": lambda: SparseRows()},
+        ConfigError,
+        "gradients must be dense; got a sparse one of rows.weight; try: sparse=False",
+    ),
+    "no sums": ({"measure": lambda *_: [1.0]}, ConfigError, "return sums by name; got a list"),
+    "a sum of text": ({"measure": lambda *_: {"loss": "x"}}, ConfigError, "loss is a str"),
+    "a sum of three": ({"measure": lambda *_: {"loss": (1, 2, 3)}}, ConfigError, "tuple of 3"),
+    "a sum too big": ({"measure": lambda *_: {"loss": 10**400}}, ConfigError, "loss is a int"),
+    "a complex sum": (
+        {"measure": lambda *_: {"loss": torch.tensor(1j)}},
+        ConfigError,
+        "a real number; got loss is complex",
+    ),
+    "a nameless sum": ({"measure": lambda *_: {3: 1.0}}, ConfigError, "name must be text; got 3"),
+    "one generator": (
+        {"validation": lambda: ONE_GENERATOR},
+        ConfigError,
+        "anew for each evaluation; got the same list_iterator again",
+    ),
+    "nothing to evaluate": ({"validation": lambda: None}, ConfigError, "that returns None"),
+    "a hook that is none": ({"hooks": [print]}, ConfigError, "must be a list of Hook"),
+    "one hook": ({"hooks": Hook(1, print)}, ConfigError, "must be a list of Hook"),
+    "a hook of text": ({"hooks": [Hook("2", print)]}, ConfigError, "a whole number of ticks"),  # type: ignore[arg-type]
+    "a name of a number": ({"data_id": 4}, ConfigError, "data_id must be text; got 4"),
+    "a unit of a number": ({"unit": 4}, ConfigError, "unit must be a name of its own"),
+    "a loss of a number": ({"loss": 4}, ConfigError, "loss must be a function; got a int"),
+    "a tensor to keep": (
+        {"save": lambda *_: {"mean": torch.zeros(2)}},
+        ConfigError,
+        "must return plain values by name.*; got .*Tensor",
+    ),
+    "no names to keep": ({"save": lambda *_: [1]}, ConfigError, r"values by name.*got \[1\]"),
+    "a taken name": (
+        {"save": lambda *_: {"tick": 3, "files": {}}},
+        ConfigError,
+        "names that a checkpoint does not have; got files, tick",
+    ),
 }
 
 
@@ -315,6 +424,24 @@ def test_one_clear_error(name: str, tmp_path: Path) -> None:
     changes, kind, says = BAD[name]
     with pytest.raises(kind, match=says):
         train(changed(**changes), small(), tmp_path / "run")
+
+
+def test_the_best_may_be_of_an_average_that_begins_later(tmp_path: Path) -> None:
+    train(task, small(average_last=0.25, best="loss_last", keep=1), tmp_path / "run")
+    found = best_checkpoint(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert found.tick == 40
+
+
+def test_a_measure_that_is_gone_later_is_an_error(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def fickle(model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        calls.append(1)
+        return {"loss" if len(calls) == 1 else "lost": loss(model, batch)}
+
+    with pytest.raises(ConfigError, match=r"got 'loss', which this .* try: one of lost"):
+        train(changed(measure=fickle), small(), tmp_path / "run")
 
 
 def test_a_mean_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

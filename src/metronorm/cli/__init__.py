@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
     except MetronormError as error:
         return _mistake(command, printable(str(error)))
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in _OPTIONAL:
+        if error.name not in _OPTIONAL:  # a part of one that is there is no matter of installing
             raise
         return _mistake(
             command, f"needs the package {error.name!r}; try: pip install 'metronorm[train]'"

@@ -6,18 +6,26 @@ from itertools import pairwise
 
 from metronorm.errors import ConfigError
 
-_PATHS = ("--run", "--resume", "--cache")
+_PATHS = (
+    "--run",
+    "--resume",
+    "--resume-or-start",
+    "--recipe",
+    "--config",
+    "--init-from",
+    "--cache",
+)
 
 
 def value_of(name: str, argv: list[str]) -> str | None:
-    """The value that the arguments give an option; None: they do not name the option.
+    """The value that the arguments give an option, the last time; None: they do not name it.
 
     Args:
         name: the option, with its short name if it has one: "--ticks", "--ticks/-t".
         argv: the arguments of a command.
     """
     for option in reversed(name.split("/")):
-        for argument, following in pairwise([*argv, ""]):
+        for argument, following in reversed([*pairwise([*argv, ""])]):
             if argument.replace("_", "-") == option:
                 return following
             if argument.replace("_", "-").startswith(f"{option}="):
@@ -36,5 +44,6 @@ def check_paths(argv: list[str]) -> None:
         if option == "--data" and value.startswith("--"):
             raise ConfigError("--data needs a file, a folder or a glob", got="none")
         name, equals, same = option.partition("=")
+        name = name.replace("_", "-")
         if name in _PATHS and not (same if equals else value):
             raise ConfigError(f"{name} needs a path", got="''", fix="'.' for the current folder")

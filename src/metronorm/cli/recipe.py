@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ def load_recipe(path: str) -> Recipe:
     """Run a recipe's file and take its `Config` and `task`.
 
     Raises:
-        ConfigError: no such file, or one without them.
+        ConfigError: no such file, one that is no Python, or one without them; a `Config` that is
+            no dataclass, or has a field without a default.
     """
     file = Path(path).absolute()
     if not file.is_file():
@@ -41,12 +43,19 @@ def load_recipe(path: str) -> Recipe:
     name = f"metronorm_recipe_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ConfigError("a recipe must be a Python file", got=repr(path))
+        raise ConfigError("a recipe's name must end in .py", got=repr(path))
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # a dataclass looks itself up there
     sys.path.insert(0, str(file.parent))  # as Python does for a script
     try:
         spec.loader.exec_module(module)
+    except SyntaxError as error:
+        if error.filename not in (str(file), None):  # of a module that the recipe imports
+            raise
+        raise ConfigError(
+            "a recipe must be a Python file",
+            got=f"{error.msg} in {path}" + (f", line {error.lineno}" if error.lineno else ""),
+        ) from None
     finally:
         sys.path.remove(str(file.parent))
     config, task = getattr(module, "Config", None), getattr(module, "task", None)
@@ -55,4 +64,28 @@ def load_recipe(path: str) -> Recipe:
             "a recipe must define `Config`, a subclass of TrainConfig, and `task(config)`",
             got=f"Config={config!r}, task={task!r} in {path}",
         )
+    _check_config(config, path)
     return Recipe(config, task, (module.__doc__ or "Train the task of a recipe.").strip())
+
+
+def _check_config(config: type[TrainConfig], path: str) -> None:
+    """Its fields become options with their defaults: so each must be a field, and have one."""
+    fields = {field.name: field for field in dataclasses.fields(config)}
+    lost = [name for name in vars(config).get("__annotations__", {}) if name not in fields]
+    if lost:
+        raise ConfigError(
+            "a recipe's Config must be a dataclass",
+            got=f"{', '.join(lost)} in {path}, no field",
+            fix="@dataclass(frozen=True) above the class",
+        )
+    empty = [
+        name
+        for name, field in fields.items()
+        if field.default is field.default_factory is dataclasses.MISSING
+    ]
+    if empty:
+        raise ConfigError(
+            "every field of a recipe's Config must have a default",
+            got=f"none of {', '.join(empty)} in {path}",
+            fix=f"{empty[0]}: ... = ...",
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +16,14 @@ from metronorm.cli import sample, show
 from metronorm.cli.arguments import parse, value_of
 from metronorm.cli.free_directory import free_directory
 from metronorm.cli.recipe import Recipe, load_recipe
-from metronorm.errors import ConfigError
+from metronorm.errors import ConfigError, MetronormError
 from metronorm.tasks import text
 from metronorm.text import short_time, size
 from metronorm.train.config_changes import config_from_dict, read_toml, run_config
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from metronorm.train.config import TrainConfig
     from metronorm.train.loop import Outcome
 
@@ -64,6 +67,12 @@ class Options:
 
 def _arguments(kind: type[TrainConfig]) -> Any:
     """The options above, and those of a kind of training as `training`."""
+    taken = {each.name for each in fields(Options)} & {each.name for each in fields(kind)}
+    if taken:
+        raise ConfigError(
+            "a recipe's Config must use other names than the options of the command",
+            got=", ".join(sorted(taken)),
+        )
     options = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
     return make_dataclass(
         "Arguments", [("training", options, field())], bases=(Options,), frozen=True, kw_only=True
@@ -73,18 +82,22 @@ def _arguments(kind: type[TrainConfig]) -> Any:
 def main(argv: list[str]) -> int:
     """Train; 0, 128 + the number of the signal that stopped it, or 3 if its end is not saved."""
     resumed = _run_to_resume(argv)
-    recipe = _recipe(argv, resumed)
+    file = value_of("--config", argv)
+    values = read_toml(Path(file)) if file and not resumed else None
+    recipe = _recipe(argv, resumed, values)
     kind: Any = recipe.config if recipe else text.Config
     kinds = _arguments(kind)
-    arguments: Any = parse(
-        kinds,
-        argv,
-        command="train",
-        description=recipe.description if recipe else DESCRIPTION,
-        default=kinds(
-            training=_defaults(argv, kind, resumed), preset=value_of("--preset", argv) or "quick"
-        ),
-    )
+    with _own_checks_told(recipe):
+        arguments: Any = parse(
+            kinds,
+            argv,
+            command="train",
+            description=recipe.description if recipe else DESCRIPTION,
+            default=kinds(
+                training=_defaults(argv, kind, resumed, values),
+                preset=value_of("--preset", argv) or "quick",
+            ),
+        )
     # OpenMP's threads wait for each other in a loop, by default for milliseconds, before they
     # sleep. On a busy machine they so take the cores from one another: two threads were 40 times
     # slower than with this setting, which on an idle machine costs nothing.
@@ -106,6 +119,19 @@ def main(argv: list[str]) -> int:
     return _report(outcome, run, options)
 
 
+@contextlib.contextmanager
+def _own_checks_told(recipe: Recipe | None) -> Iterator[None]:
+    """What a recipe's own Config raises of its values is a mistake of the user's, as ours is."""
+    try:
+        yield
+    except MetronormError:
+        raise
+    except ValueError as error:
+        if recipe is None:
+            raise
+        raise ConfigError("options must suit the recipe", got=str(error)) from error
+
+
 def _run_to_resume(argv: list[str]) -> Path | None:
     resume, either = value_of("--resume", argv), value_of("--resume-or-start", argv)
     if resume:
@@ -113,7 +139,8 @@ def _run_to_resume(argv: list[str]) -> Path | None:
     return Path(either) if either and (Path(either) / "run.json").exists() else None
 
 
-def _recipe(argv: list[str], resumed: Path | None) -> Recipe | None:
+def _recipe(argv: list[str], resumed: Path | None, values: dict[str, Any] | None) -> Recipe | None:
+    """The recipe that the arguments, the run or the file of options names."""
     path = value_of("--recipe", argv)
     if path is None and resumed:
         kept = run_config(resumed)
@@ -124,23 +151,29 @@ def _recipe(argv: list[str], resumed: Path | None) -> Recipe | None:
                 got=f"{resumed}, which no recipe was named for",
                 fix="--recipe FILE, or metronorm.train.train(..., resume=True) from Python",
             )
-    config = value_of("--config", argv)
-    if path is None and config and Path(config).is_file():
-        path = read_toml(Path(config)).get("recipe")
+    if path is None and values:
+        path = values.get("recipe")
+    if not isinstance(path, str | None):
+        raise ConfigError("recipe must be the path of a Python file", got=repr(path))
     return load_recipe(path) if path else None
 
 
-def _defaults(argv: list[str], kind: Any, resumed: Path | None) -> Any:
+def _defaults(
+    argv: list[str], kind: Any, resumed: Path | None, values: dict[str, Any] | None
+) -> Any:
+    """The config that holds where the arguments say nothing; `values` are those of --config."""
     preset, config = value_of("--preset", argv), value_of("--config", argv)
     if resumed:
         if preset is not None and value_of("--resume", argv):
             raise ConfigError("--preset is for a new run and --resume goes on with an old one")
+        if config is not None and value_of("--resume", argv):
+            raise ConfigError("--config is for a new run and --resume goes on with an old one")
         found = config_from_dict(run_config(resumed), kind)
         return text.without_cache(found) if kind is text.Config else found
-    if config is not None:
+    if config is not None and values is not None:
         if preset is not None:
             raise ConfigError("--preset and --config both give all options", got="both")
-        return config_from_dict(read_toml(Path(config)), kind, Path(config))
+        return config_from_dict(values, kind, Path(config))
     if kind is text.Config:
         return text.training_preset(preset or "quick")
     if preset is not None:

@@ -38,7 +38,7 @@ class Averages:
         trained = {
             name: weight
             for name, weight in model.named_parameters()
-            if weight.requires_grad and weight.is_floating_point()
+            if weight.requires_grad and (weight.is_floating_point() or weight.is_complex())
         }
         self._names = list(trained)
         self._weights: list[Tensor] = list(trained.values())

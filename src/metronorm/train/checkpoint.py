@@ -50,6 +50,7 @@ FORMAT = 1
 FOLDER = "checkpoints"
 AVERAGE_OPTIONS = {"ema": "--ema 0.999", "last": "--average-last 0.2"}
 MODEL, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
+OWN_NAMES = ("files", "format", "optimizer", "sha256")  # in state.json
 
 _MOST_STATE_BYTES = 16 << 20  # hundreds of times what the largest models' state.json has
 

@@ -140,6 +140,9 @@ def check_state_tensors(
             if shape not in ((), expected):
                 raise ValueError(f"{name} of shape {shape} for a parameter of shape {expected}")
     if isinstance(optimizer, torch.optim.AdamW):  # ours check that themselves
-        for index, key in itertools.product(range(len(parameters)), _ADAMW):
-            if f"optimizer.{index}.{key}" not in shapes:
+        held = {name.split(".")[1] for name in shapes if name.startswith("optimizer.")}
+        if not held:
+            raise ValueError("no state of any parameter")
+        for index, key in itertools.product(sorted(held), _ADAMW):
+            if f"optimizer.{index}.{key}" not in shapes:  # of a parameter that had a gradient
                 raise ValueError(f"no optimizer.{index}.{key}")

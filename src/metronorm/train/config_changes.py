@@ -130,12 +130,12 @@ def read_toml(path: Path) -> dict[str, Any]:
         ConfigError: no such file, or no TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # Windows begins with a mark
     except OSError as error:
         raise ConfigError(
             "a config must be a readable file", got=f"{path}: {error.strerror or error}"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (RecursionError, ValueError) as error:  # also of digits that Python does not convert
         raise ConfigError("a config must be TOML", got=f"{path}: {error}") from None
 
 

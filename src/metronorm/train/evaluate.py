@@ -46,9 +46,9 @@ def evaluate(
             read += 1
             number = count(batch)
             for name, value in sums(batch).items():
-                value, divisor = value if isinstance(value, tuple) else (value, number)
-                totals[name] = totals.get(name, 0.0) + _wide(name, value)
-                divisors[name] = divisors.get(name, 0.0) + _wide(name, divisor)
+                total, divisor = sum_and_divisor(name, value, number)
+                totals[name] = totals.get(name, 0.0) + total
+                divisors[name] = divisors.get(name, 0.0) + divisor
     uncounted = [name for name, divisor in divisors.items() if not float(divisor)]
     if not totals or uncounted:
         raise DataError(
@@ -75,6 +75,29 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def sum_and_divisor(name: str, value: Any, number: Any) -> tuple[Any, Any]:
+    """The two parts of a measure of a batch, in float64.
+
+    Args:
+        name: of the measure.
+        value: a sum, or a pair of a sum and its own divisor.
+        number: the divisor of a sum alone.
+
+    Raises:
+        ConfigError: it is neither, or is named by no text.
+    """
+    if not isinstance(name, str):
+        raise ConfigError("a measure's name must be text", got=repr(name))
+    if not isinstance(value, tuple):
+        value = (value, number)
+    if len(value) != 2:
+        raise ConfigError(
+            "a measure must be a sum, or a pair of a sum and its divisor",
+            got=f"{name} is a tuple of {len(value)}",
+        )
+    return _wide(name, value[0]), _wide(name, value[1])
+
+
 def _wide(name: str, value: Any) -> Any:
     """In float64: a sum over millions in float32 would lose what one batch adds."""
     if isinstance(value, torch.Tensor):
@@ -84,11 +107,13 @@ def _wide(name: str, value: Any) -> Any:
                 got=f"{name} of shape {tuple(value.shape)}",
                 fix=".sum()",
             )
+        if value.is_complex():
+            raise ConfigError("a measure must be a real number", got=f"{name} is complex")
         wide = torch.float32 if value.device.type == "mps" else torch.float64  # which has no other
         return value.detach().reshape(()).to(wide)
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise ConfigError(
             "a measure must be a number", got=f"{name} is a {type(value).__name__}"
         ) from None

@@ -217,7 +217,7 @@ class _Training:
         try:
             if self.task.save is not None:
                 kept = self.found.state if self.found else {}
-                self.saving.kept_by_task = self.task.save(self.directory, kept) or {}
+                self.saving.keep(self.task.save(self.directory, kept))
             (self.directory / FOLDER).mkdir(exist_ok=True)
             write_toml(self.directory / CONFIG_FILE, self.config)
         except OSError as error:

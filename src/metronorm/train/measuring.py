@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metronorm.errors import DataError
+from metronorm.errors import ConfigError, DataError
 from metronorm.train.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -40,21 +40,34 @@ class Measuring:
         """Measure the validation set and log it.
 
         Returns:
-            The score, the lower the better; None without a validation set, or if a signal came.
+            The score, the lower the better; None without a validation set, if a signal came, or
+            before there is the average whose measure decides.
+
+        Raises:
+            ConfigError: the measure that decides was not measured.
         """
         if self._task.validation is None:
             return None
         with clock.phase("evaluate"):
-            measures = self._measure(_batches(self._task.validation))
+            measures = self._measure(batches_of(self._task.validation, "validation"))
             for kind in self._averages.ready(clock.tick):
                 with self._averages.in_place(kind):
-                    averaged = self._measure(_batches(self._task.validation))
+                    averaged = self._measure(batches_of(self._task.validation, "validation"))
                 measures |= {f"{name}_{kind}": value for name, value in averaged.items()}
         if self._stop.signal:
             return None
         self.measures = measures
         clock.log(**{f"validation_{name}": value for name, value in measures.items()})
-        value = measures[self._config.best]
+        best = self._config.best
+        if best not in measures:
+            if best.removesuffix("_last") in measures:  # of an average that has not begun yet
+                return None
+            raise ConfigError(
+                "best must be one of the measures, whatever the batch",
+                got=f"{best!r}, which this evaluation has not measured",
+                fix=f"one of {', '.join(measures)}",
+            )
+        value = measures[best]
         return -value if self._config.best_mode == "max" else value
 
     def read_test(self, clock: Clock) -> None:
@@ -62,7 +75,7 @@ class Measuring:
         if self._task.test is None or self._stop.signal:
             return
         with clock.phase("evaluate"):
-            measures = self._measure(_batches(self._task.test))
+            measures = self._measure(batches_of(self._task.test, "test"))
         if not self._stop.signal:
             self.test = measures
             clock.log(**{f"test_{name}": value for name, value in measures.items()})
@@ -78,6 +91,19 @@ class Measuring:
             raise
 
 
-def _batches(source: Any) -> Iterable[Any]:
+def batches_of(source: Any, name: str) -> Iterable[Any]:
+    """What to evaluate on, begun anew.
+
+    Args:
+        source: an iterable of batches, or a function that makes one.
+        name: of the task's field, for the error.
+
+    Raises:
+        ConfigError: it is, or makes, something else.
+    """
     found: Iterable[Any] = source() if callable(source) else source
+    if not hasattr(found, "__iter__"):
+        raise ConfigError(
+            f"a task's {name} must be batches", got=f"a function that returns {found!r}"
+        )
     return found

@@ -54,7 +54,8 @@ def make_optimizer(
         )
     groups = _without_methods(model, groups)
     if config.name == "adamw":
-        fused = device.type in ("cpu", "cuda")
+        real = all(one.is_floating_point() for group in groups for one in group["params"])
+        fused = device.type in ("cpu", "cuda") and real
         return torch.optim.AdamW(groups, lr=rate, betas=config.betas, fused=fused)
     if config.name == "ticks":
         return Ticks(

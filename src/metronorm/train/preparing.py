@@ -8,13 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 from metronorm.allocator import keep_large_blocks
+from metronorm.errors import ConfigError
 from metronorm.train import precision
 from metronorm.train.averages import Averages
 from metronorm.train.beats import IteratedBeats, make_beats
+from metronorm.train.evaluate import evaluating
 from metronorm.train.resuming import check_same_data
-from metronorm.train.starting import check_batch, check_measures, check_task, initial_weights
+from metronorm.train.starting import (
+    check_batch,
+    check_measures,
+    check_state,
+    check_task,
+    initial_weights,
+)
 from metronorm.train.step import Step
 from metronorm.train.task import Task
 
@@ -28,13 +38,35 @@ Config = TypeVar("Config", bound="TrainConfig")
 
 
 def made(task: Any, config: Config) -> tuple[Task, Config]:
-    """The task, and the config with what its data decided."""
-    whole: Task = task if isinstance(task, Task) else task(config)
+    """The task, and the config with what its data decided.
+
+    Raises:
+        ConfigError: the function makes no task.
+        DataError: the data is not what the config names.
+    """
+    whole = task if isinstance(task, Task) else task(config)
+    if not isinstance(whole, Task):
+        raise ConfigError(
+            "task(config) must return a Task",
+            got=f"a {type(whole).__name__}",
+            fix="return Task(...)",
+        )
     asked = config.data_id
     config = config if whole.config is None else whole.config
     data_id = whole.data_id or getattr(whole.batches, "data_id", None) or ""
     check_same_data(asked, data_id)
     return whole, replace(config, data_id=data_id)
+
+
+def _model(task: Task) -> nn.Module:
+    model = task.model()
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            "a task's model must be a function that makes the model",
+            got=f"one that returns a {type(model).__name__}",
+            fix="lambda: MyModel(...)",
+        )
+    return model
 
 
 class Preparation:
@@ -61,15 +93,19 @@ class Preparation:
         check_task(task)
         device = precision.choose_device(config.device)
         torch.manual_seed(config.seed)
-        model = task.model().to(device)
+        model = _model(task).to(device)
         if config.init_from and not found:
             initial_weights(model, Path(config.init_from))
         self.step = Step(task, config, model, device)
         self.beats = make_beats(task.batches, batch_size=config.batch_size, seed=config.seed)
         self.trial = self.beats.first()
+        if any(map(is_lazy, (*model.parameters(), *model.buffers()))):
+            with torch.no_grad(), evaluating(model):
+                self.step.loss(self.trial)  # it finds out its sizes
+        check_state(model)
         with precision.discarding_gradients(model):
             check_batch(self.step, self.trial)
-            check_measures(self.step, self.trial)
+            check_measures(self.step)
             self._choose_precision(config, found)
         if isinstance(self.beats, IteratedBeats) and (doubt := self.beats.doubt()):
             _log.warning("a resume of this run will not be exact: %s", doubt)

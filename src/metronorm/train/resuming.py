@@ -137,5 +137,6 @@ def check_same_data(before: str | None, now: str | None) -> None:
         raise DataError(
             "a resumed run must have the data it was begun with",
             got="data with another SHA-256: it has changed, or was prepared by an older version",
-            fix="put the original data back or name it (--data of a text), or start a new run",
+            fix="put the original data back or name it (--data of a text), or start a new run, "
+            "without data_id in its config",
         )

@@ -15,15 +15,18 @@ resumes after a tick of which it has no record.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from metronorm.errors import ConfigError
 from metronorm.train import checkpoint_folder
-from metronorm.train.checkpoint import FOLDER
+from metronorm.train.checkpoint import FOLDER, OWN_NAMES
 from metronorm.train.config_changes import config_to_dict
 from metronorm.train.resuming import describe_machine, warn_if_not_exact
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from metronorm.clock import Clock
@@ -63,6 +66,27 @@ class Saving:
         self._due: dict[str, Any] | None = None
         if branch and found:
             self._due = self._state(found.tick, found.state.get("score"), found.state)
+
+    def keep(self, kept: Any) -> None:
+        """Have what the task's `save` returned in every checkpoint.
+
+        Raises:
+            ConfigError: it is no dict of plain values, or has a name of the checkpoint's own.
+        """
+        kept = {} if kept is None else kept
+        must = "a task's save must return plain values by name: texts, numbers, lists and dicts"
+        if not isinstance(kept, Mapping) or not all(isinstance(name, str) for name in kept):
+            raise ConfigError(must, got=repr(kept))
+        try:
+            msgspec.json.encode(kept)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(must, got=str(error)) from None
+        if taken := sorted(kept.keys() & {*self._state(0, None, {}), *OWN_NAMES}):
+            raise ConfigError(
+                "a task's save must use names that a checkpoint does not have",
+                got=", ".join(taken),
+            )
+        self.kept_by_task = kept
 
     def is_best(self, score: float | None) -> bool:
         """Whether a score is better than all before; it is then the one to beat."""

@@ -6,6 +6,7 @@ import logging
 import math
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,14 @@ from torch import nn
 from tqdm import tqdm
 
 from metronorm.errors import ConfigError, DataError, DivergenceError
-from metronorm.scalars import as_real
+from metronorm.scalars import as_real, is_integer
 from metronorm.train.batches import halves, tensors_of
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
 from metronorm.train.config_changes import run_config
-from metronorm.train.evaluate import evaluating
+from metronorm.train.evaluate import evaluating, sum_and_divisor
+from metronorm.train.measuring import batches_of
+from metronorm.train.task import Hook
 
 if TYPE_CHECKING:
     from metronorm.train.preparing import Preparation
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("metronorm")
 
 _OWN_METRICS = ("loss", "learning_rate", "gradient_norm")
+_FUNCTIONS = ("loss", "count", "measure", "groups", "save", "accumulate")
 
 
 def check_task(task: Task) -> None:
@@ -36,7 +40,8 @@ def check_task(task: Task) -> None:
 
     Raises:
         ConfigError: a model instead of a function that makes one, batches for the evaluation that
-            can be read once only, or a unit that is the name of another metric.
+            can be read once only, a unit that is the name of another metric, or anything else of
+            another kind than it must be.
     """
     if isinstance(task.model, nn.Module) or not callable(task.model):
         raise ConfigError(
@@ -54,12 +59,46 @@ def check_task(task: Task) -> None:
                 got=f"a {type(batches).__name__}",
                 fix=f"{name}=lambda: ...",
             )
-    if not task.unit or task.unit in _OWN_METRICS:
+    for name in _FUNCTIONS:
+        function = getattr(task, name)
+        if not callable(function) and (function is not None or name in ("loss", "count")):
+            raise ConfigError(
+                f"a task's {name} must be a function", got=f"a {type(function).__name__}"
+            )
+    if not isinstance(task.hooks, Sequence) or not all(isinstance(h, Hook) for h in task.hooks):
+        raise ConfigError(
+            "a task's hooks must be a list of Hook", got=repr(task.hooks), fix="[Hook(100, run)]"
+        )
+    for hook in task.hooks:
+        if not is_integer(hook.every) or not callable(hook.run):
+            raise ConfigError(
+                "a hook must have a whole number of ticks and a function", got=repr(hook)
+            )
+    if not isinstance(task.data_id, str | None):
+        raise ConfigError(
+            "a task's data_id must be text", got=repr(task.data_id), fix=f'"{task.data_id}"'
+        )
+    if not isinstance(task.unit, str) or not task.unit or task.unit in _OWN_METRICS:
         raise ConfigError(
             f"unit must be a name of its own, not one of {', '.join(_OWN_METRICS)}",
             got=repr(task.unit),
             fix="images",
         )
+
+
+def check_state(model: nn.Module) -> None:
+    """Look whether a checkpoint can keep the model.
+
+    Raises:
+        ConfigError: its state is not of tensors only.
+    """
+    for name, value in model.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise ConfigError(
+                "a model's state_dict must hold tensors only",
+                got=f"{name}, a {type(value).__name__}",
+                fix="register_buffer of a tensor instead of get_extra_state",
+            )
 
 
 def check_batch(step: Step, batch: Any) -> None:
@@ -77,7 +116,7 @@ def check_batch(step: Step, batch: Any) -> None:
         )
     counted = step.task.count(batch)
     number = as_real(counted)
-    if number is None or not number.is_integer():
+    if number is None or not number.is_integer() or _is_array(counted):
         raise ConfigError("count must give a whole number", got=repr(counted), fix="len(...)")
     count = int(number)
     if count < 1:
@@ -95,7 +134,16 @@ def check_batch(step: Step, batch: Any) -> None:
             got=f"{loss.item()} for the first batch ({_described(batch)})",
             fix="look for NaN in that batch, or a smaller initialization",
         )
+    for name, parameter in step.model.named_parameters():
+        if parameter.grad is not None and parameter.grad.layout is not torch.strided:
+            raise ConfigError(
+                "gradients must be dense", got=f"a sparse one of {name}", fix="sparse=False"
+            )
     _warn_of_a_mean(step, batch, count)
+
+
+def _is_array(value: Any) -> bool:
+    return len(getattr(value, "shape", ())) > 0
 
 
 def _first_loss(step: Step, batch: Any) -> torch.Tensor:
@@ -164,25 +212,22 @@ def _loss_of_halves(
 
 
 @torch.no_grad()
-def check_measures(step: Step, batch: Any) -> None:
-    """Measure the first batch once, and look whether there is the measure that decides the best.
+def check_measures(step: Step) -> None:
+    """Measure one batch, and look whether there is the measure that decides the best.
 
     Raises:
-        ConfigError: there is not, or what is measured are no sums.
+        ConfigError: there is not, or what is measured are no sums; a function that makes the same
+            iterator again.
+        DataError: there is nothing to evaluate on.
     """
-    config = step.config
-    if step.task.validation is None:
+    config, validation = step.config, step.task.validation
+    if validation is None:
         return
+    batch = _first_to_evaluate(validation)
     with evaluating(step.model):
         sums = step.sums(batch)
     for name, value in sums.items():
-        for part in value if isinstance(value, tuple) else (value,):
-            if isinstance(part, torch.Tensor) and part.numel() != 1:
-                raise ConfigError(
-                    "a measure must be the sum over a batch",
-                    got=f"{name} of shape {tuple(part.shape)}",
-                    fix=".sum()",
-                )
+        sum_and_divisor(name, value, 1)
     averages = {"_ema": config.ema > 0, "_last": config.average_last > 0}
     names = [*sums, *(f"{name}{kind}" for kind, kept in averages.items() if kept for name in sums)]
     if config.best not in names:
@@ -191,6 +236,23 @@ def check_measures(step: Step, batch: Any) -> None:
             got=repr(config.best),
             fix=f"one of {', '.join(names)}",
         )
+
+
+def _first_to_evaluate(validation: Any) -> Any:
+    batches = batches_of(validation, "validation")
+    if hasattr(batches, "__next__") and batches is batches_of(validation, "validation"):
+        raise ConfigError(
+            "a task's validation must make its batches anew for each evaluation",
+            got=f"the same {type(batches).__name__} again",
+            fix="validation=lambda: ..., which makes it",
+        )
+    for batch in batches:
+        return batch
+    raise DataError(
+        "an evaluation must have something to count",
+        got=f"no batches in the {type(batches).__name__}",
+        fix="more data for validation",
+    )
 
 
 def initial_weights(model: nn.Module, run: Path) -> None:

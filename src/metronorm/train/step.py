@@ -13,6 +13,7 @@ finite is decided there, before the parameters move; see `finite.py`.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -143,11 +144,22 @@ class Step:
             return self.task.loss(self._call, batch)
 
     def sums(self, batch: Batch) -> dict[str, Any]:
-        """What the task measures of a batch: sums by name."""
+        """What the task measures of a batch: sums by name.
+
+        Raises:
+            ConfigError: it returns something else.
+        """
         if self.task.measure is None:
             return {"loss": self.loss(batch)}
         with autocast(self.device, self.precision):
-            return dict(self.task.measure(self._call, to_device(batch, self.device)))
+            found = self.task.measure(self._call, to_device(batch, self.device))
+        if not isinstance(found, Mapping):
+            raise ConfigError(
+                "measure must return sums by name",
+                got=f"a {type(found).__name__}",
+                fix='{"loss": ...}',
+            )
+        return dict(found)
 
 
 def _step_unless(optimizer: torch.optim.Optimizer, held: Tensor) -> None:
