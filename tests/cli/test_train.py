@@ -3,6 +3,9 @@
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -103,6 +106,32 @@ def test_a_run_of_a_task_from_python_asks_for_it(
         capsys.readouterr().err
     )
     assert main(["train", "--resume", "run", "--recipe", "own.py", "--ticks", "3"]) == 0
+
+
+def test_a_signal_to_the_whole_group_spares_the_workers(folder: Path) -> None:
+    """As from `timeout`, a scheduler, or Ctrl-C in a terminal."""
+    options = ["--batches", "workers", "--checkpoint-every", "100000", "--evaluate-every", "100000"]
+    command = [sys.executable, "-m", "metronorm", "train", "--recipe", "own.py", *SMALL, *options]
+    training = subprocess.Popen(
+        [*command, "--ticks", "100000"], stderr=subprocess.PIPE, start_new_session=True
+    )
+    with training:
+        assert training.stderr is not None
+        while b"/100000 [" not in training.stderr.read1():
+            assert training.poll() is None
+        os.killpg(training.pid, signal.SIGTERM)
+        training.stderr.read()
+        assert training.wait() == 128 + signal.SIGTERM
+    (saved,) = Path("runs/own/checkpoints").iterdir()
+    assert len(rows("runs/own")) == int(saved.name.removeprefix("tick-"))
+
+
+def test_text_is_sampled_from_runs_of_text(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(task, small(ticks=2), folder / "run")
+    assert main(["sample", "run"]) == 2
+    assert "text is sampled from runs of text; got" in capsys.readouterr().err
 
 
 def test_a_branch_and_its_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

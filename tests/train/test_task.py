@@ -237,6 +237,20 @@ def test_batches_to_measure_may_be_the_batches_themselves(tmp_path: Path) -> Non
     assert rows(tmp_path / "run")[-1]["test_loss"] == found[-1]
 
 
+def test_a_test_set_that_cannot_be_measured_loses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"of the test set: .* something to count; got no batches"):
+        train(changed(test=list), small(ticks=7), tmp_path / "run")
+    assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 7
+    assert len(rows(tmp_path / "run")) == 7
+
+
+def test_a_finished_run_says_that_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(task, small(ticks=3), tmp_path / "run")
+    assert "done" not in capsys.readouterr().err
+    train(task, small(ticks=3), tmp_path / "run", resume=True)
+    assert "done       all ticks; --ticks N makes more" in capsys.readouterr().err
+
+
 def test_a_field_that_is_overridden_keeps_its_rule(tmp_path: Path) -> None:
     @dataclass(frozen=True)
     class Longer(Config):

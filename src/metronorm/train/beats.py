@@ -12,8 +12,11 @@ What is random in the loading of a beat depends on its place alone; see `seeding
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import logging
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -25,7 +28,7 @@ from metronorm.train.seeding import seed_loading
 from metronorm.train.task import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _log = logging.getLogger("metronorm")
 
@@ -120,7 +123,8 @@ class IteratedBeats:
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
         seed_loading(self._seed, epoch, generators=self._generators)
-        return iter(self._batches)
+        with _workers_in_a_group_of_their_own(self._batches):
+            return iter(self._batches)
 
     def _next(self, source: Iterator[Any], epoch: int, beat: int) -> Any:
         seed_loading(self._seed, epoch, beat + 1, generators=self._generators)
@@ -249,6 +253,31 @@ def _parts(batches: Any) -> list[Any]:
     named = (getattr(batches, name, None) for name in ("sampler", "dataset"))
     found = [batches, batch_sampler, getattr(batch_sampler, "sampler", None), *named]
     return list({id(part): part for part in found if part is not None}.values())
+
+
+@contextlib.contextmanager
+def _workers_in_a_group_of_their_own(batches: Any) -> Iterator[None]:
+    """Let the workers that a DataLoader starts here be of another process group.
+
+    Ctrl-C in a terminal, `timeout` and many schedulers signal the whole group. The training
+    finishes its tick and saves; workers that are killed meanwhile would end it with an error.
+    """
+    if not getattr(batches, "num_workers", 0) or not hasattr(batches, "worker_init_fn"):
+        yield
+        return
+    before = batches.worker_init_fn
+    batches.worker_init_fn = functools.partial(_leave_the_group, before)
+    try:
+        yield
+    finally:
+        batches.worker_init_fn = before
+
+
+def _leave_the_group(before: Callable[[int], object] | None, worker: int) -> None:
+    """What a worker does first; a function of the module, so that it can be sent to one."""
+    os.setpgid(0, 0)
+    if before is not None:
+        before(worker)
 
 
 def _keeps_workers(batches: Any) -> bool:

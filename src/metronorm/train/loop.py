@@ -200,6 +200,8 @@ class _Training:
                     clock.stop()
             saving.write(clock)
             step.first_nonfinite.check(wait=True)
+        if measuring.failed is not None:
+            raise measuring.failed
         return Outcome(
             self.directory,
             clock.tick,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metronorm.errors import ConfigError, DataError
+from metronorm.errors import ConfigError, DataError, MetronormError
 from metronorm.train.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Measuring:
     Attributes:
         measures: of the newest evaluation, by name; empty before the first.
         test: of the test set, by name; empty until it has been read.
+        failed: why the test set could not be measured: to be raised when the training is saved.
     """
 
     def __init__(self, ready: Preparation, stop: Stop, found: Checkpoint | None = None) -> None:
@@ -35,6 +36,7 @@ class Measuring:
         state = found.state if found else {}
         self.measures: dict[str, float] = dict(state.get("measures") or {})
         self.test: dict[str, float] = dict(state.get("test") or {})
+        self.failed: DataError | None = None
 
     def evaluate(self, clock: Clock) -> float | None:
         """Measure the validation set and log it.
@@ -75,7 +77,11 @@ class Measuring:
         if self._task.test is None or self._stop.signal:
             return
         with clock.phase("evaluate"):
-            measures = self._measure(batches_of(self._task.test, "test"))
+            try:
+                measures = self._measure(batches_of(self._task.test, "test"))
+            except MetronormError as error:
+                self.failed = DataError(f"of the test set: {error.must}", got=error.got)
+                return
         if not self._stop.signal:
             self.test = measures
             clock.log(**{f"test_{name}": value for name, value in measures.items()})

@@ -78,6 +78,9 @@ class Preparation:
         found: the checkpoint to go on from; None: fresh weights.
         branch: the options of the optimizer are the config's, not the checkpoint's.
 
+    Attributes:
+        ticks_done: those of the checkpoint.
+
     Raises:
         MetronormError: what can be found wrong before the first tick.
     """
@@ -90,6 +93,7 @@ class Preparation:
         *,
         branch: bool = False,
     ) -> None:
+        self.ticks_done = found.tick if found else 0
         check_task(task)
         device = precision.choose_device(config.device)
         torch.manual_seed(config.seed)

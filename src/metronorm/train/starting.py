@@ -284,6 +284,8 @@ def say_what_starts(ready: Preparation, directory: Path) -> None:
         f"{config.ticks * count:,} in all{passes}",
         f"watch it   metronorm watch {name}",
     ]
+    if ready.ticks_done >= config.ticks:
+        lines.append("done       all ticks; --ticks N makes more")
     tqdm.write("\n".join(lines), file=sys.stderr)
 
 

@@ -48,7 +48,9 @@ class Stop:
         if self.signal is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.signal = signal.Signals(number)
-        said = f"\n{self.signal.name}: finishing this tick, then saving (Ctrl-C: at once)\n"
+        said = (
+            f"\n{self.signal.name}: finishing this tick, then saving (Ctrl-C again stops at once)\n"
+        )
         # not print: the signal may have come in the middle of one, and a buffer is not re-entrant
         with contextlib.suppress(OSError):
             os.write(2, said.encode())

@@ -53,7 +53,13 @@ def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
 
 
 def _model_of(found: Checkpoint, average: str | None) -> GPT:
-    config = config_from_dict(found.state.get("config"), Config).model
+    made_with = found.state.get("config")
+    if isinstance(made_with, dict) and "optimizer" in made_with and "text" not in made_with:
+        raise ConfigError(
+            "text is sampled from runs of text",
+            got=f"{found.path.parent.parent}, a run of another task",
+        )
+    config = config_from_dict(made_with, Config).model
     found.check_parameters(config.parameters)
     check_model_memory(config)
     model = GPT(config)
