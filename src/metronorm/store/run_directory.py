@@ -143,16 +143,29 @@ def _config_errors() -> Iterator[None]:
 
 
 def check_free(directory: Path) -> None:
-    """Check that a directory holds no run.
+    """Check that a directory holds no run, nor what is left of one.
 
     Raises:
-        RunError: it holds one.
+        RunError: it does, or its name is none that the file system takes.
     """
-    if (directory / RUN_FILE).exists():
+    try:
+        left = [name for name in ("ticks", "checkpoints") if (directory / name).exists()]
+        is_run = (directory / RUN_FILE).exists()
+    except OSError as error:
+        raise RunError(
+            "a run's directory must be writable", got=f"{directory}: {error.strerror or error}"
+        ) from None
+    if is_run:
         raise RunError(
             "a new run needs a directory of its own",
             got=f"{directory}, which holds the run {read_run_info(directory).name!r}",
             fix="another directory, or resume that run",
+        )
+    if left:
+        raise RunError(
+            "a new run needs a directory of its own",
+            got=f"{directory}, which holds {' and '.join(left)} of a run without its {RUN_FILE}",
+            fix=f"another directory, or put {RUN_FILE} back",
         )
 
 
