@@ -4,9 +4,11 @@ import io
 import json
 import logging
 import shutil
+import subprocess
 import sys
 import threading
 import wave
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,8 +120,22 @@ def test_pictures(tmp_path: Path, picture: Any, expected: Any) -> None:
 
 
 def test_pictures_of_jax(tmp_path: Path) -> None:
-    numpy = pytest.importorskip("jax.numpy")
-    (sample,) = keep(tmp_path / "run", numpy.asarray(COLOR))
+    """In a process of its own: once JAX is loaded, no other test may fork."""
+    if find_spec("jax") is None:
+        pytest.skip("JAX is not installed")
+    np.save(tmp_path / "color.npy", COLOR)
+    code = """
+import sys
+from jax import numpy as jnp
+import numpy as np
+from metronorm.clock import Clock
+color = jnp.asarray(np.load(sys.argv[1] + "/color.npy"))
+with Clock(sys.argv[1] + "/run", progress=False, stall=None) as clock:
+    for _ in clock.ticks(range(1)):
+        clock.sample("picture", color)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    (sample,) = open_run(tmp_path / "run").samples()
     assert np.array_equal(pixels(sample), COLOR)
 
 
@@ -461,6 +477,7 @@ def test_a_clock_that_is_not_open(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 
 FORK = """
 import os, sys
+from importlib.util import find_spec
 from pathlib import Path
 from metronorm.clock import Clock
 

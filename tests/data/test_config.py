@@ -78,23 +78,3 @@ def test_imports_stay_light(modules: str, absent: str) -> None:
     code = f"import sys, {modules}; sys.exit(' '.join(set({absent.split()}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == ""
-
-
-def test_the_exports_are_pinned() -> None:
-    import metronorm.data
-
-    assert metronorm.data.__all__ == [
-        "TextConfig",
-        "TextDataset",
-        "Tokenizer",
-        "WindowSampler",
-        "load_tokenizer",
-        "open_dataset",
-        "prepare",
-        "stream_decode",
-        "validation_windows",
-    ]
-    for name in metronorm.data.__all__:
-        assert getattr(metronorm.data, name).__name__ == name
-    with pytest.raises(AttributeError):
-        _ = metronorm.data.nothing
