@@ -108,9 +108,10 @@ def test_a_run_of_a_task_from_python_asks_for_it(
     assert main(["train", "--resume", "run", "--recipe", "own.py", "--ticks", "3"]) == 0
 
 
-def test_a_signal_to_the_whole_group_spares_the_workers(folder: Path) -> None:
+@pytest.mark.parametrize("batches", ["workers", "persistent"])
+def test_a_signal_to_the_whole_group_spares_the_workers(folder: Path, batches: str) -> None:
     """As from `timeout`, a scheduler, or Ctrl-C in a terminal."""
-    options = ["--batches", "workers", "--checkpoint-every", "100000", "--evaluate-every", "100000"]
+    options = ["--batches", batches, "--checkpoint-every", "100000", "--evaluate-every", "100000"]
     command = [sys.executable, "-m", "metronorm", "train", "--recipe", "own.py", *SMALL, *options]
     training = subprocess.Popen(
         [*command, "--ticks", "100000"], stderr=subprocess.PIPE, start_new_session=True

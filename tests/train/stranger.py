@@ -20,7 +20,7 @@ class Config(TrainConfig):
     width: int = 16
     """Size of the hidden layer."""
     batches: str = "order"
-    """order, loader, workers or iterable."""
+    """order, loader, workers, persistent or iterable."""
 
 
 def examples(count: int = 200) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -60,6 +60,9 @@ def task(config: Config) -> Task:
         "order": lambda: Shuffled(points, labels, seed=config.seed),
         "loader": lambda: DataLoader(pairs, config.batch_size, shuffle=True),
         "workers": lambda: DataLoader(pairs, config.batch_size, shuffle=True, num_workers=2),
+        "persistent": lambda: DataLoader(
+            pairs, config.batch_size, shuffle=True, num_workers=2, persistent_workers=True
+        ),
         "iterable": lambda: DataLoader(Stream(), config.batch_size, num_workers=2),
     }
     return Task(

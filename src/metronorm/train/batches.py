@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
+import os
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
 
 
 def map_tensors(
@@ -119,3 +121,27 @@ def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+
+
+def iterate(batches: Iterable[Any]) -> Iterator[Any]:
+    """`iter(batches)`, with the workers that a DataLoader starts here in a process group each.
+
+    Ctrl-C in a terminal, `timeout` and many schedulers signal the whole group. The training
+    finishes its tick and saves; workers that are killed meanwhile would end it with an error.
+    """
+    loader: Any = batches
+    if not getattr(loader, "num_workers", 0) or not hasattr(loader, "worker_init_fn"):
+        return iter(batches)
+    before = loader.worker_init_fn
+    loader.worker_init_fn = functools.partial(_leave_the_group, before)
+    try:
+        return iter(batches)
+    finally:
+        loader.worker_init_fn = before
+
+
+def _leave_the_group(before: Callable[[int], object] | None, worker: int) -> None:
+    """What a worker does first; a function of the module, so that it can be sent to one."""
+    os.setpgid(0, 0)
+    if before is not None:
+        before(worker)

@@ -12,23 +12,20 @@ What is random in the loading of a beat depends on its place alone; see `seeding
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
 import logging
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import torch
 
 from metronorm.errors import CheckpointError, DataError
-from metronorm.train.batches import same
+from metronorm.train.batches import iterate, same
 from metronorm.train.seeding import seed_loading
 from metronorm.train.task import Order
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 _log = logging.getLogger("metronorm")
 
@@ -94,7 +91,7 @@ class IteratedBeats:
         self._has_state = hasattr(batches, "state_dict") and hasattr(batches, "load_state_dict")
         self._ends = not self._has_state and _ends_for_good(batches)
         if _keeps_workers(batches):
-            iter(batches)  # draws a number more, the first time; so that no epoch is the first
+            iterate(batches)  # draws a number more, the first time; so that no epoch is the first
         self._epoch = self._beat = 0
         self._source: Iterator[Any] | None = None
         self._looked_at: list[Any] = []  # of an iterator: its first batch, before it is consumed
@@ -123,8 +120,7 @@ class IteratedBeats:
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
         seed_loading(self._seed, epoch, generators=self._generators)
-        with _workers_in_a_group_of_their_own(self._batches):
-            return iter(self._batches)
+        return iterate(self._batches)
 
     def _next(self, source: Iterator[Any], epoch: int, beat: int) -> Any:
         seed_loading(self._seed, epoch, beat + 1, generators=self._generators)
@@ -253,31 +249,6 @@ def _parts(batches: Any) -> list[Any]:
     named = (getattr(batches, name, None) for name in ("sampler", "dataset"))
     found = [batches, batch_sampler, getattr(batch_sampler, "sampler", None), *named]
     return list({id(part): part for part in found if part is not None}.values())
-
-
-@contextlib.contextmanager
-def _workers_in_a_group_of_their_own(batches: Any) -> Iterator[None]:
-    """Let the workers that a DataLoader starts here be of another process group.
-
-    Ctrl-C in a terminal, `timeout` and many schedulers signal the whole group. The training
-    finishes its tick and saves; workers that are killed meanwhile would end it with an error.
-    """
-    if not getattr(batches, "num_workers", 0) or not hasattr(batches, "worker_init_fn"):
-        yield
-        return
-    before = batches.worker_init_fn
-    batches.worker_init_fn = functools.partial(_leave_the_group, before)
-    try:
-        yield
-    finally:
-        batches.worker_init_fn = before
-
-
-def _leave_the_group(before: Callable[[int], object] | None, worker: int) -> None:
-    """What a worker does first; a function of the module, so that it can be sent to one."""
-    os.setpgid(0, 0)
-    if before is not None:
-        before(worker)
 
 
 def _keeps_workers(batches: Any) -> bool:

@@ -62,7 +62,7 @@ class Outcome:
     Attributes:
         directory: of the run.
         tick: the last one.
-        measures: of the last evaluation of this attempt, by name; empty where there was none.
+        measures: of the newest evaluation, by name; empty where there was none.
         test: measures of the test set; empty where there is none, or the end was not reached.
         signal: that stopped it.
         reason: why a hook stopped it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import ConfigError, DataError, MetronormError
+from metronorm.train.batches import iterate
 from metronorm.train.evaluate import evaluate
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Measuring:
             clock.event("test", **measures)
 
     def _measure(self, batches: Iterable[Any]) -> dict[str, float]:
-        watched = self._stop.until_signal(batches)
+        watched = self._stop.until_signal(iterate(batches))
         try:
             return evaluate(self._step.model, watched, self._step.sums, self._task.count)
         except DataError:

@@ -56,7 +56,7 @@ class Moment:
         model: in training mode. Hooks may read its weights and gradients, and run it.
         optimizer: after its step.
         directory: of the run.
-        measures: of the newest evaluation of this attempt, by name; empty before the first.
+        measures: of the newest evaluation, by name; empty before the first.
         stop: `stop(reason)` ends the training after this tick; a checkpoint is saved.
         until_signal: passes on what it is given until SIGTERM or Ctrl-C arrives; for hooks that
             take long.
