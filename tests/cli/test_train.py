@@ -56,9 +56,11 @@ def test_help_of_a_recipe_has_its_options(folder: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         main(["train", "--recipe", "own.py", "--help"])
     out = capsys.readouterr().out
-    assert "A recipe for a test." in out
+    assert "A recipe for a test.\n\nThe recipe's own options: --width, --batches.\n" in out
     assert re.search(r"--width INT +Size of the hidden layer", out)
-    assert "--model.layers" not in out
+    assert out.index("│ --width") < out.index("│ --ticks")
+    for of_text in ("--model.layers", "--preset", "--data", "--cache"):
+        assert of_text not in out
 
 
 def test_a_runs_file_of_options_starts_the_same_run_again(folder: Path) -> None:
@@ -76,8 +78,58 @@ def test_text_has_a_file_of_options_too(folder: Path) -> None:
     assert rows("again") == rows("runs/old")
     shutil.rmtree(folder / "text")
     write_text(folder / "text", documents=3)
-    elsewhere = ["--cache", "elsewhere"]
-    assert main(["train", "--config", "runs/old/config.toml", "--run", "b", *elsewhere]) == 2
+    assert main(["train", "--config", "runs/old/config.toml", "--run", "b"]) == 2
+    assert not Path("b").exists()
+
+
+@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
+def test_a_new_run_with_other_data_than_its_file_of_options_names(
+    dry: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tokens of the old text are in the cache: they are not taken for the other text."""
+    write_text(folder / "text")
+    write_text(folder / "other", documents=3)
+    assert main(["train", *TINY]) == 0
+    command = ["train", "--config", "runs/old/config.toml", "--data", "other", "--run", "b", *dry]
+    capsys.readouterr()
+    assert main(command) == 2
+    err = capsys.readouterr().err
+    assert "the data must be that of data_id in runs/old/config.toml; got" in err
+    assert "remove the line data_id from runs/old/config.toml" in err
+    assert "resume" not in err
+    text = Path("runs/old/config.toml").read_text()
+    Path("other.toml").write_text(re.sub("data_id = .*", "", text))
+    command[2] = "other.toml"
+    assert main(command) == 0
+
+
+def test_paths_in_a_file_of_options_begin_at_its_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--recipe", "own.py", *SMALL]) == 0
+    inner = folder / "inner"
+    inner.mkdir()
+    (folder / "own.py").rename(inner / "theirs.py")
+    (inner / "a.toml").write_text('recipe = "theirs.py"\ninit_from = "../runs/own"\n')
+    assert main(["train", "--config", "inner/a.toml", *SMALL, "--run", "b"]) == 0
+    config = open_run(Path("b")).info.config
+    assert config["recipe"] == str(inner / "theirs.py")
+    assert Path(config["init_from"]).samefile(folder / "runs/own")
+    (inner / "none.toml").write_text('recipe = "owm.py"\n')
+    capsys.readouterr()
+    assert main(["train", "--config", "inner/none.toml"]) == 2
+    assert str(inner / "owm.py") in capsys.readouterr().err
+
+
+def test_paths_of_text_in_a_file_of_options_begin_at_its_folder(folder: Path) -> None:
+    inner = folder / "in[1]"
+    write_text(inner / "text")
+    (inner / "a.toml").write_text('[text]\ndata = ["text/*.txt"]\ncache = "../tokens"\n')
+    rest = [*TINY[2:4], *TINY[8:], "--run", "b"]
+    assert main(["train", "--config", "in[1]/a.toml", *rest]) == 0
+    assert Path(open_run(Path("b")).info.config["text"]["cache"]).samefile("tokens")
+    assert main(["train", "--config", "b/config.toml", "--run", "c"]) == 0
+    assert rows("c") == rows("b")
 
 
 def test_resume_or_start(folder: Path) -> None:
@@ -182,6 +234,7 @@ MISTAKES = {
     "no task made": (["--recipe", "none.py"], "must return a Task; got a NoneType"),
     "too many brackets": (["--config", "deep.toml"], "a config must be TOML; got deep.toml: maxi"),
     "too many digits": (["--config", "digits.toml"], "a config must be TOML; got digits.toml: "),
+    "a text for a table": (["--config", "table.toml"], "table.toml must be a training's; got Exp"),
     "a number for a recipe": (["--config", "path.toml"], "the path of a Python file; got 3"),
 }
 
@@ -210,6 +263,7 @@ def test_a_mistake_is_one_line(name: str, folder: Path, capsys: pytest.CaptureFi
     (folder / "deep.toml").write_text("a = " + "[" * 5000)
     (folder / "digits.toml").write_text("ticks = " + "9" * 5000)
     (folder / "path.toml").write_text("recipe = 3\n")
+    (folder / "table.toml").write_text('text = "notes.txt"\n')
     for file, text in OWN_CONFIGS.items():
         (folder / file).write_text(OWN_CONFIG + text)
     arguments, says = MISTAKES[name]

@@ -20,7 +20,7 @@ registry = ConstructorRegistry()
 
 @registry.struct_rule
 def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """The fields of a dataclass as options.
+    """The fields of a dataclass as options: those that it adds to its bases come first.
 
     tyro's own rule keeps the line breaks that a field's docstring has in the source.
     """
@@ -29,12 +29,18 @@ def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
     types = get_type_hints(info.type, include_extras=True)
     docs = _docstrings(info.type)
     fields = []
-    for field in dataclasses.fields(info.type):
+    for field in _own_first(info.type):
         kind, default = types[field.name], _default(field, info.default)
         if default == ():
             kind = Annotated[kind, tyro.conf.arg(help_behavior_hint="(default: nothing)")]
         fields.append(StructFieldSpec(field.name, kind, default, docs.get(field.name)))
     return StructConstructorSpec(info.type, tuple(fields))
+
+
+def _own_first(kind: Any) -> list[dataclasses.Field[Any]]:
+    bases = [base for base in kind.__mro__[1:] if dataclasses.is_dataclass(base)]
+    inherited = {field.name for base in bases for field in dataclasses.fields(base)}
+    return sorted(dataclasses.fields(kind), key=lambda field: field.name in inherited)
 
 
 def _docstrings(kind: type) -> dict[str, str]:

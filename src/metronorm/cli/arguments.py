@@ -87,7 +87,9 @@ def _page(tyro_help: str, description: str) -> str:
     usage = re.sub(r"\[.*?\]", lambda found: found[0].replace(" ", _NO_BREAK), usage)
     width = min(shutil.get_terminal_size().columns, _WIDTH)
     paragraphs = [
-        paragraph if paragraph.startswith(" ") else textwrap.fill(paragraph, width)
+        paragraph
+        if paragraph.startswith(" ")
+        else textwrap.fill(paragraph, width, break_on_hyphens=False)
         for paragraph in description.split("\n\n")
     ]
     usage = textwrap.fill(usage, width, subsequent_indent=" " * 8, break_on_hyphens=False)

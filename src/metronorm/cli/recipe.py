@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, get_type_hints
 
 from metronorm.errors import ConfigError
 from metronorm.train.config import TrainConfig
@@ -65,7 +66,21 @@ def load_recipe(path: str) -> Recipe:
             got=f"Config={config!r}, task={task!r} in {path}",
         )
     _check_config(config, path)
-    return Recipe(config, task, (module.__doc__ or "Train the task of a recipe.").strip())
+    return Recipe(config, task, _description(module.__doc__, config))
+
+
+def _description(doc: str | None, config: type[TrainConfig]) -> str:
+    """The help of a recipe: what its file says at its top, and which options are its own."""
+    said = inspect.cleandoc(doc or "Train the task of a recipe.")
+    common = {field.name for field in dataclasses.fields(TrainConfig)}
+    types = get_type_hints(config)
+    own = [
+        f"--{field.name.replace('_', '-')}"
+        + (".*" if dataclasses.is_dataclass(types[field.name]) else "")
+        for field in dataclasses.fields(config)
+        if field.name not in common
+    ]
+    return f"{said}\n\nThe recipe's own options: {', '.join(own)}." if own else said
 
 
 def _check_config(config: type[TrainConfig], path: str) -> None:

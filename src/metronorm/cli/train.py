@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from metronorm.cli import sample, show
+from metronorm.cli._config_file import read_options, with_data_of
 from metronorm.cli.arguments import parse, value_of
 from metronorm.cli.free_directory import free_directory
 from metronorm.cli.recipe import Recipe, load_recipe
 from metronorm.errors import ConfigError, MetronormError
 from metronorm.tasks import text
 from metronorm.text import short_time, size
-from metronorm.train.config_changes import config_from_dict, read_toml, run_config
+from metronorm.train.config_changes import config_from_dict, run_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,9 @@ DESCRIPTION = """
     metronorm train --resume runs/NAME    continue a stopped run, bit for bit
 
 Ctrl-C and SIGTERM finish the tick, save a checkpoint, and exit with 130 and 143. If the disk is too
-full for the last checkpoint, the exit code is 3."""
+full for the last checkpoint, the exit code is 3.
+
+A resumed run of text takes --data too, if it is the same text in another place, and --cache."""
 
 NOT_SAVED = 3
 
@@ -47,14 +50,13 @@ class Options:
     """Defaults of all other options: quick (1 M parameters), small (10 M) or gpt2 (124 M)."""
     config: Path | None = None
     """TOML file with options, such as the config.toml of a run. Options on the command line
-    win."""
+    win. Paths in it begin at its folder."""
     run: Path | None = None
     """Directory of the run. None: runs/NAME, with a number if that is taken."""
     resume: Path | None = None
     """Continue the run in this directory from its newest whole checkpoint. The options are those of
-    the run. These may differ: how often to evaluate, sample and save; more --ticks; another
-    --batch-size with as many examples per tick; --data (the same text in another place);
-    --cache."""
+    the run. These may differ: how often to evaluate and save; more --ticks; another --batch-size
+    with as many examples per tick."""
     resume_or_start: Path | None = None
     """Continue the run in this directory if there is one; otherwise start it there. For scripts
     that are started again and again."""
@@ -73,17 +75,17 @@ def _arguments(kind: type[TrainConfig]) -> Any:
             "a recipe's Config must use other names than the options of the command",
             got=", ".join(sorted(taken)),
         )
-    options = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-    return make_dataclass(
-        "Arguments", [("training", options, field())], bases=(Options,), frozen=True, kw_only=True
-    )
+    options: list[Any] = [("training", Annotated[kind, tyro.conf.arg(name="")], field())]
+    if kind is not text.Config:  # only text has presets
+        options.append(("preset", Annotated[str, tyro.conf.Suppress], field()))
+    return make_dataclass("Arguments", options, bases=(Options,), frozen=True, kw_only=True)
 
 
 def main(argv: list[str]) -> int:
     """Train; 0, 128 + the number of the signal that stopped it, or 3 if its end is not saved."""
     resumed = _run_to_resume(argv)
     file = value_of("--config", argv)
-    values = read_toml(Path(file)) if file and not resumed else None
+    values = read_options(Path(file)) if file and not resumed else None
     recipe = _recipe(argv, resumed, values)
     kind: Any = recipe.config if recipe else text.Config
     kinds = _arguments(kind)
@@ -109,7 +111,10 @@ def main(argv: list[str]) -> int:
     options = arguments.training
     if recipe:
         options = replace(options, recipe=str(Path(options.recipe).absolute()))
-    task = recipe.task if recipe else text.task
+    task: Any = recipe.task if recipe else text.task
+    if file and values and options.data_id:
+        task = with_data_of(file, options.data_id, task)
+        options = replace(options, data_id="")
     if arguments.dry_run:
         return _print_plan(task, options)
     run = str(resumed or arguments.run or arguments.resume_or_start or _directory(options))

@@ -27,10 +27,14 @@ EMPTY = "empty files"
 COPIES = "copies of other documents"
 
 
-def absolute(path: str | os.PathLike[str]) -> str:
+def absolute(path: str | os.PathLike[str], folder: Path | None = None) -> str:
     """Make a path or a glob absolute, so it stays the same if the process changes its folder.
 
-    `~` and `~user` are expanded. Characters of globs in the path of the current folder are escaped.
+    `~` and `~user` are expanded. Characters of globs in the path of the folder are escaped.
+
+    Args:
+        path: a path or a glob.
+        folder: the folder that it begins at; None: the current one.
 
     Raises:
         ConfigError: the path is empty or not UTF-8, which a run's record could not store.
@@ -50,10 +54,11 @@ def absolute(path: str | os.PathLike[str]) -> str:
         ) from None
     if os.path.isabs(whole):  # noqa: PTH117
         return whole
-    here = os.getcwd()  # noqa: PTH109
-    if glob.has_magic(whole) and not os.path.lexists(whole):
-        here = glob.escape(here)
-    return os.path.join(here, whole)  # noqa: PTH118
+    here = str(folder or Path.cwd())
+    plain = os.path.join(here, whole)  # noqa: PTH118  (keeps what Path would shorten)
+    if glob.has_magic(whole) and not os.path.lexists(plain):
+        return os.path.join(glob.escape(here), whole)  # noqa: PTH118
+    return plain
 
 
 def find_files(source: str | os.PathLike[str], left_out: Counter[str]) -> list[Path]:
