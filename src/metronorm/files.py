@@ -146,9 +146,18 @@ def remove_directory(directory: Path) -> None:
 
 
 def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
-    """Remove the temporary files that killed processes left (`.NAME.HOST.PID.SERIAL.tmp`).
+    """Remove the temporary files that killed processes left; arguments as of `leftovers`."""
+    for path in leftovers(directory, now=now):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
-    | written on | process | removed |
+
+def leftovers(directory: Path, *, now: float | None = None) -> list[Path]:
+    """The temporary files that killed processes left (`.NAME.HOST.PID.SERIAL.tmp`).
+
+    | written on | process | left |
     | --- | --- | --- |
     | this machine | alive | no |
     | this machine | dead | yes |
@@ -158,6 +167,7 @@ def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
         directory: directory with the temporary files.
         now: current time in seconds since the epoch; None: `time.time()`.
     """
+    found = []
     for path in directory.glob(".*.tmp"):
         parts = path.name.split(".")
         if len(parts) < 6 or not (parts[-2].isdigit() and parts[-3].isdigit()):
@@ -167,10 +177,8 @@ def remove_leftovers(directory: Path, *, now: float | None = None) -> None:
                 continue
         elif (time.time() if now is None else now) - _last_change(path) < _DAY_SECONDS:
             continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        found.append(path)
+    return found
 
 
 def sync(path: Path) -> None:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
-from metronorm.errors import CheckpointError
 from metronorm.files import open_regular
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+MODEL, TENSORS, STATE = "model.safetensors", "state.safetensors", "state.json"
+MOST_STATE_BYTES = 16 << 20  # hundreds of times what the largest models' state.json has
 
 _ADAMW = ("step", "exp_avg", "exp_avg_sq")
 
@@ -52,29 +52,10 @@ def digest_values(record: dict[str, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(plain)).hexdigest()
 
 
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors in a file, by name; only its header is read.
-
-    Raises:
-        CheckpointError: no header that fits the file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} must be a safetensors file", got=str(error)) from None
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors in a file, by name.
-
-    Raises:
-        CheckpointError: it is damaged, or gone: a training that runs removes old checkpoints.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} must be a safetensors file", got=str(error)) from None
+def shard_name(name: str, rank: int, ranks: int) -> str:
+    """The name of a rank's file: "model-00001-of-00004.safetensors" of the first of four."""
+    stem, _, ending = name.partition(".")
+    return f"{stem}-{rank + 1:05d}-of-{ranks:05d}.{ending}"
 
 
 def branched_groups(

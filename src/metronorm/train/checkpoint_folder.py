@@ -1,4 +1,8 @@
-"""The checkpoints of a run: which to go on from, which is the best, which to keep."""
+"""The checkpoints of a run: which to go on from, which is the best, which to keep.
+
+Where a function takes a world, all its ranks call it, and all get the same checkpoint: the first
+rank lists the folder. `prune` and `make_room` are for the first rank alone.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +15,21 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from metronorm.errors import CheckpointError
-from metronorm.files import remove_directory, remove_leftovers
+from metronorm.files import leftovers, remove_directory, remove_leftovers
 from metronorm.scalars import as_integer, as_real
 from metronorm.train import checkpoint
-from metronorm.train.checkpoint import Checkpoint, NewerFormatError, open_checkpoint, read_state
+from metronorm.train.checkpoint import STATE, Checkpoint, open_checkpoint, read_state
+from metronorm.train.checkpoint_world import ONE_PROCESS, NewerFormatError, agreed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     import torch
     from torch import nn
+
+    from metronorm.train.checkpoint import Taken
+    from metronorm.train.checkpoint_world import World
 
 _NAME = re.compile(r"tick-(\d+)")
 
@@ -35,8 +43,8 @@ def checkpoint_paths(directory: Path) -> list[Path]:
     )
 
 
-def newest_checkpoint(directory: Path) -> Checkpoint:
-    """The newest checkpoint that is whole; damaged ones are passed over, with a warning.
+def newest_checkpoint(directory: Path, world: World = ONE_PROCESS) -> Checkpoint:
+    """The newest checkpoint that is whole; damaged and unfinished ones are passed over, and logged.
 
     After a branch, those that the run had made before beyond it are older than all of the branch.
 
@@ -44,8 +52,15 @@ def newest_checkpoint(directory: Path) -> Checkpoint:
         NewerFormatError: the newest that is not damaged was written by a later version.
         CheckpointError: there is none.
     """
-    paths = sorted(checkpoint_paths(directory), key=_age, reverse=True)
-    found = _first_whole(paths)
+
+    def newest_first() -> list[Path]:
+        for path in leftovers(directory):
+            if path.name.startswith(".tick-") and not (path / STATE).exists():
+                _log.warning("passing over a checkpoint that was not finished: %s", path)
+        return sorted(checkpoint_paths(directory), key=_age, reverse=True)
+
+    paths = _listed(directory, newest_first, world)
+    found = _first_whole(paths, world)
     if found is None:
         damaged = ", ".join(path.name for path in paths)
         raise CheckpointError(
@@ -56,29 +71,31 @@ def newest_checkpoint(directory: Path) -> Checkpoint:
     return found
 
 
-def checkpoint_at(directory: Path, tick: int) -> Checkpoint:
+def checkpoint_at(directory: Path, tick: int, world: World = ONE_PROCESS) -> Checkpoint:
     """The checkpoint of this tick.
 
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    for path in checkpoint_paths(directory):
+    paths = _listed(directory, lambda: checkpoint_paths(directory), world)
+    for path in paths:
         if _tick(path) == tick:
-            return open_checkpoint(path)
-    there = ", ".join(str(_tick(path)) for path in checkpoint_paths(directory))
+            return open_checkpoint(path, world)
+    there = ", ".join(str(_tick(path)) for path in paths)
     raise CheckpointError(
         f"there must be a checkpoint of tick {tick}",
         got=f"{directory} with {f'those of {there}' if there else 'none'}",
     )
 
 
-def best_checkpoint(directory: Path) -> Checkpoint | None:
+def best_checkpoint(directory: Path, world: World = ONE_PROCESS) -> Checkpoint | None:
     """The whole checkpoint with the best evaluation, if any was evaluated.
 
     Raises:
         NewerFormatError: the best was written by a later version.
     """
-    return _first_whole(path for _, path in _evaluated(directory))
+    best_first = _listed(directory, lambda: [path for _, path in _evaluated(directory)], world)
+    return _first_whole(best_first, world)
 
 
 def best_score(directory: Path) -> float:
@@ -98,25 +115,31 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     tensors: Mapping[str, torch.Tensor] | None = None,
+    world: World = ONE_PROCESS,
 ) -> Path:
-    """As `checkpoint.save`; on a full disk room is made first, by removing what is not needed.
+    """As `checkpoint.save`, with room made as in `write`."""
+    taken = checkpoint.take(
+        model=model, optimizer=optimizer, state=state, tensors=tensors, world=world, copy=False
+    )
+    return write(directory, taken, world)
+
+
+def write(directory: Path, taken: Taken, world: World = ONE_PROCESS) -> Path:
+    """As `checkpoint.write`; on a full disk room is made first, by removing what is not needed.
 
     Raises:
         OSError: the disk is full all the same, or not writable; what stays is said in `make_room`.
     """
-
-    def write() -> Path:
-        return checkpoint.save(
-            directory, model=model, optimizer=optimizer, state=state, tensors=tensors
-        )
-
     try:
-        return write()
-    except OSError as error:
+        return checkpoint.write(directory, taken, world)
+    except OSError as error:  # the same one on all ranks
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if not full or not make_room(directory, state.get("score")):
+        score = taken.record.get("score")
+        if not full or not any(
+            agreed(world, lambda: world.rank == 0 and make_room(directory, score))
+        ):
             raise
-    return write()
+    return checkpoint.write(directory, taken, world)
 
 
 def prune(directory: Path, keep: int, *, tick: int) -> None:
@@ -170,14 +193,21 @@ def make_room(directory: Path, score: float | None) -> bool:
     return len(kept) < len(paths)
 
 
-def _first_whole(paths: Iterable[Path]) -> Checkpoint | None:
+def _listed(directory: Path, find: Callable[[], list[Path]], world: World) -> list[Path]:
+    """The folders that the first rank finds, for all ranks."""
+    names = agreed(world, lambda: [path.name for path in find()] if world.rank == 0 else [])[0]
+    return [directory / name for name in names]
+
+
+def _first_whole(paths: Iterable[Path], world: World = ONE_PROCESS) -> Checkpoint | None:
     for path in paths:
         try:
-            return open_checkpoint(path)
+            return open_checkpoint(path, world)
         except NewerFormatError:
             raise
         except CheckpointError as error:
-            _log.warning("passing over a damaged checkpoint: %s", error)
+            if world.rank == 0:
+                _log.warning("passing over a damaged checkpoint: %s", error)
     return None
 
 
