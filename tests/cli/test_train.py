@@ -218,7 +218,10 @@ MISTAKES = {
     "no TOML": (["--config", "own.py"], "a config must be TOML; got own.py"),
     "an unknown name": (["--config", "typo.toml"], "got tikcs; try: ticks"),
     "an unknown nested name": (["--config", "nested.toml"], "optimizer.learning_rat; try: optim"),
-    "a text for a number": (["--config", "kind.toml"], "kind.toml must be a training's; got Exp"),
+    "a text for a number": (
+        ["--config", "kind.toml"],
+        "in kind.toml, ticks must be a whole number",
+    ),
     "from a tick of nothing": (["--from-tick", "3"], "--from-tick is for --resume RUN"),
     "two ways at once": (["--resume-or-start", "a", "--run", "b"], "names the run alone"),
     "weights of nothing": (["--init-from", "nowhere"], "nowhere"),

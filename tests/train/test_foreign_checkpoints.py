@@ -199,9 +199,9 @@ def test_a_checkpoint_from_before_the_state_had_a_hash_is_read(run: Path) -> Non
         ({"layers": 10**9}, "must hold the model that its config describes"),
         ({"context": 2**31 - 1}, "needs at least"),
         ({"width": 2**30}, "must hold the model that its config describes"),
-        ({"vocab_size": 10**30}, "must be a training's"),
-        ({"layers": True}, "must be a training's"),
-        ({"heads": 0}, "must be a training's"),
+        ({"vocab_size": 10**30}, "vocab_size must be"),
+        ({"layers": True}, "layers must be a whole number"),
+        ({"heads": 0}, "heads must be"),
     ],
 )
 def test_an_absurd_model_takes_no_memory(run: Path, changes: dict[str, Any], says: str) -> None:

@@ -141,6 +141,20 @@ def test_ctrl_c_finishes_the_tick_and_saves(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.parametrize(("before", "noted"), [(signal.SIG_DFL, True), (signal.SIG_IGN, False)])
+def test_a_terminal_that_is_closed(tmp_path: Path, before: Any, noted: bool) -> None:
+    """It ends the training as SIGTERM does; `nohup` has its signal ignored."""
+    outside = signal.signal(signal.SIGHUP, before)
+    try:
+        with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGHUP) if tick == 3 else None):
+            outcome = train(text.task, tiny_config(tmp_path, ticks=5), tmp_path / "run")
+        assert signal.getsignal(signal.SIGHUP) == before
+    finally:
+        signal.signal(signal.SIGHUP, outside)
+    assert outcome.signal is (signal.SIGHUP if noted else None)
+    assert outcome.saved == outcome.tick == (3 if noted else 5)
+
+
 def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
     def twice(tick: int) -> None:
         if tick == 3:

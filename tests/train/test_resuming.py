@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,6 +23,8 @@ from metronorm.train import train
 from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
 from metronorm.train.config_changes import check_resumable, config_to_dict
 
+from ..full_disk import fill, small_disk
+from .stranger import small, task
 from .test_loop import at_every_tick
 from .tiny import losses, tiny_config, write_text
 
@@ -199,6 +202,75 @@ def test_paths_kept_as_they_were_typed_are_of_the_working_folder(
     with pytest.raises(ConfigError, match=r"text\.data"):
         check_resumable(here, old)
     check_resumable(here, old, proven=True)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_text("ticks = = 3")])
+def test_a_lost_config_is_that_of_the_newest_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: Any
+) -> None:
+    """After a branch `run.json` has another learning rate."""
+    run, config = tmp_path / "run", small(ticks=6, keep=9)
+    slower = replace(config, optimizer=replace(config.optimizer, learning_rate=1e-4))
+    train(task, config, run)
+    train(task, replace(slower, ticks=8), run, resume=True, from_tick=5)
+    kept = (run / "config.toml").read_bytes()
+    damage(run / "config.toml")
+    assert train(task, replace(slower, ticks=9), run, resume=True).tick == 9
+    assert caplog.text.count(f"{run}/config.toml") == 1
+    assert "; the config of the newest checkpoint is taken" in caplog.text
+    assert (run / "config.toml").read_bytes() == kept.replace(b"ticks = 8", b"ticks = 9")
+
+
+def test_a_damaged_config_without_a_checkpoint(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(task, small(ticks=2), run)
+    shutil.rmtree(run / "checkpoints")
+    (run / "config.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"be TOML; got .*config.toml: .* try: remove .*run.json"):
+        train(task, small(ticks=2), run, resume=True)
+    (run / "config.toml").unlink()
+    assert train(task, small(ticks=2), run, resume=True).tick == 2
+
+
+def not_made(config: Any) -> Any:
+    raise AssertionError("no data is loaded for a run that cannot be")
+
+
+def test_a_file_in_place_of_a_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for resume, says in (
+        (False, "a directory of its own; got .*/file, a file; try: another"),
+        (True, "file, which has none"),
+    ):
+        with pytest.raises(RunError, match=says):
+            train(not_made, small(), tmp_path / "file", resume=resume)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        train(task, small(ticks=2), disk / "run")
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        for name, resume in (("run", True), ("new", False)):
+            with pytest.raises(RunError, match=r"must be writable; got .*: Read-only file system"):
+                train(task, small(ticks=2), disk / name, resume=resume)
+
+
+def test_a_disk_that_is_full_when_the_config_is_written(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk") as disk:
+        train(task, small(ticks=2), disk / "run")
+        before = (disk / "run" / "config.toml").read_bytes()
+
+        def filling(config: Any) -> Any:
+            return replace(task(config), save=lambda *_: {"ballast": str(fill(disk))})
+
+        with pytest.raises(RunError, match=r"writable and have room; got .*: No space left"):
+            train(filling, small(ticks=4), disk / "run", resume=True)
+        with pytest.raises(RunError, match=r"must be writable; got .*: No space left"):
+            train(task, small(ticks=4), disk / "new")
+        assert (disk / "run" / "config.toml").read_bytes() == before
+        (disk / "ballast").unlink()
+        assert train(task, small(ticks=4), disk / "run", resume=True).saved == 4
 
 
 def test_what_a_resume_changes_is_on_record(tmp_path: Path) -> None:

@@ -135,6 +135,27 @@ def test_what_cannot_be_halved_is_not_judged(count: Any, caplog: pytest.LogCaptu
     assert caplog.text == ""
 
 
+class Hidden(nn.Linear):
+    """With a buffer that no checkpoint has: filled once, or changed by every pass."""
+
+    def __init__(self, *, once: bool) -> None:
+        super().__init__(4, 2)
+        self.once = once
+        self.register_buffer("shift", torch.zeros(2), persistent=False)
+
+    def forward(self, batch: Tensor) -> Tensor:
+        if self.training:
+            self.shift = torch.ones(2) if self.once else 1 + self.shift
+        return super().forward(batch) + self.shift
+
+
+@pytest.mark.parametrize("once", [True, False])
+def test_buffers_that_no_checkpoint_has(caplog: pytest.LogCaptureFixture, once: bool) -> None:
+    check(Hidden(once=once), squares, inputs())
+    said = "will not be exact: every forward pass changes shift, which no checkpoint has"
+    assert (said in caplog.text) is not once
+
+
 def test_a_loss_of_its_own_backward_is_not_judged(caplog: pytest.LogCaptureFixture) -> None:
     def accumulate(model: nn.Module, batch: Any, weight: float) -> Tensor:
         part = model(batch).square().mean() * weight

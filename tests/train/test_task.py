@@ -18,10 +18,14 @@ from metronorm.data import Shuffled
 from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from metronorm.runs import open_run
 from metronorm.train import Hook, Moment, OptimizerConfig, Task, train
-from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
+from metronorm.train.checkpoint_folder import (
+    best_checkpoint,
+    checkpoint_paths,
+    newest_checkpoint,
+)
 from metronorm.train.config import OptimizerName
 
-from .stranger import Config, examples, loss, measure, small, task
+from .stranger import Config, Stream, examples, loss, measure, small, task
 from .test_loop import at_every_tick
 
 
@@ -97,6 +101,16 @@ def test_the_best_by_any_measure_is_kept(tmp_path: Path) -> None:
     assert found.state["measures"]["accuracy"] == highest
     with pytest.raises(ConfigError, match="best must be one of the measures"):
         train(task, small(best="f1"), tmp_path / "other")
+
+
+def test_averages_of_the_weights_are_tested_too(tmp_path: Path) -> None:
+    given = task(small()).test
+    outcome = train(
+        changed(validation=given), small(ticks=4, ema=0.9, average_last=0.5), tmp_path / "run"
+    )
+    assert outcome.test == outcome.measures
+    assert outcome.test.keys() >= {"loss", "loss_ema", "loss_last", "accuracy_ema"}
+    assert rows(tmp_path / "run")[-1]["test_loss_ema"] == outcome.test["loss_ema"]
 
 
 def test_averages_of_the_weights_are_evaluated_and_resumed(tmp_path: Path) -> None:
@@ -196,6 +210,52 @@ def test_a_branch_goes_on_from_a_chosen_checkpoint_with_another_rate(tmp_path: P
         row for row in open_run(tmp_path / "run").events().rows() if row["event"] == "branch"
     ]
     assert "learning_rate: 0.01 in the run, 0.0001 asked for" in branch["fields"]
+
+
+def scored(ticks: dict[int, float], *, stop: int = 0) -> Any:
+    """A task whose evaluations have these scores, by tick, and else a bad one."""
+    now = 0
+
+    def count(moment: Moment) -> None:
+        nonlocal now
+        now = moment.tick
+        if now == stop:
+            moment.stop("as planned")
+
+    def measured(model: nn.Module, batch: Any) -> dict[str, float]:
+        return {"loss": ticks.get(now + 1, 9.0) * len(batch[1])}
+
+    return changed(measure=measured, hooks=[Hook(1, count)])
+
+
+def best_tick(run: Path) -> int:
+    found = best_checkpoint(run / "checkpoints")
+    assert found is not None
+    return found.tick
+
+
+def test_after_a_branch_the_best_is_one_of_its_own_history(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = small(ticks=12, evaluate_every=2, checkpoint_every=2, keep=1)
+    train(scored({4: 3.0, 8: 1.0}), replace(config, keep=9), run)
+    assert best_tick(run) == 8
+    branch = scored({4: 3.0, 6: 2.0, 10: 1.5}, stop=9)
+    train(branch, config, run, resume=True, from_tick=4)
+    assert best_tick(run) == 6, "and not 8, which the branch has left"
+    train(branch, config, run, resume=True)
+    assert best_tick(run) == 10
+    kept = checkpoint_paths(run / "checkpoints")
+    assert [path.name for path in kept] == ["tick-00000010", "tick-00000012"]
+
+
+def test_a_branch_from_what_another_has_left_has_not_its_best(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = small(ticks=12, evaluate_every=2, checkpoint_every=2, keep=9)
+    train(scored({2: 4.0}), config, run)
+    train(scored({6: 1.0}, stop=6), config, run, resume=True, from_tick=4)
+    assert best_tick(run) == 6
+    train(scored({}, stop=9), config, run, resume=True, from_tick=8)
+    assert best_tick(run) == 2
 
 
 def test_a_new_run_from_a_runs_weights(tmp_path: Path) -> None:
@@ -417,6 +477,30 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "one hook": ({"hooks": Hook(1, print)}, ConfigError, "must be a list of Hook"),
     "a hook of text": ({"hooks": [Hook("2", print)]}, ConfigError, "a whole number of ticks"),  # type: ignore[arg-type]
     "a name of a number": ({"data_id": 4}, ConfigError, "data_id must be text; got 4"),
+    "a unit of the validation": ({"unit": "test_loss"}, ConfigError, "not of a measure"),
+    "a unit of another case": ({"unit": "Loss"}, ConfigError, "unit must be a name of its own"),
+    "a unit of the record": ({"unit": "tick"}, ConfigError, "the record's own .*; got 'tick'"),
+    "a unit of a phase": ({"unit": "data_ns"}, ConfigError, "names ending in _ns.*'data_ns'"),
+    "measures of one name": (
+        {"measure": lambda *_: {"loss": 1.0, "Loss": 1.0}},
+        ConfigError,
+        "differ in more than upper and lower case",
+    ),
+    "a group that is none": (
+        {"groups": lambda model, config: model.parameters()},
+        ConfigError,
+        "groups must be dicts with params; got Parameter; try",
+    ),
+    "a parameter twice": (
+        {"groups": lambda model, config: [{"params": [model[0].weight]}] * 2},
+        ConfigError,
+        "a parameter must be in one group; got 0.weight twice",
+    ),
+    "a parameter of another model": (
+        {"groups": lambda model, config: [{"params": nn.Linear(2, 2).parameters()}]},
+        ConfigError,
+        "groups must hold parameters of the model; got 2 others",
+    ),
     "a unit of a number": ({"unit": 4}, ConfigError, "unit must be a name of its own"),
     "a loss of a number": ({"loss": 4}, ConfigError, "loss must be a function; got a int"),
     "a tensor to keep": (
@@ -456,6 +540,47 @@ def test_a_measure_that_is_gone_later_is_an_error(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigError, match=r"got 'loss', which this .* try: one of lost"):
         train(changed(measure=fickle), small(), tmp_path / "run")
+
+
+def test_what_is_not_trained_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def groups(model: Any, config: Any) -> list[dict[str, Any]]:
+        model[3].bias.requires_grad_(False)
+        return [{"params": model[0].parameters()}]
+
+    train(changed(groups=groups), small(ticks=1), tmp_path / "run")
+    assert "3.weight: not trained, as no group has it" in caplog.text
+
+
+def test_a_best_that_nothing_measures_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(changed(validation=None), small(ticks=1), tmp_path / "loss")
+    assert caplog.text == ""
+    train(changed(validation=None), small(ticks=1, best="accuracy"), tmp_path / "run")
+    assert "best='accuracy' needs a validation set" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("batches", "warned"),
+    [
+        (Stream(), True),
+        ([(torch.zeros(8), torch.tensor(1))] * 9, True),
+        (DataLoader(Stream(), batch_size=None), False),
+    ],
+)
+def test_examples_that_are_no_batches_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, batches: Any, warned: bool
+) -> None:
+    """A data set that gives whole batches says so by `batch_size=None`."""
+
+    def of_one(model: nn.Module, batch: Any) -> Tensor:
+        return loss(model, [torch.as_tensor(column)[None] for column in batch])
+
+    single = changed(
+        batches=batches, loss=of_one, count=lambda batch: 1, validation=None, test=None
+    )
+    train(single, small(ticks=1), tmp_path / "run")
+    assert ("is taken for a batch; try: DataLoader(" in caplog.text) is warned
 
 
 def test_a_mean_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

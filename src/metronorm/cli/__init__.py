@@ -8,7 +8,7 @@ Exit codes:
 | 1 | `--fail-on` or `--fail-if-slower` found what it looks for |
 | 2 | a mistake of the user's, reported in one line |
 | 3 | trained, but the last checkpoint could not be written (a full disk) |
-| 130, 143 | stopped by Ctrl-C or by SIGTERM, after saving |
+| 129, 130, 143 | stopped by a closed terminal, by Ctrl-C or by SIGTERM, after saving |
 | 141 | nobody reads the output any more |
 """
 

@@ -235,11 +235,12 @@ def _report(outcome: Outcome, run: str, options: TrainConfig) -> int:
         )
         return NOT_SAVED
     if outcome.signal is not None:
-        print(
-            f"stopped by {outcome.signal.name} after tick {outcome.tick}; "
-            f"go on with: {shlex.join(again)}",
-            file=sys.stderr,
-        )
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(
+                f"stopped by {outcome.signal.name} after tick {outcome.tick}; "
+                f"go on with: {shlex.join(again)}",
+                file=sys.stderr,
+            )
         return 128 + outcome.signal
     if outcome.reason is not None:
         print(f"stopped after tick {outcome.tick}: {outcome.reason}", file=sys.stderr)

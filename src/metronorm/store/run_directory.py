@@ -151,6 +151,8 @@ def check_free(directory: Path) -> None:
     try:
         left = [name for name in ("ticks", "checkpoints") if (directory / name).exists()]
         is_run = (directory / RUN_FILE).exists()
+        if directory.exists() and not directory.is_dir():
+            raise _no_directory(directory)
     except OSError as error:
         raise RunError(
             "a run's directory must be writable", got=f"{directory}: {error.strerror or error}"
@@ -167,6 +169,12 @@ def check_free(directory: Path) -> None:
             got=f"{directory}, which holds {' and '.join(left)} of a run without its {RUN_FILE}",
             fix=f"another directory, or put {RUN_FILE} back",
         )
+
+
+def _no_directory(path: Path) -> RunError:
+    return RunError(
+        "a run needs a directory of its own", got=f"{path}, a file", fix="another directory"
+    )
 
 
 def create_run(
@@ -202,9 +210,7 @@ def create_run(
         create_atomic(directory / RUN_FILE, data)
     except FileExistsError:
         if not (directory / RUN_FILE).exists():
-            raise RunError(
-                "a run's directory must be writable", got=f"{directory}, a file"
-            ) from None
+            raise _no_directory(directory) from None
         found = read_run_info(directory)
         # an earlier launch may have had the same name: then its ranks already have tapes
         if (

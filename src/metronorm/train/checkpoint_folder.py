@@ -98,9 +98,19 @@ def best_checkpoint(directory: Path, world: World = ONE_PROCESS) -> Checkpoint |
     return _first_whole(best_first, world)
 
 
-def best_score(directory: Path) -> float:
-    """The best score of a checkpoint, the lower the better; infinity if none was evaluated."""
-    return min((score for score, _ in _evaluated(directory)), default=math.inf)
+def best_score(directory: Path, state: Mapping[str, Any] | None = None) -> float:
+    """The best score of a checkpoint, the lower the better; infinity if none was evaluated.
+
+    Args:
+        directory: the run's `checkpoints` folder.
+        state: of a checkpoint, in whose history to look; None: of the newest.
+    """
+    return min((score for score, _ in _evaluated(directory, state)), default=math.inf)
+
+
+def newest_state(directory: Path) -> dict[str, Any]:
+    """What the newest checkpoint with a readable `state.json` holds there; empty without one."""
+    return _peek(max(checkpoint_paths(directory), key=_age, default=directory))
 
 
 def newest_branch(directory: Path) -> int:
@@ -155,8 +165,10 @@ def prune(directory: Path, keep: int, *, tick: int) -> None:
     Raises:
         OSError: one cannot be removed.
     """
-    paths = [path for path in checkpoint_paths(directory) if _tick(path) <= tick]
-    best = [path for _, path in _evaluated(directory)[:1]]
+    # those that a branch has left are older than all of the branch
+    paths = sorted((p for p in checkpoint_paths(directory) if _tick(p) <= tick), key=_age)
+    written = next((_peek(path) for path in paths if _tick(path) == tick), None)
+    best = [path for _, path in _evaluated(directory, written)[:1]]
     for path in paths[:-keep]:
         if path not in best:
             remove_directory(path)
@@ -211,16 +223,39 @@ def _first_whole(paths: Iterable[Path], world: World = ONE_PROCESS) -> Checkpoin
     return None
 
 
-def _evaluated(directory: Path) -> list[tuple[float, Path]]:
-    """Scores and their checkpoints, the best first; none of them is checked."""
+def _evaluated(
+    directory: Path, newest: Mapping[str, Any] | None = None
+) -> list[tuple[float, Path]]:
+    """Scores and their checkpoints, the best first; none of them is checked.
+
+    Those are left out that are not in the history of the state `newest`, because they were made
+    beyond the tick where a branch began.
+    """
     found = []
+    ends = _history(newest_state(directory) if newest is None else newest)
     for path in checkpoint_paths(directory):
         state = _peek(path)
+        if _tick(path) > ends.get(as_integer(state.get("branch")) or 0, -1):
+            continue
         # of an older version: its score was the validation loss
         score = as_real(state.get("score", state.get("validation_loss")))
         if score is not None and math.isfinite(score):
             found.append((score, path))
     return sorted(found)
+
+
+def _history(state: Mapping[str, Any]) -> dict[int, float]:
+    """The branches that a state comes from, by number, and the last tick of each that counts."""
+    try:  # a branch, and the tick it began at; older versions kept none
+        begins = msgspec.convert(state.get("branches", {}), dict[int, int], strict=False)
+    except msgspec.ValidationError:
+        begins = {}
+    ends: dict[int, float] = {}
+    end: float = as_integer(state.get("tick")) or 0
+    for number in sorted({0, as_integer(state.get("branch")) or 0, *begins}, reverse=True):
+        ends[number] = end
+        end = min(end, begins.get(number, math.inf))
+    return ends
 
 
 def _age(path: Path) -> tuple[int, int]:

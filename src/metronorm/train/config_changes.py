@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import logging
+import re
 import tomllib
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, get_args, get_type_hints
 
 import msgspec
 
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 Config = TypeVar("Config", bound=TrainConfig)
 
 CONFIG_FILE = "config.toml"
+
+_log = logging.getLogger("metronorm")
 
 
 class Change(NamedTuple):
@@ -66,7 +71,7 @@ def config_from_dict(values: Any, kind: type[Config], source: Path | None = None
     try:
         return msgspec.convert(values, kind, dec_hook=lambda kind, value: kind(value))
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{what} must be a training's", got=str(error)) from None
+        raise _wrong_value(what, values, kind, error) from None
 
 
 def changes(old: dict[str, Any], new: TrainConfig) -> list[Change]:
@@ -95,20 +100,42 @@ def check_resumable(
     Raises:
         ConfigError: with every difference.
     """
+    found = refused_changes(config, old, proven=proven, branch=branch)
+    if not found:
+        return
+    fix = "leave these options out, or start a new run"
+    if all(change.rule == "branch" for change in found):
+        fix = "leave these options out, or branch from a checkpoint: --from-tick N"
+    if all(change.rule == "window" for change in found):
+        fix = _same_window(config, _examples_per_tick(old), [change.name for change in found])
+    raise ConfigError("a resumed run keeps its config", got="; ".join(map(str, found)), fix=fix)
+
+
+def refused_changes(
+    config: TrainConfig, old: dict[str, Any], *, proven: bool, branch: bool
+) -> list[Change]:
+    """The differences that a resume does not allow; for the arguments see `check_resumable`."""
     allowed = {"free", "longer"}
     allowed |= {"data"} if proven else set()
     allowed |= {"branch"} if branch else set()
-    found = changes(old, config)
-    sizes = (old.get("batch_size", 1), old.get("micro_batches", 1))
-    if sizes[0] * sizes[1] == config.batch_size * config.micro_batches:
+    if _examples_per_tick(old) == config.batch_size * config.micro_batches:
         allowed.add("window")
-    refused = [change for change in found if change.rule not in allowed]
-    if not refused:
-        return
-    fix = "leave these options out, or start a new run"
-    if all(change.rule == "branch" for change in refused):
-        fix = "leave these options out, or branch from a checkpoint: --from-tick N"
-    raise ConfigError("a resumed run keeps its config", got="; ".join(map(str, refused)), fix=fix)
+    return [change for change in changes(old, config) if change.rule not in allowed]
+
+
+def _examples_per_tick(old: dict[str, Any]) -> int:
+    product: int = old.get("batch_size", 1) * old.get("micro_batches", 1)
+    return product
+
+
+def _same_window(config: TrainConfig, examples: int, changed: list[str]) -> str:
+    """What to do about another size of beat that changes the examples of a tick."""
+    chosen, other = "batch_size", "micro_batches"
+    if changed == [other]:
+        chosen, other = other, chosen
+    fix = f"{chosen} * {other} must stay {examples}"
+    size = getattr(config, chosen)
+    return fix if examples % size else f"{fix}: with {chosen}={size}, {other}={examples // size}"
 
 
 def write_toml(path: Path, config: TrainConfig) -> None:
@@ -140,16 +167,65 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def run_config(directory: Path) -> dict[str, Any]:
-    """The config that a run has now: of its `config.toml`, else what it was begun with.
+    """The config that a run has now: of its `config.toml`, or of its newest checkpoint.
+
+    Without both it is the one that the run was begun with.
 
     Raises:
         RunError: there is no run.
-        ConfigError: a damaged `config.toml`.
+        ConfigError: `config.toml` is damaged, and no checkpoint has the config.
     """
     begun = read_run_info(directory).config
     path = directory / CONFIG_FILE
-    # a run of an older version has none
-    return read_toml(path) if path.exists() else begun
+    try:
+        return read_toml(path)
+    except ConfigError as error:
+        from metronorm.train.checkpoint_folder import newest_state  # loads torch
+
+        kept = newest_state(directory / "checkpoints").get("config")
+        if isinstance(kept, dict):
+            _warn(f"{error}; the config of the newest checkpoint is taken")
+            return kept
+        if not path.exists():  # a run of an older version, or one that was killed at its start
+            return begun
+        fix = f"remove the file: the run then has the config it was begun with, in {directory}"
+        raise ConfigError(error.must, got=error.got, fix=f"{fix}/run.json") from None
+
+
+@functools.cache
+def _warn(text: str) -> None:
+    """Once, although the command line and the loop both read a run's config."""
+    _log.warning(text)
+
+
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "array": "a list",
+    "object": "a table of options",
+}
+
+
+def _wrong_value(what: str, values: Any, kind: Any, error: msgspec.ValidationError) -> ConfigError:
+    """The error for a value in `values`, which are `what`: which option, and what must hold."""
+    cause = error.__cause__
+    if isinstance(cause, ConfigError):  # of the config's own checks
+        return ConfigError(f"in {what}, {cause.must}", got=cause.got, fix=cause.fix)
+    message, _, place = str(error).partition(" - at `$.")
+    name, value = place.rstrip("`"), values
+    for part in re.findall(r"[^.\[\]]+", name):
+        value = value[int(part) if isinstance(value, list) else part]
+        kind = get_type_hints(kind).get(part) if dataclasses.is_dataclass(kind) else None
+    expected = re.match(r"Expected `(\w+)[^`]*`( of length \d+)?", message)
+    if choices := [each for each in get_args(kind) if isinstance(each, str)]:
+        must = f"one of {', '.join(choices)}"
+    elif expected and expected[1] in _KINDS:
+        must = _KINDS[expected[1]] + (expected[2] or "")
+    else:
+        must = f"a value that it can have ({message})"
+    return ConfigError(f"in {what}, {name or 'all'} must be {must}", got=repr(value))
 
 
 def _check_names(values: dict[str, Any], kind: type, path: Path, prefix: str = "") -> None:

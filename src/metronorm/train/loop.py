@@ -176,32 +176,40 @@ class _Training:
         """Train to the planned end, or until a signal or a hook ends it."""
         config, initial = self.config, self.found.tick if self.found else 0
         step, saving, measuring = self.ready.step, self.saving, self.measuring
-        with self.stop as stop, self.clock as clock:
+        failed: BaseException | None = None
+        with self.stop as stop, self.clock as clock, contextlib.ExitStack() as stack:
             self._begin(clock)
+            stack.enter_context(saving.finished_tick(clock))
             beats = windows(self.ready.beats, config.micro_batches, count=self.task.count)
             for window in clock.ticks(beats, total=config.ticks, initial=initial):
                 saving.write(clock)
                 last = clock.tick == config.ticks
-                with self._around(clock, last=last):
-                    step.tick(clock, window)
-                self.ready.averages.update(clock.tick)
-                score = None
-                if last or clock.tick % config.evaluate_every == 0:
-                    score = measuring.evaluate(clock)
-                self._run_hooks(clock, last=last)
-                if last:
-                    measuring.read_test(clock)
+                score, updated = None, False
+                try:
+                    with self._around(clock, last=last):
+                        step.tick(clock, window)
+                        self.ready.averages.update(clock.tick)
+                        updated = True
+                    if last or clock.tick % config.evaluate_every == 0:
+                        score = measuring.evaluate(clock)
+                    self._run_hooks(clock, last=last)
+                    if last:
+                        measuring.read_test(clock)
+                except (Exception, SystemExit) as error:
+                    if not updated:
+                        raise
+                    failed = error  # the tick is recorded and saved before this goes on
                 if stop.signal:
                     clock.event("signal", signal=stop.signal.name)
-                ends = bool(last or stop.signal or self.reason)
-                if saving.is_best(score) or ends or clock.tick % config.checkpoint_every == 0:
-                    saving.take(clock.tick, score, measuring)
+                ends = bool(last or stop.signal or self.reason or failed)
+                due = saving.is_best(score) or ends or clock.tick % config.checkpoint_every == 0
+                saving.take(clock.tick, score, measuring, due=due)
                 if ends:
                     clock.stop()
+            if failed is not None:
+                raise failed
             saving.write(clock)
             step.first_nonfinite.check(wait=True)
-        if measuring.failed is not None:
-            raise measuring.failed
         return Outcome(
             self.directory,
             clock.tick,

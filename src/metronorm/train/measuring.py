@@ -28,7 +28,6 @@ class Measuring:
     Attributes:
         measures: of the newest evaluation, by name; empty before the first.
         test: of the test set, by name; empty until it has been read.
-        failed: why the test set could not be measured: to be raised when the training is saved.
     """
 
     def __init__(self, ready: Preparation, stop: Stop, found: Checkpoint | None = None) -> None:
@@ -37,7 +36,6 @@ class Measuring:
         state = found.state if found else {}
         self.measures: dict[str, float] = dict(state.get("measures") or {})
         self.test: dict[str, float] = dict(state.get("test") or {})
-        self.failed: DataError | None = None
 
     def evaluate(self, clock: Clock) -> float | None:
         """Measure the validation set and log it.
@@ -52,11 +50,7 @@ class Measuring:
         if self._task.validation is None:
             return None
         with clock.phase("evaluate"):
-            measures = self._measure(batches_of(self._task.validation, "validation"))
-            for kind in self._averages.ready(clock.tick):
-                with self._averages.in_place(kind):
-                    averaged = self._measure(batches_of(self._task.validation, "validation"))
-                measures |= {f"{name}_{kind}": value for name, value in averaged.items()}
+            measures = self._measure(self._task.validation, "validation", clock.tick)
         if self._stop.signal:
             return None
         self.measures = measures
@@ -79,16 +73,24 @@ class Measuring:
             return
         with clock.phase("evaluate"):
             try:
-                measures = self._measure(batches_of(self._task.test, "test"))
+                measures = self._measure(self._task.test, "test", clock.tick)
             except MetronormError as error:
-                self.failed = DataError(f"of the test set: {error.must}", got=error.got)
-                return
+                raise DataError(f"of the test set: {error.must}", got=error.got) from None
         if not self._stop.signal:
             self.test = measures
             clock.log(**{f"test_{name}": value for name, value in measures.items()})
             clock.event("test", **measures)
 
-    def _measure(self, batches: Iterable[Any]) -> dict[str, float]:
+    def _measure(self, source: Any, name: str, tick: int) -> dict[str, float]:
+        """Of the model, and of the averages of its weights that there are after this tick."""
+        measures = self._measure_once(batches_of(source, name))
+        for kind in self._averages.ready(tick):
+            with self._averages.in_place(kind):
+                averaged = self._measure_once(batches_of(source, name))
+            measures |= {f"{name}_{kind}": value for name, value in averaged.items()}
+        return measures
+
+    def _measure_once(self, batches: Iterable[Any]) -> dict[str, float]:
         watched = self._stop.until_signal(iterate(batches))
         try:
             return evaluate(self._step.model, watched, self._step.sums, self._task.count)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -9,9 +10,12 @@ from torch import nn
 
 from metronorm.errors import ConfigError
 from metronorm.optim import Ticks, TicksAdam, TicksMuon, TicksSign
+from metronorm.text import shortened
 
 if TYPE_CHECKING:
     from metronorm.train.config import OptimizerConfig
+
+_log = logging.getLogger("metronorm")
 
 
 def make_optimizer(
@@ -30,9 +34,10 @@ def make_optimizer(
             `"hidden": True` holds the matrices that Muon takes; AdamW takes the rest.
 
     Raises:
-        ConfigError: no parameter that can be trained.
+        ConfigError: no parameter that can be trained; groups that are none, or that hold a
+            parameter twice, or one that is not the model's.
     """
-    groups = default_groups(model, config) if groups is None else groups
+    groups = default_groups(model, config) if groups is None else _checked(model, groups)
     groups = [
         {**group, "params": [p for p in group["params"] if p.requires_grad]} for group in groups
     ]
@@ -71,6 +76,32 @@ def make_optimizer(
             groups, rate, config.momentum, max_grad_norm=clip, on_nonfinite=on_nonfinite
         )
     return TicksAdam(groups, rate, config.betas, on_nonfinite=on_nonfinite)
+
+
+def _checked(model: nn.Module, given: Any) -> list[dict[str, Any]]:
+    """A task's groups; a warning names parameters of the model that are in none of them."""
+    groups: list[Any] = list(given)
+    if not all(isinstance(group, dict) and "params" in group for group in groups):
+        raise ConfigError(
+            "groups must be dicts with params",
+            got=", ".join(sorted({type(group).__name__ for group in groups})),
+            fix='[{"params": [...], "lr": 1e-4}, ...]',
+        )
+    groups = [{**group, "params": list(group["params"])} for group in groups]
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = [id(parameter) for group in groups for parameter in group["params"]]
+    if foreign := sum(each not in names for each in found):
+        raise ConfigError("groups must hold parameters of the model", got=f"{foreign} others")
+    if twice := [name for key, name in names.items() if found.count(key) > 1]:
+        raise ConfigError("a parameter must be in one group", got=f"{', '.join(twice)} twice")
+    left = {name for name, each in model.named_parameters() if each.requires_grad}
+    if left := left - {names[key] for key in found}:
+        _log.warning(
+            "%s: not trained, as no group has %s; with requires_grad_(False) it is meant so",
+            shortened(", ".join(sorted(left)), 200),
+            "them" if len(left) > 1 else "it",
+        )
+    return groups
 
 
 def _on_nonfinite(device: torch.device) -> Literal["raise", "hold"]:

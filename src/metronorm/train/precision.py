@@ -10,6 +10,7 @@ import torch
 
 from metronorm.allocator import Allocator, keep_large_blocks
 from metronorm.errors import ConfigError
+from metronorm.train.buffers import copies, places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,13 +84,14 @@ def discarding_gradients(model: torch.nn.Module) -> Iterator[None]:
 
     That is: torch's random numbers, and buffers such as the running statistics of BatchNorm.
     """
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    before = [(*place, getattr(*place)) for place in places(model).values()]
+    copied = copies(model)
     with torch.random.fork_rng():
         yield
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for (module, name, buffer), copy in zip(before, copied.values(), strict=True):
+            setattr(module, name, buffer.copy_(copy))  # the model may have put another one there
 
 
 def _race(now: Callable[[], float], *steps: Callable[[], object]) -> list[float]:

@@ -24,6 +24,7 @@ from metronorm.train.starting import (
     check_state,
     check_task,
     initial_weights,
+    warn_of_single_examples,
 )
 from metronorm.train.step import Step
 from metronorm.train.task import Task
@@ -80,6 +81,7 @@ class Preparation:
 
     Attributes:
         ticks_done: those of the checkpoint.
+        changing: the names of the buffers that a forward pass changes, and a checkpoint has.
 
     Raises:
         MetronormError: what can be found wrong before the first tick.
@@ -108,11 +110,13 @@ class Preparation:
                 self.step.loss(self.trial)  # it finds out its sizes
         check_state(model)
         with precision.discarding_gradients(model):
-            check_batch(self.step, self.trial)
+            self.changing = check_batch(self.step, self.trial)
             check_measures(self.step)
             self._choose_precision(config, found)
-        if isinstance(self.beats, IteratedBeats) and (doubt := self.beats.doubt()):
-            _log.warning("a resume of this run will not be exact: %s", doubt)
+        if isinstance(self.beats, IteratedBeats):
+            warn_of_single_examples(task, self.trial)
+            if doubt := self.beats.doubt():
+                _log.warning("a resume of this run will not be exact: %s", doubt)
         if found:
             self.beats.load_state_dict(found.state["sampler"])
         optimizer = self.step.optimizer  # its imports take seconds, which are no tick's

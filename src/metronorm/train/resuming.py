@@ -19,7 +19,7 @@ from metronorm.errors import CheckpointError, DataError
 from metronorm.host import describe_host
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import checkpoint_at, checkpoint_paths, newest_checkpoint
-from metronorm.train.config_changes import changes
+from metronorm.train.config_changes import refused_changes
 from metronorm.train.precision import Fixed  # noqa: TC001 - msgspec reads it
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ class _LoopState(msgspec.Struct, frozen=True):
     text: str | None = None
     """The name of `data_id` in older checkpoints."""
     machine: dict[str, Any] = {}
+    branches: dict[str, int] = {}
+    """By the number of a branch that it comes from, the tick where that began."""
 
 
 def checkpoint_to_resume(directory: Path, tick: int | None = None) -> Checkpoint | None:
@@ -102,12 +104,12 @@ def check_same_config(found: Checkpoint, config: TrainConfig, *, branch: bool) -
     made = found.state.get("config")
     if not isinstance(made, dict):  # an older checkpoint
         return
-    allowed = {"free", "longer", "data", "window"} | ({"branch"} if branch else set())
-    names = [change.name for change in changes(made, config) if change.rule not in allowed]
-    if names:
+    refused = refused_changes(config, made, proven=True, branch=branch)
+    if refused:
+        names = ", ".join(change.name for change in refused)
         raise CheckpointError(
             f"{found.path} must be a checkpoint of this run",
-            got=f"one that was made with another config ({', '.join(names)})",
+            got=f"one that was made with another config ({names})",
             fix="put the run's own checkpoints back",
         )
 

@@ -6,28 +6,38 @@
 | the best evaluation so far | yes |
 | a signal or a hook ends the training | yes |
 | the first after a branch | the checkpoint it goes on from, as one of the branch |
+| an evaluation or a hook raises | yes |
+| the next tick raises before its update | yes, as far as it can be put back |
 
 The state is taken at the end of the tick, and the file is written in the next tick, or after the
 last one. Only then is the record of the tick on the tape: so a run that is killed in between never
 resumes after a tick of which it has no record.
+
+What a tick changes before its update is little: the place in the data, which is taken with the
+state, and buffers, of which there are copies. Sums that an optimizer carries over cannot be put
+back: nothing is saved where a gradient was added to them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.errors import ConfigError
-from metronorm.train import checkpoint_folder
+from metronorm.errors import ConfigError, DivergenceError
+from metronorm.train import buffers, checkpoint_folder
 from metronorm.train.checkpoint import FOLDER, OWN_NAMES
 from metronorm.train.config_changes import config_to_dict
 from metronorm.train.resuming import describe_machine, warn_if_not_exact
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from torch import Tensor
 
     from metronorm.clock import Clock
     from metronorm.train.checkpoint import Checkpoint
@@ -62,10 +72,20 @@ class Saving:
         self._machine = describe_machine(step.device, compiled=step.config.compile)
         if found:
             warn_if_not_exact(found, self._machine)
-        self._best = checkpoint_folder.best_score(self._folder)
-        self._due: dict[str, Any] | None = None
+        self._branches = dict(found.state.get("branches", {})) if found else {}
         if branch and found:
-            self._due = self._state(found.tick, found.state.get("score"), found.state)
+            self._branches[str(self._branch)] = found.tick
+        self._config = config_to_dict(step.config)
+        # at the end of the newest tick: the state, and the buffers that forward passes change
+        self._state: dict[str, Any] = {}
+        self._places = [buffers.places(step.model)[name] for name in ready.changing]
+        self._copies = self._copied()
+        self._due = bool(branch and found)
+        if branch and found:
+            self._state = self._state_of(found.tick, found.state.get("score"), found.state)
+        self._best = checkpoint_folder.best_score(
+            self._folder, self._state or (found.state if found else None)
+        )
 
     def keep(self, kept: Any) -> None:
         """Have what the task's `save` returned in every checkpoint.
@@ -81,7 +101,7 @@ class Saving:
             msgspec.json.encode(kept)
         except (TypeError, ValueError) as error:
             raise ConfigError(must, got=str(error)) from None
-        if taken := sorted(kept.keys() & {*self._state(0, None, {}), *OWN_NAMES}):
+        if taken := sorted(kept.keys() & {*self._state_of(0, None, {}), *OWN_NAMES}):
             raise ConfigError(
                 "a task's save must use names that a checkpoint does not have",
                 got=", ".join(taken),
@@ -95,20 +115,44 @@ class Saving:
         self._best = score
         return True
 
-    def take(self, tick: int, score: float | None, measuring: Measuring) -> None:
-        """Remember the state at the end of this tick, for `write`."""
+    def take(self, tick: int, score: float | None, measuring: Measuring, *, due: bool) -> None:
+        """Remember the state at the end of this tick; if it is `due`, for `write`."""
         evaluated = {"measures": dict(measuring.measures), "test": dict(measuring.test)}
-        self._due = self._state(tick, score, evaluated)
+        self._state, self._due = self._state_of(tick, score, evaluated), due
+        self._copies = self._copied()
+
+    def _copied(self) -> list[Tensor]:
+        return [getattr(*place).clone() for place in self._places]
+
+    @contextlib.contextmanager
+    def finished_tick(self, clock: Clock) -> Iterator[None]:
+        """Save the newest finished tick, if it is whole, before an exception goes on."""
+        try:
+            yield
+        except DivergenceError:
+            raise
+        except (Exception, SystemExit):
+            state = self._state
+            whole = state and self._ready.step.begun <= state["tick"]
+            if whole and (self._due or self.saved != state["tick"]):
+                self._due = True
+                try:
+                    for place, copy in zip(self._places, self._copies, strict=True):
+                        setattr(*place, copy)
+                    self.write(clock)
+                except Exception as error:  # what happened first goes on
+                    _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
+            raise
 
     def write(self, clock: Clock) -> None:
-        """Write what was taken, if anything. A full disk is logged, and the training goes on.
+        """Write what is due, if anything. A full disk is logged, and the training goes on.
 
         Raises:
             DivergenceError: a tick up to now was not finite; nothing is written.
         """
-        state, self._due = self._due, None
-        if state is None:
+        if not self._due:
             return
+        state, self._due = self._state, False
         step = self._ready.step
         step.first_nonfinite.check(wait=True)  # no checkpoint before its ticks are known
         with clock.phase("checkpoint"):
@@ -132,7 +176,7 @@ class Saving:
             except OSError as error:
                 _log.warning("an old checkpoint cannot be removed: %s", error)
 
-    def _state(
+    def _state_of(
         self, tick: int, score: float | None, evaluated: Mapping[str, Any]
     ) -> dict[str, Any]:
         """What a resumed run needs beside tensors, as it is at the end of this tick."""
@@ -140,7 +184,8 @@ class Saving:
         return {
             "tick": tick,
             "branch": self._branch,
-            "config": config_to_dict(step.config),
+            "branches": self._branches,
+            "config": self._config,
             "precision": step.precision,
             "sampler": self._ready.beats.state_dict(),
             "data_id": step.config.data_id or None,

@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from metronorm.clock.column_names import Names
 from metronorm.errors import ConfigError, DataError, DivergenceError
 from metronorm.scalars import as_real, is_integer
-from metronorm.train.batches import halves, tensors_of
+from metronorm.train import buffers
+from metronorm.train.batches import halves, same, tensors_of
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
 from metronorm.train.config_changes import run_config
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("metronorm")
 
 _OWN_METRICS = ("loss", "learning_rate", "gradient_norm")
+_MEASURED = ("validation_", "test_")
 _FUNCTIONS = ("loss", "count", "measure", "groups", "save", "accumulate")
 
 
@@ -78,12 +82,15 @@ def check_task(task: Task) -> None:
         raise ConfigError(
             "a task's data_id must be text", got=repr(task.data_id), fix=f'"{task.data_id}"'
         )
-    if not isinstance(task.unit, str) or not task.unit or task.unit in _OWN_METRICS:
+    unit = task.unit.lower() if isinstance(task.unit, str) else "loss"
+    if unit in _OWN_METRICS or unit.startswith(_MEASURED):
         raise ConfigError(
-            f"unit must be a name of its own, not one of {', '.join(_OWN_METRICS)}",
+            f"unit must be a name of its own, not one of {', '.join(_OWN_METRICS)}, and not of a "
+            f"measure ({'..., '.join(_MEASURED)}...)",
             got=repr(task.unit),
             fix="images",
         )
+    Names().check([task.unit])
 
 
 def check_state(model: nn.Module) -> None:
@@ -101,8 +108,11 @@ def check_state(model: nn.Module) -> None:
             )
 
 
-def check_batch(step: Step, batch: Any) -> None:
+def check_batch(step: Step, batch: Any) -> list[str]:
     """Run the first batch forward and backward once, and look at what comes of it.
+
+    Returns:
+        The names of the buffers that this has changed and that are in a checkpoint.
 
     Raises:
         ConfigError: a loss that is no scalar or has no gradient; a model with nothing to train.
@@ -121,6 +131,7 @@ def check_batch(step: Step, batch: Any) -> None:
     count = int(number)
     if count < 1:
         raise DataError("a batch must have something to count", got=f"{count} in the first batch")
+    before = buffers.copies(step.model)
     loss = _first_loss(step, batch)
     if loss.dim():
         raise ConfigError(
@@ -139,7 +150,41 @@ def check_batch(step: Step, batch: Any) -> None:
             raise ConfigError(
                 "gradients must be dense", got=f"a sparse one of {name}", fix="sparse=False"
             )
+    kept, changed = step.model.state_dict().keys(), _changed(step.model, before)
+    _warn_of_hidden_buffers(step, batch, [name for name in changed if name not in kept])
     _warn_of_a_mean(step, batch, count)
+    return [name for name in changed if name in kept]
+
+
+def _changed(model: nn.Module, before: dict[str, torch.Tensor]) -> list[str]:
+    now = buffers.copies(model)
+    return [name for name, value in now.items() if not same(value, before.get(name))]
+
+
+def _warn_of_hidden_buffers(step: Step, batch: Any, changed: list[str]) -> None:
+    """Of those that no checkpoint has: what a second pass changes too is no cache, filled once."""
+    if not changed:
+        return
+    before = buffers.copies(step.model)
+    step.try_out(batch)
+    again = _changed(step.model, before)
+    if found := [name for name in changed if name in again]:
+        _log.warning(
+            "a resume of this run will not be exact: every forward pass changes %s, which no "
+            "checkpoint has; try: register_buffer(..., persistent=True)",
+            ", ".join(found[:5]),
+        )
+
+
+def warn_of_single_examples(task: Task, batch: Any) -> None:
+    """Warn where an iterable gives examples; a DataLoader makes batches of them."""
+    single = task.count(batch) == 1 and any(not tensor.dim() for tensor in tensors_of(batch))
+    if isinstance(task.batches, Dataset) or (single and not isinstance(task.batches, DataLoader)):
+        _log.warning(
+            "each example of this %s is taken for a batch; try: DataLoader(..., batch_size=N), or "
+            "batch_size=None if it gives whole batches",
+            type(task.batches).__name__,
+        )
 
 
 def _is_array(value: Any) -> bool:
@@ -222,6 +267,8 @@ def check_measures(step: Step) -> None:
     """
     config, validation = step.config, step.task.validation
     if validation is None:
+        if config.best != "loss":
+            _log.warning("best=%r needs a validation set, and this task has none", config.best)
         return
     batch = _first_to_evaluate(validation)
     with evaluating(step.model):
@@ -230,6 +277,7 @@ def check_measures(step: Step) -> None:
         sum_and_divisor(name, value, 1)
     averages = {"_ema": config.ema > 0, "_last": config.average_last > 0}
     names = [*sums, *(f"{name}{kind}" for kind, kept in averages.items() if kept for name in sums)]
+    Names().check(f"validation_{name}" for name in names)
     if config.best not in names:
         raise ConfigError(
             "best must be one of the measures",

@@ -51,6 +51,8 @@ class Step:
     Attributes:
         precision: of the matrix products; may be set.
         first_nonfinite: the first tick whose loss or gradient was not finite, if any.
+        begun: the newest tick that has begun to change what a checkpoint holds: the parameters, or
+            sums that the optimizer carries over.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Step:
         self.task, self.config, self.model, self.device = task, config, model, device
         self.precision: Fixed = "fp32"
         self.first_nonfinite = FirstNonfinite(device)
+        self.begun = 0
         compiled: Any = torch.compile(model) if config.compile else model
         self._call: nn.Module = compiled
 
@@ -92,18 +95,21 @@ class Step:
             clock.log(gradient_norm=norm)
 
     def _accumulate(self, clock: Clock, batch: Batch, weight: float) -> Tensor:
+        carries_over = isinstance(self.optimizer, Accumulator)
         if self.task.accumulate is not None:
+            self.begun = clock.tick if carries_over else self.begun
             with clock.phase("backward"), autocast(self.device, self.precision):
                 return self.task.accumulate(self._call, batch, weight).detach()
         with clock.phase("forward"), autocast(self.device, self.precision):
             part = self.task.loss(self._call, batch) * weight
+        self.begun = clock.tick if carries_over else self.begun
         with clock.phase("backward"):
             part.backward()
         return part.detach()
 
     def _update(self, tick: int, factor: float, loss: Tensor) -> float | Tensor | None:
         """Step at `factor` times the learning rates; the gradient's norm, where it is known."""
-        optimizer = self.optimizer
+        optimizer, self.begun = self.optimizer, tick
         for group in optimizer.param_groups:
             group["lr"] = factor * group.setdefault("initial_lr", group["lr"])
         held = ~loss.isfinite()

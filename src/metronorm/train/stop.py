@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C ask the training to finish its tick, save, and go."""
+"""SIGTERM, SIGHUP and Ctrl-C ask the training to finish its tick, save, and go."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop:
@@ -30,6 +30,8 @@ class Stop:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # nohup has it that a closed terminal ends nothing
                 self._before[number] = signal.signal(number, self._note)
         return self
 
