@@ -17,6 +17,7 @@ from metronorm.errors import RunError
 
 from ..clock.virtual import VirtualTime
 from ..store.stores import line, new_run, write_tape
+from ..store.tapes import write_training
 
 
 def record(run: Path, ticks: int = 5, tick_ns: int = 4_160, **options: Any) -> None:
@@ -73,6 +74,43 @@ def test_small_times_and_losses_have_digits(
     assert re.search(r"loss +│ +3e-06 \(best 3e-06 at 5\)", out)
     assert re.search(r"tick, median +│ +4.16 µs", out)
     assert re.search(r"recording +│ +[\d.]+ [µm]s a tick, [\d.]+%", out)
+
+
+def test_several_ranks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def late(tick: int, rank: int, phases: dict[str, float]) -> None:
+        phases["forward"] += 50.0 * (rank == 2)
+
+    images = lambda tick, rank: {"images": 10.0}  # noqa: E731
+    write_training(tmp_path / "run", 0, ticks=40, ranks=3, plant=late, metrics=images)
+    assert show.main([str(tmp_path / "run"), "--no-charts"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"straggler +│ +rank 2, [45]\d(\.\d)? ms after the others", out)
+    assert re.search(r"images +│ +1,200 *\n", out)
+    assert re.search(r"images/s +│ +1\d\d *\n", out)
+
+
+def test_what_a_training_measured_and_why_it_ended(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"ticks": 9, "best": "accuracy", "best_mode": "max"}
+    paths = [str(tmp_path / f"run-{number}") for number in range(4)]
+    for path in paths:
+        with Clock(path, config=config, progress=False) as clock:
+            for tick in clock.ticks(range(3)):
+                clock.log(loss=1.0, validation_accuracy=(0.5, 0.75, 0.25)[tick])
+            clock.log(test_accuracy=0.3, test_odd=4.0)
+            clock.event("stop", reason="no better accuracy")
+    assert show.main([paths[0], "--no-charts"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"state +│ +stopped: no better accuracy", out)
+    assert re.search(r"ticks +│ +3 of 9\b", out)
+    assert re.search(r"validation_accuracy +│ +0.2500 \(best 0.7500 at 2\)", out)
+    assert re.search(r"test_accuracy +│ +0.3000 *\n", out)
+    assert re.search(r"test_odd +│ +4.0000 *\n", out)
+    assert show.main(paths) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "best accuracy" in lines[0]
+    assert all("0.7500" in text for text in lines[1:5])
 
 
 @pytest.mark.parametrize("count", [4, 20])

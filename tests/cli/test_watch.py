@@ -91,7 +91,7 @@ def test_the_page_shows_what_a_run_does(tmp_path: Path) -> None:
             "loss 0.033333", "tick time in ms, 4 ms now", "┤",
             "forward", "75%", "backward", "25%", "█████",
             "peak memory", "MiB",
-            "tick 30 sample", "All the world's", r"a stage\x1b[2J", "start",
+            "tick 30 sample", "All the world's", r"a stage\x1b[2J", "the attempt starts",
         ):  # fmt: skip
             assert part in seen, part
         assert "arrives after" not in seen
@@ -333,6 +333,42 @@ def test_without_a_terminal_the_runs_are_printed_once(
     record(tmp_path / "[red]other", 3)
     assert watch.main(["run", "[red]other"]) == 0
     assert "[red]other" in capsys.readouterr().out
+
+
+def test_the_rate_has_the_unit_of_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    moment = VirtualTime()
+    with Clock(tmp_path / "run", progress=False, now=moment) as clock:
+        for _ in clock.ticks(range(3)):
+            moment.pass_(4 * MILLISECOND)
+            clock.log(images=64)
+    record(tmp_path / "other", 3)
+    for paths, words in (
+        (["run"], ["images/s", "16,000"]),
+        (["run", "other"], ["counted/s", "16,000 images"]),
+    ):
+        assert watch.main([str(tmp_path / path) for path in paths]) == 0
+        out = capsys.readouterr().out
+        assert all(word in out for word in words)
+
+
+def test_events_are_lines_in_plain_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Clock(tmp_path / "run", progress=False, config={"ticks": 2}) as clock:
+        clock.event("machine", precision="bf16", allocator="keep")
+        clock.event("phone\ncall", who={"name": "Romeo"})
+        clock.event("stop", reason="no better loss")
+    assert watch.main([str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    for words in (
+        "tick 0 runs with precision bf16, allocator keep",
+        "phone call: who.name Romeo",
+        "tick 0 stopped: no better loss",
+    ):
+        assert re.search(rf"{words} *\n", out)
+    assert "{" not in out
 
 
 def test_waiting_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -168,3 +168,48 @@ def test_equal_runs_reach_the_last_loss_of_each_other(tmp_path: Path) -> None:
         found += compare(*runs).reached
     never = sum(None in (end.a_seconds, end.b_seconds) for end in found)
     assert never <= len(found) // 4, "noise alone keeps hardly one from it"
+
+
+def test_where_higher_is_better(tmp_path: Path) -> None:
+    """B is always a tenth behind in accuracy, and reaches no better value than that."""
+    runs = [
+        record(
+            tmp_path / name,
+            [TICK_NS] * 200,
+            metrics=lambda tick, x=behind: {  # type: ignore[misc]
+                "accuracy": math.nan if tick == 90 else tick / 200 - x,
+                "level": tick / 200 - x,
+            },
+        )
+        for name, behind in (("a", 0.0), ("b", 0.1))
+    ]
+    found = compare(*runs, metric="accuracy")
+    assert found.better == "higher"
+    of_a, of_b = found.reached
+    assert of_a.loss == pytest.approx(0.975, abs=0.01)
+    assert of_a.a_seconds == pytest.approx(195, abs=10)
+    assert of_a.b_seconds is None
+    assert of_b.loss == pytest.approx(0.875, abs=0.01)
+    assert of_b.a_seconds == pytest.approx(180, abs=10), "not at once, where it is low"
+    assert [loss.a for loss in at(found.losses, "ticks")] == [
+        pytest.approx(tick / 200 - 0.025, abs=0.01) for tick in (50, 100, 150, 200)
+    ]
+    assert any("accuracy after 200 ticks is lower, which is worse" in s for s in found.statements)
+    swapped = compare(*reversed(runs), metric="accuracy")
+    assert any("is higher, which is better" in s for s in swapped.statements)
+    unknown = compare(*runs, metric="level")
+    assert (unknown.better, unknown.reached) == (None, [])
+    (statement,) = (s for s in unknown.statements if "level" in s)
+    assert statement.startswith("B's level after 200 ticks is lower: 0.9")
+
+
+def test_a_metric_that_the_configs_judge_differently(tmp_path: Path) -> None:
+    runs = [
+        record(tmp_path / mode, [TICK_NS] * 60, metrics=lambda tick: {"level": tick})
+        for mode in ("min", "max")
+    ]
+    for run in runs:
+        run.info.config |= {"best": "level", "best_mode": run.info.name}
+    assert compare(runs[0], runs[0], metric="level").better == "lower"
+    assert compare(runs[1], runs[1], metric="level").better == "higher"
+    assert compare(*runs, metric="level").better is None

@@ -4,7 +4,9 @@ import re
 import pytest
 
 from metronorm.runs.comparing import Measure
+from metronorm.runs.comparing.losses import LastValues
 from metronorm.runs.comparing.statements import judge, statements
+from metronorm.runs.directions import Direction
 
 SLOWER = Measure(50e6, 51.6e6, 1.032, 1.019, 1.044)
 FASTER = Measure(51.6e6, 50e6, 1 / 1.032, 1 / 1.044, 1 / 1.019)
@@ -55,3 +57,24 @@ def test_a_measure_without_an_interval_does_not_differ() -> None:
     assert not Measure(1.0, 2.0, 2.0).differs
     assert Measure(0.0, 2.0, math.inf, math.inf, math.inf).differs
     assert not Measure(1.0, 1.0, 1.0, 1 + 1e-15, 1 + 1e-15).differs, "rounding"
+
+
+@pytest.mark.parametrize(
+    ("better", "b", "words"),
+    [
+        ("lower", 0.4, "B's score after 300 ticks is lower, which is better: 0.5 in A, 0.4 in B"),
+        ("lower", 0.6, "B's score after 300 ticks is higher, which is worse: 0.5 in A, 0.6 in B"),
+        ("higher", 0.6, "B's score after 300 ticks is higher, which is better: 0.5 in A, 0.6 in B"),
+        ("higher", 0.4, "B's score after 300 ticks is lower, which is worse: 0.5 in A, 0.4 in B"),
+        (None, 0.6, "B's score after 300 ticks is higher: 0.5 in A, 0.6 in B"),
+    ],
+)
+def test_which_run_is_better(better: Direction | None, b: float, words: str) -> None:
+    measures = {"tick_median_ns": SAME, "tick_mean_ns": SAME}
+    for differs in (True, False):
+        last = LastValues(300, 0.5, b, differs)
+        (_, found) = statements(measures, {}, "score", last=last, better=better)
+        if differs:
+            assert found == words
+        else:
+            assert found.startswith("no difference of score beyond the noise after 300 ticks: 0.5")

@@ -75,7 +75,7 @@ def test_a_run_as_it_is_now(tmp_path: Path) -> None:
     assert seen.seconds_left == pytest.approx(0.04)
     assert seen.median_tick_ns == 4 * MILLISECOND
     assert seen.ticks_per_second == pytest.approx(250)
-    assert seen.tokens_per_second == pytest.approx(25_000)
+    assert seen.per_second == pytest.approx(25_000)
     assert seen.phases == {"forward": pytest.approx(0.75), "update": pytest.approx(0.25)}
     assert seen.latest == {"loss": 1 / 30, "tokens": 100, "validation_loss": 0.5}
     loss = seen.curves["loss"]
@@ -190,7 +190,7 @@ def test_ranks_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (0, 20, MILLISECOND),
         (1, 18, 2 * MILLISECOND),
     ]
-    assert seen.tokens_per_second == pytest.approx(64_000 + 32_000)
+    assert seen.per_second == pytest.approx(64_000 + 32_000)
     assert seen.ticks_per_second == pytest.approx(750)
     assert seen.tick_ns is not None
     assert seen.tick_ns.mean == [1.5 * MILLISECOND] * 18 + [MILLISECOND] * 2

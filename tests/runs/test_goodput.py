@@ -97,6 +97,30 @@ def test_a_run_that_was_resumed(tmp_path: Path) -> None:
     assert found.share == pytest.approx(2 / 3)
 
 
+def test_a_branch_is_no_loss(tmp_path: Path) -> None:
+    """The same, with a third attempt that branches at once, or 1,000 seconds later, from tick 1."""
+    run = new_run(tmp_path / "run")
+    ends = {0: {1: 11, 2: 21, 3: 31}, 1: {3: 50, 4: 60}, 2: {2: 1075}}
+    for attempt, begun in ((0, 0), (1, 36), (2, 1060)):
+        events = [event("start", START_NS + begun * 10**9)]
+        if attempt == 2:
+            fields = {"checkpoint": "tick-00000001", "changed": []}
+            line_ = {"event": "branch", "tick": 1, "time_ns": START_NS + 1061 * 10**9}
+            events.append(encode(line_ | {"fields": fields}))
+        write_tape(run, events, kind="events", attempt=attempt)
+        lines = [
+            line(tick, wall_ns=10**10, time_ns=START_NS + end * 10**9)
+            for tick, end in ends[attempt].items()
+        ]
+        write_tape(run, lines, attempt=attempt)
+    found = goodput(open_run(run))
+    # the first attempt's third tick was done again; its second, and two of the next, were left
+    assert found == Goodput(
+        total=1075, forward=20, replayed=10, overhead=10, down=5, branched=30 + 1000
+    )
+    assert found.share == pytest.approx(20 / 45)
+
+
 def test_a_run_in_which_nothing_happened(tmp_path: Path) -> None:
     found = goodput(open_run(new_run(tmp_path / "run")))
     assert found == Goodput(0, 0, 0, 0, 0)

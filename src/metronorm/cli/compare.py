@@ -47,7 +47,7 @@ class Arguments:
     b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")]
     """Directory of the second run."""
     metric: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """Name of the metric to compare; lower must be better. None: loss, if both runs have it."""
+    """Name of the metric to compare. None: loss, if both runs have it."""
     skip: Annotated[int | None, tyro.conf.arg(metavar="TICKS")] = None
     """Number of ticks to leave out at the beginning of every attempt, as warm-up. None: 20, or a
     tenth of the shorter run if that is less."""

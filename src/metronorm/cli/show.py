@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 CHART_WIDTH, CHART_HEIGHT = 100, 13
 # up to this number of runs, each has a column and a line in the charts; more runs have a row each
 SIDE_BY_SIDE = 3
-# the largest number of losses in the table
-MOST_LOSSES = 20
+# the largest number of losses and other measures in the table
+MOST_MEASURES = 20
 
 DESCRIPTION = """
     metronorm show runs/shakespeare
@@ -89,15 +89,17 @@ def table(summaries: Sequence[Summary]) -> Table:
     row("machine", lambda s: s.machine)
     row("ticks", _ticks)
     row("ranks", lambda s: str(s.ranks) if s.ranks > 1 else "")
+    row("straggler", _straggler)
     row("time in ticks", lambda s: hours_minutes(s.seconds))
     row("branches", lambda s: "\n".join(s.branches))
     row("goodput", lambda s: cell(s.goodput, percent))
     made.add_section()
-    losses = _union(summary.losses for summary in summaries)
-    for name in losses[:MOST_LOSSES]:
-        row(name, partial(_loss, name=name))
-    if len(losses) > MOST_LOSSES:
-        row("other losses", lambda s: f"{len({*s.losses}.difference(losses[:MOST_LOSSES])):,}")
+    measures = _union(summary.measures for summary in summaries)
+    for name in measures[:MOST_MEASURES]:
+        row(name, partial(_measure, name=name))
+    if len(measures) > MOST_MEASURES:
+        shown = measures[:MOST_MEASURES]
+        row("other measures", lambda s: f"{len({*s.measures}.difference(shown)):,}")
     made.add_section()
     row("tick, median", lambda s: cell(s.tick_median_ns, short_time))
     row("tick, p95", lambda s: cell(s.tick_p95_ns, short_time))
@@ -105,9 +107,10 @@ def table(summaries: Sequence[Summary]) -> Table:
         row(f"  {name}", partial(_share, name=name))
     row("recording", _recording)
     made.add_section()
-    row("tokens", lambda s: f"{s.tokens:,.0f}" if s.tokens else "")
-    row("tokens/s", lambda s: f"{s.tokens_per_second:,.0f}" if s.tokens_per_second else "")
-    row("samples", lambda s: f"{s.samples:,}" if s.samples else "")
+    for unit in _union(summary.counts for summary in summaries):
+        row(unit, partial(_count, unit=unit))
+        row(f"{unit}/s", partial(_rate, unit=unit))
+    row("samples to look at", lambda s: f"{s.samples:,}" if s.samples else "")
     row("peak memory", lambda s: cell(s.peak_memory_bytes, size))
     if len(summaries) > 1:
         made.add_section()
@@ -142,15 +145,33 @@ def _union(lists: Iterable[Iterable[str]]) -> list[str]:
 
 def _ticks(summary: Summary) -> str:
     attempts = f" in {summary.attempts} attempts" if summary.attempts > 1 else ""
-    return f"{summary.ticks:,}{attempts}"
+    planned = "" if summary.planned in (None, summary.ticks) else f" of {summary.planned:,}"
+    return f"{summary.ticks:,}{planned}{attempts}"
 
 
-def _loss(summary: Summary, name: str) -> str:
-    loss = summary.losses.get(name)
-    if loss is None:
+def _measure(summary: Summary, name: str) -> str:
+    found = summary.measures.get(name)
+    if found is None:
         return ""
-    best = "" if loss.best is None else f" (best {short_number(loss.best)} at {loss.tick:,})"
-    return f"{short_number(loss.last)}{best}"
+    best = "" if found.best is None else f" (best {short_number(found.best)} at {found.tick:,})"
+    if name.startswith("test_") and found.best == found.last:
+        best = ""  # a test set is read once, at the end
+    return f"{short_number(found.last)}{best}"
+
+
+def _count(summary: Summary, unit: str) -> str:
+    return f"{summary.counts[unit]:,.0f}" if summary.counts.get(unit) else ""
+
+
+def _rate(summary: Summary, unit: str) -> str:
+    return f"{summary.per_second[unit]:,.0f}" if summary.per_second.get(unit) else ""
+
+
+def _straggler(summary: Summary) -> str:
+    if summary.straggler is None:
+        return ""
+    late = summary.straggler
+    return f"rank {late.rank}, {short_time(late.late_ns)} after the others"
 
 
 def _share(summary: Summary, name: str) -> str:
@@ -158,11 +179,11 @@ def _share(summary: Summary, name: str) -> str:
 
 
 def _recording(summary: Summary) -> str:
-    """The time that recording takes per tick, and its share, which is large if ticks are short."""
-    if summary.clock_share is None:
+    """What recording takes of the median tick, and its share, which is large if ticks are short."""
+    if not summary.clock_ns or not summary.tick_median_ns:
         return ""
-    each = summary.clock_share * summary.seconds * 1e9 / summary.ticks
-    return f"{short_time(each)} a tick, {percent(summary.clock_share)}"
+    share = summary.clock_ns / summary.tick_median_ns
+    return f"{short_time(summary.clock_ns)} a tick, {percent(share)}"
 
 
 def _text(value: str) -> Text:

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metronorm.cli.console import cell
+from metronorm.runs.directions import is_loss
 from metronorm.text import hours_minutes, printable, short_number, short_time, shortened
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ GAP = 2
 
 
 def lines(summaries: Sequence[Summary], width: int) -> Table:
-    """A table with one line per run: name, state, progress, loss, tick time, and differing options.
+    """A table with one line per run: name, state, progress, measures, and differing options.
 
     Args:
         summaries: the runs.
@@ -36,6 +37,7 @@ def lines(summaries: Sequence[Summary], width: int) -> Table:
         "ticks": [f"{summary.ticks:,}" for summary in summaries],
         "time": [hours_minutes(summary.seconds) for summary in summaries],
         loss: [_last(summary, loss) for summary in summaries],
+        **_best(summaries),
         "tick": [cell(summary.tick_median_ns, short_time) for summary in summaries],
     }
     labels = _labels(summaries)
@@ -89,13 +91,24 @@ def _labels(summaries: Sequence[Summary]) -> list[str]:
 
 def _loss_of(summaries: Sequence[Summary]) -> str:
     """The loss that most runs have; `loss` is preferred to others."""
-    counts = Counter(name for summary in summaries for name in summary.losses)
+    counts = Counter(name for each in summaries for name in each.measures if is_loss(name))
     return max(counts, key=lambda name: (counts[name], name == "loss"), default="loss")
 
 
 def _last(summary: Summary, name: str) -> str:
-    loss = summary.losses.get(name)
-    return "" if loss is None else short_number(loss.last)
+    found = summary.measures.get(name)
+    return "" if found is None else short_number(found.last)
+
+
+def _best(summaries: Sequence[Summary]) -> dict[str, list[str]]:
+    """The column of what decides the best checkpoint, if it is the same in all trainings."""
+    bests = [summary.config.get("best") for summary in summaries]
+    names = {name for name in bests if isinstance(name, str)}
+    if len(names) != 1:
+        return {}
+    (name,) = names
+    found = [summary.measures.get(f"validation_{name}") for summary in summaries]
+    return {f"best {name}": ["" if one is None else cell(one.best, short_number) for one in found]}
 
 
 def _cells(values: Sequence[str]) -> list[str]:

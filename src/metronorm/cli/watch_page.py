@@ -12,6 +12,7 @@ from rich.text import Text
 
 from metronorm.cli.charts import chart
 from metronorm.cli.console import cell
+from metronorm.runs.event_words import in_words
 from metronorm.text import hours_minutes, percent, printable, short_time, size, three_digits
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 BAR_WIDTH = 20
 CHART_WIDTH, CHART_HEIGHT = 100, 13
 EVENTS = 10
-TEXT_LIMIT = 400  # characters of one field of an event
+TEXT_LIMIT = 400  # characters of an event
 COLORS = {
     "running": "green",
     "running or killed": "yellow",
@@ -74,19 +75,23 @@ def overview(
     """A table with one row per run; `problems` has the reason why a run cannot be read, or ""."""
     made = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     run = "run (paused)" if paused else "run"
-    for name in (run, "state", "tick", "left", "ticks/s", "tokens/s", "last tick"):
+    units = {snapshot.unit for snapshot in snapshots if snapshot.unit}
+    several = len(units) > 1
+    rate = "counted/s" if several else f"{min(units, default='tokens')}/s"
+    for name in (run, "state", "tick", "left", "ticks/s", rate, "last tick"):
         made.add_column(name, justify="left" if name in (run, "state") else "right")
     rows = zip(labels(snapshots), snapshots, problems, strict=True)
     for at, (label, snapshot, problem) in enumerate(rows):
         mark = "▸ " if len(snapshots) > 1 and at == chosen else ""
         total = f" / {snapshot.total:,}" if snapshot.total else ""
+        unit = f" {snapshot.unit}" if several and snapshot.unit else ""
         made.add_row(
             Text(mark + label, "bold"),
             _state(snapshot, problem),
             f"{snapshot.tick:,}{total}",
             cell(snapshot.seconds_left, hours_minutes),
             cell(snapshot.ticks_per_second, three_digits),
-            cell(snapshot.tokens_per_second, three_digits),
+            cell(snapshot.per_second, three_digits) + unit,
             _ago(snapshot),
         )
     return made
@@ -196,7 +201,8 @@ def machine(snapshot: Snapshot) -> Table:
 
 def ranks(snapshot: Snapshot) -> Table:
     """A table with one row per rank of the newest attempt."""
-    made = _pairs("rank", "tick", "tick time", "arrives after", "tokens/s", "memory", "last tick")
+    rate = f"{snapshot.unit or 'tokens'}/s"
+    made = _pairs("rank", "tick", "tick time", "arrives after", rate, "memory", "last tick")
     for rank in snapshot.ranks:
         behind = hours_minutes(max(snapshot.time_ns - rank.time_ns, 0) / 1e9)
         made.add_row(
@@ -204,7 +210,7 @@ def ranks(snapshot: Snapshot) -> Table:
             f"{rank.tick:,}",
             short_time(rank.tick_ns),
             cell(rank.arrival_ns, short_time),
-            cell(rank.tokens_per_second, three_digits),
+            cell(rank.per_second, three_digits),
             cell(rank.memory_bytes, size),
             f"{behind} ago",
         )
@@ -220,14 +226,11 @@ def events(snapshot: Snapshot, limit: int) -> Text:
 def _event(event: Event, several: bool) -> Text:
     moment = time.strftime("%H:%M:%S", time.localtime(event.time_ns / 1e9))
     line = Text(f"{moment} tick {event.tick:,}" + f" rank {event.rank}" * several, "dim")
-    color = "red" if event.name in ALARMS or "error" in event.fields else "bold"
-    line.append(f" {printable(event.name)}", f"not dim {color}")
-    for name, value in event.fields.items():
-        text = printable(str(value), multiline=True).strip()
-        text = text if len(text) <= TEXT_LIMIT else f"{text[:TEXT_LIMIT]} ..."
-        line.append(f" {printable(name)} " if name != "text" else "\n", "dim")
-        line.append(text, "not dim")
-    return line
+    is_alarm = event.name in ALARMS or "error" in event.fields
+    words = printable(in_words(event))
+    if len(words) > TEXT_LIMIT:
+        words = f"{words[:TEXT_LIMIT]} ..."
+    return line.append(f" {words}", "not dim red" if is_alarm else "not dim")
 
 
 def _pairs(*names: str) -> Table:

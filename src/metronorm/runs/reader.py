@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from metronorm.runs.amendments import Amendments, lines_between
+from metronorm.runs.events import read_events
+from metronorm.runs.history import BEGINNINGS, beginnings, left_behind
 from metronorm.runs.samples import Sample, read_samples
 from metronorm.runs.table import PLACE, Source, Table
 from metronorm.store.engine import connect
@@ -32,13 +34,14 @@ from metronorm.store.run_directory import (
     tape_folders,
 )
 from metronorm.store.schema import FIXED, KINDS, OPTIONAL, UNATTRIBUTED
-from metronorm.store.sql_columns import identifier, load_lines
+from metronorm.store.sql_columns import identifier, literal, load_lines
 from metronorm.store.unsealed_lines import is_sealed, read_tape
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    from metronorm.runs.history import LeftBehind
     from metronorm.store.parquet_parts import Schema
 
 
@@ -221,24 +224,33 @@ class Run:
             amendments=amendments,
         )
 
+    def left_behind(self) -> list[LeftBehind]:
+        """The ticks of older attempts that are not in the effective history, and why.
+
+        Raises:
+            RunError: a file of the run may not be read.
+        """
+        return self._left_behind(self._load("ticks")) if len(self.attempts) > 1 else []
+
+    def _left_behind(self, sources: list[Source]) -> list[LeftBehind]:
+        rows = (
+            self._table(sources, "ticks")
+            .only("attempt", "tick")
+            .fetch("select attempt, min(tick) from ticks group by attempt")
+        )
+        # other events are not loaded: there may be many, and large ones
+        events = self._table(self._load("events", containing=b'"checkpoint"'), "events")
+        names = ", ".join(map(literal, BEGINNINGS))
+        return left_behind(beginnings(rows, read_events(events, f"event in ({names})")))
+
     def _effective(self, sources: list[Source]) -> str:
-        """SQL of the effective history: no later attempt has a tick of this number or a lower one.
+        """SQL of the effective history: the ticks that no later attempt has left behind.
 
         An attempt that resumes at a lower tick throws away all later ticks of older attempts, even
         if it has not reached their last tick yet.
         """
-        rows = (
-            self._table(sources, "ticks")
-            .only("attempt", "tick")
-            .sql("select attempt, min(tick) from ticks group by attempt order by attempt desc")
-            .fetchall()
-        )
-        conditions, lowest = [], None  # tick of all later attempts
-        for attempt, first in rows:
-            before = "" if lowest is None else f" and tick < {lowest}"
-            conditions.append(f"(attempt = {attempt}{before})")
-            lowest = first if lowest is None else min(first, lowest)
-        return " or ".join(conditions) or "true"
+        gone = " or ".join(stretch.condition for stretch in self._left_behind(sources))
+        return f"not ({gone})" if gone else "true"
 
     # --- from files to sources ------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ ranks without an `end`. In both, the first row that holds decides.
 | no `end`, in a rank that has begun | the worst state of such ranks, by the next table |
 | no `end` at all: no rank has begun | not begun |
 | a `signal` | stopped by SIGNAL |
+| a `stop` with a reason | stopped: REASON |
 | an `end` by Ctrl-C | stopped by KeyboardInterrupt |
 | an `end` | finished |
 
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from metronorm.runs.table import Table
 
 # the events that decide the state of an attempt
-STATE_EVENTS = ("start", "signal", "end")
+STATE_EVENTS = ("start", "signal", "stop", "end")
 # errors that end an attempt because a person wants it
 _STOPPED_BY = ("KeyboardInterrupt",)
 
@@ -66,8 +67,9 @@ class AttemptEvents:
     def __init__(self) -> None:
         self.start: dict[int, dict[str, Any]] = {}
         self.signal: dict[int, dict[str, Any]] = {}
+        self.stop: dict[int, dict[str, Any]] = {}
         self.end: dict[int, dict[str, Any]] = {}
-        self._by_name = {"start": self.start, "signal": self.signal, "end": self.end}
+        self._by_name = {name: getattr(self, name) for name in STATE_EVENTS}
 
     def add(self, name: str, rank: int, fields: dict[str, Any]) -> None:
         """Add an event of any name; events are added in the order of their time.
@@ -104,8 +106,8 @@ def attempt_state(directory: Path, ranks: Iterable[int], events: AttemptEvents) 
         events: the events of the attempt.
 
     Returns:
-        "not begun", "running", "killed", "running or killed", "finished", "stopped by SIGNAL" or
-        "failed: ERROR".
+        "not begun", "running", "killed", "running or killed", "finished", "stopped by SIGNAL",
+        "stopped: REASON" or "failed: ERROR".
     """
     errors = [error for fields in events.end.values() if (error := failure(fields))]
     if errors:
@@ -119,7 +121,10 @@ def attempt_state(directory: Path, ranks: Iterable[int], events: AttemptEvents) 
         return "not begun"
     signals = [fields.get("signal") for fields in events.signal.values()]
     signals += [fields["error"] for fields in events.end.values() if fields.get("error")]
-    return f"stopped by {signals[0]}" if signals else "finished"
+    if signals:
+        return f"stopped by {signals[0]}"
+    reasons = [fields["reason"] for fields in events.stop.values() if fields.get("reason")]
+    return f"stopped: {reasons[0]}" if reasons else "finished"
 
 
 def failure(end: dict[str, Any]) -> str | None:

@@ -5,25 +5,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from metronorm.runs.config import planned_ticks, read_config
 from metronorm.runs.curves import POINTS, TICK_TIME, Curve, read_curve
+from metronorm.runs.directions import better, is_evaluated, is_loss
 from metronorm.runs.events import read_events
 from metronorm.runs.goodput import goodput
+from metronorm.runs.lateness import Straggler, stragglers
 from metronorm.runs.state import run_state
+from metronorm.runs.units import units_of
 from metronorm.store.parquet_parts import batches
 from metronorm.store.sql_columns import identifier
 from metronorm.text import size
 
 if TYPE_CHECKING:
+    from metronorm.runs.directions import Direction
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
 MOST_CURVES = 10  # of losses: nobody can read a chart with more
-LOSSES_AT_ONCE = 100  # in one query
+METRICS_AT_ONCE = 100  # in one query
 
 
 @dataclass(frozen=True)
 class Best:
-    """The last value of a metric; its smallest finite value, `best`, and the tick of that one."""
+    """The last value of a metric; its best finite value, and the first tick that had it.
+
+    Both are None where it is not known whether lower or higher values are better.
+    """
 
     last: float
     best: float | None
@@ -34,19 +42,23 @@ class Best:
 class Summary:
     """What a run did and cost, over its effective history.
 
-    With several ranks, times are those of the rank that spent most, losses those of the first rank
-    that has them, and `tokens` is the sum over all ranks.
+    With several ranks, times are those of the rank that spent most, measures those of the first
+    rank that has them, and what ranks count (`metronorm.runs.units`) is the sum over all ranks.
 
     | field | |
     | --- | --- |
     | `state` | how the newest attempt stands; see `metronorm.runs.state` |
     | `host`, `machine` | the machine of the first attempt, and the choices made for the newest |
+    | `planned` | the number of ticks that the newest attempt is to reach; None if not known |
+    | `config` | that of the newest attempt |
     | `seconds` | the time of all ticks |
-    | `losses` | of each metric that is a loss |
+    | `measures` | of each metric that is a loss or a measure of an evaluation or a test |
     | `tick_median_ns`, `tick_p95_ns` | the median and the 95th percentile of the tick time |
     | `phases` | the share of each phase in the ticks whose phases were measured |
-    | `clock_share` | the clock's own share of the time |
-    | `tokens_per_second` | `tokens` over `seconds`, which include evaluation and checkpoints |
+    | `clock_ns` | what recording takes of the median tick |
+    | `counts` | of each unit that ticks count, such as tokens, how many |
+    | `per_second` | the same over `seconds`, which include evaluation and checkpoints |
+    | `straggler` | the rank that reaches the collective latest, if it is late in most ticks |
     | `goodput` | the share of the time that led forward; None for a run of one attempt |
     | `branches` | "from tick-00000400: ..." for each attempt that began at a chosen checkpoint |
     | `samples` | how many texts, pictures, ... there are to look at |
@@ -58,19 +70,21 @@ class Summary:
     directory: str
     state: str
     ticks: int
+    planned: int | None
     attempts: int
     ranks: int
     config: dict[str, Any]
     host: str
     machine: str
     seconds: float
-    losses: dict[str, Best]
+    measures: dict[str, Best]
     tick_median_ns: float | None
     tick_p95_ns: float | None
     phases: dict[str, float]
-    clock_share: float | None
-    tokens: float | None
-    tokens_per_second: float | None
+    clock_ns: float | None
+    counts: dict[str, float]
+    per_second: dict[str, float]
+    straggler: Straggler | None
     peak_memory_bytes: int | None
     goodput: float | None
     branches: list[str]
@@ -88,48 +102,54 @@ def summarize(run: Run) -> Summary:
         OutOfMemoryError: reading the run takes more memory than there is.
     """
     ticks, events, resources = run.ticks(), run.events(), run.resources()
-    losses = [name for name in ticks.metrics if name.endswith("loss") or "loss_per" in name]
-    counted = ["wall_ns", "clock_ns", *(f"{phase}_ns" for phase in ticks.phases)]
-    if "tokens" in ticks.metrics:
-        counted.append("tokens")
-    ranks = _by_rank(ticks.only("rank", *counted), counted)
+    config = read_config(run, events)
+    measured = {name: better(name, config) for name in ticks.metrics}
+    units = units_of(ticks.metrics)
+    summed = ["wall_ns", *(f"{phase}_ns" for phase in ticks.phases), *units]
+    ranks = _by_rank(ticks.only("rank", *summed), summed)
     slowest = max(ranks, key=lambda rank: rank["wall_ns"], default=None)
-    best = _best(ticks, losses)
+    best = _best(
+        ticks,
+        {
+            name: direction
+            for name, direction in measured.items()
+            if direction is not None or is_evaluated(name)
+        },
+    )
+    losses = [(name, rank) for name, (rank, _) in best.items() if is_loss(name)]
     curves = {
         name: read_curve(ticks, name, stretches=POINTS, rank=rank)
-        for name, (rank, _) in [*best.items()][:MOST_CURVES]
+        for name, rank in losses[:MOST_CURVES]
     }
-    tick_ns, median_ns, p95_ns, wall_ns = Curve(), None, None, None
+    tick_ns, median_ns, p95_ns, wall_ns, clock_ns = Curve(), None, None, None, None
     if slowest:
         wall_ns = slowest["wall_ns"]
         tick_ns = read_curve(ticks, TICK_TIME, stretches=POINTS, rank=slowest["rank"])
-        median_ns, p95_ns = (
-            ticks.only("rank", "wall_ns")
-            .sql(
-                "select median(wall_ns), quantile_cont(wall_ns, 0.95) from ticks "
-                f"where rank = {slowest['rank']}"
-            )
-            .fetchall()[0]
+        ((median_ns, p95_ns, clock_ns),) = ticks.only("rank", "wall_ns", "clock_ns").fetch(
+            "select median(wall_ns), quantile_cont(wall_ns, 0.95), median(clock_ns) from ticks "
+            f"where rank = {slowest['rank']}"
         )
-    tokens = sum(rank["tokens"] or 0.0 for rank in ranks) if "tokens" in counted else None
+    counts = {unit: sum(rank[unit] or 0.0 for rank in ranks) for unit in units}
     return Summary(
         name=run.info.name,
         directory=str(run.directory),
         state=run_state(run, events),
         ticks=max((rank["ticks"] for rank in ranks), default=0),
+        planned=planned_ticks(config),
         attempts=len(run.attempts),
         ranks=len(ranks),
-        config=run.info.config,
+        config=config,
         host=_host(run.info.host),
         machine=_machine(events),
         seconds=(wall_ns or 0.0) / 1e9,
-        losses={name: found for name, (_, found) in best.items()},
+        measures={name: found for name, (_, found) in best.items()},
         tick_median_ns=median_ns,
         tick_p95_ns=p95_ns,
         phases=_shares(ticks, slowest),
-        clock_share=slowest["clock_ns"] / wall_ns if slowest and wall_ns else None,
-        tokens=tokens,
-        tokens_per_second=tokens / wall_ns * 1e9 if tokens and wall_ns else None,
+        clock_ns=clock_ns,
+        counts=counts,
+        per_second={unit: of / wall_ns * 1e9 for unit, of in counts.items()} if wall_ns else {},
+        straggler=_straggler(ticks, ranks),
         peak_memory_bytes=_one(resources, "select max(peak_memory_bytes) from resources")
         if "peak_memory_bytes" in resources.columns
         else None,
@@ -154,6 +174,14 @@ def _by_rank(ticks: Table, summed: list[str]) -> list[dict[str, Any]]:
     ]
     query = f"select {', '.join(columns)} from ticks group by rank order by rank"
     return [dict(zip(names, row, strict=True)) for row in ticks.sql(query).fetchall()]
+
+
+def _straggler(ticks: Table, ranks: list[dict[str, Any]]) -> Straggler | None:
+    if len(ranks) < 2 or "arrival_ns" not in ticks.columns:
+        return None
+    span = max(rank["ticks"] for rank in ranks)
+    columns = ticks.only("rank", "tick", "wall_ns", "arrival_ns")
+    return next(iter(stragglers(columns.fetch, span, "arrival_ns")), None)
 
 
 def _dropped(events: Table) -> list[str]:
@@ -189,34 +217,42 @@ def _shares(ticks: Table, slowest: dict[str, Any] | None) -> dict[str, float]:
     return {phase: (slowest[f"{phase}_ns"] or 0.0) / slowest["measured"] for phase in ticks.phases}
 
 
-def _best(ticks: Table, losses: list[str]) -> dict[str, tuple[int, Best]]:
-    """For each loss the first rank that has it, with its last and its best value there."""
+def _best(ticks: Table, metrics: dict[str, Direction | None]) -> dict[str, tuple[int, Best]]:
+    """For each metric the first rank that has it, with its last and its best value there."""
     found: dict[str, tuple[int, Best]] = {}
-    for batch in batches(losses, LOSSES_AT_ONCE):
-        columns = ", ".join(
-            f"""count({name}), arg_max({name}, if({name} is null, null, tick)),
-                min(if(isfinite({name}), {name}, null)),
-                arg_min(tick, if(isfinite({name}), {name}, null))"""
-            for name in map(identifier, batch)
-        )
+    for batch in batches([*metrics], METRICS_AT_ONCE):
+        columns = ", ".join(_columns_of(identifier(name), metrics[name]) for name in batch)
         rows = ticks.only("tick", "rank", *batch).fetch(
             f"select rank, {columns} from ticks group by rank order by rank"
         )
         for rank, *cells in rows:
             for at, name in enumerate(batch):
-                count, last, best, tick = cells[4 * at : 4 * at + 4]
+                count, last, best = cells[3 * at : 3 * at + 3]
                 if count:
-                    found.setdefault(name, (rank, Best(last, best, tick)))
-    return {name: found[name] for name in losses if name in found}
+                    place = best or {"value": None, "tick": None}
+                    found.setdefault(name, (rank, Best(last, place["value"], place["tick"])))
+    return {name: found[name] for name in metrics if name in found}
+
+
+def _columns_of(metric: str, direction: Direction | None) -> str:
+    """SQL: how many values a metric has, the last one, and the best one with its first tick."""
+    last = f"arg_max({metric}, if({metric} is null, null, tick))"
+    best = "null"
+    if direction is not None:
+        sign = "-" if direction == "higher" else ""
+        place = f"{{'order': {sign}{metric}, 'tick': tick, 'value': {metric}}}"
+        best = f"min(if(isfinite({metric}), {place}, null))"
+    return f"count({metric}), {last}, {best}"
 
 
 def _branches(events: Table) -> list[str]:
-    """Where the run branched, and the options that changed there."""
-    return [
-        f"from {event.fields.get('checkpoint')}: "
+    """Where the run branched, and the options that changed there; all ranks say the same."""
+    found = {
+        event.attempt: f"from {event.fields.get('checkpoint')}: "
         f"{'; '.join(map(str, event.fields.get('changed') or ['the same options']))}"
         for event in read_events(events, "event = 'branch'")
-    ]
+    }
+    return [*found.values()]
 
 
 def _machine(events: Table) -> str:

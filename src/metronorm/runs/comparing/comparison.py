@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from metronorm.errors import ConfigError
-from metronorm.runs.comparing.losses import LossAt, Reached, losses_at, reached, read_course
+from metronorm.runs.comparing.losses import (
+    LossAt,
+    Reached,
+    last_values,
+    losses_at,
+    reached,
+    read_course,
+)
 from metronorm.runs.comparing.resources import others_share, read_usage
 from metronorm.runs.comparing.statements import Verdict, judge, statements
 from metronorm.runs.comparing.times import (
@@ -17,6 +24,8 @@ from metronorm.runs.comparing.times import (
     ratio_of,
     read_times,
 )
+from metronorm.runs.config import read_config
+from metronorm.runs.directions import Direction, better
 from metronorm.store.schema import UNATTRIBUTED
 from metronorm.text import percent
 
@@ -48,8 +57,9 @@ class Comparison:
     `tokens_per_second`, `peak_memory_bytes` (the largest process), `gpu_memory_bytes` (the fullest
     GPU) and `tick_processor_ns` (CPU time of all processes and their children per tick). `phases`
     has the mean time of each phase per tick, in ns. `notes` are caveats, `statements` sentences
-    about the figures. `skip` is the number of warm-up ticks of every attempt. `metric`, `losses`
-    and `reached` are about the loss; `verdict` is None without a limit.
+    about the figures. `skip` is the number of warm-up ticks of every attempt. `metric`, `better`
+    (which values of it are: None if not known, then `reached` is empty), `losses` and `reached` are
+    about the loss; `verdict` is None without a limit.
     """
 
     a: Side
@@ -58,6 +68,7 @@ class Comparison:
     measures: dict[str, Measure]
     phases: dict[str, Measure]
     metric: str | None
+    better: Direction | None
     losses: list[LossAt]
     reached: list[Reached]
     notes: list[str]
@@ -78,7 +89,7 @@ def compare(
     Args:
         a: the run to compare with.
         b: the run to compare.
-        metric: the name of a metric that should fall; by default `loss`, if both runs have it.
+        metric: the name of a metric; by default `loss`, if both runs have it.
         skip: the number of warm-up ticks at the beginning of every attempt, which no time includes;
             by default 20, or a tenth of the shorter run if that is less.
         limit: the share by which B's median tick may be slower, for the verdict: 0.05 is 5%.
@@ -108,9 +119,16 @@ def compare(
     phases = _phases(first, second)
     losses: list[LossAt] = []
     ends: list[Reached] = []
+    last = direction = None
     if metric is not None:
-        courses = read_course(tables[0], metric), read_course(tables[1], metric)
-        losses, ends = losses_at(*courses), reached(*courses)
+        direction = _better(runs, metric)
+        sign: Literal[1, -1] = -1 if direction == "higher" else 1
+        courses = (
+            read_course(tables[0], metric, sign),
+            read_course(tables[1], metric, sign),
+        )
+        losses, last = losses_at(*courses), last_values(*courses)
+        ends = reached(*courses) if direction else []
     sides = _side(a, tables[0], first), _side(b, tables[1], second)
     return Comparison(
         a=sides[0],
@@ -119,10 +137,11 @@ def compare(
         measures=measures,
         phases=phases,
         metric=metric,
+        better=direction,
         losses=losses,
         reached=ends,
         notes=_notes(sides, runs, (first, second)),
-        statements=statements(measures, phases, metric, ends),
+        statements=statements(measures, phases, metric, ends, last=last, better=direction),
         verdict=None if limit is None else judge(measures["tick_median_ns"], limit),
     )
 
@@ -144,6 +163,12 @@ def _metric(runs: tuple[Run, Run], tables: tuple[Table, Table], wanted: str | No
         got=f"{name!r}, which is not in {' and '.join(dict.fromkeys(lacking))}",
         fix=f"one of {', '.join(both)}" if both else "other runs: these two share no metric",
     )
+
+
+def _better(runs: tuple[Run, Run], metric: str) -> Direction | None:
+    """Which values of the metric are better; None if the runs contradict each other."""
+    found = {better(metric, read_config(run, run.events())) for run in runs} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _measures(a: Times, b: Times) -> dict[str, Measure]:

@@ -1,4 +1,8 @@
-"""The losses of two runs at equal ticks, at equal tokens and after equal time."""
+"""The losses of two runs at equal ticks, at equal tokens and after equal time.
+
+Where a higher value is better, as of an accuracy, a `Course` has the negative values: then lower is
+better everywhere here.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,8 @@ class LossAt:
     The axis counts ticks, tokens, or seconds of time in ticks. The smoothed loss is the median over
     the last twentieth of the length that both runs have. In seconds it covers at least a twentieth
     of the ticks, because one slow tick may take that long. Without a loss in that stretch it is
-    the newest loss before it. A loss that is not finite counts as infinite. None: no loss yet.
+    the newest loss before it. A loss that is not finite counts as infinitely bad. None: no loss
+    yet.
     """
 
     axis: Axis
@@ -43,7 +48,7 @@ class LossAt:
 class Reached:
     """When both runs first reached the smoothed loss at the end of one of them; None is never.
 
-    A loss is reached if the smoothed loss is not above it by more than the noise of two smoothed
+    A loss is reached if the smoothed loss is not worse by more than the noise of two smoothed
     losses. Times are in seconds.
     """
 
@@ -54,12 +59,26 @@ class Reached:
 
 
 @dataclass(frozen=True)
+class LastValues:
+    """The smoothed metric of both runs after equal ticks, and whether noise leaves a difference."""
+
+    ticks: float
+    a: float
+    b: float
+    differs: bool
+
+
+@dataclass(frozen=True)
 class Course:
-    """A loss over a run: rising places on every axis, the loss there, and where each axis ends."""
+    """A loss over a run: rising places on every axis, the loss there, and where each axis ends.
+
+    `sign` is -1 if `losses` are the negative values of the metric.
+    """
 
     places: dict[Axis, list[float]]
     ends: dict[Axis, float]
     losses: list[float]
+    sign: Literal[1, -1] = 1
 
     def smoothed(self, axis: Axis, at: float, stretch: float, ticks: float = 0) -> float | None:
         """The median of the losses from `at - stretch` to `at`, over at least `ticks` ticks."""
@@ -91,15 +110,22 @@ class Course:
         return 1.25 * sigma / math.sqrt(count)
 
 
-def read_course(ticks: Table, metric: str) -> Course:
-    """Read a metric, in at most `BINS` stretches of ticks."""
+def read_course(ticks: Table, metric: str, sign: Literal[1, -1] = 1) -> Course:
+    """Read a metric, in at most `BINS` stretches of ticks.
+
+    Args:
+        ticks: the ticks of a run.
+        metric: the name of the metric.
+        sign: -1 if higher values are better.
+    """
     tokens = ["tokens"] * ("tokens" in ticks.metrics)
     ticks = ticks.only("attempt", "rank", "tick", "wall_ns", *tokens, metric)
     rows = ticks.fetch(
         f"""with per_tick as ({per_tick(ticks, (), metric)}), running as (
                 select tick, sum(tokens) over so_far as tokens,
                        sum(wall) over so_far / 1e9 as seconds,
-                       if(isfinite(value), value, if(value is null, null, 'inf'::DOUBLE)) as value,
+                       if(isfinite(value), {sign} * value,
+                          if(value is null, null, 'inf'::DOUBLE)) as value,
                        (row_number() over (order by tick) - 1)
                            * least({BINS}, count(*) over ()) // count(*) over () as bin
                 from per_tick window so_far as (order by tick))
@@ -115,6 +141,7 @@ def read_course(ticks: Table, metric: str) -> Course:
         places={axis: [float(row[column[axis]]) for row in seen] for axis in axes},
         ends={axis: float(rows[-1][column[axis]]) for axis in axes},
         losses=[row[3] for row in seen],
+        sign=sign,
     )
 
 
@@ -131,7 +158,7 @@ def losses_at(a: Course, b: Course) -> list[LossAt]:
             at = common * quarter
             at = at if axis == "seconds" else float(math.floor(at))
             stretch = common * STRETCH
-            losses = (course.smoothed(axis, at, stretch, ticks) for course in (a, b))
+            losses = (_signed(course, axis, at, stretch, ticks) for course in (a, b))
             found.append(LossAt(axis, at, *losses))
     return found
 
@@ -147,8 +174,24 @@ def reached(a: Course, b: Course) -> list[Reached]:
         if loss is not None and math.isfinite(loss):
             near = (NEAR * math.hypot(course.noise(ticks), each.noise(ticks)) for each in (a, b))
             when = (_first(each, loss + next(near), stretch, ticks) for each in (a, b))
-            found.append(Reached(name, loss, *when))
+            found.append(Reached(name, course.sign * loss, *when))
     return found
+
+
+def last_values(a: Course, b: Course) -> LastValues | None:
+    """The metric after as many ticks as both runs have; None if it is not finite there."""
+    ticks, stretch = min(a.ends["ticks"], b.ends["ticks"]), _ticks(a, b)
+    first, second = (_signed(course, "ticks", ticks, stretch, 0.0) for course in (a, b))
+    if first is None or second is None or not math.isfinite(first + second):
+        return None
+    near = NEAR * math.hypot(a.noise(stretch), b.noise(stretch))
+    return LastValues(ticks, first, second, abs(second - first) > near)
+
+
+def _signed(course: Course, axis: Axis, at: float, stretch: float, ticks: float) -> float | None:
+    """The smoothed value of the metric itself."""
+    value = course.smoothed(axis, at, stretch, ticks)
+    return None if value is None else course.sign * value
 
 
 def _ticks(a: Course, b: Course) -> float:

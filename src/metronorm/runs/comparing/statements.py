@@ -11,8 +11,9 @@ from metronorm.text import percent, short_time
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from metronorm.runs.comparing.losses import Reached
+    from metronorm.runs.comparing.losses import LastValues, Reached
     from metronorm.runs.comparing.times import Measure
+    from metronorm.runs.directions import Direction
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,19 @@ def statements(
     phases: Mapping[str, Measure],
     metric: str | None = None,
     reached: Iterable[Reached] = (),
+    *,
+    last: LastValues | None = None,
+    better: Direction | None = None,
 ) -> list[str]:
     """Describe the figures, one sentence each.
 
     Args:
         measures: at least `tick_median_ns` and `tick_mean_ns`.
         phases: the mean time of each phase per tick, ns.
-        metric: the name of the metric that `reached` is about.
+        metric: the name of the metric that `reached` and `last` are about.
         reached: when each run reached the final losses.
+        last: the metric of both runs after equal ticks; None: there is none.
+        better: whether a lower or a higher value of the metric is better; None: not known.
     """
     median, mean = measures["tick_median_ns"], measures["tick_mean_ns"]
     found = [f"{_speed(median)}; a median tick takes {_pair(median)}"]
@@ -65,12 +71,24 @@ def statements(
     if changed:
         name = max(changed, key=lambda name: abs(changed[name]))
         found.append(f"the phase {name} changed most: {_pair(phases[name])}")
+    if metric is not None and last is not None:
+        found.append(_comparison(metric, last, better))
     found += [
         f"{end.end_of}'s last {metric}, {end.loss:.4g}: reached by A {_when(end.a_seconds)}, by B "
         f"{_when(end.b_seconds)}"
         for end in reached
     ]
     return found
+
+
+def _comparison(metric: str, last: LastValues, better: Direction | None) -> str:
+    after, pair = f"after {last.ticks:,.0f} ticks", f"{last.a:.4g} in A, {last.b:.4g} in B"
+    if not last.differs:
+        return f"no difference of {metric} beyond the noise {after}: {pair}"
+    direction = "higher" if last.b > last.a else "lower"
+    if better is not None:
+        direction += f", which is {'better' if direction == better else 'worse'}"
+    return f"B's {metric} {after} is {direction}: {pair}"
 
 
 def _direction(time: Measure) -> int:

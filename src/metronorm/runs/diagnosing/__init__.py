@@ -16,7 +16,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from metronorm.runs.diagnosing.attempts import failed, failed_checkpoints, replay, restarts
+from metronorm.runs.diagnosing.attempts import (
+    branches,
+    failed,
+    failed_checkpoints,
+    replay,
+    restarts,
+)
 from metronorm.runs.diagnosing.finding import (
     SEVERITIES,
     Finding,
@@ -58,6 +64,7 @@ RULES = (
     drift,
     slow_ticks,
     replay,
+    branches,
     restarts,
     warm_up,
     small_beats,
@@ -70,8 +77,8 @@ RULES = (
 def diagnose(run: Run) -> list[Finding]:
     """Find the problems of a run, which may still be running.
 
-    All rules but `replay` and `restarts` read the effective history. A rule finds nothing if the
-    record lacks what it needs, or has too few ticks.
+    All rules but `replay`, `branches` and `restarts` read the effective history. A rule finds
+    nothing if the record lacks what it needs, or has too few ticks.
 
     Args:
         run: the run, from `open_run`.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding
 from metronorm.runs.state import failure
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from metronorm.runs.diagnosing.reading import Reading
     from metronorm.runs.events import Event
 
-# The share of the time of all attempts that was lost.
+# The share of the time of all attempts that was lost, or left behind.
 REPLAY_SHARE = 0.05
 # One or two interruptions are usual.
 RESTARTS = 3
@@ -46,38 +46,76 @@ def failed(reading: Reading) -> Iterator[Finding]:
     )
 
 
+class _Left(NamedTuple):
+    """Ticks that were left behind: how many, their time and its share, and where it happened."""
+
+    ticks: int
+    ns: float
+    share: float
+    firsts: list[int]
+
+
 def replay(reading: Reading) -> Iterator[Finding]:
     """Find ticks that were repeated after a restart."""
-    if len(reading.run.attempts) < 2:
+    left = _left_behind(reading, branch=False)
+    if left is None:
         return
-    query = f"select count(*), sum(wall_ns)::DOUBLE from ticks where rank = {reading.rank}"
-    kept, kept_ns = reading.one(query)
-    full = reading.run.ticks("full").only("rank", "wall_ns")
-    done, done_ns = full.sql(query).fetchall()[0]
-    if not kept or not done_ns or done_ns - kept_ns <= REPLAY_SHARE * done_ns:
-        return
-    firsts = reading.sql(
-        f"""select min(tick) as first from ticks where rank = {reading.rank}
-            group by attempt order by first offset 1"""
-    )
     attempts = len(reading.run.attempts)
-    share = 1 - kept_ns / done_ns
     yield Finding(
         rule="replay",
         severity="warning",
-        what=f"{percent(share)} of the time of all {attempts} attempts was lost: {done - kept:,} "
-        f"ticks ({short_time(done_ns - kept_ns)}) were done after the checkpoint from which the "
-        "next attempt started.",
+        what=f"{percent(left.share)} of the time of all {attempts} attempts was lost: "
+        f"{left.ticks:,} ticks ({short_time(left.ns)}) were done after the checkpoint from which "
+        "the next attempt started.",
         advice="Write checkpoints more often: on average, a restart loses half of the ticks "
         "between two checkpoints.",
         evidence={
-            "share": share,
+            "share": left.share,
             "attempts": attempts,
-            "ticks": done - kept,
-            "lost_ns": done_ns - kept_ns,
+            "ticks": left.ticks,
+            "lost_ns": left.ns,
         },
-        ticks=[first for (first,) in firsts[-TICKS_NAMED:]],
+        ticks=left.firsts,
     )
+
+
+def branches(reading: Reading) -> Iterator[Finding]:
+    """Find ticks that a branch left behind."""
+    left = _left_behind(reading, branch=True)
+    if left is None:
+        return
+    yield Finding(
+        rule="branch",
+        severity="notice",
+        what=f"{left.ticks:,} ticks ({short_time(left.ns)}) of earlier attempts were left behind "
+        "by a branch from an earlier checkpoint. That was chosen: it is no loss.",
+        advice='The figures of the run leave them out; in Python `ticks("full")` has them.',
+        evidence={"share": left.share, "ticks": left.ticks, "left_ns": left.ns},
+        ticks=left.firsts,
+    )
+
+
+def _left_behind(reading: Reading, *, branch: bool) -> _Left | None:
+    """What branches, or other attempts, left behind; None if that is little of the time."""
+    stretches = [each for each in reading.left_behind if each.by.is_branch == branch]
+    if not stretches:
+        return None
+    cases = " ".join(f"when {each.condition} then {each.by.tick}" for each in stretches)
+    rows = (
+        reading.run.ticks("full")
+        .only("attempt", "rank", "tick", "wall_ns")
+        .fetch(
+            f"""select case {cases} end as first, count(*), sum(wall_ns)::DOUBLE from ticks
+                where rank = {reading.rank} group by first order by first"""
+        )
+    )
+    done_ns = sum(row[2] for row in rows)
+    left = [row for row in rows if row[0] is not None]
+    left_ns = sum(row[2] for row in left)
+    if not done_ns or left_ns <= REPLAY_SHARE * done_ns:
+        return None
+    firsts = [row[0] for row in left][-TICKS_NAMED:]
+    return _Left(sum(row[1] for row in left), left_ns, left_ns / done_ns, firsts)
 
 
 def restarts(reading: Reading) -> Iterator[Finding]:

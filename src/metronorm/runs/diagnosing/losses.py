@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from metronorm.runs.diagnosing.finding import TICKS_NAMED, Finding
 from metronorm.runs.diagnosing.reading import MINIMUM_TICKS
-from metronorm.runs.diagnosing.values import is_loss
+from metronorm.runs.directions import is_loss
 from metronorm.runs.trend import SIGMAS_PER_MAD, edges, levels
 from metronorm.store.parquet_parts import batches
 from metronorm.store.sql_columns import identifier

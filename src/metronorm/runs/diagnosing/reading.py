@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from metronorm.runs.diagnosing.stalls import Stall
     from metronorm.runs.events import Event
+    from metronorm.runs.history import LeftBehind
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
@@ -156,6 +157,11 @@ class Reading:
         return read_events(self.run.events(), f"event in ({names})")
 
     @cached_property
+    def left_behind(self) -> list[LeftBehind]:
+        """The ticks that a later attempt left behind."""
+        return self.run.left_behind()
+
+    @cached_property
     def totals(self) -> list[dict[str, Any]]:
         """A row per rank: sums over all its ticks, and over its ticks after warm-up, if any."""
         sums = []
@@ -175,7 +181,8 @@ class Reading:
         )
         every = self.dicts(
             """select rank, count(*) as ticks, min(tick) as first, max(tick) as last,
-                      sum(wall_ns)::DOUBLE as whole_time, sum(clock_ns)::DOUBLE as clock_time
+                      sum(wall_ns)::DOUBLE as whole_time, sum(clock_ns)::DOUBLE as clock_time,
+                      median(wall_ns) as usual_tick, median(clock_ns) as usual_clock
                from ticks group by rank order by rank"""
         )
         by_rank = {row["rank"]: row for row in warm}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metronorm.runs.diagnosing.finding import Finding, Severity
+from metronorm.runs.directions import is_loss
 from metronorm.store.parquet_parts import batches
 from metronorm.store.sql_columns import identifier
 from metronorm.text import counted
@@ -19,11 +20,6 @@ if TYPE_CHECKING:
 # Of the metrics that are not losses, this number have their own finding: those that broke first.
 METRICS_NAMED = 10
 _SEVERITIES: tuple[Severity, ...] = ("notice", "warning", "critical")
-
-
-def is_loss(metric: str) -> bool:
-    """Whether a metric is a loss, by its name."""
-    return metric.endswith("loss")
 
 
 def not_finite(reading: Reading) -> Iterator[Finding]:

@@ -7,6 +7,7 @@
 | nothing was read yet | the whole run |
 | another run, attempt or rank than before | the whole run |
 | a tape that was sealed in between, or the first tick of an attempt | the whole run |
+| an event that says where an attempt begins, or with what config | the whole run |
 | anything else | the ends of the tapes, so its time does not grow with the run |
 """
 
@@ -19,13 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import RunError
 from metronorm.runs.amendments import amendment
+from metronorm.runs.config import planned_ticks, with_changes, with_file
 from metronorm.runs.curves import TICK_TIME, Curves
 from metronorm.runs.events import Event, read_events
 from metronorm.runs.following.recent import EVENTS, RESOURCE_WINDOW_NS, WINDOW, Recent
 from metronorm.runs.following.snapshot import Snapshot
 from metronorm.runs.following.tail import Tail
+from metronorm.runs.history import BEGINNINGS
 from metronorm.runs.reader import open_run
 from metronorm.runs.state import STATE_EVENTS, attempt_state
+from metronorm.runs.units import units_of
 from metronorm.store.run_directory import folder_number, numbered_folders, read_run_info
 from metronorm.store.schema import KINDS, TickRecord
 from metronorm.store.sql_columns import identifier, literal
@@ -38,6 +42,9 @@ if TYPE_CHECKING:
     from metronorm.store.run_directory import RunInfo
 
     Place = tuple[str, int]  # kind and rank
+
+# the events of an attempt that change what is shown of older attempts and of the config
+_READ_AGAIN = (*BEGINNINGS, "changed")
 
 
 class Follower:
@@ -92,6 +99,8 @@ class Follower:
                     return False  # this tick may replace ticks of older attempts
                 for record in records:
                     if record.time_ns > self._read_until.get((kind, rank), -1):
+                        if kind == "events" and record.event in _READ_AGAIN:
+                            return False
                         self._add(kind, rank, record)
         except OSError:
             return False
@@ -134,10 +143,12 @@ class Follower:
                 run = open_run(self.directory)
                 ticks = run.ticks()
                 self._curves = Curves(ticks)
+                events = run.events()
+                self._config = with_changes(run, events)
                 self._read_until = {
                     **self._begin_ticks(ticks, attempt),
                     **self._begin_samples(run.resources(), attempt),
-                    **self._begin_events(run.events(), attempt),
+                    **self._begin_events(events, attempt),
                 }
                 return
             except (OSError, duckdb.Error) as error:  # files may have been replaced meanwhile
@@ -150,22 +161,24 @@ class Follower:
     def _begin_ticks(self, ticks: Table, attempt: int) -> dict[Place, int]:
         phases = ticks.phases
         columns = {"attempt", "rank", "tick", "time_ns", "wall_ns", "beats"}
-        columns |= {"arrival_ns", "tokens"}.intersection(ticks.columns)
-        ticks = ticks.only(*columns, *(f"{name}_ns" for name in phases))
+        units = units_of(ticks.metrics)
+        columns |= {"arrival_ns"}.intersection(ticks.columns)
+        ticks = ticks.only(*columns, *units, *(f"{name}_ns" for name in phases))
         arrival = "t.arrival_ns" if "arrival_ns" in columns else "null"
-        tokens = "t.tokens" if "tokens" in columns else "null"
+        counts = "".join(f", t.{identifier(unit)}" for unit in units)
         spent = "".join(f", t.{identifier(name + '_ns')}" for name in phases)
         rows = ticks.sql(
             f"""with newest as (
                     select attempt, rank, max(tick) as tick from ticks
                     where attempt = (select max(attempt) from ticks) group by attempt, rank)
                 select t.attempt, t.rank, t.tick, t.time_ns, t.wall_ns, t.beats,
-                       {arrival}, {tokens} {spent}
+                       {arrival} {counts} {spent}
                 from ticks t join newest n on t.attempt = n.attempt and t.rank = n.rank
                 where t.tick > n.tick::HUGEINT - {WINDOW} order by t.time_ns"""
         ).fetchall()
         until: dict[Place, int] = {}
-        for of, rank, tick, time_ns, wall_ns, beats, arrival_ns, counted, *accounts in rows:
+        for of, rank, tick, time_ns, wall_ns, beats, arrival_ns, *values in rows:
+            counted, accounts = values[: len(units)], values[len(units) :]
             self._recent.add_tick(
                 rank,
                 TickRecord(
@@ -174,7 +187,11 @@ class Follower:
                     wall_ns,
                     beats,
                     {name: ns for name, ns in zip(phases, accounts, strict=True) if ns is not None},
-                    {} if counted is None else {"tokens": counted},
+                    {
+                        unit: count
+                        for unit, count in zip(units, counted, strict=True)
+                        if count is not None
+                    },
                     0,
                     arrival_ns,
                 ),
@@ -224,12 +241,11 @@ class Follower:
         ranks = recent.ranks()
         tapes = [rank for kind, rank in self._tapes if kind == "ticks"]
         state = attempt_state(self.directory, tapes, recent.attempt_events)
-        total = info.config.get("ticks")
-        total = total if isinstance(total, int) else None
+        total = planned_ticks(with_file(self._config, self.directory))
         tick = max((rank.tick for rank in ranks), default=0)
         speeds = [rank.ticks_per_second for rank in ranks if rank.ticks_per_second is not None]
         speed = sum(speeds) / len(speeds) if speeds else None
-        tokens = [rank.tokens_per_second for rank in ranks if rank.tokens_per_second is not None]
+        rates = [rank.per_second for rank in ranks if rank.per_second is not None]
         left = (total - tick) / speed if total and speed and state == "running" else None
         metrics = [name for name in curves.latest if name != TICK_TIME]
         first = recent.first_rank()
@@ -244,7 +260,8 @@ class Follower:
             tick_time_ns=max((rank.time_ns for rank in ranks), default=None),
             median_tick_ns=statistics.median(r.tick_ns for r in ranks) if ranks else None,
             ticks_per_second=speed,
-            tokens_per_second=sum(tokens) if tokens else None,
+            unit=recent.unit(),
+            per_second=sum(rates) if rates else None,
             seconds_left=None if left is None else max(left, 0.0),
             phases=recent.phases(),
             latest={name: curves.latest[name] for name in metrics},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from metronorm.runs.following.snapshot import Rank
 from metronorm.runs.state import AttemptEvents
+from metronorm.runs.units import units_of
 
 if TYPE_CHECKING:
     from metronorm.runs.events import Event
@@ -68,12 +69,13 @@ class Recent:
 
     def ranks(self) -> tuple[Rank, ...]:
         """The ranks that have ticks, in order."""
-        return tuple(self._rank(rank) for rank in sorted(self.ticks))
+        unit = self.unit()
+        return tuple(self._rank(rank, unit) for rank in sorted(self.ticks))
 
-    def _rank(self, rank: int) -> Rank:
+    def _rank(self, rank: int, unit: str | None) -> Rank:
         ticks = self.ticks[rank]
         wall_ns = sum(tick.wall_ns for tick in ticks)
-        tokens = [float(tick.metrics["tokens"]) for tick in ticks if "tokens" in tick.metrics]
+        counts = [float(tick.metrics[unit]) for tick in ticks if unit in tick.metrics]
         arrivals = [tick.arrival_ns for tick in ticks if tick.arrival_ns is not None]
         return Rank(
             rank=rank,
@@ -81,10 +83,15 @@ class Recent:
             time_ns=ticks[-1].time_ns,
             tick_ns=statistics.median(tick.wall_ns for tick in ticks),
             ticks_per_second=len(ticks) / wall_ns * 1e9 if wall_ns else None,
-            tokens_per_second=sum(tokens) / wall_ns * 1e9 if tokens and wall_ns else None,
+            per_second=sum(counts) / wall_ns * 1e9 if counts and wall_ns else None,
             arrival_ns=statistics.median(arrivals) if arrivals else None,
             memory_bytes=self.resources(rank).get("memory_bytes"),
         )
+
+    def unit(self) -> str | None:
+        """What the ticks count; None if nothing that is known."""
+        every = (tick.metrics for ticks in self.ticks.values() for tick in ticks)
+        return next(iter(units_of(set().union(*every))), None)
 
     def phases(self) -> dict[str, float]:
         """The share of each phase of the time of all phases, over all ranks."""

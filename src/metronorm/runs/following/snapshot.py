@@ -13,7 +13,7 @@ class Rank:
     """One rank of the newest attempt. Medians and rates are over its last `WINDOW` ticks.
 
     `tick` and `time_ns` are of its newest tick. `arrival_ns` is the median time from the beginning
-    of a tick until the rank enters the all-reduce.
+    of a tick until the rank enters the all-reduce. `per_second` is of the `unit` of the snapshot.
     """
 
     rank: int
@@ -21,7 +21,7 @@ class Rank:
     time_ns: int
     tick_ns: float
     ticks_per_second: float | None
-    tokens_per_second: float | None
+    per_second: float | None
     arrival_ns: float | None
     memory_bytes: float | None
 
@@ -39,12 +39,13 @@ class Snapshot:
         time_ns: when the snapshot was made, since 1970.
         state: one of the states of `metronorm.runs.state`.
         attempts: the number of attempts.
-        total: `ticks` of the config, if it is a whole number.
+        total: `ticks` of the newest attempt's config, if it is a whole number.
         tick: the newest tick of any rank.
         tick_time_ns: when a tick ended last, since 1970.
         median_tick_ns: the median over the ranks of their median tick times.
         ticks_per_second: the mean over the ranks.
-        tokens_per_second: the sum over the ranks.
+        unit: what ticks count, such as tokens; None: nothing that is known.
+        per_second: how much of the unit, summed over the ranks.
         seconds_left: an estimate, while the run is running and `total` is known.
         phases: the share of each phase of the time of all ranks.
         latest: the newest value of each metric.
@@ -66,7 +67,8 @@ class Snapshot:
     tick_time_ns: int | None = None
     median_tick_ns: float | None = None
     ticks_per_second: float | None = None
-    tokens_per_second: float | None = None
+    unit: str | None = None
+    per_second: float | None = None
     seconds_left: float | None = None
     phases: dict[str, float] = field(default_factory=dict)
     latest: dict[str, float] = field(default_factory=dict)
