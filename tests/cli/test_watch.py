@@ -430,6 +430,6 @@ def test_events_have_room_in_a_usual_terminal(tmp_path: Path) -> None:
             await pilot.pause()
             await pilot.pause()
             assert app.query_one("#events").content_size.width >= 20
-            assert "All the world's" in screen(app)
+            assert "sample: All" in screen(app)
 
     drive([tmp_path / "run"], steps)
