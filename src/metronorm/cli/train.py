@@ -34,8 +34,8 @@ DESCRIPTION = """
     metronorm train --recipe own.py       your own model and data
     metronorm train --resume runs/NAME    continue a stopped run, bit for bit
 
-Ctrl-C and SIGTERM finish the tick, save a checkpoint, and exit with 130 and 143. If the disk is too
-full for the last checkpoint, the exit code is 3.
+Ctrl-C, SIGTERM and SIGHUP finish the tick, save a checkpoint, and exit with 130, 143 and 129. If
+the disk is too full for the last checkpoint, the exit code is 3.
 
 A resumed run of text takes --data too, if it is the same text in another place, and --cache."""
 
