@@ -255,6 +255,7 @@ def no_room_for_one() -> None:
     training.go()
     checkpoint.save(folder, world=world, **training.arguments())
     before = sorted(folder.rglob("*"))
+    distributed.barrier()
     hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
     if RANK == 1:
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
