@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from torch import nn
 from metronorm.errors import CheckpointError
 from metronorm.train import checkpoint, checkpoint_folder
 from metronorm.train.checkpoint_checks import STATE, digest_file, digest_values
-from metronorm.train.checkpoint_shards import Part, rows_of
+from metronorm.train.checkpoint_shards import Part, TensorFiles, rows_of
 from metronorm.train.checkpoint_world import ONE_PROCESS
 
+from ..full_disk import fill, small_disk
 from ..side_by_side import run_together
 from .rank_threads import Thread, on_ranks
 
@@ -160,6 +162,25 @@ def test_where_one_rank_cannot_write_all_fail_and_nothing_is_left(tmp_path: Path
     check_loaded(checkpoint_folder.newest_checkpoint(tmp_path / "run"), ONE_PROCESS)
 
 
+def test_on_a_full_disk_the_first_rank_makes_room_for_all(tmp_path: Path) -> None:
+    def write(world: Thread, tick: int) -> Path:
+        taken = replace(taken_by(world.rank, 3), tick=tick)
+        return checkpoint_folder.write(disk, taken, world)
+
+    with small_disk(tmp_path / "disk") as disk:
+        for tick in (1, 2, 3):
+            assert on_ranks(3, partial(write, tick=tick)) == [disk / f"tick-0000000{tick}"] * 3
+        fill(disk)
+        assert on_ranks(3, partial(write, tick=4)) == [disk / "tick-00000004"] * 3
+        assert {path.name for path in disk.glob("*tick*")} == {"tick-00000003", "tick-00000004"}
+        checkpoint_folder.prune(disk, keep=1, tick=4)
+        fill(disk)
+        errors = on_ranks(3, partial(write, tick=5))
+        assert [error.errno for error in errors] == [errno.ENOSPC] * 3
+        assert [path.name for path in disk.glob("*tick*")] == ["tick-00000004"]
+        check_loaded(checkpoint_folder.newest_checkpoint(disk), ONE_PROCESS)
+
+
 def test_ranks_of_other_tensors_are_refused(tmp_path: Path) -> None:
     def write(world: Thread) -> Path:
         taken = taken_by(world.rank, 2)
@@ -265,7 +286,6 @@ FORGED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "no dtype": lambda state: weight(state).update(dtype="save"),
     "no fingerprint": lambda state: weight(state).update(fingerprint=None),
     "a fingerprint of another kind": lambda state: weight(state).update(fingerprint="x"),
-    "another fingerprint": lambda state: weight(state).update(fingerprint="0123456789abcdef"),
     "a tensor that is nowhere": lambda state: state["shards"]["model"].update(
         {"more": {**weight(state), "shape": [3], "rows": [0, 3]}}
     ),
@@ -304,14 +324,42 @@ def test_the_forger_of_these_tests_changes_only_what_it_should(path: Path) -> No
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_manifest_is_one_error(path: Path, name: str) -> None:
     rewrite(path, FORGED[name])
+    with pytest.raises(CheckpointError, match=r"must be a whole checkpoint"):
+        checkpoint.open_checkpoint(path)
+    for error in on_ranks(2, lambda world: checkpoint.open_checkpoint(path, world)):
+        assert isinstance(error, CheckpointError)
+
+
+def test_a_forged_fingerprint_is_one_error_on_all_ranks(path: Path) -> None:
+    rewrite(path, lambda state: weight(state).update(fingerprint="0123456789abcdef"))
 
     def load(world: Thread) -> None:
         checkpoint.open_checkpoint(path, world).load_model(training(1)[0], world=world)
 
-    with pytest.raises(CheckpointError):
-        checkpoint.open_checkpoint(path).load_model(training(1)[0])
     for error in on_ranks(2, load):
         assert isinstance(error, CheckpointError)
+        assert "other ones in 0.weight" in str(error)
+
+
+@pytest.mark.parametrize("loaders", [1, 2, 3, 4, 8])
+def test_each_rank_reads_its_rows_and_all_of_them_check_the_whole(path: Path, loaders: int) -> None:
+    taken = [taken_by(rank, loaders) for rank in range(loaders)]
+    wholes = checkpoint.open_checkpoint(path).manifest.wholes("state.safetensors")
+    files = sorted(path.glob("state-*"))
+
+    def read(world: Thread, *, wrong: bool = False) -> None:
+        source = TensorFiles(files, wholes)
+        for name, part in taken[world.rank].state.items():
+            if part.shape or world.rank == 0:
+                rows = source.read_rows(name, part.begin - wrong, part.end - wrong)
+                assert wrong or torch.equal(rows, part.local)
+        source.verify(world)
+
+    assert on_ranks(loaders, read) == [None] * loaders
+    if loaders > 1:
+        for error in on_ranks(loaders, lambda world: read(world, wrong=world.rank == 1)):
+            assert isinstance(error, CheckpointError)
+            assert "numbers that were saved, each in its place" in str(error)
 
 
 @pytest.mark.parametrize("how", ["permuted", "stale"])

@@ -40,8 +40,9 @@ from metronorm.train.checkpoint_checks import (
 )
 from metronorm.train.checkpoint_manifest import Manifest, read_checked, read_state
 from metronorm.train.checkpoint_shards import TensorFiles, Whole
+from metronorm.train.checkpoint_taking import Taken, distinct, take
 from metronorm.train.checkpoint_world import ONE_PROCESS, NewerFormatError, agreed
-from metronorm.train.checkpoint_writing import Taken, distinct, save, take, write
+from metronorm.train.checkpoint_writing import save, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -47,11 +47,6 @@ class Part(NamedTuple):
         """Of its first element, in the flattened whole."""
         return self.begin * math.prod(self.shape[1:])
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it is all rows."""
-        return (self.begin, self.end) == (0, rows_of(self.shape))
-
 
 class Whole(msgspec.Struct, frozen=True):
     """What `state.json` says of a tensor: file `k` has its rows from `rows[k]` to `rows[k + 1]`.
@@ -181,8 +176,7 @@ class TensorFiles:
             world: the ranks that read together.
         """
         part = part_of(target, world)
-        local = self._rows(name, part.begin, part.end)
-        self._note(name, part, local)
+        local = self.read_rows(name, part.begin, part.end, counts=part.is_first)
         if not is_sharded(target):
             return local
         from torch.distributed.tensor import DTensor
@@ -199,9 +193,26 @@ class TensorFiles:
 
     def read(self, name: str) -> Tensor:
         """A whole tensor."""
-        shape = self.wholes[name].shape
-        local = self._rows(name, 0, rows_of(shape))
-        self._note(name, Part(local, shape, 0, rows_of(shape), True), local)
+        return self.read_rows(name, 0, rows_of(self.wholes[name].shape))
+
+    def read_rows(self, name: str, begin: int, end: int, *, counts: bool = True) -> Tensor:
+        """Rows of a tensor, on the CPU.
+
+        Args:
+            name: of the tensor.
+            begin: the first row.
+            end: the row after the last one.
+            counts: False if a rank before this one reads the same rows: all that count are added up
+                by `verify`.
+        """
+        local, whole = self._rows(name, begin, end), self.wholes[name]
+        if whole.fingerprint is None:
+            return local
+        if (begin, end) == (0, rows_of(whole.shape)):
+            if format_fingerprint(fingerprint(local)) != whole.fingerprint:
+                raise self._altered([name])
+        elif counts and begin < end:
+            self._shares[name] = fingerprint(local, begin * math.prod(whole.shape[1:]))
         return local
 
     def _rows(self, name: str, begin: int, end: int) -> Tensor:
@@ -215,7 +226,7 @@ class TensorFiles:
                 low, high = max(begin, first), min(end, last)
                 if low < high:
                     rows: Tensor = self._file(file).get_slice(name)[low - first : high - first]
-                    if (low, high) == (begin, end):
+                    if (first, last) == (begin, end):
                         return rows  # mapped from the file: it takes memory when it is used
                     if found is None:
                         found = rows.new_empty((end - begin, *whole.shape[1:]))
@@ -229,16 +240,6 @@ class TensorFiles:
         if number not in self._open:
             self._open[number] = safe_open(self._paths[number], framework="pt")
         return self._open[number]
-
-    def _note(self, name: str, part: Part, local: Tensor) -> None:
-        """Check the fingerprint of a tensor read whole, or keep that of a part for `verify`."""
-        if (expected := self.wholes[name].fingerprint) is None:
-            return
-        if part.is_whole:
-            if format_fingerprint(fingerprint(local)) != expected:
-                raise self._altered([name])
-        elif part.is_first and part.begin < part.end:
-            self._shares[name] = fingerprint(local, part.place)
 
     def verify(self, world: World) -> None:
         """Check what was read against the fingerprints of the whole tensors, on all ranks together.

@@ -1,19 +1,17 @@
-"""Checkpoints to disk, in two steps: a copy in the memory of the host, and the files.
+"""Checkpoints to disk. Every rank writes the rows that it holds, and no tensor is gathered:
 
-The copy is all that the training has to wait for; the files can be written by another thread. Every
-rank writes the rows that it holds, and nothing is gathered:
+    all ranks                    | the first rank
+    -----------------------------|------------------------------------------
+                                 | makes a hidden temporary folder
+    write their files, fsynced   |
+    exchange sizes and hashes    |
+                                 | writes state.json, which lists all files
+                                 | renames the folder: it is a checkpoint
 
-    every rank            the first rank                      if it ends here
-    --------------------  ----------------------------------  ------------------------------------
-                          makes a hidden temporary folder     the folder is left; see below
-    writes its files,
-    gives their hashes                                        the same
-                          writes state.json, which lists all  the same
-                          renames the folder                  the checkpoint is whole
-
-A temporary folder is never taken for a checkpoint. It has the name of the first rank's process, and
-is removed when that has ended (`files.remove_leftovers`). Between the steps all ranks learn whether
-one has failed; then all of them fail, and older checkpoints are as they were.
+After each step all ranks learn whether one has failed. Then all of them fail, the first removes the
+folder, and older checkpoints are as they were. If the first rank is killed, the folder is left. It
+is never taken for a checkpoint, and its name has the process that it belongs to: when that is gone,
+`files.remove_leftovers` removes it.
 """
 
 from __future__ import annotations
@@ -23,12 +21,9 @@ import errno
 import hashlib
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
@@ -44,154 +39,18 @@ from metronorm.train.checkpoint_checks import (
     shard_name,
 )
 from metronorm.train.checkpoint_fingerprint import fingerprint
-from metronorm.train.checkpoint_shards import (
-    Part,
-    Whole,
-    dtype_name,
-    format_fingerprint,
-    is_sharded,
-    part_of,
-)
+from metronorm.train.checkpoint_shards import Part, Whole, dtype_name, format_fingerprint
+from metronorm.train.checkpoint_taking import Taken, take
 from metronorm.train.checkpoint_world import ONE_PROCESS, agreed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    import torch
     from torch import Tensor, nn
 
     from metronorm.train.checkpoint_world import World
-
-
-@dataclass(frozen=True)
-class Taken:
-    """What this rank writes of a checkpoint.
-
-    Attributes:
-        tick: the number of updates done.
-        record: plain JSON values.
-        model: the weights that this rank writes, by name; parts that another rank writes are empty.
-        state: the same of the optimizer and of averages.
-        sharded: whether ranks hold different parts.
-        bytes: of host memory that the tensors take until they are written.
-    """
-
-    tick: int
-    record: dict[str, Any]
-    model: dict[str, Part]
-    state: dict[str, Part]
-    sharded: bool
-    bytes: int
-    wait: Callable[[], None]  # until the copies are made
-
-
-def take(
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: Mapping[str, Any],
-    tensors: Mapping[str, Tensor] | None = None,
-    world: World = ONE_PROCESS,
-    copy: bool = True,
-) -> Taken:
-    """What a checkpoint of this moment holds, for `write`; training may go on meanwhile.
-
-    Nothing waits for another rank, and on a GPU nothing waits for the copies either.
-
-    Args:
-        model: whose weights to keep.
-        optimizer: whose state to keep.
-        state: whatever else a resumed run needs, as plain JSON values; with `tick`, the number of
-            updates done.
-        tensors: more to keep beside the optimizer's, such as averages of the weights.
-        world: the ranks that save together.
-        copy: False where the checkpoint is written before the training goes on: tensors are copied
-            only where that is needed to write them.
-
-    Raises:
-        CheckpointError: tensors that are sharded in a way that cannot be saved.
-    """
-    kept = optimizer.state_dict()
-    more = dict(tensors or {})
-    plain: dict[str, dict[str, Any]] = {}
-    for index, values in kept["state"].items():
-        plain[str(index)] = {}
-        for key, value in values.items():
-            if isinstance(value, torch.Tensor):
-                more[f"optimizer.{index}.{key}"] = value
-            else:
-                plain[str(index)][key] = value
-    weights = distinct(model.state_dict(keep_vars=True))
-    sharded = world.size > 1 and any(map(is_sharded, (*weights.values(), *more.values())))
-    record = {"optimizer": {"state": plain, "param_groups": kept["param_groups"]}, **state}
-    with torch.no_grad():
-        mine = [
-            {name: _mine(part_of(tensor, world), copy) for name, tensor in each.items()}
-            for each in (weights, more)
-        ]
-    return Taken(
-        tick=state["tick"],
-        record=msgspec.json.decode(msgspec.json.encode(record)),  # a copy
-        model=mine[0],
-        state=mine[1],
-        sharded=sharded,
-        bytes=sum(part.local.nbytes for each in mine for part in each.values()) if copy else 0,
-        wait=_copied(weights) if copy else lambda: None,
-    )
-
-
-def _mine(part: Part, copy: bool) -> Part:
-    """A part in memory of its own that can be written; without elements if another rank has it."""
-    local = part.local
-    if not part.is_first:
-        nothing = local.new_empty((0, *part.shape[1:]), device="cpu")
-        return part._replace(local=nothing, end=part.begin)
-    if not copy:
-        local = local.cpu()
-        alone = local.untyped_storage().nbytes() == local.nbytes
-        return part._replace(local=local.contiguous() if alone else _clone(local))
-    if local.device.type == "cpu":
-        return part._replace(local=_clone(local))
-    # pinned memory is what a device can copy to while the host does something else
-    host = torch.empty(local.shape, dtype=local.dtype, pin_memory=local.device.type in _PINS)
-    return part._replace(local=host.copy_(local, non_blocking=True))
-
-
-_PINS = ("cuda", "xpu")
-
-
-def _clone(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _copied(weights: Mapping[str, Tensor]) -> Callable[[], None]:
-    """A function that waits until the copies are made that were begun before this call."""
-    events = []
-    for device in {tensor.device for tensor in weights.values() if tensor.device.type in _PINS}:
-        event = torch.Event(device)
-        event.record()
-        events.append(event)
-
-    def wait() -> None:
-        for event in events:
-            event.synchronize()
-
-    return wait
-
-
-def distinct(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor once: names that share one, as of tied weights, become the first of them."""
-    seen, found = set(), {}
-    for name, tensor in tensors.items():
-        # parts of DTensors may be empty, but their parameters are objects of their own
-        place: Any = id(tensor)
-        if not is_sharded(tensor):
-            place = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and place in seen:
-            continue
-        seen.add(place)
-        found[name] = tensor
-    return found
 
 
 def write(directory: Path, taken: Taken, world: World = ONE_PROCESS) -> Path:
