@@ -1,4 +1,4 @@
-"""Checkpoints to disk. Every rank writes the rows that it holds, and no tensor is gathered:
+"""Checkpoints to disk: every rank writes the rows that it holds, and no tensor is gathered.
 
     all ranks                    | the first rank
     -----------------------------|------------------------------------------
