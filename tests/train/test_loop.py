@@ -90,14 +90,14 @@ def test_a_checkpoint_comes_after_the_record_of_its_tick(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a kill between the two would leave a run that goes on behind a tick it never told of."""
-    save, checked = checkpoint.save, []
+    write, checked = checkpoint.write, []
 
-    def after(folder: Path, *, state: dict[str, Any], **parts: Any) -> Path:
-        assert losses(tmp_path / "run")[-1][0] == state["tick"]
-        checked.append(state["tick"])
-        return save(folder, state=state, **parts)
+    def after(folder: Path, taken: checkpoint.Taken, *world: Any) -> Path:
+        assert losses(tmp_path / "run")[-1][0] == taken.tick
+        checked.append(taken.tick)
+        return write(folder, taken, *world)
 
-    monkeypatch.setattr(checkpoint, "save", after)
+    monkeypatch.setattr(checkpoint, "write", after)
     with at_every_tick(lambda tick: os.kill(os.getpid(), signal.SIGTERM) if tick == 12 else None):
         train(text.task, tiny_config(tmp_path), tmp_path / "run")
     train(text.task, tiny_config(tmp_path), tmp_path / "run", resume=True)
