@@ -21,8 +21,8 @@ from train_gpt import build
 from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock
 from metronorm.norm import AddLayerNorm, fuse_residuals
-from metronorm.optim import windows
 from metronorm.tasks.text.gpt_task import count
+from metronorm.train.rank_beats import rank_windows
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,7 +54,7 @@ def main() -> None:
             name: stack.enter_context(Clock(f"{folder}/{name}", progress=False)) for name in names
         }
         ticks = {
-            name: clock.ticks(windows(ready[name].beats, 1, count=count))
+            name: clock.ticks(rank_windows(ready[name].beats, 1, count))
             for name, clock in clocks.items()
         }
         for turn in range(ROUNDS + 1):

@@ -24,13 +24,13 @@ from metronorm.clock import Clock
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.models.gpt import GPT
-from metronorm.optim import windows
 from metronorm.tasks import text as text_task
 from metronorm.tasks.text import Config, training_preset
 from metronorm.tasks.text.gpt_task import count, hidden_matrices
 from metronorm.train import OptimizerConfig
 from metronorm.train.evaluate import evaluate
 from metronorm.train.optimizers import groups_of, make_optimizer
+from metronorm.train.rank_beats import rank_windows
 from metronorm.train.step import Step
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def run(config: Config, nesterov: bool, text: TextDataset) -> dict[int, float]:
         tempfile.TemporaryDirectory() as folder,
         Clock(Path(folder, "run"), progress=False) as clock,
     ):
-        beats = windows(batches, config.micro_batches, count=count)
+        beats = rank_windows(iter(batches), config.micro_batches, count)
         for window in clock.ticks(beats, total=config.ticks):
             step.tick(clock, window)
             if clock.tick % math.ceil(config.ticks / EVALUATIONS) == 0:

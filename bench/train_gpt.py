@@ -25,10 +25,10 @@ from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock
 from metronorm.data.config import TextConfig
 from metronorm.models.config import GPTConfig
-from metronorm.optim import windows
 from metronorm.tasks import text
 from metronorm.tasks.text.gpt_task import count
 from metronorm.train.preparing import Preparation
+from metronorm.train.rank_beats import rank_windows
 
 if TYPE_CHECKING:
     from metronorm.tasks.text import Config
@@ -65,7 +65,7 @@ def compare(name: str) -> None:
         tempfile.TemporaryDirectory() as folder,
         Clock(f"{folder}/run", progress=False) as clock,
     ):
-        ticks = clock.ticks(windows(batches, 1, count=count))
+        ticks = clock.ticks(rank_windows(iter(batches), 1, count))
         for turn in range(ROUNDS + 1):
             keep_large_blocks(False)
             begin = time.perf_counter()
@@ -115,7 +115,7 @@ def profile() -> None:
         tempfile.TemporaryDirectory() as folder,
         Clock(f"{folder}/run", progress=False) as clock,
     ):
-        ticks = clock.ticks(windows(batches, 1, count=count))
+        ticks = clock.ticks(rank_windows(iter(batches), 1, count))
         for window in itertools.islice(ticks, 3):
             ours.tick(clock, window)
         with torch.profiler.profile() as found:

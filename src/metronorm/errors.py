@@ -6,6 +6,7 @@ MetronormError
 ├── RunError                a run directory is missing, in use, or does not fit
 ├── CheckpointError         a checkpoint is damaged or does not fit the model
 ├── DivergenceError         a loss or gradient of a training is no longer finite
+├── RankError               another process of the training has failed or is lost
 ├── OutOfMemoryError        the machine has too little memory (also a MemoryError)
 └── MissingDependencyError  an optional package is not installed (also an ImportError)
 
@@ -53,6 +54,10 @@ class CheckpointError(MetronormError):
 
 class DivergenceError(MetronormError):
     """A loss or gradient of a training is no longer finite."""
+
+
+class RankError(MetronormError):
+    """Another process of the training has failed or is lost."""
 
 
 class OutOfMemoryError(MetronormError, MemoryError):

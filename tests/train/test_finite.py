@@ -12,12 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from metronorm.clock import Clock
 from metronorm.errors import DivergenceError
-from metronorm.optim import windows
 from metronorm.runs import open_run
 from metronorm.train import OptimizerConfig, Task, optimizers, train
 from metronorm.train.beats import OrderedBeats
 from metronorm.train.checkpoint_folder import newest_checkpoint
 from metronorm.train.finite import FirstNonfinite
+from metronorm.train.rank_beats import rank_windows
 from metronorm.train.step import Step
 
 from .stranger import Config, loss, small, task
@@ -74,7 +74,7 @@ def test_a_tick_reads_nothing_of_the_device(
     with Clock(tmp_path / "run", progress=False) as clock:
         monkeypatch.setattr(clock, "log", logged.update)
         watch = Watch()
-        for window in clock.ticks(windows(beats, 3, count=step.task.count), total=4):
+        for window in clock.ticks(rank_windows(beats, 3, step.task.count), total=4):
             if clock.tick == 1:  # makes the optimizer and its state
                 step.tick(clock, window)
                 continue
@@ -157,7 +157,7 @@ def test_where_the_host_learns_late_no_parameter_has_moved(
     step.first_nonfinite._arrived = late
     copy = torch.Tensor.copy_
     with Clock(tmp_path / "run", progress=False) as clock:
-        for window in clock.ticks(windows(beats, 2, count=step.task.count), total=6):
+        for window in clock.ticks(rank_windows(beats, 2, step.task.count), total=6):
             if clock.tick == 3:
                 before = [p.detach().clone() for p in step.model.parameters()]
                 monkeypatch.setattr(

@@ -11,12 +11,13 @@ from metronorm.clock import Clock
 from metronorm.errors import DivergenceError
 from metronorm.models.config import GPTConfig
 from metronorm.models.gpt import GPT
-from metronorm.optim import Window, windows
+from metronorm.optim import Window
 from metronorm.runs import open_run
 from metronorm.tasks.text import Config
 from metronorm.tasks.text.gpt_task import count, loss
 from metronorm.train import OptimizerConfig, Task
 from metronorm.train.evaluate import evaluate
+from metronorm.train.rank_beats import rank_windows
 from metronorm.train.step import Step
 
 CONFIG = Config(
@@ -40,7 +41,7 @@ def beat(rows: int, length: int, seed: int) -> Beat:
 
 
 def window(beats: list[Beat]) -> Window[Beat]:
-    return next(windows(beats, len(beats), count=count))
+    return next(rank_windows(iter(beats), len(beats), count))
 
 
 def ticks(one: Step, run: Path, batches: list[list[Beat]]) -> list[float]:
@@ -77,7 +78,7 @@ def test_every_token_of_a_window_weighs_the_same(tmp_path: Path) -> None:
 def test_the_record_of_a_tick(tmp_path: Path) -> None:
     one = step()
     with Clock(tmp_path / "run", progress=False) as clock:
-        beats = windows([beat(2, 8, 0), beat(2, 8, 1)], 2, count=count)
+        beats = rank_windows(iter([beat(2, 8, 0), beat(2, 8, 1)]), 2, count)
         for both in clock.ticks(beats):
             one.tick(clock, both)
     (row,) = open_run(tmp_path / "run").ticks().rows()

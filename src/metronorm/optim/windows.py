@@ -34,11 +34,15 @@ class Window(Generic[T]):
     Attributes:
         beats: number of beats on this rank.
         count: number of tokens (or whatever is counted) in all beats on all ranks.
+        local_count: number of them in the beats of this rank.
         weight: 1 / count; times the number of ranks, if gradients are averaged over ranks.
     """
 
-    def __init__(self, batches: list[T], count: int, weight: float, done: int = 0) -> None:
+    def __init__(
+        self, batches: list[T], count: int, weight: float, done: int = 0, *, local_count: int
+    ) -> None:
         self.beats, self.count, self.weight = len(batches), count, weight
+        self.local_count = local_count
         self._batches, self._done = batches, done
 
     def __len__(self) -> int:
@@ -155,7 +159,7 @@ class _Windows(Iterator[Window[T]]):
         self._number += 1
         self._given += 1
         weight = (world if self._ranks == "mean" else 1) / total
-        self._window = Window(batches, total, weight, self._skip)
+        self._window = Window(batches, total, weight, self._skip, local_count=count)
         self._skip = 0
         return self._window
 

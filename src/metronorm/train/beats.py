@@ -44,8 +44,12 @@ class OrderedBeats:
 
     def __next__(self) -> Any:
         batch = self._take(self.consumed)
-        self.consumed += self._batch_size
+        self.skip()
         return batch
+
+    def skip(self) -> None:
+        """Pass over the next beat, which is another rank's."""
+        self.consumed += self._batch_size
 
     def first(self) -> Any:
         """The first batch of the training; it is not consumed."""
@@ -108,6 +112,10 @@ class IteratedBeats:
             raise self._ended()
         self._beat += 1
         return batch
+
+    def skip(self) -> None:
+        """Pass over the next beat, which is another rank's; it is read all the same."""
+        next(self)
 
     def _load(self) -> Any:
         """The next batch of this epoch, or `_END`."""

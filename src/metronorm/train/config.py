@@ -29,6 +29,7 @@ OptimizerName = Literal["adamw", "ticks", "ticks_sign", "ticks_muon", "ticks_ada
 Schedule = Literal["cosine", "wsd", "constant"]
 Precision = Literal["auto", "fp32", "bf16"]
 Allocator = Literal["auto", "system", "keep"]
+Parallel = Literal["ddp", "fsdp"]
 BestMode = Literal["min", "max"]
 ResumeRule = Literal["free", "data", "window", "longer", "branch"]
 
@@ -142,6 +143,14 @@ class TrainConfig:
     """Device to train on: cpu, cuda, cuda:1, ... auto: an accelerator if there is one."""
     compile: bool = on_resume("free", False)
     """Compile the model with torch.compile (minutes on a small machine, then faster)."""
+    parallel: Parallel = field(default="ddp", metadata={"on_resume": "free"})
+    """How several processes share the training. ddp: each has the whole model; fsdp: each has a
+    part of all parameters (FSDP2)."""
+    activation_checkpointing: bool = on_resume("free", False)
+    """Keep no activations inside the model's layers, and compute them again in the backward pass:
+    less memory, about a third more time."""
+    rank_timeout: float = on_resume("free", 300.0)
+    """Seconds to wait for another process before it counts as lost."""
     evaluate_every: int = on_resume("free", 250)
     """Ticks between two evaluations; also at the end."""
     best: str = "loss"
@@ -170,6 +179,9 @@ class TrainConfig:
         check_count("keep", self.keep, 1)
         check_choice("precision", self.precision, get_args(Precision))
         check_choice("allocator", self.allocator, get_args(Allocator))
+        check_choice("parallel", self.parallel, get_args(Parallel))
+        if not 0 < _number("rank_timeout", self.rank_timeout) < math.inf:
+            raise ConfigError("rank_timeout must be above 0", got=repr(self.rank_timeout))
         check_choice("best_mode", self.best_mode, get_args(BestMode))
         if not is_integer(self.seed) or not -(2**63) <= self.seed < 2**64:
             raise ConfigError("seed must be a whole number of 64 bits", got=repr(self.seed))

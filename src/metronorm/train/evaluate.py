@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import torch
 
 from metronorm.errors import ConfigError, DataError
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from metronorm.train.task import Batch
+    from metronorm.train.world import World
 
 
 @torch.no_grad()
@@ -23,6 +25,7 @@ def evaluate(
     batches: Iterable[Batch],
     sums: Callable[[Batch], dict[str, Any]],
     count: Callable[[Batch], int],
+    world: World | None = None,
 ) -> dict[str, float]:
     """The measures over all batches: the sum of each, divided by its count.
 
@@ -30,9 +33,10 @@ def evaluate(
 
     Args:
         model: put into evaluation mode, and back into its own mode at the end.
-        batches: read once.
+        batches: read once; with a world, what `of_rank` gives of them.
         sums: of a batch, by name; a pair is a sum and its own divisor.
         count: of a batch: the divisor of all other sums.
+        world: the ranks, each of which has other batches; None: there is one.
 
     Raises:
         DataError: there are no batches, or what they count is zero.
@@ -44,11 +48,16 @@ def evaluate(
     with evaluating(model):
         for batch in batches:
             read += 1
+            if isinstance(batch, Repeated):
+                sums(batch.batch)
+                continue
             number = count(batch)
             for name, value in sums(batch).items():
                 total, divisor = sum_and_divisor(name, value, number)
                 totals[name] = totals.get(name, 0.0) + total
                 divisors[name] = divisors.get(name, 0.0) + divisor
+    if world is not None and world.size > 1:
+        totals, divisors = _added(totals, divisors, world)
     uncounted = [name for name, divisor in divisors.items() if not float(divisor)]
     if not totals or uncounted:
         raise DataError(
@@ -61,6 +70,40 @@ def evaluate(
             fix="more data for validation" if not read or uncounted else None,
         )
     return {name: float(total) / float(divisors[name]) for name, total in totals.items()}
+
+
+class Repeated(NamedTuple):
+    """A batch that another rank measures: run, as some models need all ranks, and not counted."""
+
+    batch: Batch
+
+
+def of_rank(batches: Iterable[Batch], world: World) -> Iterator[Batch]:
+    """Every `world.size`-th batch, and on every rank as many: the last one may be `Repeated`."""
+    mine = first = None
+    number = -1
+    for number, batch in enumerate(batches):
+        place = number % world.size
+        first = batch if place == 0 else first
+        mine = batch if place == world.rank else mine
+        if place == world.size - 1:
+            yield mine
+            mine = None
+    if (number + 1) % world.size:
+        yield Repeated(first) if number % world.size < world.rank else mine
+
+
+def _added(
+    totals: dict[str, Any], divisors: dict[str, Any], world: World
+) -> tuple[dict[str, float], dict[str, float]]:
+    """The sums over all ranks, of which some may not have measured everything."""
+    known = [msgspec.json.decode(each) for each in world.gather(msgspec.json.encode(list(totals)))]
+    names = list(dict.fromkeys(name for each in known for name in each))
+    added = [
+        world.sums([float(values.get(name, 0)) for name in names]) for values in (totals, divisors)
+    ]
+    sums, counts = (dict(zip(names, values, strict=True)) for values in added)
+    return sums, counts
 
 
 @contextlib.contextmanager

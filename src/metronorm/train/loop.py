@@ -19,7 +19,6 @@ from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock, check_free
 from metronorm.errors import ConfigError, RunError
 from metronorm.memory import explaining_out_of_memory
-from metronorm.optim import windows
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.config_changes import (
     CONFIG_FILE,
@@ -42,6 +41,7 @@ from metronorm.train.seeding import random_numbers_put_back
 from metronorm.train.starting import say_what_starts
 from metronorm.train.stop import Stop
 from metronorm.train.task import Moment
+from metronorm.train.world import joined
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
     from metronorm.train.task import Task
+    from metronorm.train.world import World
 
 _log = logging.getLogger("metronorm")
 
@@ -112,32 +113,56 @@ def train(
     branch = from_tick is not None
     if branch and not resume:
         raise ConfigError("from_tick is for a run that goes on", got="resume=False")
-    with explaining_out_of_memory(resume=resume), _process_put_back():
-        if not resume:
-            check_free(directory)
-            return _Training(*made(task, config), directory).run()
-        old = run_config(directory)
-        check_resumable(config, old, proven=True, branch=branch)
-        # the run is this process's before anything of it is read: else another one may go on with
-        # it meanwhile, and this one then from where that had been
-        with contextlib.closing(Clock(directory, resume=True).claim()) as clock:
-            found = checkpoint_to_resume(directory, from_tick)
-            data_id = (found and data_id_of(found)) or config.data_id
-            check_resumable(config, old, proven=bool(data_id), branch=branch)
-            if found:
-                check_same_config(found, config, branch=branch)
-                if config.ticks < found.tick:
-                    raise ConfigError(
-                        "ticks must be at least those that are done",
-                        got=f"{config.ticks}, where {found.tick} are done",
-                    )
-            renamed = any(change.rule == "data" for change in changes(old, config))
-            # with the hash a task may take its data from a cache; but data that is named anew must
-            # be there, and the same
-            config = replace(config, data_id="" if renamed else data_id or "")
-            whole, config = made(task, config)
-            check_same_data(data_id, config.data_id)
-            return _Training(whole, config, directory, clock, found, old, branch=branch).run()
+    with (
+        explaining_out_of_memory(resume=resume),
+        _process_put_back(),
+        joined(config.device, config.rank_timeout) as world,
+        contextlib.ExitStack() as stack,
+    ):
+        with world.failing_together():
+            if resume:
+                training = _resumed(task, config, directory, from_tick, world, stack)
+            else:
+                world.told(lambda: check_free(directory))
+                whole, config = world.in_turn(lambda: made(task, config))
+                training = _Training(whole, config, directory, world)
+        return training.run()
+
+
+def _resumed(
+    task: Task | Callable[[Config], Task],
+    config: Config,
+    directory: Path,
+    from_tick: int | None,
+    world: World,
+    stack: contextlib.ExitStack,
+) -> _Training:
+    """The training of a run that goes on; at the end of `stack` the run is released."""
+    branch, old = from_tick is not None, run_config(directory)
+    check_resumable(config, old, proven=True, branch=branch)
+    # the run is this process's before anything of it is read: else another one may go on with it
+    # meanwhile, and this one then from where that had been
+    clock = stack.enter_context(contextlib.closing(Clock(directory, resume=True).claim()))
+    found = checkpoint_to_resume(directory, from_tick) if world.first else None
+    tick = world.told(lambda: found and found.tick)
+    if not world.first and tick is not None:
+        found = checkpoint_to_resume(directory, tick)
+    data_id = (found and data_id_of(found)) or config.data_id
+    check_resumable(config, old, proven=bool(data_id), branch=branch)
+    if found:
+        check_same_config(found, config, branch=branch)
+        if config.ticks < found.tick:
+            raise ConfigError(
+                "ticks must be at least those that are done",
+                got=f"{config.ticks}, where {found.tick} are done",
+            )
+    renamed = any(change.rule == "data" for change in changes(old, config))
+    # with the hash a task may take its data from a cache; but data that is named anew must be
+    # there, and the same
+    config = replace(config, data_id="" if renamed else data_id or "")
+    whole, config = world.in_turn(lambda: made(task, config))
+    check_same_data(data_id, config.data_id)
+    return _Training(whole, config, directory, world, clock, found, old, branch=branch)
 
 
 class _Training:
@@ -147,6 +172,7 @@ class _Training:
         task: what to train.
         config: how.
         directory: of the run.
+        world: the processes that train together.
         clock: of a run that goes on; None: of a new one.
         found: the checkpoint to go on from; None: from tick 0.
         old: the config that the run had; None: it is new.
@@ -158,6 +184,7 @@ class _Training:
         task: Task,
         config: TrainConfig,
         directory: Path,
+        world: World,
         clock: Clock | None = None,
         found: Checkpoint | None = None,
         old: dict[str, Any] | None = None,
@@ -165,9 +192,9 @@ class _Training:
         branch: bool = False,
     ) -> None:
         self.task, self.config, self.directory, self.found = task, config, directory, found
-        self.old, self.is_branch = old, branch
-        self.ready = Preparation(task, config, found, branch=branch)
-        self.stop, self.reason = Stop(), ""
+        self.old, self.is_branch, self.world = old, branch, world
+        self.ready = Preparation(task, config, found, branch=branch, world=world)
+        self.stop, self.reason = Stop(world), ""
         self.clock = clock or Clock(directory, config=config_to_dict(config))
         self.saving = Saving(self.ready, directory, found, branch=branch)
         self.measuring = Measuring(self.ready, self.stop, found)
@@ -178,9 +205,10 @@ class _Training:
         step, saving, measuring = self.ready.step, self.saving, self.measuring
         failed: BaseException | None = None
         with self.stop as stop, self.clock as clock, contextlib.ExitStack() as stack:
-            self._begin(clock)
+            with self.world.failing_together():
+                self._begin(clock)
             stack.enter_context(saving.finished_tick(clock))
-            beats = windows(self.ready.beats, config.micro_batches, count=self.task.count)
+            beats = self.ready.windows()
             for window in clock.ticks(beats, total=config.ticks, initial=initial):
                 saving.write(clock)
                 last = clock.tick == config.ticks
@@ -190,13 +218,14 @@ class _Training:
                         step.tick(clock, window)
                         self.ready.averages.update(clock.tick)
                         updated = True
+                        stop.agree()
                     if last or clock.tick % config.evaluate_every == 0:
                         score = measuring.evaluate(clock)
                     self._run_hooks(clock, last=last)
                     if last:
                         measuring.read_test(clock)
                 except (Exception, SystemExit) as error:
-                    if not updated:
+                    if not updated or self.world.size > 1:
                         raise
                     failed = error  # the tick is recorded and saved before this goes on
                 if stop.signal:
@@ -222,19 +251,11 @@ class _Training:
 
     def _begin(self, clock: Clock) -> None:
         """Say what starts, on screen and on record, and write what belongs to the run."""
-        say_what_starts(self.ready, self.directory)
         clock.event("machine", precision=self.ready.step.precision, allocator=self.ready.allocator)
-        try:
-            if self.task.save is not None:
-                kept = self.found.state if self.found else {}
-                self.saving.keep(self.task.save(self.directory, kept))
-            (self.directory / FOLDER).mkdir(exist_ok=True)
-            write_toml(self.directory / CONFIG_FILE, self.config)
-        except OSError as error:
-            raise RunError(
-                "a run's directory must be writable and have room",
-                got=f"{self.directory}: {error.strerror or error}",
-            ) from None
+        if self.world.first:
+            say_what_starts(self.ready, self.directory)
+            self._write_what_belongs()
+        self.world.barrier()
         if self.old is None:
             return
         found = [change for change in changes(self.old, self.config) if change.name != "data_id"]
@@ -246,6 +267,19 @@ class _Training:
             checkpoint=self.found.path.name if self.found else None,
             changed=[str(change) for change in found],
         )
+
+    def _write_what_belongs(self) -> None:
+        try:
+            if self.task.save is not None:
+                kept = self.found.state if self.found else {}
+                self.saving.keep(self.task.save(self.directory, kept))
+            (self.directory / FOLDER).mkdir(exist_ok=True)
+            write_toml(self.directory / CONFIG_FILE, self.config)
+        except OSError as error:
+            raise RunError(
+                "a run's directory must be writable and have room",
+                got=f"{self.directory}: {error.strerror or error}",
+            ) from None
 
     def _around(self, clock: Clock, *, last: bool) -> contextlib.ExitStack:
         """The contexts of the hooks that watch this tick."""
@@ -260,6 +294,7 @@ class _Training:
             if hook.is_due(clock.tick, last=last) and not self.stop.signal:
                 with clock.phase(hook.phase):
                     hook.run(self._moment(clock, last=last))
+                self.reason = self.world.any_of(self.reason)
 
     def _moment(self, clock: Clock, *, last: bool) -> Moment:
         def stop(reason: str) -> None:
@@ -277,6 +312,7 @@ class _Training:
             stop=stop,
             until_signal=self.stop.until_signal,
             interrupted=lambda: self.stop.signal is not None,
+            rank=self.world.rank,
         )
 
 

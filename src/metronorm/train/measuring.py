@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import ConfigError, DataError, MetronormError
 from metronorm.train.batches import iterate
-from metronorm.train.evaluate import evaluate
+from metronorm.train.evaluate import evaluate, of_rank
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +33,7 @@ class Measuring:
     def __init__(self, ready: Preparation, stop: Stop, found: Checkpoint | None = None) -> None:
         self._step, self._averages, self._stop = ready.step, ready.averages, stop
         self._task, self._config = ready.step.task, ready.step.config
+        self._world = ready.world
         state = found.state if found else {}
         self.measures: dict[str, float] = dict(state.get("measures") or {})
         self.test: dict[str, float] = dict(state.get("test") or {})
@@ -91,9 +92,11 @@ class Measuring:
         return measures
 
     def _measure_once(self, batches: Iterable[Any]) -> dict[str, float]:
-        watched = self._stop.until_signal(iterate(batches))
+        watched = self._stop.until_signal(of_rank(iterate(batches), self._world))
         try:
-            return evaluate(self._step.model, watched, self._step.sums, self._task.count)
+            return evaluate(
+                self._step.model, watched, self._step.sums, self._task.count, self._world
+            )
         except DataError:
             if self._stop.signal:  # it came before the first batch
                 return {}

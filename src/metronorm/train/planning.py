@@ -15,7 +15,6 @@ import torch
 
 from metronorm.clock import Clock
 from metronorm.memory import explaining_out_of_memory
-from metronorm.optim import windows
 from metronorm.train.preparing import Preparation, made
 
 if TYPE_CHECKING:
@@ -71,16 +70,17 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig) -> Plan:
         whole, config = made(task, config)
         ready = Preparation(whole, config)
         step, seconds = ready.step, []
-        with tempfile.TemporaryDirectory() as folder:
-            beats = windows(ready.beats, config.micro_batches, count=whole.count)
-            with Clock(Path(folder) / "run", progress=False, stall=None) as clock:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Clock(Path(folder) / "run", progress=False, stall=None) as clock,
+        ):
+            begin = time.perf_counter()
+            for window in clock.ticks(ready.windows(), total=min(_TICKS, config.ticks)):
+                step.tick(clock, window)
+                ready.averages.update(clock.tick)
+                _wait(step.device)
+                seconds.append(time.perf_counter() - begin)
                 begin = time.perf_counter()
-                for window in clock.ticks(beats, total=min(_TICKS, config.ticks)):
-                    step.tick(clock, window)
-                    ready.averages.update(clock.tick)
-                    _wait(step.device)
-                    seconds.append(time.perf_counter() - begin)
-                    begin = time.perf_counter()
         size = ready.beats.beats_per_epoch()
         return Plan(
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),

@@ -17,6 +17,7 @@ from metronorm.train import precision
 from metronorm.train.averages import Averages
 from metronorm.train.beats import IteratedBeats, make_beats
 from metronorm.train.evaluate import evaluating
+from metronorm.train.rank_beats import rank_windows
 from metronorm.train.resuming import check_same_data
 from metronorm.train.starting import (
     check_batch,
@@ -28,10 +29,15 @@ from metronorm.train.starting import (
 )
 from metronorm.train.step import Step
 from metronorm.train.task import Task
+from metronorm.train.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from metronorm.optim import Window
     from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
+    from metronorm.train.rank_beats import Beat
 
 _log = logging.getLogger("metronorm")
 
@@ -78,6 +84,7 @@ class Preparation:
         config: how.
         found: the checkpoint to go on from; None: fresh weights.
         branch: the options of the optimizer are the config's, not the checkpoint's.
+        world: the processes that train together; None: this one alone.
 
     Attributes:
         ticks_done: those of the checkpoint.
@@ -94,7 +101,9 @@ class Preparation:
         found: Checkpoint | None = None,
         *,
         branch: bool = False,
+        world: World | None = None,
     ) -> None:
+        self.world = world = world or World()
         self.ticks_done = found.tick if found else 0
         check_task(task)
         device = precision.choose_device(config.device)
@@ -113,16 +122,19 @@ class Preparation:
             self.changing = check_batch(self.step, self.trial)
             check_measures(self.step)
             self._choose_precision(config, found)
+            unused = self.step.without_gradient()
         if isinstance(self.beats, IteratedBeats):
             warn_of_single_examples(task, self.trial)
             if doubt := self.beats.doubt():
                 _log.warning("a resume of this run will not be exact: %s", doubt)
         if found:
             self.beats.load_state_dict(found.state["sampler"])
+        if found:
+            found.load_model(model)
+        self.step.share(world, unused)
         optimizer = self.step.optimizer  # its imports take seconds, which are no tick's
         self.averages = Averages(model, config)
         if found:
-            found.load_model(model)
             found.load_optimizer(optimizer, self.averages, branch=branch)
 
     def _choose_precision(self, config: TrainConfig, found: Checkpoint | None) -> None:
@@ -133,11 +145,20 @@ class Preparation:
         elif found:
             step.precision = found.state["precision"]
         else:
-            step.precision = precision.choose_precision(
-                lambda tried: step.try_out(trial, tried), step.device
+            step.precision = self.world.told(
+                lambda: precision.choose_precision(
+                    lambda tried: step.try_out(trial, tried), step.device
+                )
             )
         self.allocator = config.allocator
         if config.allocator == "auto":
-            self.allocator = precision.choose_allocator(lambda: step.try_out(trial))
-        else:
-            keep_large_blocks(config.allocator == "keep")
+            self.allocator = self.world.told(
+                lambda: precision.choose_allocator(lambda: step.try_out(trial))
+            )
+        keep_large_blocks(self.allocator == "keep")
+
+    def windows(self) -> Iterator[Window[Beat]]:
+        """This rank's beats of one tick after the other."""
+        task, world = self.step.task, self.world
+        number = self.step.config.micro_batches
+        return rank_windows(self.beats, number, task.count, world, self.trial)

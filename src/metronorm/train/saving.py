@@ -65,6 +65,7 @@ class Saving:
         self, ready: Preparation, directory: Path, found: Checkpoint | None, *, branch: bool
     ) -> None:
         self._ready, self._folder = ready, directory / FOLDER
+        self._world = ready.world
         self.saved = found.tick if found else None
         self.kept_by_task: Mapping[str, Any] = {}
         self._branch = checkpoint_folder.newest_branch(self._folder) + branch
@@ -133,7 +134,8 @@ class Saving:
             raise
         except (Exception, SystemExit):
             state = self._state
-            whole = state and self._ready.step.begun <= state["tick"]
+            # of several processes the others are elsewhere
+            whole = self._world.size == 1 and state and self._ready.step.begun <= state["tick"]
             if whole and (self._due or self.saved != state["tick"]):
                 self._due = True
                 try:
@@ -157,24 +159,32 @@ class Saving:
         step.first_nonfinite.check(wait=True)  # no checkpoint before its ticks are known
         with clock.phase("checkpoint"):
             clock.flush()
-            try:
-                path = checkpoint_folder.save(
-                    self._folder,
-                    model=step.model,
-                    optimizer=step.optimizer,
-                    state={**state, **self.kept_by_task},
-                    tensors=self._ready.averages.tensors(),
-                )
-            except OSError as error:
-                _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
-                clock.event("checkpoint failed", error=str(error))
+            self._world.barrier()  # all ranks have this tick on record
+            if failure := self._world.told(lambda: self._save(state)):
+                clock.event("checkpoint failed", error=failure)
                 return
             self.saved = state["tick"]
-            clock.event("checkpoint", path=path.name)
-            try:
-                checkpoint_folder.prune(self._folder, step.config.keep, tick=self.saved)
-            except OSError as error:
-                _log.warning("an old checkpoint cannot be removed: %s", error)
+            clock.event("checkpoint", path=f"tick-{self.saved:08d}")
+
+    def _save(self, state: dict[str, Any]) -> str:
+        """Write the files; why they could not be written, or nothing."""
+        step = self._ready.step
+        try:
+            checkpoint_folder.save(
+                self._folder,
+                model=step.model,
+                optimizer=step.optimizer,
+                state={**state, **self.kept_by_task},
+                tensors=self._ready.averages.tensors(),
+            )
+        except OSError as error:
+            _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
+            return str(error)
+        try:
+            checkpoint_folder.prune(self._folder, step.config.keep, tick=state["tick"])
+        except OSError as error:
+            _log.warning("an old checkpoint cannot be removed: %s", error)
+        return ""
 
     def _state_of(
         self, tick: int, score: float | None, evaluated: Mapping[str, Any]

@@ -25,9 +25,11 @@ from metronorm.optim.holding import step_or_hold, step_unless
 from metronorm.train.batches import to_device
 from metronorm.train.finite import FirstNonfinite
 from metronorm.train.optimizers import make_optimizer
+from metronorm.train.parallel import Alone, make_passes
 from metronorm.train.precision import autocast
 from metronorm.train.schedule import learning_rate_factor
 from metronorm.train.seeding import seed_beat
+from metronorm.train.world import World
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -35,7 +37,9 @@ if TYPE_CHECKING:
     from metronorm.clock import Clock
     from metronorm.optim import Window
     from metronorm.train.config import TrainConfig
+    from metronorm.train.parallel import Passes
     from metronorm.train.precision import Fixed
+    from metronorm.train.rank_beats import Beat
     from metronorm.train.task import Batch, Task
 
 
@@ -64,6 +68,26 @@ class Step:
         self.begun = 0
         compiled: Any = torch.compile(model) if config.compile else model
         self._call: nn.Module = compiled
+        self._world = World()
+        self._passes: Passes = Alone(task, self._call)
+
+    def without_gradient(self) -> set[str]:
+        """Names of the parameters that what was tried out has left without a gradient."""
+        return {
+            name
+            for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad and parameter.grad is None
+        }
+
+    def share(self, world: World, unused: set[str]) -> None:
+        """Share the passes with other processes from now on; before there is an optimizer.
+
+        Args:
+            world: the processes.
+            unused: names of the parameters without a gradient.
+        """
+        self._world = world
+        self._passes = make_passes(self.task, self.model, self._call, self.config, world, unused)
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -71,7 +95,7 @@ class Step:
         groups = self.task.groups(self.model, self.config) if self.task.groups else None
         return make_optimizer(self.model, self.config.optimizer, self.device, groups)
 
-    def tick(self, clock: Clock, window: Window[Batch]) -> None:
+    def tick(self, clock: Clock, window: Window[Beat]) -> None:
         """Accumulate the gradient of the window's mean loss, then update.
 
         All that is counted in the window weighs the same, however the beats divide it.
@@ -80,28 +104,34 @@ class Step:
             DivergenceError: the loss or the gradient is not finite; the parameters are as they
                 were.
         """
-        loss: Tensor | None = None
-        for beat, (batch, weight) in enumerate(window):
-            seed_beat(self.config.seed, clock.tick, beat, self.device)
-            part = self._accumulate(clock, to_device(batch, self.device), weight)
-            loss = part if loss is None else loss + part
-        assert loss is not None
+        loss = torch.zeros((), device=self.device)
+        for beat, weight in window:
+            seed_beat(self.config.seed, clock.tick, beat.number, self.device)
+            part = self._accumulate(clock, beat, weight, last=window.done == window.beats)
+            loss = loss if part is None or beat.is_idle else loss + part
+        if self._world.size > 1:
+            with clock.phase("communicate"):
+                loss = self._world.added(loss.double()) / self._world.size
         with clock.phase("update"):
             factor = learning_rate_factor(self.config.optimizer, clock.tick, self.config.ticks)
             norm = self._update(clock.tick, factor, loss)
         rate = factor * self.config.optimizer.learning_rate
-        clock.log(loss=loss, learning_rate=rate, **{self.task.unit: window.count})
+        clock.log(loss=loss, learning_rate=rate, **{self.task.unit: window.local_count})
         if norm is not None:
             clock.log(gradient_norm=norm)
 
-    def _accumulate(self, clock: Clock, batch: Batch, weight: float) -> Tensor:
+    def _accumulate(self, clock: Clock, beat: Beat, weight: float, *, last: bool) -> Tensor | None:
+        """One beat's forward and backward pass; the weighted loss, where there is one."""
+        beat = beat._replace(batch=to_device(beat.batch, self.device))
         carries_over = isinstance(self.optimizer, Accumulator)
         if self.task.accumulate is not None:
             self.begun = clock.tick if carries_over else self.begun
             with clock.phase("backward"), autocast(self.device, self.precision):
-                return self.task.accumulate(self._call, batch, weight).detach()
+                return self._passes.accumulate(beat, weight, last=last)
         with clock.phase("forward"), autocast(self.device, self.precision):
-            part = self.task.loss(self._call, batch) * weight
+            part = self._passes.loss(beat, weight, last=last)
+        if part is None:
+            return None
         self.begun = clock.tick if carries_over else self.begun
         with clock.phase("backward"):
             part.backward()
@@ -118,7 +148,7 @@ class Step:
             norm = optimizer.gradient_norm
         else:
             clip = self.config.optimizer.clip or math.inf
-            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+            norm = _whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip))
             held = held | ~norm.isfinite() | self.first_nonfinite.seen
             _step_unless(optimizer, held)
         self.first_nonfinite.note(tick, loss, held)
@@ -166,6 +196,12 @@ class Step:
                 fix='{"loss": ...}',
             )
         return dict(found)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """A DTensor's value, which is the same on all ranks; any other tensor itself."""
+    whole = getattr(tensor, "full_tensor", None)
+    return whole() if whole else tensor
 
 
 def _step_unless(optimizer: torch.optim.Optimizer, held: Tensor) -> None:

@@ -8,6 +8,8 @@ import signal
 import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from metronorm.train.world import World
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import FrameType
@@ -23,8 +25,10 @@ class Stop:
     Outside the main thread, where Python lets no one handle signals, it notes nothing.
     """
 
-    def __init__(self) -> None:
-        self.signal: signal.Signals | None = None
+    def __init__(self, world: World | None = None) -> None:
+        self._world = world or World()
+        self._heard: signal.Signals | None = None
+        self._agreed: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -39,19 +43,31 @@ class Stop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def signal(self) -> signal.Signals | None:
+        """The signal that ends the training; of several processes, one on which all have agreed."""
+        return self._heard if self._world.size == 1 else self._agreed
+
+    def agree(self) -> None:
+        """Let a signal that one process has heard count for all; all must call this in step."""
+        if self._world.size > 1 and not self._agreed:
+            (number,) = self._world.largest(int(self._heard or 0))
+            self._agreed = signal.Signals(number) if number else None
+
     def until_signal(self, source: Iterable[T]) -> Iterator[T]:
-        """What `source` gives, up to the first signal."""
+        """What `source` gives, up to the first signal; on all ranks as many."""
         for each in source:
+            self.agree()
             if self.signal is not None:
                 return
             yield each
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None and number == signal.SIGINT:
+        if self._heard is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+        self._heard = signal.Signals(number)
         said = (
-            f"\n{self.signal.name}: finishing this tick, then saving (Ctrl-C again stops at once)\n"
+            f"\n{self._heard.name}: finishing this tick, then saving (Ctrl-C again stops at once)\n"
         )
         # not print: the signal may have come in the middle of one, and a buffer is not re-entrant
         with contextlib.suppress(OSError):

@@ -61,6 +61,8 @@ class Moment:
         until_signal: passes on what it is given until SIGTERM or Ctrl-C arrives; for hooks that
             take long.
         interrupted: whether SIGTERM or Ctrl-C has arrived.
+        rank: of this process. Every process of a training calls every hook, as the model may need
+            all of them to run; what is printed or written once is rank 0's to do.
     """
 
     tick: int
@@ -73,6 +75,7 @@ class Moment:
     stop: Callable[[str], None]
     until_signal: Callable[[Iterable[Any]], Iterable[Any]]
     interrupted: Callable[[], bool]
+    rank: int = 0
 
 
 @dataclass(frozen=True)

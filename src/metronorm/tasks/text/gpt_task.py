@@ -152,7 +152,7 @@ def _sampler(config: Config, text: TextDataset) -> Callable[[Moment], None]:
             generator=torch.Generator().manual_seed(config.seed),
         )
         written = "".join(moment.until_signal(stream_decode(text.tokenizer, tokens)))
-        if moment.interrupted():
+        if moment.interrupted() or moment.rank:
             return
         moment.clock.sample("text", written)
         tqdm.write(f"--- tick {moment.tick} ---\n{written.strip()}\n---", file=sys.stderr)

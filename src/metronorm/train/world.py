@@ -1,0 +1,217 @@
+"""The processes that train one model together: which one this is, and what they say to each other.
+
+| launched by | the world |
+| --- | --- |
+| Python, `metronorm train` | one process; nothing is opened |
+| torchrun, SLURM and others that set RANK, WORLD_SIZE, MASTER_ADDR | all processes of the launch |
+| a program that has initialized torch.distributed | its default group |
+
+Gradients go between processes by DDP or FSDP2 (`parallel.py`). Here go the few numbers and texts
+that keep the loops in step. They go from host to host (gloo), so that nobody waits for a device.
+
+A process that fails while all prepare says so where the others wait for it. All of them then end
+with an error, and only the first of those that failed says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import torch
+from torch import distributed
+
+from metronorm.errors import ConfigError, RankError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from torch import Tensor
+    from torch.distributed import ProcessGroup
+
+T = TypeVar("T")
+
+_FINE, _FAILED = b"+", b"!"
+
+
+class World:
+    """The processes of a training. Every method that speaks must be called by all of them, in step.
+
+    Args:
+        control: the group in which they speak; None: there is one process.
+
+    Attributes:
+        rank: of this process, from 0 on.
+        size: number of processes.
+    """
+
+    def __init__(self, control: ProcessGroup | None = None) -> None:
+        self.control = control
+        self.rank = distributed.get_rank(control) if control else 0
+        self.size = distributed.get_world_size(control) if control else 1
+        self._speaks_for_failed = True
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that speaks for all: rank 0."""
+        return self.rank == 0
+
+    def gather(self, value: bytes = b"") -> list[bytes]:
+        """What every process gives, by rank.
+
+        Raises:
+            RankError: another process has failed instead.
+        """
+        return self._exchange(_FINE + value)
+
+    def any_of(self, text: str) -> str:
+        """The text of the first process that has one; all must call this in step."""
+        return next((each.decode() for each in self.gather(text.encode()) if each), "")
+
+    def barrier(self) -> None:
+        """Wait until all are here."""
+        self.gather()
+
+    def told(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, a plain value, on every process."""
+        value = make() if self.first else None
+        if self.control is None:
+            return value  # type: ignore[return-value]
+        found: T = msgspec.json.decode(self.gather(msgspec.json.encode(value))[0])
+        return found
+
+    def in_turn(self, action: Callable[[], T]) -> T:
+        """Do something on rank 0 first, and then on all others together."""
+        if self.first:
+            value = action()
+        self.barrier()
+        if not self.first:
+            value = action()
+        self.barrier()
+        return value
+
+    def largest(self, *numbers: int) -> list[int]:
+        """The largest of each number over all processes."""
+        if self.control is None:
+            return list(numbers)
+        found = torch.tensor(numbers)
+        distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self.control)
+        values: list[int] = found.tolist()
+        return values
+
+    def sums(self, numbers: Sequence[float]) -> list[float]:
+        """The sum of each number over all processes, in float64."""
+        found = torch.tensor(numbers, dtype=torch.float64)
+        if self.control is not None:
+            distributed.all_reduce(found, group=self.control)
+        values: list[float] = found.tolist()
+        return values
+
+    def added(self, tensor: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, on its device; the tensor is changed."""
+        if self.control is not None:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def check_same(self, must: str, values: Mapping[str, Any]) -> None:
+        """Compare values that must be the same on every process.
+
+        Raises:
+            ConfigError: on rank 0, with the ranks that have another value.
+            RankError: on all others.
+        """
+        if self.control is None:
+            return
+        everybody = [msgspec.json.decode(each) for each in self.gather(msgspec.json.encode(values))]
+        for name in values:
+            texts = [msgspec.json.encode(each[name]) for each in everybody]
+            usual = max(texts, key=texts.count)
+            odd = [rank for rank, text in enumerate(texts) if text != usual]
+            if odd:
+                shown = (
+                    f"{everybody[odd[0]][name]!r} on rank {odd[0]}, {msgspec.json.decode(usual)!r}"
+                )
+                error = ConfigError(
+                    f"all ranks must have the same {must}",
+                    got=f"{name}: {shown} on {self.size - len(odd)} of {self.size}",
+                    fix="the same files and options on every machine",
+                )
+                raise error if self.first else RankError(str(error))
+
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Let the others know if this process fails inside the block, where they wait for it."""
+        try:
+            yield
+        except RankError:
+            raise
+        except Exception as error:
+            if self.control is not None:
+                with contextlib.suppress(RankError):
+                    self._exchange(_FAILED + str(error).encode())
+                    raise AssertionError from error  # the exchange has raised
+                if not self._speaks_for_failed:
+                    raise RankError(str(error)) from error
+            raise
+
+    def _exchange(self, message: bytes) -> list[bytes]:
+        if self.control is None:
+            return [message[1:]]
+        size = torch.tensor([len(message)])
+        sizes = [torch.empty_like(size) for _ in range(self.size)]
+        distributed.all_gather(sizes, size, group=self.control)
+        longest = max(int(each) for each in sizes)
+        mine = torch.zeros(longest, dtype=torch.uint8)
+        mine[: len(message)] = torch.frombuffer(bytearray(message), dtype=torch.uint8)
+        texts = [torch.empty_like(mine) for _ in range(self.size)]
+        distributed.all_gather(texts, mine, group=self.control)
+        found = [
+            text[: int(length)].numpy().tobytes() for text, length in zip(texts, sizes, strict=True)
+        ]
+        failed = [rank for rank, text in enumerate(found) if text[:1] == _FAILED]
+        if failed:
+            self._speaks_for_failed = failed[0] == self.rank
+            raise RankError(f"rank {failed[0]}: {found[failed[0]][1:].decode()}")
+        return [text[1:] for text in found]
+
+
+@contextlib.contextmanager
+def joined(device: str, seconds: float) -> Iterator[World]:
+    """The world of this process; inside the block it is joined.
+
+    Args:
+        device: of the config: "cpu" needs gloo alone.
+        seconds: how long to wait for another process before it counts as lost.
+
+    Raises:
+        ConfigError: the launch's variables do not fit, or a process does not come.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        yield World(_control(seconds))
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        yield World()
+        return
+    gpus = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
+    try:
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=seconds)
+        )
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            "all processes of a launch must meet",
+            got=str(error).partition("\n")[0],
+            fix="torchrun --nproc-per-node N, or metronorm train --processes N",
+        ) from None
+    world = World(_control(seconds))
+    yield world
+    # not after an error: the others may be gone, or wait for this process elsewhere
+    world.barrier()
+    distributed.destroy_process_group()
+
+
+def _control(seconds: float) -> ProcessGroup:
+    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
