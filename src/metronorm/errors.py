@@ -57,7 +57,13 @@ class DivergenceError(MetronormError):
 
 
 class RankError(MetronormError):
-    """Another process of the training has failed or is lost."""
+    """Another process of the training has failed or is lost.
+
+    Attributes:
+        is_told: whether another process tells the user.
+    """
+
+    is_told = False
 
 
 class OutOfMemoryError(MetronormError, MemoryError):

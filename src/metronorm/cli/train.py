@@ -16,8 +16,10 @@ from metronorm.cli import sample, show
 from metronorm.cli._config_file import read_options, with_data_of
 from metronorm.cli.arguments import parse, value_of
 from metronorm.cli.free_directory import free_directory
+from metronorm.cli.processes import launch
 from metronorm.cli.recipe import Recipe, load_recipe
 from metronorm.errors import ConfigError, MetronormError
+from metronorm.ranks import find_place
 from metronorm.tasks import text
 from metronorm.text import short_time, size
 from metronorm.train.config_changes import config_from_dict, run_config
@@ -63,6 +65,8 @@ class Options:
     from_tick: int | None = None
     """With --resume: continue from the checkpoint of this tick. This is a branch of the run, and
     the options of the optimizer may differ too."""
+    processes: int = 1
+    """Processes of this machine that train together; see --parallel."""
     dry_run: bool = False
     """Make a few ticks, print what the training would take, and stop."""
 
@@ -100,6 +104,9 @@ def main(argv: list[str]) -> int:
                 preset=value_of("--preset", argv) or "quick",
             ),
         )
+    _check(arguments)
+    if arguments.processes != 1:
+        return launch(arguments.processes, argv)
     # OpenMP's threads wait for each other in a loop, by default for milliseconds, before they
     # sleep. On a busy machine they so take the cores from one another: two threads were 40 times
     # slower than with this setting, which on an idle machine costs nothing.
@@ -107,7 +114,6 @@ def main(argv: list[str]) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     from metronorm.train import train  # torch is loaded only now
 
-    _check(arguments)
     options = arguments.training
     if recipe:
         options = replace(options, recipe=str(Path(options.recipe).absolute()))
@@ -121,6 +127,8 @@ def main(argv: list[str]) -> int:
     outcome = train(
         task, options, Path(run), resume=resumed is not None, from_tick=arguments.from_tick
     )
+    if find_place().rank:
+        return 128 + outcome.signal if outcome.signal else 0
     return _report(outcome, run, options)
 
 

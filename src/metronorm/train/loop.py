@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
+
+from metronorm import __version__
 from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock, check_free
 from metronorm.errors import ConfigError, RunError
@@ -119,6 +122,7 @@ def train(
         joined(config.device, config.rank_timeout) as world,
         contextlib.ExitStack() as stack,
     ):
+        directory = Path(world.told(lambda: str(directory)))
         with world.failing_together():
             if resume:
                 training = _resumed(task, config, directory, from_tick, world, stack)
@@ -126,6 +130,7 @@ def train(
                 world.told(lambda: check_free(directory))
                 whole, config = world.in_turn(lambda: made(task, config))
                 training = _Training(whole, config, directory, world)
+            world.check_same("code, options and data", _identity(training, resume=resume))
         return training.run()
 
 
@@ -143,10 +148,7 @@ def _resumed(
     # the run is this process's before anything of it is read: else another one may go on with it
     # meanwhile, and this one then from where that had been
     clock = stack.enter_context(contextlib.closing(Clock(directory, resume=True).claim()))
-    found = checkpoint_to_resume(directory, from_tick) if world.first else None
-    tick = world.told(lambda: found and found.tick)
-    if not world.first and tick is not None:
-        found = checkpoint_to_resume(directory, tick)
+    found = checkpoint_to_resume(directory, from_tick, world)
     data_id = (found and data_id_of(found)) or config.data_id
     check_resumable(config, old, proven=bool(data_id), branch=branch)
     if found:
@@ -163,6 +165,18 @@ def _resumed(
     whole, config = world.in_turn(lambda: made(task, config))
     check_same_data(data_id, config.data_id)
     return _Training(whole, config, directory, world, clock, found, old, branch=branch)
+
+
+def _identity(training: _Training, *, resume: bool) -> dict[str, Any]:
+    """What must be the same in all processes that train together."""
+    return {
+        "resume": resume,
+        "metronorm": __version__,
+        "torch": str(torch.__version__),
+        "config": config_to_dict(training.config),
+        "tick": training.ready.ticks_done,
+        "parameters": [list(each.shape) for each in training.ready.step.model.parameters()],
+    }
 
 
 class _Training:

@@ -129,13 +129,13 @@ class Preparation:
                 _log.warning("a resume of this run will not be exact: %s", doubt)
         if found:
             self.beats.load_state_dict(found.state["sampler"])
-        if found:
-            found.load_model(model)
         self.step.share(world, unused)
+        if found:
+            found.load_model(model, world=world)
         optimizer = self.step.optimizer  # its imports take seconds, which are no tick's
         self.averages = Averages(model, config)
         if found:
-            found.load_optimizer(optimizer, self.averages, branch=branch)
+            found.load_optimizer(optimizer, self.averages, branch=branch, world=world)
 
     def _choose_precision(self, config: TrainConfig, found: Checkpoint | None) -> None:
         """As the config says, or as the run has had it so far, or else as is measured."""

@@ -21,6 +21,7 @@ from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import checkpoint_at, checkpoint_paths, newest_checkpoint
 from metronorm.train.config_changes import refused_changes
 from metronorm.train.precision import Fixed  # noqa: TC001 - msgspec reads it
+from metronorm.train.world import World
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,25 +45,29 @@ class _LoopState(msgspec.Struct, frozen=True):
     """By the number of a branch that it comes from, the tick where that began."""
 
 
-def checkpoint_to_resume(directory: Path, tick: int | None = None) -> Checkpoint | None:
+def checkpoint_to_resume(
+    directory: Path, tick: int | None = None, world: World | None = None
+) -> Checkpoint | None:
     """The checkpoint that the run in `directory` goes on from; None: it begins at tick 0.
 
     Args:
         directory: of the run.
         tick: of the checkpoint that was chosen; None: the newest.
+        world: the processes that go on together; None: this one alone.
 
     Raises:
         CheckpointError: there are only damaged ones, or one that this version cannot read, or none
             of that tick.
     """
     folder = directory / FOLDER
+    world = world or World()
     if tick is not None:
-        found = checkpoint_at(folder, tick)
-    elif not checkpoint_paths(folder):
+        found = checkpoint_at(folder, tick, world)
+    elif not world.told(lambda: len(checkpoint_paths(folder))):
         _log.warning("%s has no checkpoint yet: it begins again at tick 0", directory)
         return None
     else:
-        found = newest_checkpoint(folder)
+        found = newest_checkpoint(folder, world)
     try:
         msgspec.convert(found.state, _LoopState)
     except msgspec.ValidationError as error:

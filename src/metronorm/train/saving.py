@@ -160,31 +160,26 @@ class Saving:
         with clock.phase("checkpoint"):
             clock.flush()
             self._world.barrier()  # all ranks have this tick on record
-            if failure := self._world.told(lambda: self._save(state)):
-                clock.event("checkpoint failed", error=failure)
+            try:
+                path = checkpoint_folder.save(
+                    self._folder,
+                    model=step.model,
+                    optimizer=step.optimizer,
+                    state={**state, **self.kept_by_task},
+                    tensors=self._ready.averages.tensors(),
+                    world=self._world,
+                )
+            except OSError as error:
+                _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
+                clock.event("checkpoint failed", error=str(error))
                 return
             self.saved = state["tick"]
-            clock.event("checkpoint", path=f"tick-{self.saved:08d}")
-
-    def _save(self, state: dict[str, Any]) -> str:
-        """Write the files; why they could not be written, or nothing."""
-        step = self._ready.step
-        try:
-            checkpoint_folder.save(
-                self._folder,
-                model=step.model,
-                optimizer=step.optimizer,
-                state={**state, **self.kept_by_task},
-                tensors=self._ready.averages.tensors(),
-            )
-        except OSError as error:
-            _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
-            return str(error)
-        try:
-            checkpoint_folder.prune(self._folder, step.config.keep, tick=state["tick"])
-        except OSError as error:
-            _log.warning("an old checkpoint cannot be removed: %s", error)
-        return ""
+            clock.event("checkpoint", path=path.name)
+            if self._world.first:
+                try:
+                    checkpoint_folder.prune(self._folder, step.config.keep, tick=self.saved)
+                except OSError as error:
+                    _log.warning("an old checkpoint cannot be removed: %s", error)
 
     def _state_of(
         self, tick: int, score: float | None, evaluated: Mapping[str, Any]

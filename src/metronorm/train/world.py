@@ -139,7 +139,7 @@ class World:
                     got=f"{name}: {shown} on {self.size - len(odd)} of {self.size}",
                     fix="the same files and options on every machine",
                 )
-                raise error if self.first else RankError(str(error))
+                raise error if self.first else _told(str(error))
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
@@ -154,7 +154,7 @@ class World:
                     self._exchange(_FAILED + str(error).encode())
                     raise AssertionError from error  # the exchange has raised
                 if not self._speaks_for_failed:
-                    raise RankError(str(error)) from error
+                    raise _told(str(error)) from error
             raise
 
     def _exchange(self, message: bytes) -> list[bytes]:
@@ -174,7 +174,7 @@ class World:
         failed = [rank for rank, text in enumerate(found) if text[:1] == _FAILED]
         if failed:
             self._speaks_for_failed = failed[0] == self.rank
-            raise RankError(f"rank {failed[0]}: {found[failed[0]][1:].decode()}")
+            raise _told(f"rank {failed[0]}: {found[failed[0]][1:].decode()}")
         return [text[1:] for text in found]
 
 
@@ -211,6 +211,13 @@ def joined(device: str, seconds: float) -> Iterator[World]:
     # not after an error: the others may be gone, or wait for this process elsewhere
     world.barrier()
     distributed.destroy_process_group()
+
+
+def _told(message: str) -> RankError:
+    """The error of a process whose user is told by another one."""
+    error = RankError(message)
+    error.is_told = True
+    return error
 
 
 def _control(seconds: float) -> ProcessGroup:
