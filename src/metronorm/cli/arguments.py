@@ -94,3 +94,15 @@ def _page(tyro_help: str, description: str) -> str:
     ]
     usage = textwrap.fill(usage, width, subsequent_indent=" " * 8, break_on_hyphens=False)
     return "\n\n".join([usage.replace(_NO_BREAK, " "), *paragraphs, options.strip()])
+
+
+def without(option: str, argv: list[str]) -> list[str]:
+    """The arguments without an option and its value."""
+    left: list[str] = []
+    values = iter(argv)
+    for each in values:
+        if each == option:
+            next(values, None)
+        elif not each.startswith(f"{option}="):
+            left.append(each)
+    return left

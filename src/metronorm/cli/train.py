@@ -14,9 +14,8 @@ import tyro
 
 from metronorm.cli import sample, show
 from metronorm.cli._config_file import read_options, with_data_of
-from metronorm.cli.arguments import parse, value_of
+from metronorm.cli.arguments import parse, value_of, without
 from metronorm.cli.free_directory import free_directory
-from metronorm.cli.processes import launch
 from metronorm.cli.recipe import Recipe, load_recipe
 from metronorm.errors import ConfigError, MetronormError
 from metronorm.ranks import find_place
@@ -106,7 +105,10 @@ def main(argv: list[str]) -> int:
         )
     _check(arguments)
     if arguments.processes != 1:
-        return launch(arguments.processes, argv)
+        from metronorm.train.launching import launch
+
+        left = without("--processes", argv)
+        return launch(arguments.processes, ["-m", "metronorm", "train", *left])
     # OpenMP's threads wait for each other in a loop, by default for milliseconds, before they
     # sleep. On a busy machine they so take the cores from one another: two threads were 40 times
     # slower than with this setting, which on an idle machine costs nothing.

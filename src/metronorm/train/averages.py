@@ -23,6 +23,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from metronorm.optim.blocks import local
+from metronorm.train.parallel import gather_anew
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -40,7 +43,7 @@ class Averages:
             for name, weight in model.named_parameters()
             if weight.requires_grad and (weight.is_floating_point() or weight.is_complex())
         }
-        self._names = list(trained)
+        self._model, self._names = model, list(trained)
         self._weights: list[Tensor] = list(trained.values())
         self._decay = config.ema
         self._first = config.ticks - max(1, round(config.ticks * config.average_last)) + 1
@@ -57,8 +60,8 @@ class Averages:
         """Take in the weights as they are after this tick."""
         for kind, average in self._averages.items():
             if share := self._share(kind, tick):
-                now = [weight.to(_wide(weight)) for weight in self._weights]
-                torch._foreach_lerp_(average, now, share)
+                now = [local(weight).to(_wide(weight)) for weight in self._weights]
+                torch._foreach_lerp_([local(each) for each in average], now, share)
 
     def _share(self, kind: str, tick: int) -> float:
         """The share of the newest weights, such that the average is not biased towards zero."""
@@ -77,14 +80,17 @@ class Averages:
     @contextlib.contextmanager
     def in_place(self, kind: str) -> Iterator[None]:
         """Inside the block the model has the weights of the average."""
+        weights = [local(weight) for weight in self._weights]
         with torch.no_grad():
-            kept = [weight.clone() for weight in self._weights]
-            torch._foreach_copy_(self._weights, self._averages[kind])
+            kept = [weight.clone() for weight in weights]
+            torch._foreach_copy_(weights, [local(each) for each in self._averages[kind]])
+        gather_anew(self._model)
         try:
             yield
         finally:
             with torch.no_grad():
-                torch._foreach_copy_(self._weights, kept)
+                torch._foreach_copy_(weights, kept)
+            gather_anew(self._model)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: `average.KIND.PARAMETER`, and where `last` begins."""

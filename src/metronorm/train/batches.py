@@ -6,11 +6,14 @@ import copy
 import dataclasses
 import functools
 import os
+import signal
 from collections.abc import Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from metronorm.train.stop import SIGNALS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -127,21 +130,27 @@ def iterate(batches: Iterable[Any]) -> Iterator[Any]:
     """`iter(batches)`, with the workers that a DataLoader starts here in a process group each.
 
     Ctrl-C in a terminal, `timeout` and many schedulers signal the whole group. The training
-    finishes its tick and saves; workers that are killed meanwhile would end it with an error.
+    finishes its tick and saves; workers that are killed meanwhile would end it with an error. Until
+    a worker has left the group, it does not get these signals.
     """
     loader: Any = batches
     if not getattr(loader, "num_workers", 0) or not hasattr(loader, "worker_init_fn"):
         return iter(batches)
     before = loader.worker_init_fn
     loader.worker_init_fn = functools.partial(_leave_the_group, before)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # in workers too
     try:
         return iter(batches)
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         loader.worker_init_fn = before
 
 
 def _leave_the_group(before: Callable[[int], object] | None, worker: int) -> None:
     """What a worker does first; a function of the module, so that it can be sent to one."""
     os.setpgid(0, 0)
+    while signal.sigpending() & set(SIGNALS):  # sent to the group before
+        signal.sigwait(SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     if before is not None:
         before(worker)

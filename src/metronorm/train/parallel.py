@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -125,7 +125,7 @@ class _LossOf(nn.Module):
 
     def forward(self, batch: Any, weight: float) -> Tensor:
         if batch is None:
-            zero: Tensor = _Zero.apply(*self._used)
+            zero: Tensor = _Zero.apply(*self._used)  # type: ignore[no-untyped-call]
             return zero
         return self._task.loss(self._call[0], batch) * weight
 
@@ -139,7 +139,7 @@ class _Zero(torch.autograd.Function):
         return parameters[0].new_zeros(())
 
     @staticmethod
-    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, _: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(torch.zeros_like, ctx.parameters))
 
 
@@ -158,7 +158,7 @@ class Sharded(Alone):
     ) -> None:
         super().__init__(task, model)
         mesh = init_device_mesh(next(model.parameters()).device.type, (world.size,))
-        self._reduce = _ReduceScatter()
+        self._reduce: Any = _ReduceScatter()  # what torch asks of one, but not of its class
         for module in (*layers, model):
             fully_shard(module, mesh=mesh).set_custom_reduce_scatter(self._reduce)
 
@@ -191,7 +191,9 @@ class _ReduceScatter:
     ) -> Any:
         if self.sends_zeros:
             input_tensor.zero_()
-        return distributed.reduce_scatter_tensor(
+        # its older name is deprecated
+        reduce = getattr(distributed, "reduce_scatter_single", None)
+        return (reduce or distributed.reduce_scatter_tensor)(
             output_tensor, input_tensor, op=op, group=group, async_op=async_op
         )
 
@@ -219,6 +221,13 @@ def make_passes(
     if config.parallel == "ddp":
         return Replicated(task, call, model, unused)
     return Sharded(task, model, layers_of(model), world)
+
+
+def gather_anew(model: nn.Module) -> None:
+    """Let FSDP2 gather parameters again that were changed since it has gathered them."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:

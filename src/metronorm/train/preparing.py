@@ -17,6 +17,7 @@ from metronorm.train import precision
 from metronorm.train.averages import Averages
 from metronorm.train.beats import IteratedBeats, make_beats
 from metronorm.train.evaluate import evaluating
+from metronorm.train.parallel import layers_of, recompute
 from metronorm.train.rank_beats import rank_windows
 from metronorm.train.resuming import check_same_data
 from metronorm.train.starting import (
@@ -109,6 +110,8 @@ class Preparation:
         device = precision.choose_device(config.device)
         torch.manual_seed(config.seed)
         model = _model(task).to(device)
+        if config.activation_checkpointing:
+            recompute(layers_of(model))
         if config.init_from and not found:
             initial_weights(model, Path(config.init_from))
         self.step = Step(task, config, model, device)

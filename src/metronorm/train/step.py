@@ -92,6 +92,12 @@ class Step:
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         """Made for the first tick, so that it sees no gradient of what is tried out before."""
+        if self.config.optimizer.name == "ticks_adam" and self._world.size > 1:
+            raise ConfigError(
+                "ticks_adam is for one process: what it does depends on which beats a process has",
+                got=f"{self._world.size} processes",
+                fix="--optimizer.name adamw",
+            )
         groups = self.task.groups(self.model, self.config) if self.task.groups else None
         return make_optimizer(self.model, self.config.optimizer, self.device, groups)
 

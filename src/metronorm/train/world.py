@@ -221,4 +221,5 @@ def _told(message: str) -> RankError:
 
 
 def _control(seconds: float) -> ProcessGroup:
-    return distributed.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+    group: ProcessGroup = distributed.new_group(backend="gloo", timeout=timedelta(seconds=seconds))
+    return group

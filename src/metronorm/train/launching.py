@@ -1,4 +1,4 @@
-"""`metronorm train --processes N`: the same command in N processes of this machine, by torchrun.
+"""The same command in several processes of this machine, by torchrun.
 
 The launcher passes SIGTERM and Ctrl-C on to all of them, and ends the others when one has failed.
 """
@@ -11,6 +11,10 @@ import sys
 import uuid
 from typing import TYPE_CHECKING
 
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
 from metronorm.errors import ConfigError
 from metronorm.ranks import find_place
 
@@ -20,12 +24,12 @@ if TYPE_CHECKING:
 _SAVING_SECONDS = 60  # from a signal to the end of the processes: a tick, and a checkpoint
 
 
-def launch(processes: int, argv: Sequence[str]) -> int:
-    """Run `metronorm train` with these arguments in several processes.
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Run Python with these arguments in several processes.
 
     Args:
         processes: how many.
-        argv: the arguments, of which `--processes N` is left out.
+        arguments: such as `-m metronorm train`.
 
     Returns:
         The exit code: 0, or that of the first process that failed.
@@ -41,10 +45,6 @@ def launch(processes: int, argv: Sequence[str]) -> int:
             got="a process that a launcher has started",
             fix="leave --processes out: the launcher says how many there are",
         )
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say what failed
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
@@ -58,24 +58,11 @@ def launch(processes: int, argv: Sequence[str]) -> int:
         max_restarts=0,
         shutdown_timeout=_SAVING_SECONDS,
     )
-    command = ["-m", "metronorm", "train", *without("--processes", argv)]
     try:
-        elastic_launch(config, sys.executable)(*command)
+        elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
         first = min(error.failures.values(), key=lambda failure: failure.timestamp)
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
     except SignalException as error:
         return 128 + error.sigval
     return 0
-
-
-def without(option: str, argv: Sequence[str]) -> list[str]:
-    """The arguments without an option and its value."""
-    left: list[str] = []
-    values = iter(argv)
-    for each in values:
-        if each == option:
-            next(values, None)
-        elif not each.startswith(f"{option}="):
-            left.append(each)
-    return left
