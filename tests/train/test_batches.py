@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import signal
 from collections import OrderedDict, UserDict
 from collections.abc import Callable
 from types import MappingProxyType
@@ -8,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
+from torch.utils.data import DataLoader, TensorDataset
 
-from metronorm.train.batches import halves, map_tensors, same, tensors_of, to_device
+from metronorm.train.batches import halves, iterate, map_tensors, same, tensors_of, to_device
 
 CPU = torch.device("cpu")
 
@@ -178,3 +181,19 @@ def test_halves_of_what_is_nested() -> None:
     assert other["x"].tolist() == [[2, 3], [4, 5]]
     assert one["more"] == Pair(torch.tensor([0]), "all")
     assert other["more"].targets == "all"
+
+
+def test_a_signal_to_a_worker_that_has_just_begun_is_not_for_it() -> None:
+    """It was meant for the group, which the worker is about to leave."""
+    sent = True
+
+    def signal_itself() -> None:
+        if sent:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    os.register_at_fork(after_in_child=signal_itself)  # for good: so there is a switch
+    try:
+        loader = DataLoader(TensorDataset(torch.arange(6)), 2, num_workers=1)
+        assert len(list(iterate(loader))) == 3
+    finally:
+        sent = False
