@@ -17,19 +17,19 @@ from metronorm.train import precision
 from metronorm.train.averages import Averages
 from metronorm.train.beats import IteratedBeats, make_beats
 from metronorm.train.evaluate import evaluating
+from metronorm.train.first_beat import check_batch
 from metronorm.train.parallel import layers_of, recompute
 from metronorm.train.rank_beats import rank_windows
 from metronorm.train.resuming import check_same_data
-from metronorm.train.starting import (
-    check_batch,
+from metronorm.train.starting import initial_weights
+from metronorm.train.step import Step
+from metronorm.train.task import Task
+from metronorm.train.task_checks import (
     check_measures,
     check_state,
     check_task,
-    initial_weights,
     warn_of_single_examples,
 )
-from metronorm.train.step import Step
-from metronorm.train.task import Task
 from metronorm.train.world import World
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from metronorm.errors import ConfigError, DataError, DivergenceError
 from metronorm.train import Task
+from metronorm.train.first_beat import check_batch
 from metronorm.train.precision import discarding_gradients
-from metronorm.train.starting import check_batch
 from metronorm.train.step import Step
 
 from .stranger import small
