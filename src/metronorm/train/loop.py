@@ -221,6 +221,8 @@ class _Training:
         with self.stop as stop, self.clock as clock, contextlib.ExitStack() as stack:
             with self.world.failing_together():
                 self._begin(clock)
+            if self.world.size > 1:  # for the moment when this rank begins to wait for the others
+                clock.watch(step.reducing)
             stack.enter_context(saving.finished_tick(clock))
             beats = self.ready.windows()
             for window in clock.ticks(beats, total=config.ticks, initial=initial):

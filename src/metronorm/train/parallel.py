@@ -41,7 +41,13 @@ if TYPE_CHECKING:
 
 
 class Passes(Protocol):
-    """Makes the forward pass of a beat. Without a tensor there is nothing to go back through."""
+    """Makes the forward pass of a beat. Without a tensor there is nothing to go back through.
+
+    Attributes:
+        reducing: the module whose backward pass averages gradients over ranks.
+    """
+
+    reducing: nn.Module
 
     def loss(self, beat: Beat, weight: float, *, last: bool) -> Tensor | None:
         """The weighted loss.
@@ -65,7 +71,7 @@ class Alone:
     """
 
     def __init__(self, task: Task, call: nn.Module) -> None:
-        self._task, self._call = task, call
+        self._task, self._call, self.reducing = task, call, call
 
     def loss(self, beat: Beat, weight: float, *, last: bool) -> Tensor | None:
         """See `Passes`."""
@@ -89,7 +95,7 @@ class Replicated(Alone):
 
     def __init__(self, task: Task, call: nn.Module, model: nn.Module, unused: set[str]) -> None:
         super().__init__(task, call)
-        self._reducing = DistributedDataParallel(
+        self.reducing = DistributedDataParallel(
             _LossOf(task, call, model, unused),
             gradient_as_bucket_view=True,  # no second copy of the gradients
             find_unused_parameters=bool(unused),
@@ -98,7 +104,7 @@ class Replicated(Alone):
     def loss(self, beat: Beat, weight: float, *, last: bool) -> Tensor | None:
         """See `Passes`. What comes of the last beat averages the whole window's gradients."""
         if last:
-            loss: Tensor = self._reducing(None if beat.is_idle else beat.batch, weight)
+            loss: Tensor = self.reducing(None if beat.is_idle else beat.batch, weight)
             return loss
         return None if beat.is_idle else super().loss(beat, weight, last=last)
 
@@ -106,7 +112,7 @@ class Replicated(Alone):
         """See `Passes`. A pass of zeros after the last beat averages the window's gradients."""
         part = None if beat.is_idle else super().accumulate(beat, weight, last=last)
         if last:
-            self._reducing(None, weight).backward()
+            self.reducing(None, weight).backward()
         return part
 
 

@@ -71,6 +71,11 @@ class Step:
         self._world = World()
         self._passes: Passes = Alone(task, self._call)
 
+    @property
+    def reducing(self) -> nn.Module:
+        """The module whose backward pass averages gradients over ranks."""
+        return self._passes.reducing
+
     def without_gradient(self) -> set[str]:
         """Names of the parameters that what was tried out has left without a gradient."""
         return {
