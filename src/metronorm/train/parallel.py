@@ -18,7 +18,7 @@ Every rank makes as many passes in a window as the others. One that has no beat 
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import torch
 from torch import distributed, nn
@@ -164,9 +164,10 @@ class Sharded(Alone):
     ) -> None:
         super().__init__(task, model)
         mesh = init_device_mesh(next(model.parameters()).device.type, (world.size,))
-        self._reduce: Any = _ReduceScatter()  # what torch asks of one, but not of its class
+        self._reduce = _ReduceScatter()
+        called = cast("Any", self._reduce)  # torch calls it, and does not look at its class
         for module in (*layers, model):
-            fully_shard(module, mesh=mesh).set_custom_reduce_scatter(self._reduce)
+            fully_shard(module, mesh=mesh).set_custom_reduce_scatter(called)
 
     def loss(self, beat: Beat, weight: float, *, last: bool) -> Tensor | None:
         """See `Passes`. Its backward pass averages the gradients of the beats of all ranks."""
