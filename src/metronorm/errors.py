@@ -24,7 +24,12 @@ class MetronormError(Exception):
         must: condition that must hold ("a corpus must contain at least one context of 256 tokens").
         got: value that arrived instead ("12 tokens in a.txt"); None: not shown.
         fix: remedy to try ("add text, or lower --model.context"); None: not shown.
+
+    Attributes:
+        is_told: whether another process of the training tells the user.
     """
+
+    is_told = False
 
     def __init__(self, must: str, *, got: str | None = None, fix: str | None = None) -> None:
         self.must, self.got, self.fix = must, got, fix
@@ -57,13 +62,7 @@ class DivergenceError(MetronormError):
 
 
 class RankError(MetronormError):
-    """Another process of the training has failed or is lost.
-
-    Attributes:
-        is_told: whether another process tells the user.
-    """
-
-    is_told = False
+    """Another process of the training has failed or is lost."""
 
 
 class OutOfMemoryError(MetronormError, MemoryError):

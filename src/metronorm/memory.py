@@ -39,6 +39,8 @@ def explaining_out_of_memory(*, resume: bool) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
+        if isinstance(error, OutOfMemoryError) and error.is_told:
+            raise
         if not isinstance(error, OutOfMemoryError) and (
             isinstance(error, MetronormError) or not is_out_of_memory(error)
         ):

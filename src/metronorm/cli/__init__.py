@@ -24,7 +24,7 @@ import sys
 from typing import TYPE_CHECKING, TextIO
 
 from metronorm import __version__
-from metronorm.errors import ConfigError, MetronormError, RankError
+from metronorm.errors import ConfigError, MetronormError
 from metronorm.text import nearest, printable
 
 if TYPE_CHECKING:
@@ -70,10 +70,8 @@ def main(argv: list[str] | None = None) -> int:
         with _escaping_unknown_characters(sys.stdout):
             code = _run(name, arguments[1:])
             sys.stdout.flush()  # finds here, and not at Python's exit, that the reader has gone
-    except RankError as error:
-        return 2 if error.is_told else _mistake(command, printable(str(error)))
     except MetronormError as error:
-        return _mistake(command, printable(str(error)))
+        return 2 if error.is_told else _mistake(command, printable(str(error)))
     except ModuleNotFoundError as error:
         if error.name not in _OPTIONAL:  # a part of one that is there is no matter of installing
             raise

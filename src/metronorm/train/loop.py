@@ -117,9 +117,9 @@ def train(
     if branch and not resume:
         raise ConfigError("from_tick is for a run that goes on", got="resume=False")
     with (
-        explaining_out_of_memory(resume=resume),
         _process_put_back(),
         joined(config.device, config.rank_timeout) as world,
+        explaining_out_of_memory(resume=resume),
         contextlib.ExitStack() as stack,
     ):
         directory = Path(world.told(lambda: str(directory)))
@@ -130,7 +130,7 @@ def train(
                 world.told(lambda: check_free(directory))
                 whole, config = world.in_turn(lambda: made(task, config))
                 training = _Training(whole, config, directory, world)
-            world.check_same("code, options and data", _identity(training, resume=resume))
+        world.check_same("code, options and data", _identity(training, resume=resume))
         return training.run()
 
 
@@ -221,6 +221,8 @@ class _Training:
         with self.stop as stop, self.clock as clock, contextlib.ExitStack() as stack:
             with self.world.failing_together():
                 self._begin(clock)
+            stack.enter_context(self.world.naming_the_lost(clock.event))
+            stack.enter_context(explaining_out_of_memory(resume=self.old is not None))
             if self.world.size > 1:  # for the moment when this rank begins to wait for the others
                 clock.watch(step.reducing)
             stack.enter_context(saving.finished_tick(clock))
@@ -251,6 +253,7 @@ class _Training:
                 saving.take(clock.tick, score, measuring, due=due)
                 if ends:
                     clock.stop()
+                self.world.at(clock.tick + 1, "data")
             if failed is not None:
                 raise failed
             saving.write(clock)
@@ -308,7 +311,7 @@ class _Training:
     def _run_hooks(self, clock: Clock, *, last: bool) -> None:
         for hook in self.task.hooks:
             if hook.is_due(clock.tick, last=last) and not self.stop.signal:
-                with clock.phase(hook.phase):
+                with self.world.phase(clock, hook.phase):
                     hook.run(self._moment(clock, last=last))
                 self.reason = self.world.any_of(self.reason)
 

@@ -50,7 +50,7 @@ class Measuring:
         """
         if self._task.validation is None:
             return None
-        with clock.phase("evaluate"):
+        with self._world.phase(clock, "evaluate"):
             measures = self._measure(self._task.validation, "validation", clock.tick)
         if self._stop.signal:
             return None
@@ -72,7 +72,7 @@ class Measuring:
         """Measure the test set, if there is one, and log it; at the planned end only."""
         if self._task.test is None or self._stop.signal:
             return
-        with clock.phase("evaluate"):
+        with self._world.phase(clock, "evaluate"):
             try:
                 measures = self._measure(self._task.test, "test", clock.tick)
             except MetronormError as error:

@@ -157,7 +157,7 @@ class Saving:
         state, self._due = self._state, False
         step = self._ready.step
         step.first_nonfinite.check(wait=True)  # no checkpoint before its ticks are known
-        with clock.phase("checkpoint"):
+        with self._world.phase(clock, "checkpoint"):
             clock.flush()
             self._world.barrier()  # all ranks have this tick on record
             try:

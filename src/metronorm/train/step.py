@@ -121,9 +121,9 @@ class Step:
             part = self._accumulate(clock, beat, weight, last=window.done == window.beats)
             loss = loss if part is None or beat.is_idle else loss + part
         if self._world.size > 1:
-            with clock.phase("communicate"):
+            with self._world.phase(clock, "communicate"):
                 loss = self._world.added(loss.double()) / self._world.size
-        with clock.phase("update"):
+        with self._world.phase(clock, "update"):
             factor = learning_rate_factor(self.config.optimizer, clock.tick, self.config.ticks)
             norm = self._update(clock.tick, factor, loss)
         rate = factor * self.config.optimizer.learning_rate
@@ -137,14 +137,14 @@ class Step:
         carries_over = isinstance(self.optimizer, Accumulator)
         if self.task.accumulate is not None:
             self.begun = clock.tick if carries_over else self.begun
-            with clock.phase("backward"), autocast(self.device, self.precision):
+            with self._world.phase(clock, "backward"), autocast(self.device, self.precision):
                 return self._passes.accumulate(beat, weight, last=last)
-        with clock.phase("forward"), autocast(self.device, self.precision):
+        with self._world.phase(clock, "forward"), autocast(self.device, self.precision):
             part = self._passes.loss(beat, weight, last=last)
         if part is None:
             return None
         self.begun = clock.tick if carries_over else self.begun
-        with clock.phase("backward"):
+        with self._world.phase(clock, "backward"):
             part.backward()
         return part.detach()
 

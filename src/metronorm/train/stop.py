@@ -53,6 +53,8 @@ class Stop:
         if self._world.size > 1 and not self._agreed:
             (number,) = self._world.largest(int(self._heard or 0))
             self._agreed = signal.Signals(number) if number else None
+            if self._agreed and self._world.first:
+                _say(self._agreed)
 
     def until_signal(self, source: Iterable[T]) -> Iterator[T]:
         """What `source` gives, up to the first signal; on all ranks as many."""
@@ -66,9 +68,12 @@ class Stop:
         if self._heard is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._heard = signal.Signals(number)
-        said = (
-            f"\n{self._heard.name}: finishing this tick, then saving (Ctrl-C again stops at once)\n"
-        )
-        # not print: the signal may have come in the middle of one, and a buffer is not re-entrant
-        with contextlib.suppress(OSError):
-            os.write(2, said.encode())
+        if self._world.size == 1:  # else when all agree: a launcher sends one where a rank is lost
+            _say(self._heard)
+
+
+def _say(heard: signal.Signals) -> None:
+    said = f"\n{heard.name}: finishing this tick, then saving (Ctrl-C again stops at once)\n"
+    # not print: the signal may have come in the middle of one, and a buffer is not re-entrant
+    with contextlib.suppress(OSError):
+        os.write(2, said.encode())

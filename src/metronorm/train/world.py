@@ -16,6 +16,7 @@ with an error, and only the first of those that failed says why.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,16 +26,23 @@ import torch
 from torch import distributed
 
 from metronorm.errors import ConfigError, RankError
+from metronorm.train._torch_private import default_store, part_of_store
+from metronorm.train.lost_ranks import LostRanks, is_of_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
+    from torch._C._distributed_c10d import Store  # for the checker: it has no public name
     from torch.distributed import ProcessGroup
+
+    from metronorm.clock import Clock
+    from metronorm.clock.phase_timer import Phase
 
 T = TypeVar("T")
 
 _FINE, _FAILED = b"+", b"!"
+_trainings = itertools.count()  # of this process, and so of all that train with it
 
 
 class World:
@@ -42,22 +50,54 @@ class World:
 
     Args:
         control: the group in which they speak; None: there is one process.
+        store: that all of them reach, for this training alone.
 
     Attributes:
         rank: of this process, from 0 on.
         size: number of processes.
     """
 
-    def __init__(self, control: ProcessGroup | None = None) -> None:
+    def __init__(self, control: ProcessGroup | None = None, store: Store | None = None) -> None:
         self.control = control
         self.rank = distributed.get_rank(control) if control else 0
         self.size = distributed.get_world_size(control) if control else 1
         self._speaks_for_failed = True
+        self._where = (0, "prepare")
+        self.lost = LostRanks(store, self.rank, self.size, lambda: self._where) if store else None
 
     @property
     def first(self) -> bool:
         """Whether this is the process that speaks for all: rank 0."""
         return self.rank == 0
+
+    def at(self, tick: int, phase: str) -> None:
+        """Note where this rank is, for the others to know when they have lost it."""
+        self._where = (tick, phase)
+
+    def phase(self, clock: Clock, name: str) -> Phase:
+        """A phase of the clock's running tick, which is also where this rank is."""
+        self._where = (clock.tick, name)
+        return clock.phase(name)
+
+    @contextlib.contextmanager
+    def naming_the_lost(self, event: Callable[..., None] | None = None) -> Iterator[None]:
+        """Let an error inside the block name the rank that failed first, see `LostRanks.explain`.
+
+        Args:
+            event: records it; None: while all prepare, where those that fail say so themselves.
+        """
+        try:
+            yield
+        except BaseException as error:
+            if self.lost is None or (event is None and not is_of_others(error)):
+                raise
+            explained = self.lost.explain(error)
+            if event is not None:
+                for sign in self.lost.found:
+                    event("rank lost", **sign.fields())
+            if explained is error:
+                raise
+            raise explained from None
 
     def gather(self, value: bytes = b"") -> list[bytes]:
         """What every process gives, by rank.
@@ -149,6 +189,8 @@ class World:
         except RankError:
             raise
         except Exception as error:
+            if is_of_others(error):
+                raise
             if self.control is not None:
                 with contextlib.suppress(RankError):
                     self._exchange(_FAILED + str(error).encode())
@@ -189,12 +231,28 @@ def joined(device: str, seconds: float) -> Iterator[World]:
     Raises:
         ConfigError: the launch's variables do not fit, or a process does not come.
     """
-    if distributed.is_available() and distributed.is_initialized():
-        yield World(_control(seconds))
-        return
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
-        yield World()
-        return
+    with contextlib.ExitStack() as stack:
+        if distributed.is_available() and distributed.is_initialized():
+            store = default_store()
+        elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+            yield World()
+            return
+        else:
+            store = stack.enter_context(_group(device, seconds))
+        mine = part_of_store(store, f"metronorm/{next(_trainings)}")
+        world = World(_control(seconds), mine)
+        assert world.lost is not None
+        world.lost.start()
+        stack.callback(world.lost.stop)
+        with world.naming_the_lost():
+            yield world
+            # not after an error: the others may be gone, or wait for this process elsewhere
+            world.barrier()
+
+
+@contextlib.contextmanager
+def _group(device: str, seconds: float) -> Iterator[Store]:
+    """The default group of the launch, and its store."""
     gpus = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
     try:
         distributed.init_process_group(
@@ -206,10 +264,7 @@ def joined(device: str, seconds: float) -> Iterator[World]:
             got=str(error).partition("\n")[0],
             fix="torchrun --nproc-per-node N, or metronorm train --processes N",
         ) from None
-    world = World(_control(seconds))
-    yield world
-    # not after an error: the others may be gone, or wait for this process elsewhere
-    world.barrier()
+    yield default_store()
     distributed.destroy_process_group()
 
 
