@@ -1,3 +1,4 @@
+import json
 import logging
 import math
 import os
@@ -28,6 +29,7 @@ from metronorm.train.checkpoint_folder import (
 from metronorm.train.step import Step
 
 from ..full_disk import fill, small_disk
+from ..store.stores import until
 from .tiny import losses, tiny_config
 from .zygote import training
 
@@ -77,7 +79,9 @@ def test_resumed_is_bit_for_bit_the_uninterrupted(tmp_path: Path, evaluate_every
     assert outcome.signal is signal.SIGTERM
     assert outcome.tick == 17
     # the checkpoint took its time after the last tick
-    assert events(tmp_path / "run")[-4:] == ["signal", "checkpoint", "between", "end"]
+    found = events(tmp_path / "run")
+    assert found[-3:] == ["checkpoint", "between", "end"]
+    assert set(found[found.index("signal") + 1 : -2]) == {"checkpoint"}
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 17
     train(text.task, config, tmp_path / "run", resume=True)
     whole, resumed = losses(tmp_path / "whole"), losses(tmp_path / "run")
@@ -93,7 +97,7 @@ def test_a_checkpoint_comes_after_the_record_of_its_tick(
     write, checked = checkpoint.write, []
 
     def after(folder: Path, taken: checkpoint.Taken, *world: Any) -> Path:
-        assert losses(tmp_path / "run")[-1][0] == taken.tick
+        assert losses(tmp_path / "run")[-1][0] >= taken.tick
         checked.append(taken.tick)
         return write(folder, taken, *world)
 
@@ -355,7 +359,7 @@ def test_a_resumed_run_saves_only_what_is_better_than_before(tmp_path: Path) -> 
     train(text.task, config, tmp_path / "run", resume=True)
     run = open_run(tmp_path / "run")
     saved = [
-        row["tick"]
+        int(json.loads(row["fields"])["path"].removeprefix("tick-"))
         for row in run.events().rows()
         if row["event"] == "checkpoint" and row["attempt"] == 1
     ]
@@ -365,8 +369,7 @@ def test_a_resumed_run_saves_only_what_is_better_than_before(tmp_path: Path) -> 
         if loss < lowest or tick == 30:
             lowest = min(loss, lowest)
             expected.append(tick)
-    # written when the next tick has begun
-    assert saved == [min(tick + 1, 30) for tick in expected]
+    assert saved == expected
 
 
 def test_a_signal_does_not_wait_for_an_evaluation(
@@ -405,7 +408,14 @@ def test_a_signal_does_not_wait_for_a_sample(tmp_path: Path) -> None:
 
 def test_a_full_disk_at_the_end_is_no_success(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", "2m") as disk:
-        with at_every_tick(lambda tick: fill(disk) if tick == 27 else None):
+        written = disk / "run" / "checkpoints" / "tick-00000025"
+
+        def act(tick: int) -> None:
+            if tick == 27:
+                until(written.exists)
+                fill(disk)
+
+        with at_every_tick(act):
             outcome = train(
                 text.task, tiny_config(tmp_path, keep=1, evaluate_every=30), disk / "run"
             )

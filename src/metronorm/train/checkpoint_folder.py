@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    import torch
-    from torch import nn
-
     from metronorm.train.checkpoint import Taken
     from metronorm.train.checkpoint_world import World
 
@@ -116,22 +113,6 @@ def newest_state(directory: Path) -> dict[str, Any]:
 def newest_branch(directory: Path) -> int:
     """The highest number of a branch that a checkpoint belongs to; 0 where there is none."""
     return max((_branch(path) for path in checkpoint_paths(directory)), default=0)
-
-
-def save(
-    directory: Path,
-    *,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: dict[str, Any],
-    tensors: Mapping[str, torch.Tensor] | None = None,
-    world: World = ONE_PROCESS,
-) -> Path:
-    """As `checkpoint.save`, with room made as in `write`."""
-    taken = checkpoint.take(
-        model=model, optimizer=optimizer, state=state, tensors=tensors, world=world, copy=False
-    )
-    return write(directory, taken, world)
 
 
 def write(directory: Path, taken: Taken, world: World = ONE_PROCESS) -> Path:

@@ -55,6 +55,7 @@ def take(
     tensors: Mapping[str, Tensor] | None = None,
     world: World = ONE_PROCESS,
     copy: bool = True,
+    memory: Taken | None = None,
 ) -> Taken:
     """What a checkpoint of this moment holds, for `write`; training may go on meanwhile.
 
@@ -69,6 +70,8 @@ def take(
         world: the ranks that save together.
         copy: False where the checkpoint is written before the training goes on: tensors are copied
             only where that is needed to write them.
+        memory: an earlier one that is no longer needed: this one is put where it was, as far as the
+            tensors are alike. New memory makes a copy take three times as long.
 
     Raises:
         CheckpointError: tensors that are sharded in a way that cannot be saved.
@@ -88,8 +91,14 @@ def take(
     record = {"optimizer": {"state": plain, "param_groups": kept["param_groups"]}, **state}
     with torch.no_grad():
         mine = [
-            {name: _mine(part_of(tensor, world), copy) for name, tensor in each.items()}
-            for each in (weights, more)
+            {
+                name: _mine(part_of(tensor, world), copy, into.get(name))
+                for name, tensor in each.items()
+            }
+            for each, into in (
+                (weights, memory.model if memory else {}),
+                (more, memory.state if memory else {}),
+            )
         ]
     return Taken(
         tick=state["tick"],
@@ -102,7 +111,7 @@ def take(
     )
 
 
-def _mine(part: Part, copy: bool) -> Part:
+def _mine(part: Part, copy: bool, into: Part | None) -> Part:
     """A part in memory of its own that can be written; without elements if another rank has it."""
     local = part.local
     if not part.is_first:
@@ -112,9 +121,10 @@ def _mine(part: Part, copy: bool) -> Part:
         local = local.cpu()
         alone = local.untyped_storage().nbytes() == local.nbytes
         return part._replace(local=local.contiguous() if alone else _clone(local))
-    if local.device.type == "cpu":
-        return part._replace(local=_clone(local))
-    host = torch.empty(local.shape, dtype=local.dtype, pin_memory=local.device.type in _PINS)
+    if into and (into.local.shape, into.local.dtype) == (local.shape, local.dtype):
+        host = into.local
+    else:
+        host = torch.empty(local.shape, dtype=local.dtype, pin_memory=local.device.type in _PINS)
     return part._replace(local=host.copy_(local, non_blocking=True))
 
 

@@ -9,9 +9,15 @@
 | an evaluation or a hook raises | yes |
 | the next tick raises before its update | yes, as far as it can be put back |
 
-The state is taken at the end of the tick, and the file is written in the next tick, or after the
-last one. Only then is the record of the tick on the tape: so a run that is killed in between never
-resumes after a tick of which it has no record.
+| when | the training thread | another thread |
+| --- | --- | --- |
+| at the end of the tick | remembers all but the tensors | |
+| in the next tick, or after the last one | waits for its record, copies tensors | writes files |
+| at the first tick after that | reports it: event `checkpoint` or `checkpoint failed` | |
+
+So a run that is killed never resumes after a tick of which it has no record, and the training waits
+for the copy alone. There is one copy: if the next checkpoint is due while one is being written, the
+training waits for that. In the end, however it comes, all that was begun is waited for.
 
 What a tick changes before its update is little: the place in the data, which is taken with the
 state, and buffers, of which there are copies. Sums that an optimizer carries over cannot be put
@@ -22,25 +28,29 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Mapping
+from concurrent import futures
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.train import buffers, checkpoint_folder
-from metronorm.train.checkpoint import FOLDER, OWN_NAMES
+from metronorm.train.checkpoint import FOLDER, OWN_NAMES, take
+from metronorm.train.checkpoint_thread import in_background
 from metronorm.train.config_changes import config_to_dict
 from metronorm.train.resuming import describe_machine, warn_if_not_exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     from torch import Tensor
 
     from metronorm.clock import Clock
-    from metronorm.train.checkpoint import Checkpoint
+    from metronorm.train.checkpoint import Checkpoint, Taken
     from metronorm.train.measuring import Measuring
     from metronorm.train.preparing import Preparation
 
@@ -66,6 +76,10 @@ class Saving:
     ) -> None:
         self._ready, self._folder = ready, directory / FOLDER
         self._world = ready.world
+        # threads of their own speak in a group of their own
+        self._writers = ready.world.separate(ready.step.config.rank_timeout)
+        self._taken: Taken | None = None  # the newest copy; the next one is put in its place
+        self._writing: Future[dict[str, Any]] | None = None
         self.saved = found.tick if found else None
         self.kept_by_task: Mapping[str, Any] = {}
         self._branch = checkpoint_folder.newest_branch(self._folder) + branch
@@ -127,59 +141,93 @@ class Saving:
 
     @contextlib.contextmanager
     def finished_tick(self, clock: Clock) -> Iterator[None]:
-        """Save the newest finished tick, if it is whole, before an exception goes on."""
+        """Save the newest finished tick, if it is whole, before an exception goes on.
+
+        Afterwards nothing is being written, unless the wait for it was interrupted.
+        """
         try:
             yield
-        except DivergenceError:
-            raise
-        except (Exception, SystemExit):
-            state = self._state
-            # of several processes the others are elsewhere
-            whole = self._world.size == 1 and state and self._ready.step.begun <= state["tick"]
-            if whole and (self._due or self.saved != state["tick"]):
-                self._due = True
-                try:
-                    for place, copy in zip(self._places, self._copies, strict=True):
-                        setattr(*place, copy)
-                    self.write(clock)
-                except Exception as error:  # what happened first goes on
-                    _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
+            self._wait(clock)
+        except BaseException as error:
+            try:
+                self._wait(clock)
+                if isinstance(error, (Exception, SystemExit)) and not isinstance(
+                    error, DivergenceError
+                ):
+                    self._rescue(clock)
+            except Exception as another:  # what happened first goes on
+                _log.warning("no checkpoint at tick %d: %s", self._state.get("tick", 0), another)
             raise
 
+    def _rescue(self, clock: Clock) -> None:
+        """Write the newest finished tick, if it is whole and not saved yet."""
+        state = self._state
+        # of several processes the others are elsewhere
+        whole = self._world.size == 1 and state and self._ready.step.begun <= state["tick"]
+        if whole and (self._due or self.saved != state["tick"]):
+            self._due = True
+            for place, copy in zip(self._places, self._copies, strict=True):
+                setattr(*place, copy)
+            self.write(clock)
+            self._wait(clock)
+
     def write(self, clock: Clock) -> None:
-        """Write what is due, if anything. A full disk is logged, and the training goes on.
+        """Have written what is due, if anything, and report what has been written since.
+
+        A full disk is logged, and the training goes on.
 
         Raises:
             DivergenceError: a tick up to now was not finite; nothing is written.
+            CheckpointError, RankError, RuntimeError: the checkpoint before could not be written,
+                for another reason than the disk.
         """
+        if self._due or (self._writing and self._writing.done()):
+            self._wait(clock)
         if not self._due:
             return
-        state, self._due = self._state, False
-        step = self._ready.step
+        self._due = False
+        step, state = self._ready.step, {**self._state, **self.kept_by_task}
         step.first_nonfinite.check(wait=True)  # no checkpoint before its ticks are known
         with self._world.phase(clock, "checkpoint"):
+            # it is published when all ranks have written their part: so all have this on record
             clock.flush()
-            self._world.barrier()  # all ranks have this tick on record
+            self._taken = taken = take(
+                model=step.model,
+                optimizer=step.optimizer,
+                state=state,
+                tensors=self._ready.averages.tensors(),
+                world=self._world,
+                memory=self._taken,
+            )
+            self._writing = in_background(lambda: self._written(taken))
+
+    def _written(self, taken: Taken) -> dict[str, Any]:
+        """Write a checkpoint, and remove old ones; the fields of its event."""
+        begin = time.perf_counter()
+        path = checkpoint_folder.write(self._folder, taken, self._writers)
+        if self._world.first:
             try:
-                path = checkpoint_folder.save(
-                    self._folder,
-                    model=step.model,
-                    optimizer=step.optimizer,
-                    state={**state, **self.kept_by_task},
-                    tensors=self._ready.averages.tensors(),
-                    world=self._world,
-                )
+                checkpoint_folder.prune(self._folder, self._ready.step.config.keep, tick=taken.tick)
             except OSError as error:
-                _log.warning("no checkpoint at tick %d: %s", state["tick"], error)
+                _log.warning("an old checkpoint cannot be removed: %s", error)
+        seconds = round(time.perf_counter() - begin, 3)
+        return {"path": path.name, "bytes": taken.bytes, "seconds": seconds}
+
+    def _wait(self, clock: Clock) -> None:
+        """Wait for the checkpoint that is being written, if any, and report what came of it."""
+        if self._writing is None or self._taken is None:
+            return
+        with self._world.phase(clock, "checkpoint"):
+            futures.wait([self._writing])  # if this is interrupted, it is still being written
+            writing, self._writing = self._writing, None
+            try:
+                fields = writing.result()
+            except OSError as error:
+                _log.warning("no checkpoint at tick %d: %s", self._taken.tick, error)
                 clock.event("checkpoint failed", error=str(error))
                 return
-            self.saved = state["tick"]
-            clock.event("checkpoint", path=path.name)
-            if self._world.first:
-                try:
-                    checkpoint_folder.prune(self._folder, step.config.keep, tick=self.saved)
-                except OSError as error:
-                    _log.warning("an old checkpoint cannot be removed: %s", error)
+            self.saved = self._taken.tick
+            clock.event("checkpoint", **fields)
 
     def _state_of(
         self, tick: int, score: float | None, evaluated: Mapping[str, Any]

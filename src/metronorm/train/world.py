@@ -99,6 +99,14 @@ class World:
                 raise
             raise explained from None
 
+    def separate(self, seconds: float) -> World:
+        """The same processes in a group of its own, in which another thread speaks meanwhile.
+
+        Args:
+            seconds: how long to wait there for another process before it counts as lost.
+        """
+        return World(self.control and _control(seconds))
+
     def gather(self, value: bytes = b"") -> list[bytes]:
         """What every process gives, by rank.
 

@@ -1,0 +1,40 @@
+"""A checkpoint is written by a thread of its own, while the training goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
+
+
+def in_background(work: Callable[[], T]) -> Future[T]:
+    """Do something in a thread; ask the future whether it has ended, and for what came of it.
+
+    The process does not wait for the thread when it ends: who needs the result waits for it.
+    """
+
+    def run() -> None:
+        _give_way()
+        try:
+            future.set_result(work())
+        except BaseException as error:  # whoever asks for the result gets it
+            future.set_exception(error)
+
+    future: Future[T] = Future()
+    threading.Thread(target=run, name="metronorm-checkpoint", daemon=True).start()
+    return future
+
+
+def _give_way() -> None:
+    """Leave the cores to the threads that compute, where these need all of them."""
+    if sys.platform == "linux":  # elsewhere this would be the priority of the whole process
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
