@@ -46,7 +46,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     name = f"MLP of 10 M, AdamW, {arguments.threads} threads"
     if arguments.same_thread:
-        saving.in_background = in_this_thread  # type: ignore[assignment]
+        vars(saving)["in_background"] = in_this_thread
         name = f"{name}, written by the training thread"
     measure(name, arguments.rounds, arguments.ticks)
 

@@ -165,7 +165,7 @@ def test_another_error_than_the_disk_ends_the_training(
         train(hooked(lambda _: None), config(), tmp_path)
 
 
-@pytest.mark.parametrize("error", [LookupError, SystemExit, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [LookupError, SystemExit])
 def test_what_was_begun_is_finished_before_an_exception_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
 ) -> None:
@@ -179,8 +179,24 @@ def test_what_was_begun_is_finished_before_an_exception_goes_on(
 
     with pytest.raises(error):
         train(hooked(look), config(), tmp_path)
-    assert saved(tmp_path) == ([4] if error is KeyboardInterrupt else [4, 6])
-    assert len(events(tmp_path, "checkpoint")) == len(saved(tmp_path))
+    assert saved(tmp_path) == [4, 6]
+    assert len(events(tmp_path, "checkpoint")) == 2
+
+
+def test_an_interrupt_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(monkeypatch)
+
+    def look(moment: Moment) -> None:
+        if moment.tick == 6:
+            slow.begun.wait()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(hooked(look), config(), tmp_path)
+    assert saved(tmp_path) == []
+    slow.let_go.set()
+    until(lambda: not is_writing())
+    assert saved(tmp_path) == [4], "what was begun ends before the process does"
 
 
 def test_what_was_begun_is_finished_before_a_divergence_ends_the_training(

@@ -18,7 +18,7 @@ T = TypeVar("T")
 def in_background(work: Callable[[], T]) -> Future[T]:
     """Do something in a thread; ask the future whether it has ended, and for what came of it.
 
-    The process does not wait for the thread when it ends: who needs the result waits for it.
+    The process does not end before the work has.
     """
 
     def run() -> None:
@@ -29,7 +29,7 @@ def in_background(work: Callable[[], T]) -> Future[T]:
             future.set_exception(error)
 
     future: Future[T] = Future()
-    threading.Thread(target=run, name="metronorm-checkpoint", daemon=True).start()
+    threading.Thread(target=run, name="metronorm-checkpoint").start()
     return future
 
 

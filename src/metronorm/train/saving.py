@@ -17,7 +17,8 @@
 
 So a run that is killed never resumes after a tick of which it has no record, and the training waits
 for the copy alone. There is one copy: if the next checkpoint is due while one is being written, the
-training waits for that. In the end, however it comes, all that was begun is waited for.
+training waits for that. What was begun is finished before the training ends, however it ends, except
+by an interrupt: then it is finished before the process ends.
 
 What a tick changes before its update is little: the place in the data, which is taken with the
 state, and buffers, of which there are copies. Sums that an optimizer carries over cannot be put
@@ -143,17 +144,15 @@ class Saving:
     def finished_tick(self, clock: Clock) -> Iterator[None]:
         """Save the newest finished tick, if it is whole, before an exception goes on.
 
-        Afterwards nothing is being written, unless the wait for it was interrupted.
+        Afterwards nothing is being written, except after a `KeyboardInterrupt`.
         """
         try:
             yield
             self._wait(clock)
-        except BaseException as error:
+        except (Exception, SystemExit) as error:
             try:
                 self._wait(clock)
-                if isinstance(error, (Exception, SystemExit)) and not isinstance(
-                    error, DivergenceError
-                ):
+                if not isinstance(error, DivergenceError):
                     self._rescue(clock)
             except Exception as another:  # what happened first goes on
                 _log.warning("no checkpoint at tick %d: %s", self._state.get("tick", 0), another)
