@@ -17,8 +17,8 @@
 
 So a run that is killed never resumes after a tick of which it has no record, and the training waits
 for the copy alone. There is one copy: if the next checkpoint is due while one is being written, the
-training waits for that. What was begun is finished before the training ends, however it ends, except
-by an interrupt: then it is finished before the process ends.
+training waits for that. What was begun is finished before the training ends; after an interrupt,
+before the process ends.
 
 What a tick changes before its update is little: the place in the data, which is taken with the
 state, and buffers, of which there are copies. Sums that an optimizer carries over cannot be put
