@@ -201,8 +201,8 @@ class GPT(nn.Module):
 
         Returns:
             Without targets, logits, (batch, time, vocab_size). With targets, the cross entropy in
-            nats, *summed* over the targets, a float32 scalar: divide it by the number of targets
-            of the whole window.
+            nats, *summed* over the targets, a scalar in float32 at least: divide it by the number
+            of targets of the whole window.
 
         Raises:
             ConfigError: there are more tokens than the context holds.
@@ -210,8 +210,9 @@ class GPT(nn.Module):
         logits = self.logits(self.features(tokens, cache=cache))
         if targets is None:
             return logits
+        wide = torch.promote_types(logits.dtype, torch.float32)
         return F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), reduction="sum", ignore_index=-100
+            logits.flatten(0, 1).to(wide), targets.flatten(), reduction="sum", ignore_index=-100
         )
 
     def features(self, tokens: Tensor, *, cache: KVCache | None = None) -> Tensor:

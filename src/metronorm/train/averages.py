@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from metronorm.optim.blocks import local
-from metronorm.train.parallel import gather_anew
+from metronorm.train.sharded import gather_anew
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

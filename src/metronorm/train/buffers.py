@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from torch import distributed
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
 
@@ -20,3 +24,10 @@ def places(model: nn.Module) -> dict[str, tuple[nn.Module, str]]:
 def copies(model: nn.Module) -> dict[str, Tensor]:
     """A copy of each buffer."""
     return {whole: getattr(*place).clone() for whole, place in places(model).items()}
+
+
+def take_from_first(model: nn.Module, names: Sequence[str]) -> None:
+    """Give all ranks these buffers as they are on rank 0."""
+    found = places(model) if names else {}
+    for name in names:
+        distributed.broadcast(getattr(*found[name]), 0)

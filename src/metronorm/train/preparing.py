@@ -125,14 +125,13 @@ class Preparation:
             self.changing = check_batch(self.step, self.trial)
             check_measures(self.step)
             self._choose_precision(config, found)
-            unused = self.step.without_gradient()
         if isinstance(self.beats, IteratedBeats):
             warn_of_single_examples(task, self.trial)
             if doubt := self.beats.doubt():
                 _log.warning("a resume of this run will not be exact: %s", doubt)
         if found:
             self.beats.load_state_dict(found.state["sampler"])
-        self.step.share(world, unused)
+        self.step.share(world, self.trial, self.changing)
         if found:
             found.load_model(model, world=world)
         optimizer = self.step.optimizer  # its imports take seconds, which are no tick's

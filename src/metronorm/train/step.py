@@ -12,6 +12,7 @@ finite is decided there, before the parameters move; see `finite.py`.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -22,25 +23,31 @@ import torch
 from metronorm.errors import ConfigError
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.holding import step_or_hold, step_unless
+from metronorm.train import buffers
 from metronorm.train.batches import to_device
 from metronorm.train.finite import FirstNonfinite
 from metronorm.train.optimizers import make_optimizer
-from metronorm.train.parallel import Alone, make_passes
+from metronorm.train.parallel import make_passes
+from metronorm.train.passes import Alone
 from metronorm.train.precision import autocast
 from metronorm.train.schedule import learning_rate_factor
 from metronorm.train.seeding import seed_beat
 from metronorm.train.world import World
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from metronorm.clock import Clock
     from metronorm.optim import Window
     from metronorm.train.config import TrainConfig
-    from metronorm.train.parallel import Passes
+    from metronorm.train.passes import Passes
     from metronorm.train.precision import Fixed
     from metronorm.train.rank_beats import Beat
     from metronorm.train.task import Batch, Task
+
+_log = logging.getLogger("metronorm")
 
 
 class Step:
@@ -69,6 +76,7 @@ class Step:
         compiled: Any = torch.compile(model) if config.compile else model
         self._call: nn.Module = compiled
         self._world = World()
+        self._changing: Sequence[str] = ()
         self._passes: Passes = Alone(task, self._call)
 
     @property
@@ -76,23 +84,26 @@ class Step:
         """The module whose backward pass averages gradients over ranks."""
         return self._passes.reducing
 
-    def without_gradient(self) -> set[str]:
-        """Names of the parameters that what was tried out has left without a gradient."""
-        return {
-            name
-            for name, parameter in self.model.named_parameters()
-            if parameter.requires_grad and parameter.grad is None
-        }
-
-    def share(self, world: World, unused: set[str]) -> None:
+    def share(self, world: World, trial: Batch, changing: Sequence[str]) -> None:
         """Share the passes with other processes from now on; before there is an optimizer.
 
         Args:
             world: the processes.
-            unused: names of the parameters without a gradient.
+            trial: the first batch.
+            changing: names of the buffers that a forward pass changes.
+
+        Raises:
+            ConfigError: the model cannot be shared in this way.
         """
-        self._world = world
-        self._passes = make_passes(self.task, self.model, self._call, self.config, world, unused)
+        self._world, self._changing = world, changing
+        trial = to_device(trial, self.device)
+        self._passes = make_passes(self.task, self.model, self._call, self.config, world, trial)
+        if changing and world.size > 1:
+            _log.warning(
+                "every forward pass changes %s: of several processes rank 0's is kept, which knows "
+                "its own beats only",
+                ", ".join(changing[:5]),
+            )
 
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -123,6 +134,7 @@ class Step:
         if self._world.size > 1:
             with self._world.phase(clock, "communicate"):
                 loss = self._world.added(loss.double()) / self._world.size
+                buffers.take_from_first(self.model, self._changing)
         with self._world.phase(clock, "update"):
             factor = learning_rate_factor(self.config.optimizer, clock.tick, self.config.ticks)
             norm = self._update(clock.tick, factor, loss)
