@@ -49,7 +49,7 @@ class ByHand:
             self.model = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self.optimizer: torch.optim.Optimizer
         if optimizer == "sgd":
-            self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, fused=True)
+            self.optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
         else:
             assert task.groups is not None
             groups = task.groups(model, config)

@@ -98,7 +98,7 @@ class Step:
         self._world, self._changing = world, changing
         trial = to_device(trial, self.device)
         self._passes = make_passes(self.task, self.model, self._call, self.config, world, trial)
-        if changing and world.size > 1:
+        if changing and world.size > 1 and world.first:
             _log.warning(
                 "every forward pass changes %s: of several processes rank 0's is kept, which knows "
                 "its own beats only",
