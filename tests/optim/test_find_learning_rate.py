@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -277,6 +278,22 @@ def test_bad_arguments(bad: dict[str, Any]) -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ConfigError, match=r"must"):
         find_learning_rate(model, optimizer, blank(), height, **bad)
+
+
+def test_arrays_in_a_batch_are_tensors_for_the_loss() -> None:
+    batch = ({"x": np.ones((4, 3), np.float32)}, [np.zeros((4, 1), np.float32)])
+
+    def loss(model: nn.Module, batch: Any) -> torch.Tensor:
+        return (model(batch[0]["x"]) - batch[1][0]).square().sum()
+
+    searches = []
+    for one in (batch, ({"x": torch.ones(4, 3)}, [torch.zeros(4, 1)])):
+        torch.manual_seed(0)
+        model = nn.Linear(3, 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        beats = windows([one] * 20, 1, count=lambda batch: 4)
+        searches.append(find_learning_rate(model, optimizer, beats, loss, ticks=20))
+    assert searches[0].losses == searches[1].losses
 
 
 def test_a_first_group_without_learning_rate() -> None:

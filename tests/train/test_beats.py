@@ -344,8 +344,19 @@ def test_batches_that_are_not_there_are_refused() -> None:
             beats_of(nothing)
 
 
-@pytest.mark.parametrize("state", [{}, {"epoch": -1, "beats": 0}, {"epoch": 0, "beats": "1"}])
+@pytest.mark.parametrize("state", [{}, {"epoch": -1, "beats": 0}, {"epoch": "0", "beats": "1"}])
 def test_a_state_that_says_nothing_is_refused(state: dict[str, Any]) -> None:
-    for batches in (Epochs(), Stateful(), Shuffled(np.arange(3), seed=0)):
+    for batches in (Epochs(), Stateful()):
         with pytest.raises(CheckpointError, match="how much of the data was consumed"):
             beats_of(batches).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="how much of the data was consumed"):
+        beats_of(Shuffled(np.arange(3), seed=0)).load_state_dict({"examples": state.get("epoch")})
+
+
+def test_a_state_of_the_other_kind_says_so() -> None:
+    order = OrderedBeats(Shuffled(np.arange(10), seed=0), 2, SEED)
+    batches = IteratedBeats([1, 2, 3], SEED)
+    with pytest.raises(CheckpointError, match="got an order, where the run had an iterable"):
+        order.load_state_dict(batches.state_dict())
+    with pytest.raises(CheckpointError, match="got a list, where the run had an order"):
+        batches.load_state_dict(order.state_dict())

@@ -36,6 +36,12 @@ def test_every_difference_is_listed() -> None:
     assert "keep:" not in str(caught.value)  # free to change
 
 
+def test_an_option_that_is_no_more_is_a_difference() -> None:
+    old = {**config_to_dict(Config()), "width": 32}
+    with pytest.raises(ConfigError, match="width: 32 in the run, None asked for"):
+        check_resumable(Config(), old)
+
+
 @pytest.mark.parametrize(
     ("values", "says"),
     [

@@ -26,6 +26,15 @@ def test_the_faster_precision_is_measured(faster: Literal["fp32", "bf16"]) -> No
     assert tried == ["fp32", "bf16"] * 21, "in turn, so that a busy machine disturbs both alike"
 
 
+def test_a_difference_that_may_be_noise_does_not_decide() -> None:
+    time = VirtualTime()
+
+    def step(precision: str) -> None:
+        time.pass_(95 if precision == "bf16" else 100)
+
+    assert choose_precision(step, CPU, now=lambda: time() / 1e9) == "fp32"
+
+
 def test_a_long_step_is_measured_once() -> None:
     time = VirtualTime()
     count = 0

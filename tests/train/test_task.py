@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from metronorm.data import Shuffled
+from metronorm.data import InOrder, Shuffled
 from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from metronorm.runs import open_run
 from metronorm.train import Hook, Moment, OptimizerConfig, Task, train
@@ -297,9 +297,36 @@ def test_batches_to_measure_may_be_the_batches_themselves(tmp_path: Path) -> Non
     assert rows(tmp_path / "run")[-1]["test_loss"] == found[-1]
 
 
-def test_a_test_set_that_cannot_be_measured_loses_nothing(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"of the test set: .* something to count; got no batches"):
+def test_the_first_batch_of_the_test_set_is_tried_before_the_first_tick(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match="something to count; got no batches in the list; try: more data for test"
+    ):
         train(changed(test=list), small(ticks=7), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_measure_that_is_a_mean_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def means(model: nn.Module, batch: Any) -> dict[str, Any]:
+        sums = measure(model, batch)
+        return {**sums, "accuracy": sums["accuracy"] / len(batch[1])}
+
+    train(changed(measure=means), small(ticks=1), tmp_path / "run")
+    assert "the measure 'accuracy' seems to be a mean" in caplog.text
+    assert "the measure 'loss'" not in caplog.text
+
+
+def test_a_test_set_that_cannot_be_measured_loses_nothing(tmp_path: Path) -> None:
+    reads = 0
+
+    def once() -> Any:
+        nonlocal reads
+        reads += 1
+        return InOrder(*examples(), batch_size=20) if reads == 1 else []
+
+    with pytest.raises(DataError, match=r"of the test set: .* something to count; got no batches"):
+        train(changed(test=once), small(ticks=7), tmp_path / "run")
     assert newest_checkpoint(tmp_path / "run" / "checkpoints").tick == 7
     assert len(rows(tmp_path / "run")) == 7
 
@@ -470,7 +497,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "one generator": (
         {"validation": lambda: ONE_GENERATOR},
         ConfigError,
-        "anew for each evaluation; got the same list_iterator again",
+        "anew each time; got the same list_iterator again",
     ),
     "nothing to evaluate": ({"validation": lambda: None}, ConfigError, "that returns None"),
     "a hook that is none": ({"hooks": [print]}, ConfigError, "must be a list of Hook"),
@@ -536,10 +563,11 @@ def test_a_measure_that_is_gone_later_is_an_error(tmp_path: Path) -> None:
 
     def fickle(model: nn.Module, batch: Any) -> dict[str, Tensor]:
         calls.append(1)
-        return {"loss" if len(calls) == 1 else "lost": loss(model, batch)}
+        tried = len(calls) <= 3  # a batch and its halves, before the first tick
+        return {"loss" if tried else "lost": loss(model, batch)}
 
     with pytest.raises(ConfigError, match=r"got 'loss', which this .* try: one of lost"):
-        train(changed(measure=fickle), small(), tmp_path / "run")
+        train(changed(measure=fickle, test=None), small(), tmp_path / "run")
 
 
 def test_what_is_not_trained_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -39,7 +39,7 @@ def load_recipe(path: str) -> Recipe:
         raise ConfigError(
             "a recipe must be a Python file",
             got=f"{path!r}, where there is none",
-            fix=f"one of {near}" if near else None,
+            fix=f"one of {near}" if near else "--recipe FILE, where it is now",
         )
     name = f"metronorm_recipe_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)

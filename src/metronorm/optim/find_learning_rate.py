@@ -60,7 +60,8 @@ def find_learning_rate(
         optimizer: any of torch's interface with a `step()` that needs no closure. Its param groups
             keep the ratios of their learning rates.
         windows: from `metronorm.optim.windows`.
-        loss: the *summed* loss of a batch: `loss(model, batch)`.
+        loss: the *summed* loss of a batch: `loss(model, batch)`. NumPy arrays in a batch, alone or
+            in tuples, lists and dicts, are tensors there.
         lowest: the learning rate of the first param group at the first tick.
         highest: the learning rate of the first param group at the last tick.
         ticks: how many learning rates to try, evenly spaced on a log scale.
@@ -155,7 +156,7 @@ def _run_beats(
     ours = optimizer if isinstance(optimizer, Accumulator) else None
     total: Tensor | float = 0.0
     for batch, weight in window:
-        weighted = weight * loss(model, batch)
+        weighted = weight * loss(model, _as_tensors(batch))
         weighted.backward()
         if ours and ours._limits.max_beat_norm is not None:
             ours.fold()
@@ -165,3 +166,14 @@ def _run_beats(
         distributed.all_reduce(total)
         total /= round(window.weight * window.count)  # the number of ranks, or 1 for "sum"
     return float(total)
+
+
+def _as_tensors(batch: Any) -> Any:
+    """The batch with tensors instead of NumPy arrays, as a training makes of it."""
+    if type(batch).__name__ == "ndarray":  # NumPy need not be there
+        return torch.from_numpy(batch)
+    if type(batch) in (tuple, list):
+        return type(batch)(map(_as_tensors, batch))
+    if type(batch) is dict:
+        return {name: _as_tensors(each) for name, each in batch.items()}
+    return batch

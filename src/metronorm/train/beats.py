@@ -67,8 +67,10 @@ class OrderedBeats:
         """Go on after as many examples; `position` is their name in older checkpoints.
 
         Raises:
-            CheckpointError: the state does not say how many.
+            CheckpointError: the state does not say how many, or is that of an iterable.
         """
+        if "beats" in state:
+            raise _other_kind("an iterable, such as a DataLoader", "an order")
         self.consumed = _count(state.get("examples", state.get("position")))
 
     def beats_per_epoch(self) -> float | None:
@@ -174,9 +176,11 @@ class IteratedBeats:
         """Go on there. An epoch is read again up to the batch that comes next.
 
         Raises:
-            CheckpointError: the state does not say where.
+            CheckpointError: the state does not say where, or is that of an order.
             DataError: the epoch is shorter than it was.
         """
+        if state.keys() & {"examples", "position"}:
+            raise _other_kind("an order", f"a {self._kind}")
         self._epoch, beats = _count(state.get("epoch")), _count(state.get("beats"))
         self._beat, self._source = 0, None
         if self._has_state and "own" in state:
@@ -229,6 +233,14 @@ def make_beats(batches: Any, *, batch_size: int, seed: int) -> OrderedBeats | It
             fix="metronorm.data.Shuffled(inputs, targets, seed=...), or a DataLoader",
         )
     return IteratedBeats(batches, seed)
+
+
+def _other_kind(before: str, now: str) -> CheckpointError:
+    return CheckpointError(
+        "a resumed run must have batches of the kind it was begun with",
+        got=f"{now}, where the run had {before}",
+        fix="the recipe or task that the run was begun with",
+    )
 
 
 _END: Any = object()

@@ -78,12 +78,14 @@ def changes(old: dict[str, Any], new: TrainConfig) -> list[Change]:
     """What differs between a run's config, as plain values, and the one asked for.
 
     A field that the run does not have, as an older version did not know it, counts as its default.
+    One that only the run has, as a recipe has it no more, is a difference.
 
     Raises:
         ConfigError: the run's values are no config of this kind.
     """
-    before = config_from_dict(old, type(new))
-    return list(_changes(config_to_dict(before), config_to_dict(new), type(new)))
+    before = config_to_dict(config_from_dict(old, type(new)))
+    gone = [Change(name, old[name], None, None) for name in sorted(old.keys() - before.keys())]
+    return [*gone, *_changes(before, config_to_dict(new), type(new))]
 
 
 def check_resumable(

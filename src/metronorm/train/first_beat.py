@@ -15,6 +15,8 @@ from metronorm.train.batches import halves, same, tensors_of
 from metronorm.train.evaluate import evaluating
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from metronorm.train.step import Step
@@ -132,8 +134,7 @@ def _warn_of_a_mean(step: Step, batch: Any, count: int) -> None:
     if found is None:
         return
     whole, both, mean = found
-    close = 1e-3 * abs(whole)
-    if abs(whole - mean) <= close < abs(whole - sum(both)):
+    if looks_like_a_mean(whole, both, mean):
         _log.warning(
             "the loss seems to be a mean: %.4g for a batch, %.4g and %.4g for its halves; it must "
             'be a sum (reduction="sum"), or each update is %d times too small',
@@ -141,6 +142,11 @@ def _warn_of_a_mean(step: Step, batch: Any, count: int) -> None:
             *both,
             count,
         )
+
+
+def looks_like_a_mean(whole: float, both: Sequence[float], mean: float) -> bool:
+    """Whether the number of a batch is the mean of its halves' numbers, and not their sum."""
+    return abs(whole - mean) <= 1e-3 * abs(whole) < abs(whole - sum(both))
 
 
 @torch.no_grad()

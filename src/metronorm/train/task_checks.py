@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,8 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 from metronorm.clock.column_names import Names
 from metronorm.errors import ConfigError, DataError
 from metronorm.scalars import is_integer
-from metronorm.train.batches import tensors_of
+from metronorm.train.batches import halves, tensors_of
 from metronorm.train.evaluate import evaluating, sum_and_divisor
+from metronorm.train.first_beat import looks_like_a_mean
 from metronorm.train.measuring import batches_of
 from metronorm.train.task import Hook
 
@@ -111,7 +113,7 @@ def warn_of_single_examples(task: Task, batch: Any) -> None:
 
 @torch.no_grad()
 def check_measures(step: Step) -> None:
-    """Measure one batch, and look whether there is the measure that decides the best.
+    """Measure one batch of each set, and look whether there is the measure that decides the best.
 
     Raises:
         ConfigError: there is not, or what is measured are no sums; a function that makes the same
@@ -119,15 +121,13 @@ def check_measures(step: Step) -> None:
         DataError: there is nothing to evaluate on.
     """
     config, validation = step.config, step.task.validation
+    if step.task.test is not None:  # it is read once, at the end: too late to find a mistake
+        _sums_of_first(step, step.task.test, "test")
     if validation is None:
         if config.best != "loss":
             _log.warning("best=%r needs a validation set, and this task has none", config.best)
         return
-    batch = _first_to_evaluate(validation)
-    with evaluating(step.model):
-        sums = step.sums(batch)
-    for name, value in sums.items():
-        sum_and_divisor(name, value, 1)
+    sums = _sums_of_first(step, validation, "validation")
     averages = {"_ema": config.ema > 0, "_last": config.average_last > 0}
     names = [*sums, *(f"{name}{kind}" for kind, kept in averages.items() if kept for name in sums)]
     Names().check(f"validation_{name}" for name in names)
@@ -139,18 +139,51 @@ def check_measures(step: Step) -> None:
         )
 
 
-def _first_to_evaluate(validation: Any) -> Any:
-    batches = batches_of(validation, "validation")
-    if hasattr(batches, "__next__") and batches is batches_of(validation, "validation"):
+def _sums_of_first(step: Step, source: Any, name: str) -> dict[str, Any]:
+    """What is measured of the first batch; a warning where it seems to be a mean."""
+    batch = _first_to_evaluate(source, name)
+    with evaluating(step.model):
+        sums = step.sums(batch)
+        for measure, value in sums.items():
+            sum_and_divisor(measure, value, 1)
+        parts = halves(batch)
+        counts = [step.task.count(part) for part in (batch, *parts)] if parts else [0, 0, 0]
+        if parts and all(counts) and counts[0] == sum(counts[1:]):
+            with contextlib.suppress(Exception):  # the user's code need not work for half a batch
+                _warn_of_means(sums, [step.sums(part) for part in parts], counts)
+    return sums
+
+
+def _warn_of_means(
+    sums: dict[str, Any], of_halves: list[dict[str, Any]], counts: list[int]
+) -> None:
+    for measure, value in sums.items():
+        if isinstance(value, tuple):  # with a divisor of its own
+            continue
+        whole, *both = (float(each[measure]) for each in (sums, *of_halves))
+        mean = (counts[1] * both[0] + counts[2] * both[1]) / counts[0]
+        if looks_like_a_mean(whole, both, mean):
+            _log.warning(
+                "the measure %r seems to be a mean: %.4g for a batch, %.4g and %.4g for its "
+                "halves; it must be a sum, which is divided once, after all batches",
+                measure,
+                whole,
+                *both,
+            )
+
+
+def _first_to_evaluate(source: Any, name: str) -> Any:
+    batches = batches_of(source, name)
+    if hasattr(batches, "__next__") and batches is batches_of(source, name):
         raise ConfigError(
-            "a task's validation must make its batches anew for each evaluation",
+            f"a task's {name} must make its batches anew each time",
             got=f"the same {type(batches).__name__} again",
-            fix="validation=lambda: ..., which makes it",
+            fix=f"{name}=lambda: ..., which makes it",
         )
     for batch in batches:
         return batch
     raise DataError(
         "an evaluation must have something to count",
         got=f"no batches in the {type(batches).__name__}",
-        fix="more data for validation",
+        fix=f"more data for {name}",
     )

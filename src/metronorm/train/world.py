@@ -30,7 +30,7 @@ from metronorm.train._torch_private import default_store, part_of_store
 from metronorm.train.lost_ranks import LostRanks, is_of_others
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
     from torch._C._distributed_c10d import Store  # for the checker: it has no public name
@@ -163,6 +163,12 @@ class World:
         if self.control is not None:
             distributed.all_reduce(tensor)
         return tensor
+
+    def share_first(self, tensors: Iterable[Tensor]) -> None:
+        """Give all processes the values that rank 0 has."""
+        if self.control is not None:
+            for tensor in tensors:
+                distributed.broadcast(tensor, 0)
 
     def check_same(self, must: str, values: Mapping[str, Any]) -> None:
         """Compare values that must be the same on every process.
