@@ -211,6 +211,24 @@ def test_a_plan_makes_no_run(folder: Path, capsys: pytest.CaptureFixture[str]) -
     assert not Path("runs").exists()
 
 
+def test_a_plan_for_several_processes_is_made_by_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = ["train", "--recipe", "own.py", *SMALL, "--parallel", "fsdp", "--dry-run"]
+    assert main([*plan, "--processes", "4"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"tensors +\S+ KiB on each process by prediction: parameters \d", out)
+    assert re.search(r"network +\S+ KiB sent by each of 4 processes in a tick \(fsdp\)", out)
+    for rank in ("1", "0"):  # as torchrun would start them; none waits for another
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert main(plan) == 0
+        assert ("sent by each of 2 processes" in capsys.readouterr().out) == (rank == "0")
+    assert main([*plan, "--processes", "2"]) == 2
+    assert "--processes starts processes of its own" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
 MISTAKES = {
     "no recipe": (["--recipe", "owm.py"], "a recipe must be a Python file; got 'owm.py'"),
     "no task": (["--recipe", "empty.py"], "must define `Config`"),

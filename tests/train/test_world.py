@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from metronorm.runs import open_run
+from metronorm.text import size
 from metronorm.train import train
 from tests.side_by_side import run_together
 
@@ -44,7 +45,7 @@ def record(run: Path, rank: int = 0) -> list[dict[str, Any]]:
 def test_a_tick_does_not_know_the_world(
     parallel: str, world: int, alone: Path, tmp_path: Path
 ) -> None:
-    run_together(
+    said = run_together(
         [
             [str(RANKS), parallel, str(rank), str(world), str(tmp_path / "store"), str(tmp_path)]
             for rank in range(world)
@@ -53,6 +54,9 @@ def test_a_tick_does_not_know_the_world(
     )
     every = open_run(tmp_path / "adamw").ticks().rows()
     assert all(row["arrival_ns"] is not None for row in every)  # so stragglers can be found
+    assert f"processes  {world} ({parallel}, gloo)" in said[0]
+    kept = 373 if parallel == "ddp" else {2: 192, 3: 147}[world]  # numbers, in float64
+    assert f"keeps the gradient separate from the sum: {size(8 * kept)} more on each" in said[0]
     compared = 0
     for name in CASES:
         expected = record(alone / name)

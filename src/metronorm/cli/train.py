@@ -67,7 +67,8 @@ class Options:
     processes: int = 1
     """Processes of this machine that train together; see --parallel."""
     dry_run: bool = False
-    """Make a few ticks, print what the training would take, and stop."""
+    """Make a few ticks on one process, print what the training would take, and stop. With
+    --processes: what each of them would hold and send."""
 
 
 def _arguments(kind: type[TrainConfig]) -> Any:
@@ -105,8 +106,10 @@ def main(argv: list[str]) -> int:
         )
     _check(arguments)
     if arguments.processes != 1:
-        from metronorm.train.launching import launch
+        from metronorm.train.launching import check_processes, launch
 
+        check_processes(arguments.processes)
+    if arguments.processes != 1 and not arguments.dry_run:
         left = without("--processes", argv)
         return launch(arguments.processes, ["-m", "metronorm", "train", *left])
     # OpenMP's threads wait for each other in a loop, by default for milliseconds, before they
@@ -124,7 +127,7 @@ def main(argv: list[str]) -> int:
         task = with_data_of(file, options.data_id, task)
         options = replace(options, data_id="")
     if arguments.dry_run:
-        return _print_plan(task, options)
+        return _print_plan(task, options, arguments.processes)
     run = str(resumed or arguments.run or arguments.resume_or_start or _directory(options))
     outcome = train(
         task, options, Path(run), resume=resumed is not None, from_tick=arguments.from_tick
@@ -213,11 +216,17 @@ def _directory(options: TrainConfig) -> Path:
     return free_directory((options.recipe,))
 
 
-def _print_plan(task: Any, options: TrainConfig) -> int:
+def _print_plan(task: Any, options: TrainConfig, processes: int) -> int:
+    """Plan on one process, for all that there would be or that a launcher has started."""
     from metronorm.train.planning import plan
 
-    found = plan(task, options)
+    place = find_place()
+    if place.rank:
+        return 0
+    processes = max(processes, place.world_size)
+    found = plan(task, options, processes=processes)
     passes = f", {found.passes:,.1f} passes over the data" if found.passes else ""
+    on_one = " on one process" if processes > 1 else ""
     print(f"model     {found.parameters:,} parameters on {found.device} in {found.precision}")
     print(
         f"training  {found.ticks:,} ticks of {found.per_tick:,} {found.unit}, "
@@ -225,9 +234,20 @@ def _print_plan(task: Any, options: TrainConfig) -> int:
     )
     print(
         f"time      {short_time(found.seconds_per_tick * 1e9)} a tick, "
-        f"{short_time(found.seconds * 1e9)} for all of them; evaluations come on top"
+        f"{short_time(found.seconds * 1e9)} for all of them{on_one}; "
+        "evaluations come on top"
     )
     print(f"memory    {size(found.memory_bytes)} at the most so far")
+    held = ", ".join(f"{name} {size(each)}" for name, each in found.prediction.held.items() if each)
+    needs = found.prediction
+    held = ", ".join(f"{name} {size(each)}" for name, each in needs.held.items() if each)
+    each = " on each process" if processes > 1 else ""
+    print(f"tensors   {size(needs.held_bytes)}{each} by prediction: {held}")
+    if processes > 1:
+        print(
+            f"network   {size(needs.sent_bytes)} sent by each of {processes} processes in a tick "
+            f"({options.parallel})"
+        )
     return 0
 
 

@@ -24,15 +24,8 @@ if TYPE_CHECKING:
 _SAVING_SECONDS = 60  # from a signal to the end of the processes: a tick, and a checkpoint
 
 
-def launch(processes: int, arguments: Sequence[str]) -> int:
-    """Run Python with these arguments in several processes.
-
-    Args:
-        processes: how many.
-        arguments: such as `-m metronorm train`.
-
-    Returns:
-        The exit code: 0, or that of the first process that failed.
+def check_processes(processes: int) -> None:
+    """Look whether this process may start so many.
 
     Raises:
         ConfigError: less than one process, or a process that is one of several already.
@@ -45,6 +38,22 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
             got="a process that a launcher has started",
             fix="leave --processes out: the launcher says how many there are",
         )
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Run Python with these arguments in several processes.
+
+    Args:
+        processes: how many.
+        arguments: such as `-m metronorm train`.
+
+    Returns:
+        The exit code: 0, or that of the first process that failed.
+
+    Raises:
+        ConfigError: as `check_processes`.
+    """
+    check_processes(processes)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say what failed
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))

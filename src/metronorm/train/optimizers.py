@@ -78,6 +78,16 @@ def make_optimizer(
     return TicksAdam(groups, rate, config.betas, on_nonfinite=on_nonfinite)
 
 
+def check_processes(config: OptimizerConfig, processes: int) -> None:
+    """Raise ConfigError if an optimizer is for one process, and there are more."""
+    if config.name == "ticks_adam" and processes > 1:
+        raise ConfigError(
+            "ticks_adam is for one process: what it does depends on which beats a process has",
+            got=f"{processes} processes",
+            fix="--optimizer.name adamw",
+        )
+
+
 def _checked(model: nn.Module, given: Any) -> list[dict[str, Any]]:
     """A task's groups; a warning names parameters of the model that are in none of them."""
     groups: list[Any] = list(given)

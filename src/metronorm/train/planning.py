@@ -15,12 +15,16 @@ import torch
 
 from metronorm.clock import Clock
 from metronorm.memory import explaining_out_of_memory
+from metronorm.train.live_bytes import LiveBytes
+from metronorm.train.optimizers import check_processes
+from metronorm.train.predicting import Prediction, predict
 from metronorm.train.preparing import Preparation, made
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metronorm.train.config import TrainConfig
+    from metronorm.train.step import Step
     from metronorm.train.task import Task
 
 _TICKS = 4  # of which the first is not counted: it builds kernels and optimizer state
@@ -38,8 +42,10 @@ class Plan:
         per_tick: how many of it a tick takes.
         ticks: in all.
         passes: over the data; None where its size is not known.
-        seconds_per_tick: median of the probed ticks; evaluations and checkpoints come on top.
+        seconds_per_tick: median of the probed ticks, which one process has made; evaluations and
+            checkpoints come on top.
         memory_bytes: the largest this process has held on the device while probing.
+        prediction: what each of the asked number of processes would hold and send.
     """
 
     parameters: int
@@ -51,6 +57,7 @@ class Plan:
     passes: float | None
     seconds_per_tick: float
     memory_bytes: int
+    prediction: Prediction
 
     @property
     def seconds(self) -> float:
@@ -58,14 +65,21 @@ class Plan:
         return self.ticks * self.seconds_per_tick
 
 
-def plan(task: Task | Callable[[Any], Task], config: TrainConfig) -> Plan:
+def plan(task: Task | Callable[[Any], Task], config: TrainConfig, *, processes: int = 1) -> Plan:
     """Make a few ticks of a training and say what all of it would take. No run is made.
 
-    Hooks are not called. The batches that these ticks take from an iterator are gone.
+    This process makes them alone, and starts no others. Hooks are not called. The batches that
+    these ticks take from an iterator are gone.
+
+    Args:
+        task: what to train.
+        config: how.
+        processes: how many would train together.
 
     Raises:
         MetronormError: what `train` would raise before or at its first tick.
     """
+    check_processes(config.optimizer, processes)
     with explaining_out_of_memory(resume=False):
         whole, config = made(task, config)
         ready = Preparation(whole, config)
@@ -81,6 +95,8 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig) -> Plan:
                 _wait(step.device)
                 seconds.append(time.perf_counter() - begin)
                 begin = time.perf_counter()
+        memory = _peak_bytes(step.device)
+        activations = _activation_bytes(step, ready.trial)
         size = ready.beats.beats_per_epoch()
         return Plan(
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),
@@ -91,8 +107,18 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig) -> Plan:
             ticks=config.ticks,
             passes=config.ticks * config.micro_batches / size if size else None,
             seconds_per_tick=statistics.median(seconds[1:] or seconds),
-            memory_bytes=_peak_bytes(step.device),
+            memory_bytes=memory,
+            prediction=predict(step, ready.averages, activations, processes),
         )
+
+
+def _activation_bytes(step: Step, batch: Any) -> int:
+    """The most that one beat makes, apart from gradients that stay."""
+    step.try_out(batch, step.precision)  # there are gradients now, to which the next are added
+    # what a compiled model makes is seen by nobody
+    with torch.compiler.set_stance("force_eager"), LiveBytes() as made_in_beat:
+        step.try_out(batch, step.precision)
+    return made_in_beat.peak
 
 
 def _wait(device: torch.device) -> None:

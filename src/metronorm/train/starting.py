@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from metronorm.optim.accumulator import Accumulator
+from metronorm.optim.blocks import local, sum_dtype
+from metronorm.text import size
 from metronorm.train.checkpoint import FOLDER
 from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
 from metronorm.train.config_changes import run_config
@@ -36,8 +39,8 @@ def say_what_starts(ready: Preparation, directory: Path) -> None:
     """Print to standard error what is about to run, before the progress bar."""
     step, config = ready.step, ready.step.config
     parameters = sum(parameter.numel() for parameter in step.model.parameters())
-    size, beats = ready.beats.beats_per_epoch(), config.ticks * config.micro_batches
-    passes = f", {beats / size:,.1f} passes over the data" if size else ""
+    epoch, beats = ready.beats.beats_per_epoch(), config.ticks * config.micro_batches
+    passes = f", {beats / epoch:,.1f} passes over the data" if epoch else ""
     count = step.task.count(ready.trial) * config.micro_batches
     name = shlex.quote(_shown(directory))
     lines = [
@@ -48,9 +51,29 @@ def say_what_starts(ready: Preparation, directory: Path) -> None:
         f"{config.ticks * count:,} in all{passes}",
         f"watch it   metronorm watch {name}",
     ]
+    if ready.world.size > 1:
+        lines[2:2] = _processes(ready)
     if ready.ticks_done >= config.ticks:
         lines.append("done       all ticks; --ticks N makes more")
     tqdm.write("\n".join(lines), file=sys.stderr)
+
+
+def _processes(ready: Preparation) -> list[str]:
+    """How they share the training, and what clipping costs each of them."""
+    config, optimizer = ready.step.config, ready.step.optimizer
+    network = "nccl" if ready.step.device.type == "cuda" else "gloo"
+    lines = [f"processes  {ready.world.size} ({config.parallel}, {network})"]
+    if config.optimizer.clip and isinstance(optimizer, Accumulator):
+        separate = sum(
+            local(each).numel() * sum_dtype(each).itemsize
+            for group in optimizer.param_groups
+            if group.get("method") != "adamw"  # which accumulates nothing
+            for each in group["params"]
+        )
+        lines.append(
+            f"clipping   keeps the gradient separate from the sum: {size(separate)} more on each"
+        )
+    return lines
 
 
 def _shown(directory: Path) -> str:

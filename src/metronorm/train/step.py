@@ -26,7 +26,7 @@ from metronorm.optim.holding import step_or_hold, step_unless
 from metronorm.train import buffers
 from metronorm.train.batches import to_device
 from metronorm.train.finite import FirstNonfinite
-from metronorm.train.optimizers import make_optimizer
+from metronorm.train.optimizers import check_processes, make_optimizer
 from metronorm.train.parallel import make_passes
 from metronorm.train.passes import Alone
 from metronorm.train.precision import autocast
@@ -108,12 +108,7 @@ class Step:
     @cached_property
     def optimizer(self) -> torch.optim.Optimizer:
         """Made for the first tick, so that it sees no gradient of what is tried out before."""
-        if self.config.optimizer.name == "ticks_adam" and self._world.size > 1:
-            raise ConfigError(
-                "ticks_adam is for one process: what it does depends on which beats a process has",
-                got=f"{self._world.size} processes",
-                fix="--optimizer.name adamw",
-            )
+        check_processes(self.config.optimizer, self._world.size)
         groups = self.task.groups(self.model, self.config) if self.task.groups else None
         return make_optimizer(self.model, self.config.optimizer, self.device, groups)
 
