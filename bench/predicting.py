@@ -27,8 +27,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, distributed, nn
 
+from metronorm.planning import plan
 from metronorm.train import Hook, Moment, OptimizerConfig, Task, TrainConfig, loop, preparing, train
-from metronorm.train.planning import plan
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

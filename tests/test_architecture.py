@@ -79,6 +79,7 @@ PUBLIC = {
         "find_learning_rate",
         "windows",
     },
+    "metronorm.planning": {"Plan", "Prediction", "plan"},
     "metronorm.runs": {
         "Follower",
         "Run",
@@ -140,6 +141,7 @@ ARROWS = {
     "models": {"norm"},
     "data": set(),
     "train": {"optim", "clock"},
+    "planning": {"train", "optim", "clock"},
     "tasks": {"train", "models", "data", "norm", "optim"},
     "integrations": {"clock", "runs", "store"},
     "keras": {"clock", "integrations", "norm"},
@@ -152,6 +154,7 @@ ARROWS = {
         "models",
         "data",
         "train",
+        "planning",
         "tasks",
         "integrations",
     },

@@ -218,7 +218,7 @@ def _directory(options: TrainConfig) -> Path:
 
 def _print_plan(task: Any, options: TrainConfig, processes: int) -> int:
     """Plan on one process, for all that there would be or that a launcher has started."""
-    from metronorm.train.planning import plan
+    from metronorm.planning import plan
 
     place = find_place()
     if place.rank:

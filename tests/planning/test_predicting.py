@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metronorm.errors import ConfigError
-from metronorm.train.planning import plan
+from metronorm.planning import plan
 
-from .world_task import config_of, task
+from ..train.world_task import config_of, task
 
 if TYPE_CHECKING:
-    from metronorm.train.predicting import Prediction
+    from metronorm.planning.predicting import Prediction
 
 BENCH = runpy.run_path(str(Path(__file__).parents[2] / "bench" / "predicting.py"))
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from metronorm.errors import DataError
+from metronorm.planning import plan
 from metronorm.train import Hook
-from metronorm.train.planning import plan
 
-from .stranger import small, task
+from ..train.stranger import small, task
 
 
 def changed(**changes: Any) -> Any:

@@ -12,7 +12,7 @@ ceil(rows / N) of them, and `/N` below means that.
 | optimizer | S; what is `.grad` itself is counted there | S, and what was `.grad` | S/N |
 | averages | V | V | V/N |
 | gathered | 0 | 0 | see below |
-| activations | A | A; at least G if zeros are added, see `parallel.py` | A |
+| activations | A | A; at least G if zeros are added, see `train/parallel.py` | A |
 
 If R = 1, gradients that are new in each tick come while the activations go. Except for the buckets
 of ddp, which are there all the time, they are subtracted from A.

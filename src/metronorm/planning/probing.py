@@ -15,9 +15,9 @@ import torch
 
 from metronorm.clock import Clock
 from metronorm.memory import explaining_out_of_memory
-from metronorm.train.live_bytes import LiveBytes
+from metronorm.planning.live_bytes import LiveBytes
+from metronorm.planning.predicting import Prediction, predict
 from metronorm.train.optimizers import check_processes
-from metronorm.train.predicting import Prediction, predict
 from metronorm.train.preparing import Preparation, made
 
 if TYPE_CHECKING:
