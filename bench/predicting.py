@@ -93,7 +93,7 @@ def task(config: Config, hooks: tuple[Hook, ...] = ()) -> Task:
     )
 
 
-def config_of(parallel: Any, optimizer: str, **changes: int) -> Config:
+def config_of(parallel: Any, optimizer: str, **changes: Any) -> Config:
     """A few ticks, at whose end there is a checkpoint."""
     name, _, clipped = optimizer.partition(", ")
     clip = 1.0 if clipped or name in ("adamw", "ticks_muon") else 0.0
@@ -118,7 +118,7 @@ def rank(
         wait = timedelta(seconds=120)
         distributed.init_process_group("gloo", store, wait, rank=number, world_size=world)
     for module in (loop, preparing):
-        module.keep_large_blocks = lambda keep: False  # as `give_back_blocks` decides
+        vars(module)["keep_large_blocks"] = lambda keep: False  # as `give_back_blocks` decides
     small = config_of(parallel, optimizer, width=64, layers=2)
     train(task, small, Path(folder, "small"))  # loads libraries, opens sockets, makes buffers
     found = {"sent": 0, "held": 0}

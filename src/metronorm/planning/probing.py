@@ -115,8 +115,9 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig, *, processes: 
 def _activation_bytes(step: Step, batch: Any) -> int:
     """The most that one beat makes, apart from gradients that stay."""
     step.try_out(batch, step.precision)  # there are gradients now, to which the next are added
-    # what a compiled model makes is seen by nobody
-    with torch.compiler.set_stance("force_eager"), LiveBytes() as made_in_beat:
+    made_in_beat = LiveBytes()
+    # nobody sees what a compiled model makes
+    with torch.compiler.set_stance("force_eager"), made_in_beat:
         step.try_out(batch, step.precision)
     return made_in_beat.peak
 
