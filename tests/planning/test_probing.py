@@ -46,7 +46,7 @@ def test_hooks_are_not_called_and_nothing_is_saved() -> None:
         raise AssertionError("a plan makes no run")
 
     hook = Hook(1, never, at_end=True, around=never)
-    plan(changed(hooks=[hook], save=never, test=never), small(ticks=2, evaluate_every=1))
+    plan(changed(hooks=[hook], save=never), small(ticks=2, evaluate_every=1))
 
 
 def test_a_plan_finds_what_a_training_would() -> None:
