@@ -81,9 +81,13 @@ def measure(name: str, rounds: int, ticks: int) -> None:
     added = [one - other for one, other in pairs]
     append(NAME, f"{name}, a tick", "ms", [each / ticks for each in without])
     append(NAME, f"{name}, added by a checkpoint", "ms", added)
-    append(NAME, f"{name}, share of wall time, one a minute", "%", [each / 600 for each in added])
-    copying = [row["checkpoint_ns"] / 1e6 for row in rows if row["checkpoint_ns"]]
-    append(NAME, f"{name}, phase checkpoint", "ms", copying[1:])
+    share = [each / 60e3 * 100 for each in added]
+    append(NAME, f"{name}, share of wall time at one a minute", "%", share)
+    paid = [
+        sum(row["checkpoint_ns"] or 0 for row in rows[begin : begin + 2 * ticks]) / 1e6
+        for begin in range(2 * ticks, len(rows) - 1, 2 * ticks)
+    ]
+    append(NAME, f"{name}, phase checkpoint", "ms", paid)
     append(NAME, f"{name}, writing", "ms", [row["seconds"] * 1e3 for row in saved[1:-1]])
     append(NAME, f"{name}, the copy", "MB", [row["bytes"] / 1e6 for row in saved[1:-1]])
 

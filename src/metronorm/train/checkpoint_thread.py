@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
 import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
@@ -22,7 +19,6 @@ def in_background(work: Callable[[], T]) -> Future[T]:
     """
 
     def run() -> None:
-        _give_way()
         try:
             future.set_result(work())
         except BaseException as error:  # whoever asks for the result gets it
@@ -31,10 +27,3 @@ def in_background(work: Callable[[], T]) -> Future[T]:
     future: Future[T] = Future()
     threading.Thread(target=run, name="metronorm-checkpoint").start()
     return future
-
-
-def _give_way() -> None:
-    """Leave the cores to the threads that compute, where these need all of them."""
-    if sys.platform == "linux":  # elsewhere this would be the priority of the whole process
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
