@@ -59,6 +59,7 @@ bench: .venv/bench
 	$(BIN)/python bench/train_quick.py
 	$(BIN)/python bench/loop_overhead.py
 	$(BIN)/python bench/checkpoint_cost.py
+	$(BIN)/python bench/checkpoint_cost.py --same-thread
 	$(BIN)/python bench/layer_norm.py
 	$(BIN)/python bench/layer_norm_memory.py
 	$(BIN)/python bench/layer_norm_gpt.py
