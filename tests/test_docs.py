@@ -25,6 +25,7 @@ PAGES = [
         "compare",
         "data",
         "diagnosis",
+        "distributed",
         "import-export",
         "integrations",
         "layer-normalization",
