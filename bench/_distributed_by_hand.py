@@ -7,7 +7,7 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -44,7 +44,7 @@ class ByHand:
             for block in model.blocks:  # type: ignore[union-attr]
                 fully_shard(block, mesh=mesh)
             fully_shard(model, mesh=mesh)
-            self.model = model
+            self.model: Any = model
         else:
             self.model = DistributedDataParallel(model, gradient_as_bucket_view=True)
         self.optimizer: torch.optim.Optimizer

@@ -16,6 +16,7 @@ from .world_task import CASES, config_of, task
 
 RANKS = Path(__file__).parent / "world_ranks.py"
 ROUNDING = 1e-12
+IN_FLOAT32 = ("gradient.", "weight.", "update.")  # what a hook observes of layers
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +32,12 @@ def record(run: Path, rank: int = 0) -> list[dict[str, Any]]:
     """What the ticks of a rank hold, apart from what the machine decides."""
     rows = [row for row in open_run(run).ticks().rows() if row["rank"] == rank]
     kept = ("loss", "gradient_norm", "learning_rate")
+    begins = ("validation_", "test_", *IN_FLOAT32)
     return [
         {
             name: value
             for name, value in row.items()
-            if value is not None and (name in kept or name.startswith(("validation_", "test_")))
+            if value is not None and (name in kept or name.startswith(begins))
         }
         for row in rows
     ]
@@ -59,11 +61,15 @@ def test_a_tick_does_not_know_the_world(
     assert f"keeps the gradient separate from the sum: {size(8 * kept)} more on each" in said[0]
     compared = 0
     for name in CASES:
+        if parallel == "fsdp" and name.startswith("sometimes"):
+            continue
         expected = record(alone / name)
         for rank in range(world):
             found = record(tmp_path / name, rank)
             assert [row.keys() for row in found] == [row.keys() for row in expected], name
             for ours, theirs in zip(found, expected, strict=True):
-                assert ours == pytest.approx(theirs, rel=ROUNDING, abs=ROUNDING), (name, rank)
+                for key, value in theirs.items():
+                    near = 1e-5 if key.startswith(IN_FLOAT32) else ROUNDING
+                    assert ours[key] == pytest.approx(value, rel=near, abs=near), (name, rank, key)
                 compared += 1
-    assert compared >= 6 * world * (len(CASES) - 1)
+    assert compared >= 6 * world * (len(CASES) - 2)

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
 from metronorm.data import Shuffled
+from metronorm.tasks.observe import observe
 from metronorm.train import Hook, Moment, OptimizerConfig, Task, TrainConfig
 
 
@@ -20,31 +22,43 @@ class Config(TrainConfig):
     """A few ticks."""
 
     kind: str = "plain"
-    """What the task has of its own: plain, loader, accumulate, unused, twice, stop."""
+    """What the task has of its own: plain, loader, accumulate, unused, sometimes, twice, observed,
+    stop, batch norm; what cannot be sharded: tied, method, wrapped."""
     dtype: str = "float64"
     """Of the model and its inputs."""
 
 
 class Net(nn.Module):
-    """Layers, of which dropout is one, and a part that no loss uses if `unused`."""
+    """Layers, of which dropout is one, and a part that no batch uses, or only some do."""
 
-    def __init__(self, *, unused: bool = False) -> None:
+    def __init__(self, kind: str = "plain") -> None:
         super().__init__()
+        self.kind = kind
         self.first = nn.Linear(7, 10)
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(10, 10), nn.LayerNorm(10), nn.Tanh(), nn.Dropout(0.1))
             for _ in range(2)
         )
         self.last = nn.Linear(10, 3)
-        self.aside = nn.Linear(3, 3) if unused else None
+        self.aside = nn.Linear(3, 3) if kind in ("unused", "sometimes") else None
+        self.norm = nn.BatchNorm1d(7) if kind == "batch norm" else nn.Identity()
+        if kind == "tied":
+            self.layers[1][0].weight = self.layers[0][0].weight  # type: ignore[index]
 
     def forward(self, x: Tensor) -> Tensor:
         """Of points (batch, 7) the logits (batch, 3)."""
-        x = self.first(x)
+        uses_all = bool(x[0, 0] > 0)
+        x = self.first(self.norm(x))
         for layer in self.layers:
             x = x + layer(x)
         logits: Tensor = self.last(x)
+        if self.kind == "sometimes" and self.aside is not None and uses_all:
+            logits = self.aside(logits)
         return logits
+
+    def other(self, x: Tensor) -> Tensor:
+        """The same, but not the model's forward."""
+        return self.forward(x)
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -92,7 +106,7 @@ def task(config: Config) -> Task:
             moment.stop("rank 1 has seen enough")
 
     whole = Task(
-        model=lambda: Net(unused=config.kind == "unused").to(dtype),
+        model=lambda: Net(config.kind).to(dtype),
         batches=Shuffled(points, labels, seed=config.seed),
         loss=loss,
         count=count,
@@ -109,6 +123,12 @@ def task(config: Config) -> Task:
             whole,
             loss=lambda model, batch: loss(model, batch) + 0.1 * (model(-batch[0]) ** 2).sum(),
         )
+    if config.kind == "method":
+        return replace(whole, loss=lambda model, batch: loss(model.other, batch))
+    if config.kind == "wrapped":
+        return replace(whole, model=lambda: DistributedDataParallel(Net().to(dtype)))
+    if config.kind == "observed":
+        return replace(whole, hooks=[observe(2)])
     if config.kind == "stop":
         return replace(whole, hooks=[Hook(1, stop)])
     return whole
@@ -146,6 +166,16 @@ CASES: dict[str, dict[str, Any]] = {
     "loader": {"kind": "loader"},
     "accumulate": {"kind": "accumulate"},
     "unused": {"kind": "unused"},
+    "sometimes": {"kind": "sometimes"},
+    "sometimes, ticks": {"kind": "sometimes", "optimizer": {"name": "ticks", "clip": 0.0}},
+    "observed": {"kind": "observed"},
     "twice": {"kind": "twice"},
     "checkpointing": {"activation_checkpointing": True},
+}
+
+# what is refused before the first tick, and what the error says, of `fsdp` (a wrapper: of both)
+REFUSED = {
+    "wrapped": "must give its model whole",
+    "tied": "layers.0 and layers.1 share",
+    "method": "a loss that calls",
 }

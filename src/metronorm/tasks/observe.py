@@ -6,9 +6,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import torch
+from torch import distributed
+from torch.distributed.tensor import DTensor
 
 from metronorm.errors import ConfigError
 from metronorm.norm import observe as observe_norms
+from metronorm.optim.blocks import local
 from metronorm.train.task import Hook
 
 if TYPE_CHECKING:
@@ -48,7 +51,7 @@ class _Layers:
         self._every = every
         self._norms: NormObserver | None = None
         self._looked = False
-        self._found: dict[str, Tensor] = {}
+        self._found: dict[str, Tensor] = {}  # squares of norms
 
     @contextlib.contextmanager
     def around(self, moment: Moment) -> Iterator[None]:
@@ -62,8 +65,8 @@ class _Layers:
             yield
         for name, now in _weights(moment.model).items():
             before = self._found.pop(f"before.{name}")
-            self._found[f"update.{name}"] = (now - before).norm()
-            self._found[f"weight.{name}"] = now.norm()
+            self._found[f"update.{name}"] = (now - before).norm() ** 2
+            self._found[f"weight.{name}"] = now.norm() ** 2
 
     def _before(self, model: nn.Module) -> None:
         for name, weights in _weights(model).items():
@@ -71,7 +74,7 @@ class _Layers:
         for name, module in _layers(model):
             gradients = [p.grad for p in module.parameters(recurse=False) if p.grad is not None]
             if gradients:
-                self._found[f"gradient.{name}"] = _flat(gradients).norm()
+                self._found[f"gradient.{name}"] = _flat(gradients).norm() ** 2
 
     def _norm_observer(self, model: nn.Module) -> NormObserver | None:
         if not self._looked:
@@ -83,7 +86,10 @@ class _Layers:
     def log(self, moment: Moment) -> None:
         """Put the numbers into the tick's record."""
         names = list(self._found)
-        values = torch.stack([self._found[name].double() for name in names]).tolist()
+        squares = torch.stack([self._found[name].double() for name in names])
+        if any(isinstance(each, DTensor) for each in moment.model.parameters()):
+            distributed.all_reduce(squares)  # each rank has the squares of its parts
+        values = squares.sqrt().tolist()
         moment.clock.log(**dict(zip(names, values, strict=True)))
         if self._norms:
             moment.clock.log(**self._norms.numbers())
@@ -99,9 +105,9 @@ def _layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
 
 @torch.no_grad()
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of each layer's weights as one vector."""
+    """A copy of each layer's weights as one vector; of DTensors, of what this rank has."""
     return {name: _flat(list(module.parameters(recurse=False))) for name, module in _layers(model)}
 
 
 def _flat(tensors: list[Any]) -> Tensor:
-    return torch.cat([tensor.detach().float().flatten() for tensor in tensors])
+    return torch.cat([local(tensor.detach()).float().flatten() for tensor in tensors])

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
@@ -143,6 +145,23 @@ def make_passes(
         for layer in layers_of(model):
             layer.compile()
     return Sharded(task, model, layers_of(model), world, trial)
+
+
+def check_whole(model: nn.Module) -> None:
+    """Look whether a model is as it was written: the loop itself shares it between processes.
+
+    Raises:
+        ConfigError: a wrapper has it.
+    """
+    wrappers = (DistributedDataParallel, FullyShardedDataParallel, FSDPModule)
+    found = {type(each).__name__ for each in model.modules() if isinstance(each, wrappers)}
+    found |= {"DTensor" for each in model.parameters() if isinstance(each, DTensor)}
+    if found:
+        raise ConfigError(
+            "a task must give its model whole: the loop shares it between processes",
+            got=", ".join(sorted(found)),
+            fix="the model without its wrapper, and --parallel ddp or fsdp",
+        )
 
 
 def layers_of(model: nn.Module) -> list[nn.Module]:

@@ -18,7 +18,7 @@ from metronorm.train.averages import Averages
 from metronorm.train.beats import IteratedBeats, make_beats
 from metronorm.train.evaluate import evaluating
 from metronorm.train.first_beat import check_batch
-from metronorm.train.parallel import layers_of, recompute
+from metronorm.train.parallel import check_whole, layers_of, recompute
 from metronorm.train.rank_beats import rank_windows
 from metronorm.train.resuming import check_same_data
 from metronorm.train.starting import initial_weights
@@ -109,7 +109,9 @@ class Preparation:
         check_task(task)
         device = precision.choose_device(config.device)
         torch.manual_seed(config.seed)
-        model = _model(task).to(device)
+        model = _model(task)
+        check_whole(model)
+        model.to(device)
         if config.activation_checkpointing:
             recompute(layers_of(model))
         if config.init_from and not found:

@@ -89,7 +89,7 @@ def check_state(model: nn.Module) -> None:
     """Look whether a checkpoint can keep the model.
 
     Raises:
-        ConfigError: its state is not of tensors only.
+        ConfigError: its state is not of tensors only, or of complex128, which safetensors lacks.
     """
     for name, value in model.state_dict().items():
         if not isinstance(value, torch.Tensor):
@@ -97,6 +97,12 @@ def check_state(model: nn.Module) -> None:
                 "a model's state_dict must hold tensors only",
                 got=f"{name}, a {type(value).__name__}",
                 fix="register_buffer of a tensor instead of get_extra_state",
+            )
+        if value.dtype == torch.complex128:
+            raise ConfigError(
+                "a checkpoint must be able to keep each tensor of a model",
+                got=f"{name} in complex128",
+                fix="complex64, or the real and the imaginary part as two tensors",
             )
 
 
