@@ -6,6 +6,7 @@ the same in all ranks; they identify the launch, so its ranks find the same atte
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import uuid
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,22 @@ _LAUNCHERS = (
 )
 
 
+_met: list[str] = []  # the name of the meeting of this process, if it is in one
+
+
+@contextlib.contextmanager
+def in_meeting(name: str) -> Iterator[None]:
+    """Inside, the launch of this process is the meeting that it has come to.
+
+    Launchers that restart some processes may tell each of them another number of restarts.
+    """
+    _met.append(name)
+    try:
+        yield
+    finally:
+        _met.pop()
+
+
 def find_place(environment: Mapping[str, str] | None = None) -> Place:
     """Find the rank and the launch of this process; without a launcher it is rank 0 of 1.
 
@@ -72,11 +89,14 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
         ConfigError: a rank is not a number, or not below the number of ranks.
     """
     known = os.environ if environment is None else environment
+    met = _met[-1] if _met and environment is None else None
     for launcher, rank, world_size, identifying in _LAUNCHERS:
         # a shell inside a SLURM allocation has SLURM_PROCID too, but is not a step
         if rank not in known or (launcher == "slurm" and "SLURM_STEP_ID" not in known):
             continue
         number, world = _numbers(rank, known[rank], known.get(world_size))
+        if met:
+            return Place(number, world, met)
         identity = _identity(known, identifying)
         # the variable and not `world`, which may be a guess that differs between ranks
         return Place(number, world, f"{launcher} {identity} of {known.get(world_size)}")

@@ -7,8 +7,10 @@ store of the ranks is in a process of its own.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -30,12 +32,14 @@ class Launch:
         said: folder for what the ranks say.
         environment: more variables.
         store: whether a process of its own keeps the store; False: rank 0 does.
+        own_disk: a folder that the last rank has another disk for.
     """
 
     arguments: list[list[str]]
     said: str
     environment: dict[str, str] = field(default_factory=dict)
     store: bool = True
+    own_disk: str = ""
 
 
 @dataclass
@@ -107,22 +111,37 @@ def _rank(launch: Launch, rank: int, port: int) -> int:
     )
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(out, 2)
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(len(launch.arguments)),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-        TORCHELASTIC_RUN_ID=launch.said,
-        TORCHELASTIC_USE_AGENT_STORE=str(launch.store),
-        **launch.environment,
-    )
+    own = {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(len(launch.arguments)),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_RUN_ID": launch.said,
+        "TORCHELASTIC_USE_AGENT_STORE": str(launch.store),
+    }
+    os.environ.update(own | launch.environment)
     try:
+        if launch.own_disk and rank == len(launch.arguments) - 1:
+            _mount(launch.own_disk)
         return main(launch.arguments[rank])
     except BaseException:
         traceback.print_exc()
         return 1
     finally:
         sys.stderr.flush()
+
+
+def _mount(folder: str) -> None:
+    """Another disk at this folder, for this process alone."""
+    library = ctypes.CDLL(None, use_errno=True)
+    new_namespace, private = 0x00020000, 0x00040000 | 0x00004000
+    done = (
+        library.unshare(new_namespace)
+        or library.mount(b"none", b"/", None, private, None)
+        or library.mount(b"tmpfs", folder.encode(), b"tmpfs", 0, b"size=4m")
+    )
+    if done:
+        raise PermissionError(ctypes.get_errno(), "a disk cannot be mounted here")
 
 
 def _fork(work: object) -> int:
@@ -159,9 +178,14 @@ def _launch(launch: Launch) -> None:
     pids = [_fork(lambda rank=rank: _rank(launch, rank, port)) for rank in ranks]
     print(json.dumps(pids), flush=True)
     ends: dict[int, tuple[int, float]] = {}
+    stopped: list[int] = []
     while len(ends) < len(pids):
-        pid, status = os.wait()
-        if pid in pids:
+        if len(ends) + len(stopped) == len(pids):  # all others have ended
+            os.kill(stopped.pop(), signal.SIGKILL)
+        pid, status = os.waitpid(-1, os.WUNTRACED)
+        if os.WIFSTOPPED(status):
+            stopped.append(pid)
+        elif pid in pids:
             ends[pid] = os.waitstatus_to_exitcode(status), time.time()
     if store:
         os.kill(store, 9)

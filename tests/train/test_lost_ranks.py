@@ -29,7 +29,7 @@ def harm(ranks: Ranks, folder: Path, processes: int, fault: dict[str, Any], *mor
     arguments = ["train", "--run", str(folder / "run"), *options(), *more]
     launch = Launch(same(arguments, processes), str(folder / "said"), {"FAULT": json.dumps(fault)})
     ended = ranks.run(launch)
-    assert (folder / "harmed").exists(), ended.said
+    assert (folder / f"harmed-{fault['rank']}").exists(), ended.said
     return ended
 
 

@@ -19,7 +19,7 @@ import torch
 
 from metronorm import __version__
 from metronorm.allocator import keep_large_blocks
-from metronorm.clock import Clock, check_free
+from metronorm.clock import Clock, check_free, read_run_info
 from metronorm.errors import ConfigError, RunError
 from metronorm.memory import explaining_out_of_memory
 from metronorm.train.checkpoint import FOLDER
@@ -219,13 +219,18 @@ class _Training:
         step, saving, measuring = self.ready.step, self.saving, self.measuring
         failed: BaseException | None = None
         with self.stop as stop, self.clock as clock, contextlib.ExitStack() as stack:
+            self.world.check_same(
+                "directory of the run",
+                {"run": read_run_info(self.directory).id},
+                fix="a directory that all machines share",
+            )
             with self.world.failing_together():
                 self._begin(clock)
-            stack.enter_context(self.world.naming_the_lost(clock.event))
-            stack.enter_context(explaining_out_of_memory(resume=self.old is not None))
             if self.world.size > 1:  # for the moment when this rank begins to wait for the others
                 clock.watch(step.reducing)
             stack.enter_context(saving.finished_tick(clock))
+            stack.enter_context(self.world.naming_the_lost(clock.event))
+            stack.enter_context(explaining_out_of_memory(resume=self.old is not None))
             beats = self.ready.windows()
             for window in clock.ticks(beats, total=config.ticks, initial=initial):
                 saving.write(clock)

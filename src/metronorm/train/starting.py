@@ -62,7 +62,11 @@ def _processes(ready: Preparation) -> list[str]:
     """How they share the training, and what clipping costs each of them."""
     config, optimizer = ready.step.config, ready.step.optimizer
     network = "nccl" if ready.step.device.type == "cuda" else "gloo"
-    lines = [f"processes  {ready.world.size} ({config.parallel}, {network})"]
+    idle = ready.world.size - config.micro_batches
+    few = f"; {idle} have nothing to do, as a tick has {config.micro_batches} micro-batches"
+    lines = [
+        f"processes  {ready.world.size} ({config.parallel}, {network}){few if idle > 0 else ''}"
+    ]
     if config.optimizer.clip and isinstance(optimizer, Accumulator):
         separate = sum(
             local(each).numel() * sum_dtype(each).itemsize

@@ -26,8 +26,10 @@ import torch
 from torch import distributed
 
 from metronorm.errors import ConfigError, RankError
+from metronorm.ranks import in_meeting
 from metronorm.train._torch_private import default_store, part_of_store
 from metronorm.train.lost_ranks import LostRanks, is_of_others
+from metronorm.train.meeting import meet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -170,7 +172,12 @@ class World:
             for tensor in tensors:
                 distributed.broadcast(tensor, 0)
 
-    def check_same(self, must: str, values: Mapping[str, Any]) -> None:
+    def check_same(
+        self,
+        must: str,
+        values: Mapping[str, Any],
+        fix: str = "the same files and options on every machine",
+    ) -> None:
         """Compare values that must be the same on every process.
 
         Raises:
@@ -191,7 +198,7 @@ class World:
                 error = ConfigError(
                     f"all ranks must have the same {must}",
                     got=f"{name}: {shown} on {self.size - len(odd)} of {self.size}",
-                    fix="the same files and options on every machine",
+                    fix=fix,
                 )
                 raise error if self.first else _told(str(error))
 
@@ -268,17 +275,16 @@ def joined(device: str, seconds: float) -> Iterator[World]:
 def _group(device: str, seconds: float) -> Iterator[Store]:
     """The default group of the launch, and its store."""
     gpus = device.startswith(("auto", "cuda")) and torch.cuda.is_available()
-    try:
-        distributed.init_process_group(
-            "cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(seconds=seconds)
-        )
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(
-            "all processes of a launch must meet",
-            got=str(error).partition("\n")[0],
-            fix="torchrun --nproc-per-node N, or metronorm train --processes N",
-        ) from None
-    yield default_store()
+    meeting = meet(seconds)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if gpus else "gloo",
+        timeout=timedelta(seconds=seconds),
+        store=part_of_store(meeting.store, "group"),
+        rank=meeting.rank,
+        world_size=meeting.size,
+    )
+    with in_meeting(meeting.name):
+        yield meeting.store
     distributed.destroy_process_group()
 
 
