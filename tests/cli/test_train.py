@@ -179,6 +179,24 @@ def test_a_signal_to_the_whole_group_spares_the_workers(folder: Path, batches: s
     assert len(rows("runs/own")) == int(saved.name.removeprefix("tick-"))
 
 
+def test_processes_end_with_their_launcher(folder: Path) -> None:
+    """Else they would train on, and no restarted job could go on with the run."""
+    command = [sys.executable, "-m", "metronorm", "train", "--recipe", "own.py", *SMALL]
+    launcher = subprocess.Popen(
+        [*command, "--processes", "2", "--ticks", "100000"], stderr=subprocess.PIPE
+    )
+    with launcher:
+        assert launcher.stderr is not None
+        while b"/100000 [" not in launcher.stderr.read1():
+            assert launcher.poll() is None
+        launcher.kill()
+        launcher.stderr.read()  # to its end: no process has it open any more
+    newest = max(Path("runs/own/checkpoints").iterdir(), key=lambda path: path.name)
+    done = int(newest.name.removeprefix("tick-"))
+    assert len(rows("runs/own")) >= done > 0
+    assert main(["train", "--resume", "runs/own", "--ticks", str(done + 1)]) == 0
+
+
 def test_text_is_sampled_from_runs_of_text(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,6 +16,7 @@ from metronorm.cli import sample, show
 from metronorm.cli._config_file import read_options, with_data_of
 from metronorm.cli.arguments import parse, value_of, without
 from metronorm.cli.free_directory import free_directory
+from metronorm.cli.launched import end_with_launcher, launching
 from metronorm.cli.recipe import Recipe, load_recipe
 from metronorm.errors import ConfigError, MetronormError
 from metronorm.ranks import find_place
@@ -87,6 +88,7 @@ def _arguments(kind: type[TrainConfig]) -> Any:
 
 def main(argv: list[str]) -> int:
     """Train; 0, 128 + the number of the signal that stopped it, or 3 if its end is not saved."""
+    end_with_launcher()
     resumed = _run_to_resume(argv)
     file = value_of("--config", argv)
     values = read_options(Path(file)) if file and not resumed else None
@@ -111,7 +113,8 @@ def main(argv: list[str]) -> int:
         check_processes(arguments.processes)
     if arguments.processes != 1 and not arguments.dry_run:
         left = without("--processes", argv)
-        return launch(arguments.processes, ["-m", "metronorm", "train", *left])
+        with launching():
+            return launch(arguments.processes, ["-m", "metronorm", "train", *left])
     # OpenMP's threads wait for each other in a loop, by default for milliseconds, before they
     # sleep. On a busy machine they so take the cores from one another: two threads were 40 times
     # slower than with this setting, which on an idle machine costs nothing.
