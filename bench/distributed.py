@@ -125,7 +125,7 @@ def losses(arguments: argparse.Namespace) -> None:
                 continue
             apart = [abs(of[seed]["validation"] - alone[seed]["validation"]) for seed in of]
             append(NAME, f"{case}, apart from 1 process, same seed", "nats per token", apart)
-            for tick in (1, 10, 50, arguments.ticks):
+            for tick in sorted({1, min(10, arguments.ticks), arguments.ticks}):
                 far = [
                     abs(of[s]["losses"][tick - 1] / alone[s]["losses"][tick - 1] - 1) for s in of
                 ]
