@@ -69,7 +69,7 @@ def test_summaries_and_goodput_count_the_evaluations(tmp_path: Path) -> None:
         epochs(clock, time)
     found = summarize(open_run(tmp_path / "run"))
     assert found.ticks == 4
-    assert found.losses["val_loss"].best == 0.0
+    assert found.measures["val_loss"].best == 0.0
     assert found.phases["evaluate"] == pytest.approx(200 / 240)
     spent = goodput(open_run(tmp_path / "run"))
     assert spent.forward == pytest.approx(240e-9)

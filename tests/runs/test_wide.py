@@ -35,7 +35,7 @@ for sealed in (False, True):
     summary, snapshot = summarize(run), Follower(sys.argv[1]).read()
     print(msgspec.json.encode({{
         "ticks": summary.ticks,
-        "losses": summary.losses,
+        "measures": summary.measures,
         "notices": summary.notices,
         "findings": diagnose(run),
         "latest": snapshot.latest,
@@ -65,7 +65,7 @@ def test_thousands_of_metrics_are_read_in_bounded_memory(tmp_path: Path) -> None
     unsealed, sealed = map(json.loads, done.stdout.splitlines())
     assert sealed == unsealed
     assert sealed["ticks"] == 60
-    assert sealed["losses"]["loss"] == {"last": 10 / 60, "best": 10 / 60, "tick": 60}
+    assert sealed["measures"]["loss"] == {"last": 10 / 60, "best": 10 / 60, "tick": 60}
     assert sealed["notices"] == []
     assert sealed["columns"][-2:] == [names[-1], "loss"]
     assert sealed["latest"][names[3]] == 63

@@ -382,14 +382,14 @@ def test_a_signal_does_not_wait_for_an_evaluation(
     def watched(self: Step, batch: Any) -> dict[str, Any]:
         nonlocal seen
         seen += 1
-        if seen > 1:  # once, before the training, to see what is measured
+        if seen > 3:  # before the training a batch and its halves, to see what is measured
             os.kill(os.getpid(), signal.SIGTERM)
         return sums(self, batch)
 
     monkeypatch.setattr(Step, "sums", watched)
     outcome = train(text.task, config, tmp_path / "run")
     monkeypatch.undo()
-    assert seen == 2
+    assert seen == 4
     assert (outcome.tick, outcome.saved, outcome.measures) == (10, 10, {})
     assert outcome.signal is signal.SIGTERM
     assert losses(tmp_path / "run")[-1][2] is None, "half an evaluation is none"
