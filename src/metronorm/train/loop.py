@@ -284,7 +284,7 @@ class _Training:
             return
         found = [change for change in changes(self.old, self.config) if change.name != "data_id"]
         for change in found:
-            if change.name == "ticks":
+            if change.name == "ticks" and self.world.first:
                 _log.warning("the learning rate's schedule ends at tick %d now", change.after)
         clock.event(
             "branch" if self.is_branch else "resume",
