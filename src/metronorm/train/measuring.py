@@ -84,7 +84,6 @@ class Measuring:
 
     def _measure(self, source: Any, name: str, tick: int) -> dict[str, float]:
         """Of the model, and of the averages of its weights that there are after this tick."""
-        self._world.share_first(self._step.model.buffers())  # what a checkpoint has
         measures = self._measure_once(batches_of(source, name))
         for kind in self._averages.ready(tick):
             with self._averages.in_place(kind):

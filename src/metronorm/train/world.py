@@ -32,7 +32,7 @@ from metronorm.train.lost_ranks import LostRanks, is_of_others
 from metronorm.train.meeting import meet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from torch import Tensor
     from torch._C._distributed_c10d import Store  # for the checker: it has no public name
@@ -165,12 +165,6 @@ class World:
         if self.control is not None:
             distributed.all_reduce(tensor)
         return tensor
-
-    def share_first(self, tensors: Iterable[Tensor]) -> None:
-        """Give all processes the values that rank 0 has."""
-        if self.control is not None:
-            for tensor in tensors:
-                distributed.broadcast(tensor, 0)
 
     def check_same(
         self,
