@@ -35,6 +35,7 @@ PUBLIC = {
         "stream_decode",
         "validation_windows",
     },
+    "metronorm.finetune": set(),
     "metronorm.integrations": set(),
     "metronorm.integrations.importing": {
         "import_run",
@@ -138,11 +139,12 @@ ARROWS = {
     "runs": {"store"},
     "norm": set(),
     "optim": set(),
-    "models": {"norm"},
+    "models": {"norm", "loss"},
     "data": set(),
     "train": {"optim", "clock"},
     "planning": {"train", "optim", "clock"},
-    "tasks": {"train", "models", "data", "norm", "optim"},
+    "tasks": {"train", "models", "data", "loss", "norm", "optim"},
+    "finetune": {"tasks", "train", "models", "data", "loss", "norm", "optim", "runs"},
     "integrations": {"clock", "runs", "store"},
     "keras": {"clock", "integrations", "norm"},
     "cli": {
@@ -156,6 +158,7 @@ ARROWS = {
         "train",
         "planning",
         "tasks",
+        "finetune",
         "integrations",
     },
 }

@@ -1,0 +1,144 @@
+"""The architectures that are fine-tuned: their body, which makes features, and their head.
+
+| kind | `model_type` in config.json |
+| --- | --- |
+| causal | llama (SmolLM2), qwen3, gemma3_text, gpt2 |
+| classifier | bert (MiniLM), modernbert |
+
+The loss is that of a linear layer: `head(model)` on `features(model, batch)`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+
+from metronorm.errors import ConfigError
+from metronorm.finetune.packed_attention import packed_mask, use_packed_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor, nn
+
+Kind = Literal["causal", "classifier"]
+
+
+class Head(NamedTuple):
+    """The last layer: logits = scale * (features @ weight.T + bias), then soft-capped.
+
+    Attributes:
+        weight: the parameter, (vocabulary or labels, width); with tied embeddings, theirs.
+        bias: the parameter, (vocabulary or labels,), or None.
+        soft_cap: logits become soft_cap * tanh(logits / soft_cap); None: they stay.
+        scale: factor of the logits.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    soft_cap: float | None
+    scale: float
+
+
+def check_architecture(config: Mapping[str, Any], kind: Kind) -> None:
+    """Refuse a model that `features` does not know.
+
+    Args:
+        config: the fields of the model's config.json.
+        kind: what is made of it.
+
+    Raises:
+        ConfigError: it has another architecture, or is an unknown form of a known one.
+    """
+    name = config.get("model_type")
+    if name not in _BODIES[kind]:
+        others = next((other for other in _BODIES if name in _BODIES[other]), None)
+        raise ConfigError(
+            f"a {kind} model must have one of the supported architectures",
+            got=f"{name!r}" + (f", which is for a {others} model" if others else ""),
+            fix=", ".join(_BODIES[kind]),
+        )
+    if kind == "causal" and (
+        config.get("is_causal") is False or config.get("use_bidirectional_attention")
+    ):
+        raise ConfigError(
+            "a causal model must see only what comes before", got="bidirectional attention"
+        )
+
+
+def features(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
+    """What the head gets: one row per position of a causal batch, per text of a classifier's.
+
+    Args:
+        model: a transformers model for causal language modelling or sequence classification. One
+            for causal modelling gets our attention function (see `packed_attention`) and keeps it.
+        batch: of a causal model, `ids` and `positions`, int64 (positions,), and `lengths`, int64
+            (documents,); documents follow each other, and `positions` begins with 0 in each. Of a
+            classifier, `ids` and `mask`, int64 (rows, longest); mask is 1 where a token is.
+
+    Returns:
+        Floats (positions, width) or (rows, width).
+
+    Raises:
+        ConfigError: the model has an unsupported architecture.
+    """
+    config: Any = model.config
+    name = config.model_type
+    body = next((bodies[name] for bodies in _BODIES.values() if name in bodies), None)
+    if body is None:
+        raise ConfigError(
+            "a model must have one of the supported architectures",
+            got=repr(name),
+            fix=", ".join(name for bodies in _BODIES.values() for name in bodies),
+        )
+    return body(model, batch)
+
+
+def head(model: nn.Module) -> Head:
+    """The head of a model that `features` takes; its tensors are the model's own parameters."""
+    some: Any = model
+    if hasattr(some, "classifier"):
+        return Head(some.classifier.weight, some.classifier.bias, None, 1.0)
+    layer = some.get_output_embeddings()
+    cap = getattr(some.config, "final_logit_softcapping", None)
+    return Head(layer.weight, layer.bias, cap, 1.0)
+
+
+def _causal_body(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    use_packed_attention(model)
+    hidden: Tensor = model.base_model(
+        input_ids=_on_device(model, batch["ids"]).unsqueeze(0),
+        position_ids=_on_device(model, batch["positions"]).unsqueeze(0),
+        attention_mask=packed_mask(torch.as_tensor(batch["lengths"])),
+        use_cache=False,
+    ).last_hidden_state
+    return hidden[0]
+
+
+def _bert_body(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    ids, mask = _on_device(model, batch["ids"]), _on_device(model, batch["mask"])
+    pooled: Tensor = model.bert(input_ids=ids, attention_mask=mask).pooler_output
+    dropped: Tensor = model.dropout(pooled)
+    return dropped
+
+
+def _modernbert_body(model: Any, batch: Mapping[str, Any]) -> Tensor:
+    ids, mask = _on_device(model, batch["ids"]), _on_device(model, batch["mask"])
+    hidden: Tensor = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
+    if model.config.classifier_pooling == "cls":
+        pooled = hidden[:, 0]
+    else:
+        pooled = (hidden * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+    dropped: Tensor = model.drop(model.head(pooled))
+    return dropped
+
+
+def _on_device(model: Any, values: Any) -> Tensor:
+    return torch.as_tensor(values).to(model.device)
+
+
+_BODIES: dict[Kind, dict[str, Callable[[Any, Mapping[str, Any]], Tensor]]] = {
+    "causal": dict.fromkeys(("llama", "qwen3", "gemma3_text", "gpt2"), _causal_body),
+    "classifier": {"bert": _bert_body, "modernbert": _modernbert_body},
+}
