@@ -1,0 +1,272 @@
+"""Load a pretrained model and its tokenizer from this machine's disk; nothing is downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from metronorm.errors import (
+    ConfigError,
+    DataError,
+    MetronormError,
+    MissingDependencyError,
+    OutOfMemoryError,
+)
+from metronorm.finetune.architectures import Kind, check_architecture
+from metronorm.finetune.library import quietly
+from metronorm.finetune.model_files import (
+    ModelFiles,
+    check_gguf_magic,
+    check_weights,
+    find_model,
+    read_config,
+)
+from metronorm.memory import available_bytes, is_out_of_memory
+from metronorm.text import size
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator, Sequence
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model as its files have it, and its tokenizer.
+
+    Attributes:
+        model: a plain transformers model, on the CPU and in evaluation mode.
+        tokenizer: of transformers, with its chat template if it has one.
+        source: directory or GGUF file that it was loaded from.
+        kind: "causal" or "classifier".
+        context: most tokens that it sees at once.
+        drawn: names of the parameters that its files do not have and that are drawn at random: a
+            classifier's head.
+    """
+
+    model: Any
+    tokenizer: Any
+    source: Path
+    kind: Kind
+    context: int
+    drawn: tuple[str, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A classifier's labels in the order of its logits; none of a causal model."""
+        if self.kind == "causal":
+            return ()
+        names = self.model.config.id2label
+        return tuple(str(names[number]) for number in sorted(names))
+
+
+def load(
+    path: str | os.PathLike[str],
+    kind: Kind,
+    *,
+    labels: Sequence[str] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Pretrained:
+    """Load a model for fine-tuning.
+
+    Args:
+        path: a directory in Hugging Face layout with safetensors, a GGUF file, or a directory that
+            holds one. Weights of GGUF are unpacked to `dtype`.
+        kind: "causal" for next tokens, or "classifier" for texts.
+        labels: of a classifier, in the order of its logits; None: those that it was trained with.
+            A head for other labels is drawn from torch's default generator.
+        dtype: of the parameters.
+
+    Raises:
+        DataError: no model is there, or it is damaged, pickled, incomplete, wants its own code to
+            run, or has no tokenizer that fits it.
+        ConfigError: an unsupported architecture, or labels that do not fit.
+        OutOfMemoryError: the weights do not fit into the memory that is free.
+        MissingDependencyError: a package is missing.
+    """
+    source = Path(path).expanduser()
+    if (labels is not None) and kind == "causal":
+        raise ConfigError("only a classifier has labels", got=f"labels={list(labels)!r}")
+    files = find_model(source)
+    with quietly() as transformers:
+        if files.gguf is None:
+            return _load_directory(transformers, source, files, kind, labels, dtype)
+        return _load_gguf(transformers, source, files, kind, dtype)
+
+
+@contextlib.contextmanager
+def _explaining(what: str, source: Path) -> Iterator[None]:
+    """Turn whatever a library raises over a file into one line."""
+    try:
+        yield
+    except MetronormError:
+        raise
+    except Exception as error:  # these libraries raise anything, also bare Exception
+        if is_out_of_memory(error):
+            raise
+        if isinstance(error, ImportError):
+            reason = str(error).strip().partition("\n")[0]
+            raise MissingDependencyError(
+                f"{what} needs a package", got=reason, fix="pip install 'metronorm[finetune]'"
+            ) from None
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DataError(f"{what} must be readable", got=f"{source}: {reason}") from None
+
+
+def _load_directory(
+    transformers: Any,
+    source: Path,
+    files: ModelFiles,
+    kind: Kind,
+    labels: Sequence[str] | None,
+    dtype: torch.dtype,
+) -> Pretrained:
+    check_architecture(read_config(files), kind)
+    shapes = check_weights(files)
+    _check_memory(sum(math.prod(shape) for shape in shapes.values()), dtype)
+    with _explaining("a model's config", source):
+        config = transformers.AutoConfig.from_pretrained(files.directory, local_files_only=True)
+    tokenizer = _tokenizer(transformers, source, config, files)
+    auto, anew = transformers.AutoModelForCausalLM, False
+    if kind == "classifier":
+        auto = transformers.AutoModelForSequenceClassification
+        anew = _set_labels(config, labels, has_head="classifier.weight" in shapes)
+    with _explaining("a model", source):
+        model, report = auto.from_pretrained(
+            files.directory,
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # what does not fit is in the report
+            output_loading_info=True,
+        )
+    drawn = {*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])}
+    for name in sorted(drawn):
+        if kind == "causal" or not name.startswith(("classifier.", "bert.pooler.", "head.")):
+            raise DataError(
+                "a model's files must have all of its weights, in the sizes of its config",
+                got=f"{source} without {name}",
+                fix="download the model again",
+            )
+    if anew:
+        torch.nn.init.normal_(model.classifier.weight, std=config.initializer_range)
+        torch.nn.init.zeros_(model.classifier.bias)
+        drawn |= {"classifier.weight", "classifier.bias"}
+    return _pretrained(model, tokenizer, source, kind, tuple(sorted(drawn)))
+
+
+def _set_labels(config: Any, labels: Sequence[str] | None, *, has_head: bool) -> bool:
+    """Put the labels into a classifier's config; returns whether the head must be drawn anew."""
+    own = [str(config.id2label[number]) for number in sorted(config.id2label)]
+    if labels is None:
+        if not has_head:
+            raise ConfigError(
+                "a classifier must know its labels",
+                got="a pretrained model without a head",
+                fix="name them",
+            )
+        return False
+    if len(set(labels)) != len(labels) or len(labels) < 2:
+        raise ConfigError("labels must be at least two different names", got=repr(list(labels)))
+    if has_head and set(own) == set(labels) and own != list(labels):
+        raise ConfigError(
+            "labels must be in the order of the model's own head",
+            got=", ".join(labels),
+            fix=", ".join(own),
+        )
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: number for number, label in enumerate(labels)}
+    config.problem_type = "single_label_classification"
+    return own != list(labels)
+
+
+def _load_gguf(
+    transformers: Any, source: Path, files: ModelFiles, kind: Kind, dtype: torch.dtype
+) -> Pretrained:
+    check_gguf_magic(files)
+    where: dict[str, Any] = {"gguf_file": files.gguf, "local_files_only": True}
+    with _explaining("a GGUF file", source):
+        config = transformers.AutoConfig.from_pretrained(files.directory, **where)
+    check_architecture(config.to_dict(), kind)
+    with torch.device("meta"):
+        shell = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
+    _check_memory(sum(value.numel() for value in shell.parameters()), dtype)
+    tokenizer = _tokenizer(transformers, source, config, files)
+    # Its progress bar is not one of those that `quietly` stops.
+    with _explaining("a GGUF file", source), contextlib.redirect_stderr(io.StringIO()):
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            files.directory, config=config, dtype=dtype, output_loading_info=True, **where
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise DataError("a GGUF file must have all weights", got=f"{source} without {missing[0]}")
+    return _pretrained(_moved(model, shell), tokenizer, source, kind, ())
+
+
+def _moved(model: Any, shell: Any) -> Any:
+    """The tensors of a model in a fresh one of its kind.
+
+    What transformers loads from GGUF is marked as quantized: it cannot be saved, nor trained.
+    """
+    for name, module in model.named_modules():
+        place = shell.get_submodule(name)
+        for tensors in (module.named_parameters, module.named_buffers):
+            for key, tensor in tensors(recurse=False):
+                setattr(place, key, tensor)
+    return shell.eval()
+
+
+def _tokenizer(transformers: Any, source: Path, config: Any, files: ModelFiles) -> Any:
+    where: dict[str, Any] = {"local_files_only": True}
+    kind = transformers.AutoTokenizer
+    if files.gguf is not None:
+        where["gguf_file"] = files.gguf
+        # AutoTokenizer makes the same one, but reads the whole file for it once more: 5 seconds.
+        kind = transformers.PreTrainedTokenizerFast
+    elif not any((files.directory / name).exists() for name in _TOKENIZERS):
+        raise DataError(
+            "a model must come with its tokenizer",
+            got=f"no {' and no '.join(_TOKENIZERS)} in {source}",
+            fix="download it from where the model is",
+        )
+    with _explaining("a model's tokenizer", source):
+        tokenizer = kind.from_pretrained(files.directory, **where)
+    tokenizer.init_kwargs.pop("local_files_only", None)  # it would be saved with the tokenizer
+    if len(tokenizer) > config.vocab_size:
+        raise DataError(
+            "a tokenizer must have at most as many tokens as the model has embeddings",
+            got=f"{len(tokenizer):,} tokens and {config.vocab_size:,} embeddings in {source}",
+            fix="the tokenizer that the model was trained with",
+        )
+    return tokenizer
+
+
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def _check_memory(parameters: int, dtype: torch.dtype) -> None:
+    needed, free = parameters * dtype.itemsize, available_bytes()
+    if free is not None and needed > free:
+        raise OutOfMemoryError(
+            f"a model of {parameters:,} parameters needs at least {size(needed)} of memory",
+            got=f"{size(free)} free",
+            fix="a smaller model",
+        )
+
+
+def _pretrained(
+    model: Any, tokenizer: Any, source: Path, kind: Kind, drawn: tuple[str, ...]
+) -> Pretrained:
+    # A padding index would keep the embedding of that token from learning. Padding is known by its
+    # place; the token, often the one that ends an answer, is one like any other.
+    model.get_input_embeddings().padding_idx = None
+    context = model.config.max_position_embeddings
+    if tokenizer.model_max_length < context:
+        context = tokenizer.model_max_length
+    return Pretrained(model, tokenizer, source, kind, int(context), drawn)
