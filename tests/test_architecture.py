@@ -17,6 +17,7 @@ SOURCE = Path(metronorm.__file__).parent
 # What every package exports: `__all__` of its `__init__.py`, also where nothing is public.
 PUBLIC = {
     "metronorm": {"__version__"},
+    "metronorm.checkpoints": set(),
     "metronorm.cli": {"COMMANDS", "main"},
     "metronorm.clock": {"Clock", "RunInfo", "StallWatch", "check_free", "read_run_info"},
     "metronorm.clock.hooks": {"Watch"},
@@ -130,7 +131,7 @@ PUBLIC = {
     },
 }
 
-LARGEST_SHARE = 0.165  # of the lines of the package, for the room with the most lines
+LARGEST_SHARE = 0.14  # of the lines of the package, for the room with the most lines
 
 # The rooms that each room may import; all rooms may import the modules in COMMON.
 ARROWS = {
@@ -141,10 +142,21 @@ ARROWS = {
     "optim": set(),
     "models": {"norm", "loss"},
     "data": set(),
-    "train": {"optim", "clock"},
+    "checkpoints": set(),
+    "train": {"checkpoints", "optim", "clock"},
     "planning": {"train", "optim", "clock"},
-    "tasks": {"train", "models", "data", "loss", "norm", "optim"},
-    "finetune": {"tasks", "train", "models", "data", "loss", "norm", "optim", "runs"},
+    "tasks": {"train", "checkpoints", "models", "data", "loss", "norm", "optim"},
+    "finetune": {
+        "tasks",
+        "train",
+        "checkpoints",
+        "models",
+        "data",
+        "loss",
+        "norm",
+        "optim",
+        "runs",
+    },
     "integrations": {"clock", "runs", "store"},
     "keras": {"clock", "integrations", "norm"},
     "cli": {

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from metronorm.checkpoints.folder import checkpoint_paths
 from metronorm.cli import main
 from metronorm.clock import Clock
 from metronorm.runs import open_run
-from metronorm.train.checkpoint_folder import checkpoint_paths
 
 from ..train.tiny import write_text
 

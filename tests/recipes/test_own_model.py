@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from metronorm.checkpoints.folder import newest_checkpoint
 from metronorm.cli import main
 from metronorm.cli.recipe import load_recipe
 from metronorm.data.images import fashion_mnist
 from metronorm.runs import open_run
-from metronorm.train.checkpoint_folder import newest_checkpoint
 
 from ..data.idx_files import write
 from ..train.test_loop import at_every_tick

@@ -19,7 +19,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from metronorm.train import Hook, Task, checkpoint_writing, saving
+from metronorm.checkpoints import writing
+from metronorm.train import Hook, Task, saving
 from metronorm.train.beats import OrderedBeats
 from metronorm.train.world import World
 from tests.train.world_task import Config
@@ -74,13 +75,13 @@ def _strike(kind: str) -> None:
 
 def _fill_disk() -> None:
     """The next file that this rank has written finds no room."""
-    sync = checkpoint_writing.sync
+    sync = writing.sync
 
     def full(path: Path) -> None:
-        checkpoint_writing.sync = sync
+        writing.sync = sync
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    checkpoint_writing.sync = full
+    writing.sync = full
 
 
 def _plant_bug(name: str) -> None:

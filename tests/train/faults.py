@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
+from metronorm.checkpoints.folder import newest_checkpoint
 from metronorm.runs import open_run
-from metronorm.train.checkpoint_folder import newest_checkpoint
 from tests.train.fault_task import options
 from tests.train.forked_ranks import Ended, Launch, Ranks, same
 from tests.train.world_task import Net

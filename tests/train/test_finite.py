@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from metronorm.checkpoints.folder import newest_checkpoint
 from metronorm.clock import Clock
 from metronorm.errors import DivergenceError
 from metronorm.runs import open_run
 from metronorm.train import OptimizerConfig, Task, optimizers, train
 from metronorm.train.beats import OrderedBeats
-from metronorm.train.checkpoint_folder import newest_checkpoint
 from metronorm.train.finite import FirstNonfinite
 from metronorm.train.rank_beats import rank_windows
 from metronorm.train.step import Step

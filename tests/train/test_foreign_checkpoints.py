@@ -16,15 +16,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from metronorm.checkpoints.checkpoint import MODEL, STATE, TENSORS, open_checkpoint
+from metronorm.checkpoints.checks import digest_file, digest_values
+from metronorm.checkpoints.folder import checkpoint_paths
 from metronorm.cli import main
 from metronorm.errors import CheckpointError, DataError, MetronormError, RunError
 from metronorm.models.gpt import GPT
 from metronorm.tasks import text
 from metronorm.tasks.text import Config, generate_text, load_model
 from metronorm.train import train
-from metronorm.train.checkpoint import MODEL, STATE, TENSORS, open_checkpoint
-from metronorm.train.checkpoint_checks import digest_file, digest_values
-from metronorm.train.checkpoint_folder import checkpoint_paths
 from metronorm.train.config_changes import config_from_dict
 from metronorm.train.optimizers import make_optimizer
 from metronorm.train.resuming import checkpoint_to_resume

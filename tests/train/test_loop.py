@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 
-from metronorm.errors import ConfigError, DataError, RunError
-from metronorm.runs import open_run
-from metronorm.store.unsealed_lines import read_tape
-from metronorm.tasks import text
-from metronorm.train import checkpoint, train
-from metronorm.train.checkpoint_folder import (
+from metronorm.checkpoints import checkpoint
+from metronorm.checkpoints.folder import (
     best_checkpoint,
     best_score,
     checkpoint_paths,
     newest_checkpoint,
 )
+from metronorm.errors import ConfigError, DataError, RunError
+from metronorm.runs import open_run
+from metronorm.store.unsealed_lines import read_tape
+from metronorm.tasks import text
+from metronorm.train import train
 from metronorm.train.step import Step
 
 from ..full_disk import fill, small_disk
@@ -113,9 +114,9 @@ def at_every_tick(action: Callable[[int], object]) -> Iterator[None]:
     """Do something inside every tick of trainings in this process."""
     tick = Step.tick
 
-    def acting(self: Step, clock: object, window: object) -> None:
-        tick(self, clock, window)  # type: ignore[arg-type]
-        action(clock.tick)  # type: ignore[attr-defined]
+    def acting(self: Step, clock: Any, *arguments: Any, **options: Any) -> None:
+        tick(self, clock, *arguments, **options)
+        action(clock.tick)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Step, "tick", acting)
@@ -127,9 +128,9 @@ def test_no_tick_pays_for_the_making_of_the_optimizer(
 ) -> None:
     tick, made = Step.tick, []
 
-    def looking(self: Step, clock: Any, window: Any) -> None:
+    def looking(self: Step, *arguments: Any, **options: Any) -> None:
         made.append("optimizer" in vars(self))
-        tick(self, clock, window)
+        tick(self, *arguments, **options)
 
     monkeypatch.setattr(Step, "tick", looking)
     train(text.task, tiny_config(tmp_path, ticks=2), tmp_path / "run")

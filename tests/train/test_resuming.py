@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 
+from metronorm.checkpoints.folder import checkpoint_paths, newest_checkpoint
 from metronorm.clock import Clock
 from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
 from metronorm.runs import open_run
 from metronorm.tasks import text
 from metronorm.tasks.text import Config
 from metronorm.train import train
-from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
 from metronorm.train.config_changes import check_resumable, config_to_dict
 
 from ..full_disk import fill, small_disk

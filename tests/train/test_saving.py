@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from metronorm.checkpoints import checkpoint
+from metronorm.checkpoints.folder import checkpoint_at, checkpoint_paths
 from metronorm.errors import DivergenceError
 from metronorm.runs import open_run
-from metronorm.train import Hook, Moment, checkpoint, train
-from metronorm.train.checkpoint_folder import checkpoint_at, checkpoint_paths
+from metronorm.train import Hook, Moment, train
 
 from ..store.stores import until
 from .stranger import Config, small, task

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from metronorm.data import InOrder, Shuffled
-from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
-from metronorm.runs import open_run
-from metronorm.train import Hook, Moment, OptimizerConfig, Task, train
-from metronorm.train.checkpoint_folder import (
+from metronorm.checkpoints.folder import (
     best_checkpoint,
     checkpoint_paths,
     newest_checkpoint,
 )
+from metronorm.data import InOrder, Shuffled
+from metronorm.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from metronorm.runs import open_run
+from metronorm.train import Hook, Moment, OptimizerConfig, Task, train
 from metronorm.train.config import OptimizerName
 
 from .stranger import Config, Stream, examples, loss, measure, small, task

@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from metronorm.checkpoints.folder import checkpoint_paths, newest_checkpoint
 from metronorm.runs import open_run
 from metronorm.train import Hook, Moment, OptimizerConfig, Task, train
-from metronorm.train.checkpoint_folder import checkpoint_paths, newest_checkpoint
 
 from .stranger import Config, loss, measure, small, task
 

@@ -35,11 +35,11 @@ def train(
         config: how to train it.
         directory: of the run; a new one, or with `resume` one that is there.
         options: `resume=True` goes on from the newest checkpoint, and `resume=True, from_tick=N`
-            from that of tick N; see `metronorm.train.loop.train`, also for what is raised.
+            from that of tick N; see `metronorm.train.opening.train`, also for what is raised.
 
     Returns:
         How it ended: the last tick, the measures, what stopped it.
     """
-    from metronorm.train.loop import train as run
+    from metronorm.train.opening import train as run
 
     return run(task, config, Path(directory), **options)

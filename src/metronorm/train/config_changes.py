@@ -182,7 +182,7 @@ def run_config(directory: Path) -> dict[str, Any]:
     try:
         return read_toml(path)
     except ConfigError as error:
-        from metronorm.train.checkpoint_folder import newest_state  # loads torch
+        from metronorm.checkpoints.folder import newest_state  # loads torch
 
         kept = newest_state(directory / "checkpoints").get("config")
         if isinstance(kept, dict):

@@ -2,7 +2,7 @@
 
 Everything that decides the parameters (weights, optimizer, averages, place in the data) is in the
 checkpoint, and nothing else does: a resumed run goes on bit for bit. What is trained is a `Task`,
-and the loop knows nothing else of it.
+and the loop knows nothing else of it. `opening.py` finds out which run it is.
 """
 
 from __future__ import annotations
@@ -11,52 +11,29 @@ import contextlib
 import logging
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import torch
-
-from metronorm import __version__
-from metronorm.allocator import keep_large_blocks
-from metronorm.clock import Clock, check_free, read_run_info
-from metronorm.errors import ConfigError, RunError
+from metronorm.checkpoints.checkpoint import FOLDER
+from metronorm.clock import Clock, read_run_info
+from metronorm.errors import RunError
 from metronorm.memory import explaining_out_of_memory
-from metronorm.train.checkpoint import FOLDER
-from metronorm.train.config_changes import (
-    CONFIG_FILE,
-    changes,
-    check_resumable,
-    config_to_dict,
-    run_config,
-    write_toml,
-)
+from metronorm.train.config_changes import CONFIG_FILE, changes, config_to_dict, write_toml
 from metronorm.train.measuring import Measuring
-from metronorm.train.preparing import Preparation, made
-from metronorm.train.resuming import (
-    check_same_config,
-    check_same_data,
-    checkpoint_to_resume,
-    data_id_of,
-)
+from metronorm.train.preparing import Preparation
 from metronorm.train.saving import Saving
-from metronorm.train.seeding import random_numbers_put_back
 from metronorm.train.starting import say_what_starts
 from metronorm.train.stop import Stop
 from metronorm.train.task import Moment
-from metronorm.train.world import joined
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from metronorm.train.checkpoint import Checkpoint
+    from metronorm.checkpoints.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
     from metronorm.train.task import Task
     from metronorm.train.world import World
 
 _log = logging.getLogger("metronorm")
-
-Config = TypeVar("Config", bound="TrainConfig")
 
 
 @dataclass(frozen=True)
@@ -83,103 +60,7 @@ class Outcome:
     saved: int | None
 
 
-def train(
-    task: Task | Callable[[Config], Task],
-    config: Config,
-    directory: Path,
-    *,
-    resume: bool = False,
-    from_tick: int | None = None,
-) -> Outcome:
-    """Train a task, every tick on record in the run `directory`.
-
-    Args:
-        task: what to train; or a function that makes it of the config, called once it is certain
-            that the run is this process's.
-        config: how to train it; on `resume` the run's own, apart from what its fields say may
-            differ.
-        directory: of the run; new, or on `resume` one that is there.
-        resume: go on from the newest whole checkpoint; from tick 0 where there is none yet.
-        from_tick: with `resume`, go on from the checkpoint of this tick instead: a branch, for
-            which the options of the optimizer may differ.
-
-    Raises:
-        DataError: data that cannot be used, or on `resume` other data than the run had.
-        ConfigError: options that cannot work, or on `resume` differ from the run's.
-        RunError: the directory holds another run, or on `resume` none, or one that another process
-            is writing.
-        CheckpointError: on `resume`, only damaged checkpoints, or none of `from_tick`.
-        DivergenceError: the loss is no longer finite.
-        OutOfMemoryError: a micro-batch that does not fit.
-    """
-    directory = directory.absolute()  # wherever the process goes
-    branch = from_tick is not None
-    if branch and not resume:
-        raise ConfigError("from_tick is for a run that goes on", got="resume=False")
-    with (
-        _process_put_back(),
-        joined(config.device, config.rank_timeout) as world,
-        explaining_out_of_memory(resume=resume),
-        contextlib.ExitStack() as stack,
-    ):
-        directory = Path(world.told(lambda: str(directory)))
-        with world.failing_together():
-            if resume:
-                training = _resumed(task, config, directory, from_tick, world, stack)
-            else:
-                world.told(lambda: check_free(directory))
-                whole, config = world.in_turn(lambda: made(task, config))
-                training = _Training(whole, config, directory, world)
-        world.check_same("code, options and data", _identity(training, resume=resume))
-        return training.run()
-
-
-def _resumed(
-    task: Task | Callable[[Config], Task],
-    config: Config,
-    directory: Path,
-    from_tick: int | None,
-    world: World,
-    stack: contextlib.ExitStack,
-) -> _Training:
-    """The training of a run that goes on; at the end of `stack` the run is released."""
-    branch, old = from_tick is not None, run_config(directory)
-    check_resumable(config, old, proven=True, branch=branch)
-    # the run is this process's before anything of it is read: else another one may go on with it
-    # meanwhile, and this one then from where that had been
-    clock = stack.enter_context(contextlib.closing(Clock(directory, resume=True).claim()))
-    found = checkpoint_to_resume(directory, from_tick, world)
-    data_id = (found and data_id_of(found)) or config.data_id
-    check_resumable(config, old, proven=bool(data_id), branch=branch)
-    if found:
-        check_same_config(found, config, branch=branch)
-        if config.ticks < found.tick:
-            raise ConfigError(
-                "ticks must be at least those that are done",
-                got=f"{config.ticks}, where {found.tick} are done",
-            )
-    renamed = any(change.rule == "data" for change in changes(old, config))
-    # with the hash a task may take its data from a cache; but data that is named anew must be
-    # there, and the same
-    config = replace(config, data_id="" if renamed else data_id or "")
-    whole, config = world.in_turn(lambda: made(task, config))
-    check_same_data(data_id, config.data_id)
-    return _Training(whole, config, directory, world, clock, found, old, branch=branch)
-
-
-def _identity(training: _Training, *, resume: bool) -> dict[str, Any]:
-    """What must be the same in all processes that train together."""
-    return {
-        "resume": resume,
-        "metronorm": __version__,
-        "torch": str(torch.__version__),
-        "config": config_to_dict(training.config),
-        "tick": training.ready.ticks_done,
-        "parameters": [list(each.shape) for each in training.ready.step.model.parameters()],
-    }
-
-
-class _Training:
+class Training:
     """One attempt at a run; `clock` has claimed it on resume.
 
     Args:
@@ -238,10 +119,9 @@ class _Training:
                 score, updated = None, False
                 try:
                     with self._around(clock, last=last):
-                        step.tick(clock, window)
+                        step.tick(clock, window, agree=stop.agree)
                         self.ready.averages.update(clock.tick)
                         updated = True
-                        stop.agree()
                     if last or clock.tick % config.evaluate_every == 0:
                         score = measuring.evaluate(clock)
                     self._run_hooks(clock, last=last)
@@ -338,13 +218,3 @@ class _Training:
             interrupted=lambda: self.stop.signal is not None,
             rank=self.world.rank,
         )
-
-
-@contextlib.contextmanager
-def _process_put_back() -> Iterator[None]:
-    """Afterwards the process has its random numbers again, and the system's way of allocating."""
-    with random_numbers_put_back():
-        try:
-            yield
-        finally:
-            keep_large_blocks(False)

@@ -11,8 +11,8 @@ from metronorm.train.evaluate import evaluate, of_rank
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from metronorm.checkpoints.checkpoint import Checkpoint
     from metronorm.clock import Clock
-    from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.preparing import Preparation
     from metronorm.train.stop import Stop
 

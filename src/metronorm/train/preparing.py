@@ -35,8 +35,8 @@ from metronorm.train.world import World
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from metronorm.checkpoints.checkpoint import Checkpoint
     from metronorm.optim import Window
-    from metronorm.train.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
     from metronorm.train.rank_beats import Beat
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
+from metronorm.checkpoints.checkpoint import FOLDER
+from metronorm.checkpoints.folder import checkpoint_at, checkpoint_paths, newest_checkpoint
 from metronorm.errors import CheckpointError, DataError
 from metronorm.host import describe_host
-from metronorm.train.checkpoint import FOLDER
-from metronorm.train.checkpoint_folder import checkpoint_at, checkpoint_paths, newest_checkpoint
 from metronorm.train.config_changes import refused_changes
 from metronorm.train.precision import Fixed  # noqa: TC001 - msgspec reads it
 from metronorm.train.world import World
@@ -26,7 +26,7 @@ from metronorm.train.world import World
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from metronorm.train.checkpoint import Checkpoint
+    from metronorm.checkpoints.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
 
 _log = logging.getLogger("metronorm")

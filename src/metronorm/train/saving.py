@@ -36,9 +36,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.checkpoints import folder
+from metronorm.checkpoints.checkpoint import FOLDER, OWN_NAMES, take
 from metronorm.errors import ConfigError, DivergenceError
-from metronorm.train import buffers, checkpoint_folder
-from metronorm.train.checkpoint import FOLDER, OWN_NAMES, take
+from metronorm.train import buffers
 from metronorm.train.checkpoint_thread import in_background
 from metronorm.train.config_changes import config_to_dict
 from metronorm.train.resuming import describe_machine, warn_if_not_exact
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from metronorm.checkpoints.checkpoint import Checkpoint, Taken
     from metronorm.clock import Clock
-    from metronorm.train.checkpoint import Checkpoint, Taken
     from metronorm.train.measuring import Measuring
     from metronorm.train.preparing import Preparation
 
@@ -83,7 +84,7 @@ class Saving:
         self._writing: Future[dict[str, Any]] | None = None
         self.saved = found.tick if found else None
         self.kept_by_task: Mapping[str, Any] = {}
-        self._branch = checkpoint_folder.newest_branch(self._folder) + branch
+        self._branch = folder.newest_branch(self._folder) + branch
         step = ready.step
         self._machine = describe_machine(step.device, compiled=step.config.compile)
         if found:
@@ -99,7 +100,7 @@ class Saving:
         self._due = bool(branch and found)
         if branch and found:
             self._state = self._state_of(found.tick, found.state.get("score"), found.state)
-        self._best = checkpoint_folder.best_score(
+        self._best = folder.best_score(
             self._folder, self._state or (found.state if found else None)
         )
 
@@ -203,10 +204,10 @@ class Saving:
     def _written(self, taken: Taken) -> dict[str, Any]:
         """Write a checkpoint, and remove old ones; the fields of its event."""
         begin = time.perf_counter()
-        path = checkpoint_folder.write(self._folder, taken, self._writers)
+        path = folder.write(self._folder, taken, self._writers)
         if self._world.first:
             try:
-                checkpoint_folder.prune(self._folder, self._ready.step.config.keep, tick=taken.tick)
+                folder.prune(self._folder, self._ready.step.config.keep, tick=taken.tick)
             except OSError as error:
                 _log.warning("an old checkpoint cannot be removed: %s", error)
         seconds = round(time.perf_counter() - begin, 3)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from metronorm.checkpoints.checkpoint import FOLDER
+from metronorm.checkpoints.folder import best_checkpoint, newest_checkpoint
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import local, sum_dtype
 from metronorm.text import size
-from metronorm.train.checkpoint import FOLDER
-from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
 from metronorm.train.config_changes import run_config
 
 if TYPE_CHECKING:

@@ -35,7 +35,7 @@ from metronorm.train.seeding import seed_beat
 from metronorm.train.world import World
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor, nn
 
@@ -112,10 +112,18 @@ class Step:
         groups = self.task.groups(self.model, self.config) if self.task.groups else None
         return make_optimizer(self.model, self.config.optimizer, self.device, groups)
 
-    def tick(self, clock: Clock, window: Window[Beat]) -> None:
+    def tick(
+        self, clock: Clock, window: Window[Beat], agree: Callable[[], None] | None = None
+    ) -> None:
         """Accumulate the gradient of the window's mean loss, then update.
 
         All that is counted in the window weighs the same, however the beats divide it.
+
+        Args:
+            clock: whose running tick this is.
+            window: the beats of this rank.
+            agree: what else ranks must agree on in each tick; called where they have just waited
+                for each other, so that they need not wait once more.
 
         Raises:
             DivergenceError: the loss or the gradient is not finite; the parameters are as they
@@ -130,6 +138,8 @@ class Step:
             with self._world.phase(clock, "communicate"):
                 loss = self._world.added(loss.double()) / self._world.size
                 buffers.take_from_first(self.model, self._changing)
+                if agree:
+                    agree()
         with self._world.phase(clock, "update"):
             factor = learning_rate_factor(self.config.optimizer, clock.tick, self.config.ticks)
             norm = self._update(clock.tick, factor, loss)

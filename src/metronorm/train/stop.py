@@ -51,7 +51,7 @@ class Stop:
     def agree(self) -> None:
         """Let a signal that one process has heard count for all; all must call this in step."""
         if self._world.size > 1 and not self._agreed:
-            (number,) = self._world.largest(int(self._heard or 0))
+            number = self._world.largest(int(self._heard or 0))
             self._agreed = signal.Signals(number) if number else None
             if self._agreed and self._world.first:
                 _say(self._agreed)

@@ -143,14 +143,13 @@ class World:
         self.barrier()
         return value
 
-    def largest(self, *numbers: int) -> list[int]:
-        """The largest of each number over all processes."""
+    def largest(self, number: int) -> int:
+        """The largest of the processes' numbers."""
         if self.control is None:
-            return list(numbers)
-        found = torch.tensor(numbers)
+            return number
+        found = torch.tensor(number)
         distributed.all_reduce(found, distributed.ReduceOp.MAX, group=self.control)
-        values: list[int] = found.tolist()
-        return values
+        return int(found)
 
     def sums(self, numbers: Sequence[float]) -> list[float]:
         """The sum of each number over all processes, in float64."""

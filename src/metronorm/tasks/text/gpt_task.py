@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from metronorm.checkpoints.checks import file_sha256
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.data.tokenizer import stream_decode
@@ -19,7 +20,6 @@ from metronorm.errors import DataError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
 from metronorm.tasks.text.memory import check_memory, check_model_memory
-from metronorm.train.checkpoint_checks import file_sha256
 from metronorm.train.optimizers import groups_of
 from metronorm.train.precision import choose_device
 from metronorm.train.task import Hook, Task

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from metronorm.checkpoints.checkpoint import FOLDER
+from metronorm.checkpoints.checks import file_sha256
+from metronorm.checkpoints.folder import best_checkpoint, newest_checkpoint
 from metronorm.data.tokenizer import stream_decode
 from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import ConfigError, DataError
@@ -14,17 +17,14 @@ from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
 from metronorm.tasks.text.config import Config
 from metronorm.tasks.text.memory import check_model_memory
-from metronorm.train.checkpoint import FOLDER
-from metronorm.train.checkpoint_checks import file_sha256
-from metronorm.train.checkpoint_folder import best_checkpoint, newest_checkpoint
 from metronorm.train.config_changes import config_from_dict, run_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from metronorm.checkpoints.checkpoint import Checkpoint
     from metronorm.data.tokenizer import Tokenizer
-    from metronorm.train.checkpoint import Checkpoint
 
 
 def load_model(run: Path, *, best: bool = True, average: str | None = None) -> GPT:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import msgspec
 from safetensors import SafetensorError, safe_open
 
+from metronorm.checkpoints.fingerprint import MODULUS, fingerprint
+from metronorm.checkpoints.world import agreed
 from metronorm.errors import CheckpointError
-from metronorm.train.checkpoint_fingerprint import MODULUS, fingerprint
-from metronorm.train.checkpoint_world import agreed
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from metronorm.train.checkpoint_world import World
+    from metronorm.checkpoints.world import World
 
 _Size = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 

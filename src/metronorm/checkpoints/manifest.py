@@ -7,10 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 
-from metronorm.errors import CheckpointError
-from metronorm.files import open_regular
-from metronorm.scalars import is_integer
-from metronorm.train.checkpoint_checks import (
+from metronorm.checkpoints.checks import (
     MODEL,
     MOST_STATE_BYTES,
     STATE,
@@ -20,14 +17,17 @@ from metronorm.train.checkpoint_checks import (
     digest_values,
     shard_name,
 )
-from metronorm.train.checkpoint_shards import Whole, tensor_headers
-from metronorm.train.checkpoint_world import NewerFormatError, agreed
+from metronorm.checkpoints.shards import Whole, tensor_headers
+from metronorm.checkpoints.world import NewerFormatError, agreed
+from metronorm.errors import CheckpointError
+from metronorm.files import open_regular
+from metronorm.scalars import is_integer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from metronorm.train.checkpoint_world import World
+    from metronorm.checkpoints.world import World
 
 T = TypeVar("T")
 

@@ -23,9 +23,9 @@ from torch.distributed.fsdp import fully_shard
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from metronorm.checkpoints import checkpoint
 from metronorm.errors import CheckpointError
 from metronorm.optim import Ticks, TicksMuon
-from metronorm.train import checkpoint
 from metronorm.train.averages import Averages
 from metronorm.train.config import TrainConfig
 from tests.side_by_side import leave

@@ -15,11 +15,11 @@ import pytest
 import torch
 from torch import nn
 
+from metronorm.checkpoints import checkpoint, folder
+from metronorm.checkpoints.checks import STATE, digest_file, digest_values
+from metronorm.checkpoints.shards import Part, TensorFiles, rows_of
+from metronorm.checkpoints.world import ONE_PROCESS
 from metronorm.errors import CheckpointError
-from metronorm.train import checkpoint, checkpoint_folder
-from metronorm.train.checkpoint_checks import STATE, digest_file, digest_values
-from metronorm.train.checkpoint_shards import Part, TensorFiles, rows_of
-from metronorm.train.checkpoint_world import ONE_PROCESS
 
 from ..full_disk import fill, small_disk
 from ..side_by_side import run_together
@@ -96,7 +96,7 @@ def test_any_number_of_ranks_loads_what_any_number_saved(
     check_loaded(checkpoint.open_checkpoint(path), world=ONE_PROCESS)
 
     def load(world: Thread) -> None:
-        check_loaded(checkpoint_folder.newest_checkpoint(tmp_path, world), world)
+        check_loaded(folder.newest_checkpoint(tmp_path, world), world)
 
     assert on_ranks(loaders, load) == [None] * loaders
 
@@ -159,13 +159,13 @@ def test_where_one_rank_cannot_write_all_fail_and_nothing_is_left(tmp_path: Path
     assert [error.errno for error in errors] == [errno.ENOENT] * 3
     assert [str(error).endswith("(rank 1)") for error in errors] == [True, False, True]
     assert [path.name for path in (tmp_path / "run").iterdir()] == [NAME]
-    check_loaded(checkpoint_folder.newest_checkpoint(tmp_path / "run"), ONE_PROCESS)
+    check_loaded(folder.newest_checkpoint(tmp_path / "run"), ONE_PROCESS)
 
 
 def test_on_a_full_disk_the_first_rank_makes_room_for_all(tmp_path: Path) -> None:
     def write(world: Thread, tick: int) -> Path:
         taken = replace(taken_by(world.rank, 3), tick=tick)
-        return checkpoint_folder.write(disk, taken, world)
+        return folder.write(disk, taken, world)
 
     with small_disk(tmp_path / "disk") as disk:
         for tick in (1, 2, 3):
@@ -173,12 +173,12 @@ def test_on_a_full_disk_the_first_rank_makes_room_for_all(tmp_path: Path) -> Non
         fill(disk)
         assert on_ranks(3, partial(write, tick=4)) == [disk / "tick-00000004"] * 3
         assert {path.name for path in disk.glob("*tick*")} == {"tick-00000003", "tick-00000004"}
-        checkpoint_folder.prune(disk, keep=1, tick=4)
+        folder.prune(disk, keep=1, tick=4)
         fill(disk)
         errors = on_ranks(3, partial(write, tick=5))
         assert [error.errno for error in errors] == [errno.ENOSPC] * 3
         assert [path.name for path in disk.glob("*tick*")] == ["tick-00000004"]
-        check_loaded(checkpoint_folder.newest_checkpoint(disk), ONE_PROCESS)
+        check_loaded(folder.newest_checkpoint(disk), ONE_PROCESS)
 
 
 def test_ranks_of_other_tensors_are_refused(tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ DIES = """
 import os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from metronorm.train import checkpoint
-from tests.train.test_checkpoint_shards import taken_by
+from metronorm.checkpoints import checkpoint
+from tests.checkpoints.test_shards import taken_by
 
 class Dying:
     rank, size, calls = 0, 2, 0
@@ -242,9 +242,9 @@ def test_a_checkpoint_whose_rank_died_is_reported_and_cleaned_later(
     (unfinished,) = tmp_path.glob(".tick-00000007.*.tmp")
     assert len(list(unfinished.iterdir())) == 2
     with caplog.at_level(logging.WARNING):
-        assert checkpoint_folder.newest_checkpoint(tmp_path).path.name == "tick-00000006"
+        assert folder.newest_checkpoint(tmp_path).path.name == "tick-00000006"
     assert caplog.messages == [f"passing over a checkpoint that was not finished: {unfinished}"]
-    checkpoint_folder.prune(tmp_path, keep=2, tick=6)
+    folder.prune(tmp_path, keep=2, tick=6)
     assert [each.name for each in tmp_path.iterdir()] == ["tick-00000006"]
 
 

@@ -11,8 +11,8 @@ and `state.json` (everything else, with size and SHA-256 of all files and the SH
 
 Any number of ranks reads either, each the rows that it needs. `state.json` then has the rows of
 each file and, of each whole tensor, a fingerprint that does not depend on the number of ranks; it
-is checked for what was read. `checkpoint_writing` has how they are written, `checkpoint_folder`
-which of them to keep.
+is checked for what was read. `writing.py` has how they are written, `folder.py` which of them to
+keep.
 
 A checkpoint may come from anybody. So files are read only if they are regular ones in its folder
 and of the size and the hash that they were written with, and memory is taken only for tensors
@@ -24,13 +24,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 
-from metronorm.errors import CheckpointError
-from metronorm.text import printable
-from metronorm.train.checkpoint_checks import (
+from metronorm.checkpoints.checks import (
     MODEL,
     STATE,
     TENSORS,
@@ -38,19 +36,20 @@ from metronorm.train.checkpoint_checks import (
     check_state_tensors,
     checked_groups,
 )
-from metronorm.train.checkpoint_manifest import Manifest, read_checked, read_state
-from metronorm.train.checkpoint_shards import TensorFiles, Whole
-from metronorm.train.checkpoint_taking import Taken, distinct, take
-from metronorm.train.checkpoint_world import ONE_PROCESS, NewerFormatError, agreed
-from metronorm.train.checkpoint_writing import save, write
+from metronorm.checkpoints.manifest import Manifest, read_checked, read_state
+from metronorm.checkpoints.shards import TensorFiles, Whole
+from metronorm.checkpoints.taking import Taken, distinct, take
+from metronorm.checkpoints.world import ONE_PROCESS, NewerFormatError, agreed
+from metronorm.checkpoints.writing import save, write
+from metronorm.errors import CheckpointError
+from metronorm.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from torch import Tensor, nn
 
-    from metronorm.train.averages import Averages
-    from metronorm.train.checkpoint_world import World
+    from metronorm.checkpoints.world import World
 
 __all__ = [
     "FOLDER",
@@ -73,6 +72,16 @@ T = TypeVar("T")
 FOLDER = "checkpoints"
 AVERAGE_OPTIONS = {"ema": "--ema 0.999", "last": "--average-last 0.2"}
 OWN_NAMES = ("files", "format", "optimizer", "sha256", "shards")  # in state.json
+
+
+class Averages(Protocol):
+    """Averages of the weights, to be put back."""
+
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What they hold, by name."""
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Hold these instead."""
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import torch
 
-from metronorm.train.checkpoint_shards import Part, is_sharded, part_of
-from metronorm.train.checkpoint_world import ONE_PROCESS
+from metronorm.checkpoints.shards import Part, is_sharded, part_of
+from metronorm.checkpoints.world import ONE_PROCESS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import Tensor, nn
 
-    from metronorm.train.checkpoint_world import World
+    from metronorm.checkpoints.world import World
 
 _PINS = ("cuda", "xpu")  # devices that copy to pinned memory while the host does something else
 

@@ -27,9 +27,7 @@ import msgspec
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from metronorm.errors import CheckpointError
-from metronorm.files import directory_aside, remove_directory, sync
-from metronorm.train.checkpoint_checks import (
+from metronorm.checkpoints.checks import (
     MODEL,
     MOST_STATE_BYTES,
     STATE,
@@ -38,10 +36,12 @@ from metronorm.train.checkpoint_checks import (
     digest_values,
     shard_name,
 )
-from metronorm.train.checkpoint_fingerprint import fingerprint
-from metronorm.train.checkpoint_shards import Part, Whole, dtype_name, format_fingerprint
-from metronorm.train.checkpoint_taking import Taken, take
-from metronorm.train.checkpoint_world import ONE_PROCESS, agreed
+from metronorm.checkpoints.fingerprint import fingerprint
+from metronorm.checkpoints.shards import Part, Whole, dtype_name, format_fingerprint
+from metronorm.checkpoints.taking import Taken, take
+from metronorm.checkpoints.world import ONE_PROCESS, agreed
+from metronorm.errors import CheckpointError
+from metronorm.files import directory_aside, remove_directory, sync
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from metronorm.train.checkpoint_world import World
+    from metronorm.checkpoints.world import World
 
 
 def write(directory: Path, taken: Taken, world: World = ONE_PROCESS) -> Path:

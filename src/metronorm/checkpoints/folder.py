@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.checkpoints import checkpoint
+from metronorm.checkpoints.checkpoint import STATE, Checkpoint, open_checkpoint, read_state
+from metronorm.checkpoints.world import ONE_PROCESS, NewerFormatError, agreed
 from metronorm.errors import CheckpointError
 from metronorm.files import leftovers, remove_directory, remove_leftovers
 from metronorm.scalars import as_integer, as_real
-from metronorm.train import checkpoint
-from metronorm.train.checkpoint import STATE, Checkpoint, open_checkpoint, read_state
-from metronorm.train.checkpoint_world import ONE_PROCESS, NewerFormatError, agreed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
-    from metronorm.train.checkpoint import Taken
-    from metronorm.train.checkpoint_world import World
+    from metronorm.checkpoints.checkpoint import Taken
+    from metronorm.checkpoints.world import World
 
 _NAME = re.compile(r"tick-(\d+)")
 

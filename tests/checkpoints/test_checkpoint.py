@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from metronorm.checkpoints import checkpoint, folder
 from metronorm.errors import CheckpointError
-from metronorm.train import checkpoint, checkpoint_folder
 
 
 def model_and_optimizer(width: int = 3) -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -74,29 +74,29 @@ def test_damage_is_found_and_the_one_before_taken(
     with pytest.raises(CheckpointError):
         checkpoint.open_checkpoint(file.parent)
     with caplog.at_level(logging.WARNING):
-        assert checkpoint_folder.newest_checkpoint(tmp_path).tick == 1
+        assert folder.newest_checkpoint(tmp_path).tick == 1
     assert "passing over a damaged checkpoint" in caplog.text
     assert file.parent.exists(), "nothing is thrown away"
 
 
 def test_none_left(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="with none"):
-        checkpoint_folder.newest_checkpoint(tmp_path)
+        folder.newest_checkpoint(tmp_path)
     (save(tmp_path, 1) / "state.json").unlink()
     with pytest.raises(CheckpointError, match="only damaged ones: tick-00000001"):
-        checkpoint_folder.newest_checkpoint(tmp_path)
+        folder.newest_checkpoint(tmp_path)
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     for tick, loss in ((1, 3.0), (2, 1.0), (3, 2.0), (4, None), (5, 1.5), (6, None)):
         save(tmp_path, tick, loss)
-        checkpoint_folder.prune(tmp_path, keep=2, tick=tick)
-    assert [path.name for path in checkpoint_folder.checkpoint_paths(tmp_path)] == [
+        folder.prune(tmp_path, keep=2, tick=tick)
+    assert [path.name for path in folder.checkpoint_paths(tmp_path)] == [
         "tick-00000002",
         "tick-00000005",
         "tick-00000006",
     ]
-    best = checkpoint_folder.best_checkpoint(tmp_path)
+    best = folder.best_checkpoint(tmp_path)
     assert best is not None
     assert best.tick == 2
 

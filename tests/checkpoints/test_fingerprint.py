@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from metronorm.train.checkpoint_fingerprint import (
+from metronorm.checkpoints.fingerprint import (
     _MIX,
     BLOCK,
     MODULUS,
