@@ -54,7 +54,17 @@ PUBLIC = {
         "rms_normalization",
         "windows",
     },
-    "metronorm.models": {"GPT", "PRESETS", "GPTConfig", "KVCache", "preset", "sample"},
+    "metronorm.models": {
+        "GPT",
+        "PRESETS",
+        "GPTConfig",
+        "KVCache",
+        "load_gpt",
+        "preset",
+        "sample",
+        "save_gpt",
+    },
+    "metronorm.models.layouts": {"LAYOUTS", "layout_for"},
     "metronorm.norm": {
         "AddLayerNorm",
         "AddRMSNorm",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metronorm.data.tokenizer import checked_ids
+from metronorm.data.tokenizer import checked_ids, write_huggingface_config
 from metronorm.errors import DataError, MissingDependencyError
 from metronorm.files import write_atomic
 
@@ -123,6 +123,15 @@ class BPETokenizer:
             OSError: the disk is full or the directory cannot be written; `path` is as it was.
         """
         write_atomic(path, self._tokenizer.to_str(pretty=True).encode())
+
+    def save_huggingface(self, directory: Path, context: int) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which AutoTokenizer loads.
+
+        Raises:
+            OSError: the disk is full or the directory cannot be written.
+        """
+        self.save(directory / "tokenizer.json")
+        write_huggingface_config(directory, context, SEPARATOR)
 
     def _encode_all(self, texts: list[str]) -> list[Ids]:
         parts = [list(_cut_runs(text)) for text in texts]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metronorm.data.tokenizer import checked_ids
+from metronorm.data.tokenizer import checked_ids, write_huggingface_config
 from metronorm.errors import ConfigError, DataError
 from metronorm.files import write_atomic
 
@@ -116,6 +116,40 @@ class CharTokenizer:
         """
         content = {"metronorm": "characters", "version": 1, "characters": self.characters}
         write_atomic(path, json.dumps(content, indent=2).encode())
+
+    def save_huggingface(self, directory: Path, context: int) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which AutoTokenizer loads.
+
+        It raises an exception for text with unknown characters, as `encode` does.
+
+        Raises:
+            OSError: the disk is full or the directory cannot be written.
+            DataError: a character is a lone surrogate, which the format cannot express.
+        """
+        if any("\ud800" <= one <= "\udfff" for one in self.characters):
+            raise DataError("a tokenizer for transformers must not have lone surrogates")
+        content: dict[str, Any] = {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [],
+            "normalizer": None,
+            "pre_tokenizer": {
+                "type": "Split",
+                "pattern": {"Regex": r"[\s\S]"},
+                "behavior": "Isolated",
+                "invert": False,
+            },
+            "post_processor": None,
+            "decoder": {"type": "Fuse"},
+            "model": {
+                "type": "WordLevel",
+                "vocab": {one: number for number, one in enumerate(self.characters)},
+                "unk_token": "<unknown>",  # in no vocabulary of characters
+            },
+        }
+        write_atomic(directory / "tokenizer.json", json.dumps(content, indent=2).encode())
+        write_huggingface_config(directory, context, "\n")
 
 
 def code_points(text: str) -> NDArray[np.uint32]:

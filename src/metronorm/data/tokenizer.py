@@ -7,11 +7,13 @@
 from __future__ import annotations
 
 import codecs
+import json
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from metronorm.errors import DataError
+from metronorm.files import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -71,6 +73,20 @@ class Tokenizer(Protocol):
             OSError: the disk is full or the directory cannot be written; `path` is as it was.
         """
 
+    def save_huggingface(self, directory: Path, context: int) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, which AutoTokenizer loads.
+
+        AutoTokenizer takes a separator that a text spells out for the token; ours never does.
+
+        Args:
+            directory: where to write; it exists.
+            context: most tokens that the model sees at once.
+
+        Raises:
+            OSError: the disk is full or the directory cannot be written.
+            DataError: the format cannot express the tokenizer.
+        """
+
 
 def stream_decode(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
     """Decode ids one by one, and yield characters as soon as they are complete.
@@ -86,6 +102,24 @@ def stream_decode(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
             yield text
     if text := decoder.decode(b"", final=True):
         yield text
+
+
+def write_huggingface_config(directory: Path, context: int, end: str) -> None:
+    """Write the `tokenizer_config.json` that goes with a `tokenizer.json` of `tokenizers`.
+
+    Args:
+        directory: where to write.
+        context: most tokens that the model sees at once.
+        end: text of the token that ends a document.
+    """
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": context,
+        "bos_token": end,
+        "eos_token": end,
+        "clean_up_tokenization_spaces": False,
+    }
+    write_atomic(directory / "tokenizer_config.json", json.dumps(content, indent=2).encode())
 
 
 def checked_ids(ids: ArrayLike, vocab_size: int) -> Ids:

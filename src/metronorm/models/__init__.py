@@ -9,12 +9,28 @@ from metronorm.models.config import PRESETS, GPTConfig, preset
 
 if TYPE_CHECKING:
     from metronorm.models.gpt import GPT, KVCache
+    from metronorm.models.layouts.files import load_gpt, save_gpt
     from metronorm.models.sampling import sample
 
-__all__ = ["GPT", "PRESETS", "GPTConfig", "KVCache", "preset", "sample"]
+__all__ = [
+    "GPT",
+    "PRESETS",
+    "GPTConfig",
+    "KVCache",
+    "load_gpt",
+    "preset",
+    "sample",
+    "save_gpt",
+]
 
 
-_MODULES = {"GPT": "gpt", "KVCache": "gpt", "sample": "sampling"}
+_MODULES = {
+    "GPT": "gpt",
+    "KVCache": "gpt",
+    "load_gpt": "layouts.files",
+    "sample": "sampling",
+    "save_gpt": "layouts.files",
+}
 
 
 def __getattr__(name: str) -> Any:
