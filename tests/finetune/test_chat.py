@@ -84,14 +84,22 @@ def test_an_answer_that_does_not_count_is_a_prompt() -> None:
 
 def test_a_template_that_rewrites_earlier_turns_needs_each_answer_by_itself() -> None:
     messages = said("a", "<think>hm</think>\n\nyes", "b", "no")
-    with pytest.raises(RowRefused, match=r"rewrites earlier turns \(--turns split\)"):
-        rendered(THINKING, messages)
-    with pytest.raises(RowRefused, match="changes an answer"):
-        rendered(THINKING, messages, split=True)  # what was thought would not be trained
+    with pytest.raises(RowRefused, match=r"rewrites earlier turns \(--turns split\): message 2"):
+        rendered(THINKING, said("a", "yes", "b", "no"))
+    for split in (False, True):
+        with pytest.raises(RowRefused, match="changes an answer"):
+            rendered(THINKING, messages, split=split)  # what was thought would not be trained
     first, second = rendered(THINKING, said("a", "yes", "b", "no"), split=True)
     assert answers(first) == ["<think>\n\n</think>\n\nyes<|im_end|>"]
     assert answers(second) == ["<think>\n\n</think>\n\nno<|im_end|>"]
     assert prompts(second) == ["a", "yes", "b"]
+
+
+def test_a_template_may_end_a_conversation_with_a_token_more() -> None:
+    (one,) = rendered(
+        CHATML + "{% if not add_generation_prompt %}<|end|>{% endif %}", said(*"abcd")
+    )
+    assert answers(one) == ["b<|im_end|>", "d<|im_end|>\n<|end|>"]
 
 
 def test_one_answer_is_found_in_a_template_that_rewrites_earlier_turns() -> None:
@@ -143,6 +151,11 @@ def test_a_prompt_for_an_answer_that_no_answer_begins_with_is_refused() -> None:
     template = CHATML.replace("assistant\n{% endif", "assistant\n<think>{% endif")
     with pytest.raises(RowRefused, match="does not begin an answer as it prompts for it"):
         rendered(template, said("a", "b"))
+
+
+def test_a_date_is_the_same_on_any_day() -> None:
+    (one,) = rendered("{{ strftime_now('%d %b %Y') }} " + CHATML, said("a", "b"))
+    assert one.text.startswith("26 Jul 2024 <|im_start|>")
 
 
 def test_a_tokenizer_without_a_template_is_refused_with_what_to_do() -> None:

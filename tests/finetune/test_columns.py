@@ -61,6 +61,12 @@ def test_a_system_and_tools_go_with_a_chat() -> None:
     )
 
 
+def test_parts_of_text_are_one_text() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    item = taken("chat", {"messages": [{"role": "user", "content": parts}, *said("", "c")[1:]]})
+    assert item == Conversation(said("a\nb", "c"), [False, True])
+
+
 def test_only_the_answers_of_a_completion_are_learned() -> None:
     values = {"prompt": said("a", "b", "c"), "completion": said("c", "d")[1:]}
     item = taken("chat", values)
@@ -165,6 +171,7 @@ def test_a_row_without_the_columns_of_others_is_refused() -> None:
         ("classify", ["text"], {}, "text and label; .* --columns text=NAME label=NAME"),
         ("chat", ["a"], {"prompt": "b"}, "must have the column 'b'; got the columns a in a.csv"),
         ("chat", ["q", "messages"], {"prompt": "q"}, "must find messages, or prompt and"),
+        ("chat", ["messages", "x"], {"label": "x"}, "got label beside messages"),
         ("text", [str(number) for number in range(40)], {}, "28, 29 and 10 more in a.csv"),
     ],
 )

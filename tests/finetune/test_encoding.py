@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from metronorm.errors import DataError
 from metronorm.finetune import encoding
@@ -36,6 +38,25 @@ def test_the_answers_and_their_end_tokens_count(template: str, texts: tuple[str,
     end = "<|eot|>" if template is LLAMA else "<|im_end|>"
     begin = " " if template is INST else ""
     assert counted(made, encoded) == "".join(f"{begin}{text}{end}" for text in texts[1::2])
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
+
+
+@settings(deadline=None)
+@given(st.sampled_from([CHATML, LLAMA, INST]), st.lists(TEXTS, min_size=4, max_size=4))
+def test_any_answer_counts_and_nothing_else_but_space_in_its_first_token(
+    template: str, texts: list[str]
+) -> None:
+    assume(all(text.strip() for text in texts))
+    made, encoded = chat(template, *texts)
+    runs = np.split(np.arange(len(encoded.ids)), np.flatnonzero(np.diff(encoded.counts)) + 1)
+    found = [made.decode(encoded.ids[run]) for run in runs if encoded.counts[run[0]]]
+    for answer, text in zip(found, texts[1::2], strict=True):
+        said_ = text if template is CHATML else text.strip()
+        begin, *rest = answer.rsplit(said_ + ("<|eot|>" if template is LLAMA else "<|im_end|>"), 1)
+        assert not begin.strip()
+        assert rest == [""]
 
 
 def test_what_follows_the_end_token_does_not_count() -> None:

@@ -135,4 +135,6 @@ def test_the_summary_is_of_plain_values() -> None:
         "sets": {"training": {"rows": 0, "examples": 0, "rows cut": 0, "tokens": {"cut": 3}}},
         "dropped": {"too long": {"rows": 1, "tokens": 3}},
         "notes": {"texts in UTF-16": 1},
+        "columns": {},
+        "unused columns": [],
     }

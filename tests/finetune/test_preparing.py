@@ -149,6 +149,27 @@ def test_a_long_text_continues_in_further_examples(tmp_path: Path) -> None:
     assert made.ledger.notes == {"examples that continue a long text": len(made.train) - 1}
 
 
+def test_the_end_of_a_text_that_is_alone_is_held_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the answer is yes or no\n" * 20)
+    made = prepared("text", str(tmp_path / "a.txt"), max_tokens=16)
+    both = [*made.train, *made.validation]
+    assert "".join(written(both)) == "the answer is yes or no\n" * 20 + "<|im_end|>"
+    assert len(made.validation) == -(-len(both) // 10)
+    assert {name: side.rows for name, side in made.ledger.sides.items()} == {
+        "training": 1,
+        "validation": 0,
+    }
+    (tmp_path / "b.txt").write_text("yes or no")
+    assert prepared("text", str(tmp_path / "b.txt")).validation is None
+
+
+def test_columns_that_are_not_used_are_known(tmp_path: Path) -> None:
+    rows = [{"id": 1, "question": "a", "context": "b", "answer": "c"}]
+    made = prepared("chat", jsonl(tmp_path / "a.jsonl", rows))
+    assert made.ledger.columns == {"prompt": "question", "completion": "answer"}
+    assert made.ledger.unused_columns == ("id", "context")
+
+
 def test_each_answer_can_be_an_example_of_its_own(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", [{"messages": said("a", "yes", "b", "no")}])
     options = {"tokenizer": tokenizer(THINKING), "validation": 0}

@@ -1,7 +1,7 @@
 """Render conversations with the tokenizer's own template, and find the answers in the render.
 
 Where an answer begins and ends is not guessed from markers. The conversation is rendered up to the
-answer, with the prompt for it, and up to its end; both must be beginnings of the whole render:
+answer, with the prompt for it, and up to its end; the whole render must begin with both:
 
     whole    <user>Hi<end><assistant>Hello.<end><user>Bye<end><assistant>See you.<end>
     before   <user>Hi<end><assistant>
@@ -14,6 +14,8 @@ for which one of this does not hold is refused.
 from __future__ import annotations
 
 import re
+from datetime import date
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
     from metronorm.finetune.columns import Conversation, Message
 
     Span = tuple[int, int]
+
+_TODAY = date(2024, 7, 26)  # Llama's templates write it where they know no date
+
+_TODAYS = re.compile(r"""strftime_now\((["'])(.*?)\1\)""")
 
 _CHECKED_ROLES = ("system", "developer", "user")  # templates wrap what tools say in JSON
 
@@ -98,12 +104,11 @@ class ChatTemplate:
         """
         messages, learned, tools = conversation
         for message in messages:
-            for text in _texts(message):
-                if found := self._control.search(text):
-                    raise RowRefused("a message spells a token of the template", found.group())
+            if found := self._control.search(_text(message)):
+                raise RowRefused("a message spells a token of the template", found.group())
         answers = [number for number, counts in enumerate(learned) if counts]
         for number in answers:
-            if not _has_content(messages[number]):
+            if not _text(messages[number]) and not messages[number].get("tool_calls"):
                 raise RowRefused("empty answer", f"message {number + 1}")
         if not split:
             return [self._rendered(messages, answers, tools)]
@@ -128,13 +133,15 @@ class ChatTemplate:
         before = self._apply(messages[:number], tools, prompt=True)
         last = number + 1 == len(messages)
         after = whole if last else self._apply(messages[: number + 1], tools)
-        for part in (before, after):
-            if not whole.startswith(part):
-                raise _rewritten(whole, part, number, answers_later=not last)
-        span = whole[len(before) : len(after)]
-        for text in _texts(messages[number]):
-            if not _holds(span, text):
-                raise RowRefused("the chat template changes an answer", _shown(span))
+        if not whole.startswith(before):
+            raise _rewritten(whole, before, number, is_last=last)
+        # some templates end a conversation with a token more
+        span = whole[len(before) : _same(whole, after)]
+        text = _text(messages[number])
+        if not _holds(span, text):
+            if _holds(after[len(before) :], text):
+                raise _rewritten(whole, after, number, is_last=last)
+            raise RowRefused("the chat template changes an answer", _shown(span))
         ends = list(self._control.finditer(span))
         if not ends:
             raise RowRefused("the chat template ends an answer with no token", _shown(span[-40:]))
@@ -146,11 +153,21 @@ class ChatTemplate:
         try:
             return str(
                 self._tokenizer.apply_chat_template(
-                    list(messages), tools=tools, tokenize=False, add_generation_prompt=prompt
+                    list(messages),
+                    tools=tools,
+                    chat_template=_dated(self._tokenizer.get_chat_template(tools=tools)),
+                    tokenize=False,
+                    add_generation_prompt=prompt,
                 )
             )
         except self._errors as error:
             raise RowRefused("the chat template refuses it", _shown(str(error))) from None
+
+
+@lru_cache(4)
+def _dated(template: str) -> str:
+    """The template with a fixed date instead of today's: tomorrow the data must be the same."""
+    return _TODAYS.sub(lambda call: repr(_TODAY.strftime(call[2])), template)
 
 
 def _prompts(
@@ -162,41 +179,42 @@ def _prompts(
         if number in answers:
             at = answers[number][1]
             continue
-        for text in map(str.strip, _texts(message)):
-            start = whole.find(text, at)
-            if start >= 0:
-                at = start + len(text)
+        text = _text(message)
+        start = whole.find(text, at)
+        if start >= 0:
+            at = start + len(text)
+            if text:
                 yield start, at
-            elif message["role"] in _CHECKED_ROLES and not _holds(whole, text):
-                raise RowRefused("the chat template leaves out a message", _shown(text))
+        elif message["role"] in _CHECKED_ROLES and not _holds(whole, text):
+            raise RowRefused("the chat template leaves out a message", _shown(text))
 
 
-def _texts(message: Message) -> list[str]:
-    """The texts of a message that are not empty."""
-    content = message.get("content")
-    parts = content if isinstance(content, list) else [{"text": content}]
-    texts = [part.get("text") for part in parts]
-    return [text for text in texts if isinstance(text, str) and text.strip()]
+def _text(message: Message) -> str:
+    """What a message says, without space around it, which templates strip or keep."""
+    return str(message.get("content") or "").strip()
 
 
-def _has_content(message: Message) -> bool:
-    return bool(_texts(message) or message.get("tool_calls"))
-
-
-def _rewritten(whole: str, part: str, number: int, *, answers_later: bool) -> RowRefused:
-    pairs = enumerate(zip(whole, part, strict=False))
-    same = next((i for i, (a, b) in pairs if a != b), min(len(whole), len(part)))
+def _rewritten(whole: str, part: str, number: int, *, is_last: bool) -> RowRefused:
+    same = _same(whole, part)
     detail = f"message {number + 1}: {_shown(part[same : same + 60])} becomes " + _shown(
         whole[same : same + 60]
     )
-    if answers_later:
+    if not is_last:
         return RowRefused("the chat template rewrites earlier turns (--turns split)", detail)
     return RowRefused("the chat template does not begin an answer as it prompts for it", detail)
 
 
+def _same(one: str, other: str) -> int:
+    """How many characters two texts begin with that are the same."""
+    if one.startswith(other):
+        return len(other)
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), len(one))
+
+
 def _holds(whole: str, text: str) -> bool:
     """Whether a text is in the whole, wherever the space between its words has changed."""
-    return text.strip() in whole or "".join(text.split()) in "".join(whole.split())
+    return text in whole or "".join(text.split()) in "".join(whole.split())
 
 
 def _shown(text: str) -> str:

@@ -50,16 +50,16 @@ class Collected(NamedTuple):
     Attributes:
         texts: their tokens.
         counts: bool (all tokens,), whether a token is of an answer.
-        rows: int64 (texts,), the number of the row that each is from; they rise.
+        begins: bool (texts,), whether it is the first that its row became.
         keys: uint64 (texts,), of the row's content, to split by.
-        cut: int64 (texts,), tokens that were left out of each.
+        cut: int64 (texts,), tokens that were left out of the row, at the first that it became.
         labels: names of the classes, in the order in which they came.
         label: int64 (texts,), the number of each one's class in `labels`.
     """
 
     texts: Texts
     counts: NDArray[np.bool_]
-    rows: NDArray[np.int64]
+    begins: NDArray[np.bool_]
     keys: NDArray[np.uint64]
     cut: NDArray[np.int64]
     labels: tuple[str, ...]
@@ -70,7 +70,7 @@ class Collected(NamedTuple):
         return Collected(
             self.texts.select(kept),
             self.counts[self.texts.tokens_of(kept)],
-            self.rows[kept],
+            self.begins[kept],
             self.keys[kept],
             self.cut[kept],
             self.labels,
@@ -131,6 +131,10 @@ class Collector:
             names = list(dict.fromkeys(chain.from_iterable(row.values for row in first)))
             named = named_columns(self._data.columns)
             columns = find_columns(self._task, names, named, first[0].source)
+            self._ledger.columns = columns
+            self._ledger.unused_columns = tuple(
+                name for name in names if name not in columns.values()
+            )
             for batch in _batches(self._works(chain(first, rows), columns, elsewhere)):
                 self._encode(batch, kept)
         if not kept:
@@ -238,8 +242,8 @@ class _Kept:
         self._counts: list[NDArray[np.bool_]] = []
         self._files: dict[str, int] = {}
         self._labels: dict[str, int] = {}
-        self._rows = self._joined = 0
-        self._lengths, self._of_row, self._cut, self._file, self._lines, self._label = (
+        self._joined = 0
+        self._lengths, self._begins, self._cut, self._file, self._lines, self._label = (
             array("q") for _ in range(6)
         )
         self._keys = array("Q")
@@ -250,18 +254,16 @@ class _Kept:
     def add(self, examples: list[Encoded], work: _Work, tokens: int) -> None:
         """Keep the examples of a row that had become so many tokens."""
         cut = tokens - sum(len(each.ids) for each in examples)
-        for each in examples:
+        for number, each in enumerate(examples):
             self._ids.append(each.ids)
             self._counts.append(each.counts)
             self._lengths.append(len(each.ids))
-            self._of_row.append(self._rows)
-            self._cut.append(cut)
+            self._begins.append(number == 0)
+            self._cut.append(cut if number == 0 else 0)
             self._file.append(self._files.setdefault(work.row.source, len(self._files)))
             self._lines.append(work.row.line)
             self._label.append(self._labels.setdefault(work.label, len(self._labels)))
             self._keys.append(work.key)
-            cut = 0  # the first example of a row has what was cut of all
-        self._rows += 1
 
     def join(self) -> None:
         """Make one array of those since the last time: small ones need more than their content."""
@@ -282,7 +284,7 @@ class _Kept:
         return Collected(
             texts,
             np.concatenate(self._counts),
-            np.array(self._of_row),
+            np.array(self._begins, dtype=np.bool_),
             np.array(self._keys),
             np.array(self._cut),
             tuple(self._labels),

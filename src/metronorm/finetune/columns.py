@@ -44,7 +44,6 @@ _NEEDED = {
     "text": (("text",), ("prompt", "completion"), ("instruction", "output")),
     "classify": (("text", "label"),),
 }
-_OPTIONAL = {"chat": ("input", "system", "tools"), "text": ("input",), "classify": ()}
 
 _ROLES = {
     "human": "user",
@@ -133,7 +132,16 @@ def find_columns(
     asked = [kinds for kinds in _NEEDED[task] if not named or set(kinds) & named.keys()]
     for kinds in asked or _NEEDED[task]:
         if set(kinds) <= found.keys():
-            return {kind: found[kind] for kind in (*kinds, *_OPTIONAL[task]) if kind in found}
+            optional = ("system", "tools") if task == "chat" else ()
+            kinds += ("input", *optional) if "instruction" in kinds else optional
+            taken = {kind: found[kind] for kind in kinds if kind in found}
+            if unused := named.keys() - taken.keys():
+                raise DataError(
+                    f"the task {task} must take every column that is named",
+                    got=f"{', '.join(sorted(unused))} beside {', '.join(taken)}",
+                    fix="--columns without it",
+                )
+            return taken
     ways = ", or ".join(" and ".join(kinds) for kinds in _NEEDED[task])
     example = " ".join(f"{kind}=NAME" for kind in _NEEDED[task][-1 if task == "classify" else 1])
     raise _missing(f"the task {task} must find {ways}", names, source, f"--columns {example}")
@@ -227,13 +235,20 @@ def _message(message: Any) -> tuple[Message, Any]:
         known["content"] = known.pop("value")
     content = known.get("content")
     if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise RowRefused("a message has other content than text", _shown(content))
+        known["content"] = "\n".join(map(_part, content))
     elif content is not None and not isinstance(content, str):
         raise RowRefused("a message has other content than text", _shown(content))
     if calls := known.get("tool_calls"):
         known["tool_calls"] = [_call(call) for call in calls] if isinstance(calls, list) else calls
     return {"role": _ROLES[speaker.casefold()], **known}, weight
+
+
+def _part(part: Any) -> str:
+    """The text of a part of a message; many templates know none but whole texts."""
+    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
+    if not isinstance(text, str):
+        raise RowRefused("a message has other content than text", _shown(part))
+    return text
 
 
 def _call(call: Any) -> Any:

@@ -86,6 +86,8 @@ class Ledger:
         sides: what is in each set, by its name: `training`, and perhaps `validation`.
         dropped: the rows that are in none, in the order of the data.
         notes: what is worth knowing and drops nothing, with how often.
+        columns: that are taken, by what they are.
+        unused_columns: those that are there beside them.
     """
 
     rows: int = 0
@@ -93,6 +95,8 @@ class Ledger:
     sides: dict[str, Side] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    columns: dict[str, str] = field(default_factory=dict)
+    unused_columns: tuple[str, ...] = ()
 
     def drop(self, row: Row, refused: RowRefused, tokens: int = 0) -> None:
         """Count a row that is not used."""
@@ -137,6 +141,8 @@ class Ledger:
                 for reason, (rows, tokens) in self.reasons.items()
             },
             "notes": dict(self.notes),
+            "columns": self.columns,
+            "unused columns": list(self.unused_columns),
         }
 
     def table(self) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
@@ -83,7 +84,7 @@ def prepare(
     ledger = Ledger()
     collector = Collector(data, tokenizer, task, data.max_tokens or context, ledger)
     with waiting("preparing the data"):
-        parts = _collect(collector, data, by_class=task == "classify")
+        parts = _collect(collector, data, task)
     for name, part in parts.items():
         ledger.sides[name] = _side(part, task, data.prompt_weight)
     assert ledger.adds_up(), ledger.summary()
@@ -101,7 +102,7 @@ def prepare(
     )
 
 
-def _collect(collector: Collector, data: DataConfig, *, by_class: bool) -> dict[str, Collected]:
+def _collect(collector: Collector, data: DataConfig, task: TaskName) -> dict[str, Collected]:
     """The examples of the sets."""
     if data.validation_data:
         validation = collector.collect(data.validation_data, frozenset())
@@ -112,8 +113,11 @@ def _collect(collector: Collector, data: DataConfig, *, by_class: bool) -> dict[
         everything.keys,
         data.validation,
         data.split_seed,
-        everything.label if by_class else None,
+        everything.label if task == "classify" else None,
     )
+    if task == "text" and not out.any():  # the end of a text that is alone
+        size = len(everything.texts)
+        out[size - min(size - 1, math.ceil(data.validation * size)) :] = True
     if not out.any():
         return {"training": everything}
     return {"training": everything.select(~out), "validation": everything.select(out)}
@@ -132,12 +136,11 @@ def _side(part: Collected, task: TaskName, prompt_weight: float) -> Side:
             prompts: total - answers - first,
             "masked: first tokens": first,
         }
-    rows_cut = len(np.unique(part.rows[part.cut > 0]))
     tokens["cut"] = cut
     return Side(
-        rows=len(np.unique(part.rows)),
+        rows=int(part.begins.sum()),
         examples=len(part.texts),
-        rows_cut=rows_cut,
+        rows_cut=int((part.cut > 0).sum()),
         tokens={kind: number for kind, number in tokens.items() if number},
     )
 
