@@ -95,6 +95,10 @@ CASES = {
     "export no run": (["export", "text", "ticks.csv"], "text, which has none"),
     "a folder as run.json": (["show", "folder"], "run.json must be readable"),
     "export over a file": (["export", "runs/old", "latin.txt", "--format", "csv"], "latin.txt"),
+    "export the model of no run": (
+        ["export", "text", "new", "--format", "huggingface"],
+        "text, which has none",
+    ),
     "no such option": (["train", "--tikcs", "3"], "there is no option --tikcs; try: --ticks"),
     "no such option, another near": (
         ["train", "--dropout", "0.1"],

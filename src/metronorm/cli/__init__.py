@@ -43,7 +43,7 @@ COMMANDS = {
     "compare": "Compare two runs, and separate differences from noise.",
     "seal": "Turn finished stretches of tape into Parquet.",
     "import": "Import runs of TensorBoard, Weights & Biases or trackio.",
-    "export": "Export the ticks of a run to TensorBoard, CSV or Parquet.",
+    "export": "Export ticks to TensorBoard, CSV or Parquet, or the model.",
     "prepare": "Turn text into tokens before training.",
 }
 _MODULES = {"import": "import_run"}  # `import` is a keyword of Python

@@ -45,6 +45,20 @@ def load_model(run: Path, *, best: bool = True, average: str | None = None) -> G
     return _model_of(find_checkpoint(run, best=best), average)
 
 
+def load_model_and_tokenizer(
+    run: Path, *, best: bool = True, average: str | None = None
+) -> tuple[GPT, Tokenizer]:
+    """The model of a run, in evaluation mode, and its tokenizer; arguments as `load_model`.
+
+    Raises:
+        RunError, CheckpointError, OutOfMemoryError: as `load_model`.
+        DataError: a tokenizer that is damaged or another run's.
+    """
+    found = find_checkpoint(run, best=best)
+    model = _model_of(found, average)
+    return model, _tokenizer_of(run, found, model.config.vocab_size)
+
+
 def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
     """The checkpoint of a run to load the model from; arguments and errors as `load_model`."""
     run_config(run)  # is it a run?
@@ -108,9 +122,7 @@ def generate_text(
     """
     if seed is not None and not -(2**63) <= seed < 2**64:
         raise ConfigError("seed must be a whole number of 64 bits", got=repr(seed), fix="0")
-    found = find_checkpoint(run, best=best)
-    model = _model_of(found, average)
-    tokenizer = _tokenizer_of(run, found, model.config.vocab_size)
+    model, tokenizer = load_model_and_tokenizer(run, best=best, average=average)
     generator = torch.Generator()
     if seed is None:
         generator.seed()
