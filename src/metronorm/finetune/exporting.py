@@ -16,6 +16,8 @@ import shutil
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from metronorm.errors import ConfigError, RunError
@@ -82,8 +84,6 @@ def save_adapter(adapted: Adapted, directory: Path) -> None:
             got=adapted.config.way,
             fix="the whole model",
         )
-    from safetensors.torch import save_file
-
     tensors = _adapter_state(adapted)
     pretrained = adapted.pretrained
     with _written(directory, sum(each.nbytes for each in tensors.values())) as aside:
@@ -197,8 +197,8 @@ def _written(directory: Path, needed: int) -> Iterator[Path]:
             )
         with directory_aside(directory) as aside:
             yield aside
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the latter does not know of the former
         raise RunError(
             "a directory to save to must be writable and have room",
-            got=f"{directory}: {error.strerror or error}",
+            got=f"{directory}: {getattr(error, 'strerror', None) or error}",
         ) from None
