@@ -101,6 +101,7 @@ class Beats:
             elif parameter.grad is mark.total:
                 beats._open(parameter)
 
+        on_gradient.takes_parts = True  # type: ignore[attr-defined]  # see `loss/accumulation.py`
         frozen = not parameter.requires_grad
         parameter.requires_grad_(True)  # torch takes hooks of no other tensors
         self._hooks.append(parameter.register_post_accumulate_grad_hook(on_gradient))
