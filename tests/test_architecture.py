@@ -54,6 +54,7 @@ PUBLIC = {
         "rms_normalization",
         "windows",
     },
+    "metronorm.loss": {"linear_cross_entropy"},
     "metronorm.models": {
         "GPT",
         "PRESETS",
@@ -150,6 +151,7 @@ ARROWS = {
     "runs": {"store"},
     "norm": set(),
     "optim": set(),
+    "loss": set(),
     "models": {"norm", "loss"},
     "data": set(),
     "checkpoints": set(),

@@ -58,7 +58,7 @@ def hooks_after(tensor: Tensor) -> list[Callable[[Tensor], Any]]:
     Reason: who adds to `.grad` in place of autograd must call them. Public alternative: none to
     find what `register_post_accumulate_grad_hook` has registered.
     """
-    hooks: Any = tensor._post_accumulate_grad_hooks  # type: ignore[attr-defined]
+    hooks: Any = tensor._post_accumulate_grad_hooks
     return [] if hooks is None else list(hooks.values())
 
 

@@ -105,7 +105,7 @@ class Head(NamedTuple):
         return values if slope is None else values.mul_(slope)
 
     def back_to_features(self, gradient: Tensor, out: Tensor) -> None:
-        """`out = gradient @ weight`, (rows, width); the gradient is that of the whole vocabulary."""
+        """`out = gradient @ weight`, (rows, width), for a gradient of the whole vocabulary."""
         for piece in self._pieces(self.entries):
             columns = gradient[:, piece]
             self.multiply(columns, self._weight(piece), out=out, add=piece.start > 0)

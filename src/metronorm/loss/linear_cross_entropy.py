@@ -19,6 +19,8 @@ from metronorm.loss.passes import Wanted, add_weight_gradient, forward
 from metronorm.loss.rows import counted_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from metronorm.loss.checks import Options
     from metronorm.loss.rows import Counted
 
@@ -92,6 +94,19 @@ def linear_cross_entropy(
     >>> features, weight = torch.randn(5, 8), torch.randn(100, 8)
     >>> loss = linear_cross_entropy(features, weight, torch.tensor([3, 1, 4, -100, 99]))
     """
+    if torch.compiler.is_dynamo_compiling():
+        return _outside_of_compiler(
+            features,
+            weight,
+            targets,
+            bias=bias,
+            weights=weights,
+            soft_cap=soft_cap,
+            label_smoothing=label_smoothing,
+            z_loss=z_loss,
+            scale=scale,
+            chunk=chunk,
+        )
     arguments = (features, weight, targets, bias, weights)
     check_tensors(*arguments)
     options = checked_options(
@@ -106,9 +121,10 @@ def linear_cross_entropy(
     given = [each for each in arguments if each is not None]
     if is_transformed() or any(type(one) not in _PLAIN or has_no_values(one) for one in given):
         return composed(*arguments, options)
-    if torch.compiler.is_compiling():
-        return _outside_of_compiler(*arguments, options)
     return _in_chunks(*arguments, options)
+
+
+_outside_of_compiler = without_compiler(linear_cross_entropy)
 
 
 def _in_chunks(
@@ -123,13 +139,9 @@ def _in_chunks(
     check_targets(counted.targets, len(weight))
     with _without_autocast(features.device):
         if torch.is_grad_enabled() and _need_gradients(features, weight, bias):
-            loss: Tensor = _Loss.apply(features, weight, bias, counted, options)
-            return loss
+            return _loss(features, weight, bias, counted, options)
         rows = counted.rows(features, options)
         return forward(Head(weight, bias, options), rows, Wanted()).loss
-
-
-_outside_of_compiler = without_compiler(_in_chunks)
 
 
 class _Loss(torch.autograd.Function):
@@ -168,7 +180,8 @@ class _Loss(torch.autograd.Function):
         if ctx.edge is not None:
 
             def write(total: Tensor, is_new: bool) -> None:
-                head, rows = Head(weight, bias, ctx.options), ctx.counted.rows(features, ctx.options)
+                head = Head(weight, bias, ctx.options)
+                rows = ctx.counted.rows(features, ctx.options)
                 with _without_autocast(slope.device):
                     add_weight_gradient(
                         head, rows, slope, logsumexp, kept, total=total, is_new=is_new
@@ -180,6 +193,9 @@ class _Loss(torch.autograd.Function):
         if of_bias is not None:
             of_bias = of_bias * slope
         return of_features, of_weight, of_bias, None, None
+
+
+_loss: Callable[..., Tensor] = _Loss.apply
 
 
 def _need_gradients(*tensors: Tensor | None) -> bool:

@@ -3,7 +3,7 @@
 | what is multiplied | on a CPU | on CUDA | on other devices |
 | --- | --- | --- | --- |
 | float64, float32 | as it is | as it is | as it is |
-| rounded to bfloat16 | float32 tensors; oneDNN rounds | bfloat16, float32 out | bfloat16, converted |
+| rounded to bfloat16 | float32; oneDNN rounds | bfloat16, float32 out | bfloat16, converted |
 
 On a CPU without instructions for bfloat16, oneDNN multiplies float32 tensors as they are.
 """
@@ -11,7 +11,7 @@ On a CPU without instructions for bfloat16, oneDNN multiplies float32 tensors as
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -60,7 +60,7 @@ def _multiply(a: Tensor, b: Tensor, out: Tensor, add: bool) -> None:
 @contextlib.contextmanager
 def _rounding_inside() -> Iterator[None]:
     """Let products of float32 tensors on a CPU round to bfloat16 inside of oneDNN."""
-    matmul = torch.backends.mkldnn.matmul
+    matmul: Any = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = matmul.fp32_precision
     matmul.fp32_precision = "bf16"
     try:
