@@ -10,11 +10,18 @@ MetronormError
 ├── OutOfMemoryError        the machine has too little memory (also a MemoryError)
 └── MissingDependencyError  an optional package is not installed (also an ImportError)
 
+StoppedEarly is none of them: a signal has ended a command that has nothing to save yet.
+
 The message of each is one line: what must hold, what arrived, and what to try. The command line
 prints it and exits with code 2.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import signal
 
 
 class MetronormError(Exception):
@@ -71,3 +78,23 @@ class OutOfMemoryError(MetronormError, MemoryError):
 
 class MissingDependencyError(MetronormError, ImportError):
     """An optional package is not installed."""
+
+
+class StoppedEarly(SystemExit):
+    """A signal has ended a command that has nothing to save yet; a mistake it is not.
+
+    Args:
+        number: of the signal.
+
+    Attributes:
+        code: the exit code, 128 + the number.
+    """
+
+    code: int
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(128 + number)
+        self._name = number.name
+
+    def __str__(self) -> str:
+        return f"stopped by {self._name} before the first tick"

@@ -1,8 +1,8 @@
 """A recipe whose ranks come to harm: the task of `world_task.py`, and a fault of `FAULT`.
 
 `FAULT` is JSON: the rank (-1: all), the tick, the phase that it begins, and the kind of a fault;
-`once` is a file that the fault makes. `BUG` plants an error into the library itself, for which the
-judge of the faults must turn red.
+`once` is a file that the fault makes. In phase "prepare" nothing comes after it. `BUG` plants an
+error into the library itself, for which the judge of the faults must turn red.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -29,6 +30,7 @@ from tests.train.world_task import task as plain_task
 __all__ = ["Config", "task"]
 
 BATCH = 5
+LINK = "link0"  # between two machines
 
 
 def task(config: Config) -> Task:
@@ -38,25 +40,31 @@ def task(config: Config) -> Task:
     if bug := os.environ.get("BUG"):
         _plant_bug(bug)
     pause = float(os.environ.get("PAUSE", "0.01"))
-    return replace(plain_task(config), hooks=[Hook(1, lambda _: time.sleep(pause))])
+    whole = plain_task(config)
+    return replace(whole, hooks=[*whole.hooks, Hook(1, lambda _: time.sleep(pause))])
 
 
 def _plant(rank: int, tick: int, phase: str, kind: str, once: str) -> None:
     at, within = World.at, World.phase
 
-    def strike(world: World, here: int, name: str) -> None:
-        mark = Path(f"{once}-{world.rank}")
-        if rank in (world.rank, -1) and (here, name) == (tick, phase) and not mark.exists():
-            mark.write_text(str(time.time()))
-            _strike(kind)
+    def strike(mine: int, here: int, name: str) -> bool:
+        mark = Path(f"{once}-{mine}")
+        if rank not in (mine, -1) or (here, name) != (tick, phase) or mark.exists():
+            return False
+        mark.write_text(str(time.time()))
+        _strike(kind)
+        return True
+
+    if strike(int(os.environ["RANK"]), 0, "prepare"):
+        signal.pause()
 
     def watched_at(self: World, tick: int, phase: str) -> None:
         at(self, tick, phase)
-        strike(self, tick, phase)
+        strike(self.rank, tick, phase)
 
     def watched_phase(self: World, clock: Any, name: str) -> Any:
         found = within(self, clock, name)
-        strike(self, clock.tick, name)
+        strike(self.rank, clock.tick, name)
         return found
 
     World.at, World.phase = watched_at, watched_phase  # type: ignore[method-assign]
@@ -70,7 +78,15 @@ def _strike(kind: str) -> None:
     if kind == "full disk":
         _fill_disk()
         return
-    os.kill(os.getpid(), signal.Signals[kind])
+    if kind == "cut link":
+        subprocess.run(["ip", "link", "set", LINK, "down"], check=True)
+        return
+    name, _, whose = kind.partition(" of ")
+    if whose in ("launcher", "machine"):
+        os.kill(os.getppid(), signal.Signals[name])
+        if whose == "launcher":
+            return
+    os.kill(os.getpid(), signal.Signals[name])
 
 
 def _fill_disk() -> None:

@@ -33,6 +33,7 @@ class Launch:
         environment: more variables.
         store: whether a process of its own keeps the store; False: rank 0 does.
         own_disk: a folder that the last rank has another disk for.
+        networks: the network namespace of each rank; none: that of this process.
     """
 
     arguments: list[list[str]]
@@ -40,6 +41,7 @@ class Launch:
     environment: dict[str, str] = field(default_factory=dict)
     store: bool = True
     own_disk: str = ""
+    networks: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -121,9 +123,13 @@ def _rank(launch: Launch, rank: int, port: int) -> int:
     }
     os.environ.update(own | launch.environment)
     try:
+        if launch.networks:
+            _enter_network(launch.networks[rank])
         if launch.own_disk and rank == len(launch.arguments) - 1:
             _mount(launch.own_disk)
         return main(launch.arguments[rank])
+    except SystemExit as stop:
+        return int(stop.code or 0)
     except BaseException:
         traceback.print_exc()
         return 1
@@ -142,6 +148,14 @@ def _mount(folder: str) -> None:
     )
     if done:
         raise PermissionError(ctypes.get_errno(), "a disk cannot be mounted here")
+
+
+def _enter_network(name: str) -> None:
+    """From now on this process is in the network namespace of `ip netns`."""
+    new_network = 0x40000000
+    with Path("/run/netns", name).open() as found:
+        if ctypes.CDLL(None, use_errno=True).setns(found.fileno(), new_network):
+            raise PermissionError(ctypes.get_errno(), "a network cannot be entered here")
 
 
 def _fork(work: object) -> int:

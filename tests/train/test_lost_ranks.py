@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from metronorm.runs import open_run
+from metronorm.train.lost_ranks import is_of_others
 
 from .fault_task import options
 from .forked_ranks import Ended, Launch, Ranks, same
@@ -80,3 +81,41 @@ def test_the_others_end_and_one_of_them_names_the_rank_that_was_harmed(
     recorded = lost(tmp_path / "run")
     assert sorted(rank for rank, _ in recorded) == others
     assert {event["lost_rank"] for _, event in recorded} == {harmed}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer",
+        "Application timeout caused pair closure",  # in a backward pass with several buckets
+    ],
+)
+def test_an_error_of_a_collective_is_no_fault_of_the_rank(message: str) -> None:
+    assert is_of_others(RuntimeError(message))
+
+
+def test_a_rank_that_waits_in_another_place_is_named(ranks: Ranks, tmp_path: Path) -> None:
+    """A hook calls a sharded model on one rank only: that one waits for the others for ever."""
+    arguments = ["train", "--run", str(tmp_path / "run"), *options(kind="hook on one rank")]
+    more = ["--parallel", "fsdp", "--rank-timeout", "2"]
+    ended = ranks.run(Launch(same([*arguments, *more], 2), str(tmp_path / "said")))
+    assert ended.codes == [2, 2], ended.said
+    (line,) = [
+        line
+        for said in ended.said
+        for line in said.splitlines()
+        if line.startswith("metronorm train: ")
+    ]
+    assert "got rank 0 in tick 2, sample; rank 1 in tick 2, after sample; try: a hook" in line
+    assert not lost(tmp_path / "run")
+
+
+def test_a_rank_that_is_terminated_before_the_first_tick_is_not_lost(
+    ranks: Ranks, tmp_path: Path
+) -> None:
+    fault = {"rank": 1, "tick": 0, "phase": "prepare", "kind": "SIGTERM"}
+    ended = harm(ranks, tmp_path, 2, fault)
+    assert ended.codes == [2, 128 + 15], ended.said
+    assert ended.said[0].startswith("metronorm train: rank 1 on ")
+    assert ended.said[0].endswith(", prepare: stopped by SIGTERM before the first tick\n")
+    assert ended.said[1] == ""

@@ -23,7 +23,7 @@ class Config(TrainConfig):
 
     kind: str = "plain"
     """What the task has of its own: plain, loader, accumulate, unused, sometimes, twice, observed,
-    stop, batch norm; what cannot be sharded: tied, method, wrapped."""
+    stop, hook on one rank, batch norm; what cannot be sharded: tied, method, wrapped."""
     dtype: str = "float64"
     """Of the model and its inputs."""
 
@@ -129,6 +129,10 @@ def task(config: Config) -> Task:
         return replace(whole, model=lambda: DistributedDataParallel(Net().to(dtype)))
     if config.kind == "observed":
         return replace(whole, hooks=[observe(2)])
+    if config.kind == "hook on one rank":
+        first = pairs[:1][0]
+        call = lambda moment: moment.rank or moment.model(first)  # noqa: E731
+        return replace(whole, hooks=[Hook(2, call, phase="sample")])
     if config.kind == "stop":
         return replace(whole, hooks=[Hook(1, stop)])
     return whole

@@ -1,4 +1,4 @@
-"""The processes of `metronorm train --processes` end with the one that has started them."""
+"""The processes of `metronorm train --processes` and of torchrun end with what started them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def end_with_launcher() -> None:
     Linux only. Elsewhere, and in a process that no launcher has started, this does nothing.
     """
     launcher = os.environ.pop(_LAUNCHER, None)  # whatever this process starts is its own
-    if launcher is None or not sys.platform.startswith("linux"):
+    by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ
+    if (launcher is None and not by_torchrun) or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if str(os.getppid()) != launcher:  # it was faster
+    if launcher is not None and str(os.getppid()) != launcher:  # it was faster
         os.kill(os.getpid(), signal.SIGTERM)

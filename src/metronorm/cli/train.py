@@ -14,11 +14,12 @@ import tyro
 
 from metronorm.cli import sample, show
 from metronorm.cli._config_file import read_options, with_data_of
+from metronorm.cli._early_signals import ending_early
 from metronorm.cli.arguments import parse, value_of, without
 from metronorm.cli.free_directory import free_directory
 from metronorm.cli.launched import end_with_launcher, launching
 from metronorm.cli.recipe import Recipe, load_recipe
-from metronorm.errors import ConfigError, MetronormError
+from metronorm.errors import ConfigError, MetronormError, StoppedEarly
 from metronorm.ranks import find_place
 from metronorm.tasks import text
 from metronorm.text import short_time, size
@@ -88,7 +89,19 @@ def _arguments(kind: type[TrainConfig]) -> Any:
 
 def main(argv: list[str]) -> int:
     """Train; 0, 128 + the number of the signal that stopped it, or 3 if its end is not saved."""
-    end_with_launcher()
+    try:
+        with ending_early():
+            end_with_launcher()
+            ended = _train(argv)
+    except StoppedEarly as stop:
+        if not find_place().rank:
+            print(stop, file=sys.stderr)
+        return stop.code
+    return ended if isinstance(ended, int) else _report(*ended)
+
+
+def _train(argv: list[str]) -> int | tuple[Outcome, str, TrainConfig]:
+    """How the training has ended; of what trains nothing here, and says nothing: the exit code."""
     resumed = _run_to_resume(argv)
     file = value_of("--config", argv)
     values = read_options(Path(file)) if file and not resumed else None
@@ -137,7 +150,7 @@ def main(argv: list[str]) -> int:
     )
     if find_place().rank:
         return 128 + outcome.signal if outcome.signal else 0
-    return _report(outcome, run, options)
+    return outcome, run, options
 
 
 @contextlib.contextmanager

@@ -1,27 +1,35 @@
 """The same command in several processes of this machine, by torchrun.
 
-The launcher passes SIGTERM and Ctrl-C on to all of them, and ends the others when one has failed.
+| what happens | what the launcher does |
+| --- | --- |
+| it gets SIGTERM, SIGHUP or Ctrl-C | passes that on, and waits until all have saved |
+| before there are processes | ends |
+| a process fails | sends SIGTERM to the others, and SIGKILL 30 s later (torchrun) |
+| and another one is stopped (SIGSTOP) | lets it go on, so that it ends as well |
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import signal
 import sys
 import uuid
 from typing import TYPE_CHECKING
 
-from torch.distributed.elastic.multiprocessing.api import SignalException
+import psutil
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from metronorm.errors import ConfigError
+from metronorm.errors import ConfigError, StoppedEarly
 from metronorm.ranks import find_place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+    from types import FrameType
 
-_SAVING_SECONDS = 60  # from a signal to the end of the processes: a tick, and a checkpoint
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def check_processes(processes: int) -> None:
@@ -52,6 +60,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
 
     Raises:
         ConfigError: as `check_processes`.
+        StoppedEarly: a signal came before there were processes.
     """
     check_processes(processes)
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say what failed
@@ -65,13 +74,51 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
-        shutdown_timeout=_SAVING_SECONDS,
+        signals_to_handle="SIGQUIT",  # the others are ours
     )
     try:
-        elastic_launch(config, sys.executable)(*arguments)
+        with _passing_signals_on(processes):
+            elastic_launch(config, sys.executable)(*arguments)
     except ChildFailedError as error:
         first = min(error.failures.values(), key=lambda failure: failure.timestamp)
         return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
-    except SignalException as error:
-        return 128 + error.sigval
     return 0
+
+
+@contextlib.contextmanager
+def _passing_signals_on(processes: int) -> Iterator[None]:
+    """Torchrun would do so too, but end the processes 30 s later, or at the second signal."""
+    before = {
+        number: signal.signal(number, _pass_on)
+        for number in _PASSED_ON
+        if signal.getsignal(number) != signal.SIG_IGN  # as nohup has it
+    }
+    before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: _let_go_on(processes))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _pass_on(number: int, frame: FrameType | None) -> None:
+    there = psutil.Process().children()
+    if not there:
+        raise StoppedEarly(signal.Signals(number))
+    for each in there:
+        _send(each, number)
+
+
+def _let_go_on(processes: int) -> None:
+    """If a process has ended, another one that is stopped must hear that it is to end as well."""
+    states = [(each, each.status()) for each in psutil.Process().children()]
+    ended = [each for each, state in states if state == psutil.STATUS_ZOMBIE]
+    if ended or len(states) < processes:
+        for each, state in states:
+            if state == psutil.STATUS_STOPPED:
+                _send(each, signal.SIGCONT)
+
+
+def _send(process: psutil.Process, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):  # it has ended
+        os.killpg(process.pid, number)  # torchrun makes each of them the leader of a group

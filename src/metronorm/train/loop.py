@@ -24,12 +24,12 @@ from metronorm.train.measuring import Measuring
 from metronorm.train.preparing import Preparation
 from metronorm.train.saving import Saving
 from metronorm.train.starting import say_what_starts
-from metronorm.train.stop import Stop
 from metronorm.train.task import Moment
 
 if TYPE_CHECKING:
     from metronorm.checkpoints.checkpoint import Checkpoint
     from metronorm.train.config import TrainConfig
+    from metronorm.train.stop import Stop
     from metronorm.train.task import Task
     from metronorm.train.world import World
 
@@ -68,6 +68,7 @@ class Training:
         config: how.
         directory: of the run.
         world: the processes that train together.
+        stop: notes signals from the first tick on.
         clock: of a run that goes on; None: of a new one.
         found: the checkpoint to go on from; None: from tick 0.
         old: the config that the run had; None: it is new.
@@ -80,6 +81,7 @@ class Training:
         config: TrainConfig,
         directory: Path,
         world: World,
+        stop: Stop,
         clock: Clock | None = None,
         found: Checkpoint | None = None,
         old: dict[str, Any] | None = None,
@@ -89,7 +91,7 @@ class Training:
         self.task, self.config, self.directory, self.found = task, config, directory, found
         self.old, self.is_branch, self.world = old, branch, world
         self.ready = Preparation(task, config, found, branch=branch, world=world)
-        self.stop, self.reason = Stop(world), ""
+        self.stop, self.reason = stop, ""
         self.clock = clock or Clock(directory, config=config_to_dict(config))
         self.saving = Saving(self.ready, directory, found, branch=branch)
         self.measuring = Measuring(self.ready, self.stop, found)
@@ -97,9 +99,10 @@ class Training:
     def run(self) -> Outcome:
         """Train to the planned end, or until a signal or a hook ends it."""
         config, initial = self.config, self.found.tick if self.found else 0
-        step, saving, measuring = self.ready.step, self.saving, self.measuring
+        step, saving, measuring, stop = self.ready.step, self.saving, self.measuring, self.stop
         failed: BaseException | None = None
-        with self.stop as stop, self.clock as clock, contextlib.ExitStack() as stack:
+        stop.begin(self.world)
+        with self.clock as clock, contextlib.ExitStack() as stack:
             self.world.check_same(
                 "directory of the run",
                 {"run": read_run_info(self.directory).id},
@@ -198,6 +201,7 @@ class Training:
             if hook.is_due(clock.tick, last=last) and not self.stop.signal:
                 with self.world.phase(clock, hook.phase):
                     hook.run(self._moment(clock, last=last))
+                self.world.at(clock.tick, f"after {hook.phase}")
                 self.reason = self.world.any_of(self.reason)
 
     def _moment(self, clock: Clock, *, last: bool) -> Moment:

@@ -5,6 +5,8 @@
 | it raises | its connections close | it has said so in the store, before it ended |
 | it is killed, or its machine is | its connections close | its heartbeat has stopped |
 | it is stopped, its link is cut | a collective has timed out | its heartbeat has stopped |
+| its link to the store is cut | it does: a collective has timed out | the store does not answer |
+| it waits in another place | a collective has timed out | its heartbeat says where it is |
 
 A heartbeat is a count that a thread of each rank puts into the store, with the tick and the phase
 it is in. Whoever reads two of them sees whether the rank lives: clocks are not compared. The
@@ -14,6 +16,7 @@ training thread only notes where it is.
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import threading
 import time
@@ -23,17 +26,22 @@ from typing import TYPE_CHECKING
 import msgspec
 from torch import distributed
 
-from metronorm.errors import DivergenceError, MetronormError, RankError
+from metronorm.errors import DivergenceError, MetronormError, RankError, StoppedEarly
 from metronorm.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from torch._C._distributed_c10d import Store  # for the checker: it has no public name
 
 _FAILED, _LOST, _SPEAKS = "failed", "lost", "speaks"
 _PATIENCE_BEATS = 6  # heartbeats that a rank may be late by: a busy machine is no dead one
 _STORE_SECONDS = 10.0  # for the store to answer
+_OF_OTHERS = (
+    *("gloo", "NCCL"),
+    # gloo's without its name: of what waits beside the collective that has failed
+    *("caused pair closure", "closed by peer", "reset by peer", "Socket closed"),
+)
 
 
 class Sign(msgspec.Struct, frozen=True):
@@ -44,7 +52,7 @@ class Sign(msgspec.Struct, frozen=True):
         host: its machine.
         tick: the running one; 0 before the first.
         phase: of the tick.
-        count: of its heartbeats.
+        count: of its heartbeats; 0: none was heard of.
         error: what it has raised, in one line; empty: nothing.
         missed_by: where the rank that missed it was; empty: it has failed itself.
     """
@@ -61,7 +69,8 @@ class Sign(msgspec.Struct, frozen=True):
         if self.error:
             return f"{self.place}: {self.error}"
         who, where = self.place.split(", ", 1)
-        return f"{who} is lost: {self.missed_by}; it was last heard of in {where}"
+        last = f"it was last heard of in {where}" if self.count else "nothing of it can be heard"
+        return f"{who} is lost: {self.missed_by}; {last}"
 
     @property
     def place(self) -> str:
@@ -105,6 +114,7 @@ class LostRanks:
         self._seconds = max(0.25, size / 4000)
         self._patience = self._seconds * _PATIENCE_BEATS
         self._ended = threading.Event()
+        self._answers = True
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         self.found: list[Sign] = []
 
@@ -115,7 +125,7 @@ class LostRanks:
     def stop(self) -> None:
         """Beat no more."""
         self._ended.set()
-        self._thread.join(_STORE_SECONDS)
+        self._thread.join(_STORE_SECONDS if self._answers else 0)
 
     def _sign(self, **more: object) -> Sign:
         tick, phase = self._where()
@@ -148,32 +158,45 @@ class LostRanks:
         asking = threading.Thread(target=lambda: answer.append(self._explain(error)), daemon=True)
         asking.start()
         asking.join(_STORE_SECONDS + self._patience)
-        if answer:
-            return answer[0]
-        if not is_of_others(error):
-            return error
-        return RankError("the ranks and their store must answer", got=first_line(error))
+        return answer[0] if answer else self._without_store(error)
 
     def _explain(self, error: BaseException) -> BaseException:
         try:
             if not is_of_others(error):
                 return self._own(error)
-            speaks = self._is_speaker()
-            lost = self._find(speaks=speaks)
-        except RuntimeError as trouble:  # of the store
-            if not is_of_others(error):
-                return error
-            return RankError(
-                "the launch's store must answer, which one of its processes keeps",
-                got=first_line(trouble),
-            )
-        if not lost:
-            return RankError("the ranks must answer each other", got=first_line(error))
-        return self._naming(lost, speaks)
+            speaks, signs = self._is_speaker(), self._signs()
+            lost = self._find(signs, speaks=speaks)
+        except RuntimeError:  # of the store
+            return self._without_store(error)
+        if lost:
+            return self._naming(lost, speaks)
+        found = RankError(
+            "all ranks must wait for each other in the same place",
+            got=_places(signs.values()) or first_line(error),
+            fix="a hook or a loss that calls the model must do so on every rank",
+        )
+        found.is_told = not speaks
+        return found
+
+    def _without_store(self, error: BaseException) -> BaseException:
+        """The machine of rank 0 keeps the store: that, or the way to it, is lost."""
+        self._answers = False
+        if not is_of_others(error):
+            return error
+        if not self._rank:
+            return RankError("the launch's store must answer", got=first_line(error))
+        sign = msgspec.structs.replace(
+            self._sign(),
+            rank=0,
+            host=os.environ.get("MASTER_ADDR", "the host of the launch's store"),
+            missed_by=self._missed(),
+        )
+        # nobody knows who else is there; on a machine its first rank says it
+        return self._naming([sign], speaks=os.environ.get("LOCAL_RANK", "0") == "0")
 
     def _own(self, error: BaseException) -> BaseException:
         """Let the others know; one of them tells the user, after all else is on screen."""
-        one_line = isinstance(error, MetronormError)
+        one_line = isinstance(error, MetronormError | StoppedEarly)
         text = first_line(error) if one_line else f"{type(error).__name__}: {first_line(error)}"
         mine = msgspec.json.encode(self._sign(error=text))
         first = self._store.compare_set(_FAILED, "", mine.decode())
@@ -196,13 +219,13 @@ class LostRanks:
         error.is_told = not speaks
         return error
 
-    def _find(self, *, speaks: bool) -> list[Sign]:
+    def _find(self, before: Mapping[int, Sign], *, speaks: bool) -> list[Sign]:
         """The rank that has failed, or those whose heartbeat has stopped; none: all of them live.
 
         Args:
+            before: the sign of each rank, when this one missed another.
             speaks: whether this rank looks for all others, which wait for what it finds.
         """
-        before = self._signs()
         deadline = time.monotonic() + self._patience
         while time.monotonic() < deadline:
             if self._store.check([_FAILED]):
@@ -213,15 +236,18 @@ class LostRanks:
                 self._store.wait([_LOST], timedelta(seconds=2 * self._seconds))
                 return msgspec.json.decode(self._store.get(_LOST), type=list[Sign])
         now = self._signs()
-        mine = self._sign()
-        missed_by = f"rank {mine.rank} waited for it in tick {mine.tick}, {mine.phase}"
         lost = [
-            msgspec.structs.replace(sign, missed_by=missed_by)
+            msgspec.structs.replace(sign, missed_by=self._missed())
             for rank, sign in now.items()
             if rank != self._rank and rank in before and before[rank].count == sign.count
         ]
         self._store.set(_LOST, msgspec.json.encode(lost).decode())
         return lost
+
+    def _missed(self) -> str:
+        mine = self._sign()
+        where = mine.place.split(", ", 1)[1]
+        return f"rank {mine.rank} on {mine.host} waited for it in {where}"
 
     def _signs(self) -> dict[int, Sign]:
         """The newest sign of each rank that has given one."""
@@ -235,7 +261,21 @@ class LostRanks:
 def is_of_others(error: BaseException) -> bool:
     """Whether an error of torch says that another process does not answer, read in torch 2.13."""
     return isinstance(error, distributed.DistError) or (
-        isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL"))
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _OF_OTHERS)
+    )
+
+
+def _places(signs: Iterable[Sign]) -> str:
+    """Where ranks are, those with the fewest others first; empty: all are in one place."""
+    found: dict[tuple[int, str], list[int]] = {}
+    for sign in signs:
+        found.setdefault((sign.tick, sign.phase), []).append(sign.rank)
+    if len(found) < 2:
+        return ""
+    return "; ".join(
+        f"rank {', '.join(map(str, ranks[:8]))}{', ...' if ranks[8:] else ''} in "
+        f"{f'tick {tick}, ' if tick else ''}{phase}"
+        for (tick, phase), ranks in sorted(found.items(), key=lambda each: len(each[1]))
     )
 
 

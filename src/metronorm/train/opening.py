@@ -24,6 +24,7 @@ from metronorm.train.resuming import (
     data_id_of,
 )
 from metronorm.train.seeding import random_numbers_put_back
+from metronorm.train.stop import Stop
 from metronorm.train.world import joined
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def train(
         raise ConfigError("from_tick is for a run that goes on", got="resume=False")
     with (
         _process_put_back(),
+        Stop() as stop,
         joined(config.device, config.rank_timeout) as world,
         explaining_out_of_memory(resume=resume),
         contextlib.ExitStack() as stack,
@@ -79,11 +81,11 @@ def train(
         directory = Path(world.told(lambda: str(directory)))
         with world.failing_together():
             if resume:
-                training = _resumed(task, config, directory, from_tick, world, stack)
+                training = _resumed(task, config, directory, from_tick, world, stop, stack)
             else:
                 world.told(lambda: check_free(directory))
                 whole, config = world.in_turn(lambda: made(task, config))
-                training = Training(whole, config, directory, world)
+                training = Training(whole, config, directory, world, stop)
         world.check_same("code, options and data", _identity(training, resume=resume))
         return training.run()
 
@@ -94,6 +96,7 @@ def _resumed(
     directory: Path,
     from_tick: int | None,
     world: World,
+    stop: Stop,
     stack: contextlib.ExitStack,
 ) -> Training:
     """The training of a run that goes on; at the end of `stack` the run is released."""
@@ -118,7 +121,7 @@ def _resumed(
     config = replace(config, data_id="" if renamed else data_id or "")
     whole, config = world.in_turn(lambda: made(task, config))
     check_same_data(data_id, config.data_id)
-    return Training(whole, config, directory, world, clock, found, old, branch=branch)
+    return Training(whole, config, directory, world, stop, clock, found, old, branch=branch)
 
 
 def _identity(training: Training, *, resume: bool) -> dict[str, Any]:

@@ -1,4 +1,11 @@
-"""SIGTERM, SIGHUP and Ctrl-C ask the training to finish its tick, save, and go."""
+"""SIGTERM, SIGHUP and Ctrl-C ask the training to finish its tick, save, and go.
+
+| a signal comes | what happens |
+| --- | --- |
+| before `begin`: there is nothing to save | what the process does with it otherwise |
+| after it | all ranks finish the tick, save, and go |
+| when that is done, until all ranks have | nothing: launchers send SIGTERM to the last ones |
+"""
 
 from __future__ import annotations
 
@@ -20,28 +27,36 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop:
-    """While entered, the first signal is noted in `signal`; a second Ctrl-C interrupts at once.
+    """From `begin` to its exit, the first signal is noted; a second Ctrl-C interrupts at once.
 
     Outside the main thread, where Python lets no one handle signals, it notes nothing.
     """
 
-    def __init__(self, world: World | None = None) -> None:
-        self._world = world or World()
+    def __init__(self) -> None:
+        self._world = World()
         self._heard: signal.Signals | None = None
         self._agreed: signal.Signals | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
-                    continue  # nohup has it that a closed terminal ends nothing
-                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def begin(self, world: World) -> None:
+        """Note signals from now on.
+
+        Args:
+            world: the processes that stop together.
+        """
+        self._world = world
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # nohup has it that a closed terminal ends nothing
+                self._before[number] = signal.signal(number, self._note)
 
     @property
     def signal(self) -> signal.Signals | None:

@@ -86,12 +86,14 @@ class World:
         """Let an error inside the block name the rank that failed first, see `LostRanks.explain`.
 
         Args:
-            event: records it; None: while all prepare, where those that fail say so themselves.
+            event: records it; None: while all prepare, where those that raise an exception say so
+                themselves.
         """
         try:
             yield
         except BaseException as error:
-            if self.lost is None or (event is None and not is_of_others(error)):
+            told = event is None and isinstance(error, Exception) and not is_of_others(error)
+            if self.lost is None or told:
                 raise
             explained = self.lost.explain(error)
             if event is not None:
