@@ -24,6 +24,7 @@ from tests.finetune.chats import (
     tokenizer,
 )
 
+NO_END_BUT_BEGIN = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}\n{% endfor %}"
 SYSTEM = {"role": "system", "content": "Say little."}
 
 
@@ -121,6 +122,12 @@ def test_tools_are_rendered_and_a_call_is_an_answer() -> None:
     assert answers(one) == ['<call>add {"a": 1}</call><|im_end|>', "2<|im_end|>"]
 
 
+def test_a_call_that_the_template_does_not_write_is_refused() -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    with pytest.raises(RowRefused, match="changes an answer"):
+        rendered(CHATML, [*said("1 + 1"), {"role": "assistant", "tool_calls": [call]}])
+
+
 @pytest.mark.parametrize(
     ("template", "messages", "reason"),
     [
@@ -128,6 +135,7 @@ def test_tools_are_rendered_and_a_call_is_an_answer() -> None:
         (CHATML, said("a", "b")[1:], "begins with an answer"),
         (CHATML, said("a<|im_end|>", "b"), r"spells a token of the template: <\|im_end\|>"),
         (NO_END, said("a", "b"), "ends an answer with no token"),
+        (NO_END_BUT_BEGIN, said("a", "b"), "ends an answer with no token"),
         (SHOUTING, said("a", "b"), "changes an answer"),
         (NO_SYSTEM, [SYSTEM, *said("a", "b")], "leaves out a message: Say little"),
         (INST, [SYSTEM, *said("a", "b")], "refuses it: the roles must alternate"),

@@ -74,6 +74,8 @@ def test_every_row_and_token_is_counted_once(
     sets = {name: examples for name, examples in sets.items() if examples is not None}
     assert ledger.sides.keys() == sets.keys()
     used = {name: {example.line for example in examples} for name, examples in sets.items()}
+    if len(used["training"]) == 1 and task == "text":  # its end may be held out
+        used["validation"] = used.get("validation", set()) - used["training"]
     places = [*(line for of in used.values() for line in of), *(d.line for d in ledger.dropped)]
     assert sorted(places) == [number for number, line in enumerate(lines, 1) if line]
     assert ledger.rows == len(places)

@@ -245,6 +245,21 @@ def test_data_without_a_usable_row_is_refused_with_the_reasons(tmp_path: Path) -
         prepared("chat", str(tmp_path / "b.jsonl"))
 
 
+def test_an_error_is_about_the_set_that_has_no_rows(tmp_path: Path) -> None:
+    path = chats(tmp_path / "a.jsonl", 3)
+    with pytest.raises(DataError, match=r"none of 3 rows in .*, 3: also in the validation data"):
+        prepared("chat", path, validation_data=(path,))
+
+
+def test_an_answer_of_a_split_conversation_that_is_too_long_is_counted(tmp_path: Path) -> None:
+    messages = said("a", "yes", "b", "no " * 80)
+    path = jsonl(tmp_path / "a.jsonl", [{"messages": messages}])
+    made = prepared("chat", path, turns="split", max_tokens=64, validation=0)
+    assert written(made.train, counted=True) == ["yes<|im_end|>"]
+    assert made.ledger.notes == {"answers of split conversations that are too long": 1}
+    assert made.ledger.sides["training"].tokens["cut"] > 64
+
+
 def test_more_tokens_than_the_context_are_refused(tmp_path: Path) -> None:
     path = chats(tmp_path / "a.jsonl")
     with pytest.raises(ConfigError, match=r"at most the model's context, 64, .* got 65"):

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from metronorm.finetune.columns import Conversation, Message
+    from metronorm.finetune.columns import Conversation
+    from metronorm.finetune.messages import Message
 
     Span = tuple[int, int]
 
@@ -108,7 +109,7 @@ class ChatTemplate:
                 raise RowRefused("a message spells a token of the template", found.group())
         answers = [number for number, counts in enumerate(learned) if counts]
         for number in answers:
-            if not _text(messages[number]) and not messages[number].get("tool_calls"):
+            if not _said(messages[number]):
                 raise RowRefused("empty answer", f"message {number + 1}")
         if not split:
             return [self._rendered(messages, answers, tools)]
@@ -137,13 +138,13 @@ class ChatTemplate:
             raise _rewritten(whole, before, number, is_last=last)
         # some templates end a conversation with a token more
         span = whole[len(before) : _same(whole, after)]
-        text = _text(messages[number])
-        if not _holds(span, text):
-            if _holds(after[len(before) :], text):
+        said = _said(messages[number])
+        if not _holds(span, said):
+            if _holds(after[len(before) :], said):
                 raise _rewritten(whole, after, number, is_last=last)
             raise RowRefused("the chat template changes an answer", _shown(span))
         ends = list(self._control.finditer(span))
-        if not ends:
+        if not ends or not _holds(span[: ends[-1].start()], said):
             raise RowRefused("the chat template ends an answer with no token", _shown(span[-40:]))
         return len(before), len(before) + ends[-1].end()
 
@@ -185,13 +186,21 @@ def _prompts(
             at = start + len(text)
             if text:
                 yield start, at
-        elif message["role"] in _CHECKED_ROLES and not _holds(whole, text):
+        elif message["role"] in _CHECKED_ROLES and not _holds(whole, [text]):
             raise RowRefused("the chat template leaves out a message", _shown(text))
 
 
 def _text(message: Message) -> str:
     """What a message says, without space around it, which templates strip or keep."""
     return str(message.get("content") or "").strip()
+
+
+def _said(message: Message) -> list[str]:
+    """What an answer must have: what it says, and the names of the tools that it calls."""
+    calls = message.get("tool_calls") or []
+    functions = (call.get("function", call) for call in calls if isinstance(call, dict))
+    names = (each.get("name") for each in functions if isinstance(each, dict))
+    return [text for text in (_text(message), *names) if isinstance(text, str) and text]
 
 
 def _rewritten(whole: str, part: str, number: int, *, is_last: bool) -> RowRefused:
@@ -212,9 +221,12 @@ def _same(one: str, other: str) -> int:
     return next((place for place, (a, b) in pairs if a != b), len(one))
 
 
-def _holds(whole: str, text: str) -> bool:
-    """Whether a text is in the whole, wherever the space between its words has changed."""
-    return text in whole or "".join(text.split()) in "".join(whole.split())
+def _holds(whole: str, texts: list[str]) -> bool:
+    """Whether texts are in the whole, wherever the space between their words has changed."""
+    if all(text in whole for text in texts):
+        return True
+    squeezed = "".join(whole.split())
+    return all("".join(text.split()) in squeezed for text in texts)
 
 
 def _shown(text: str) -> str:

@@ -6,15 +6,15 @@ memory, five bytes each.
 
 from __future__ import annotations
 
-from array import array
+from collections import Counter
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
-import numpy as np
 
 from metronorm.errors import DataError
 from metronorm.finetune.chat import ChatTemplate, Rendered
+from metronorm.finetune.collected import Collected, Growing
 from metronorm.finetune.columns import (
     Conversation,
     LabelledText,
@@ -23,7 +23,6 @@ from metronorm.finetune.columns import (
     take,
 )
 from metronorm.finetune.encoding import Encoded, Encoder, cut_middle, in_pieces
-from metronorm.finetune.examples import Texts
 from metronorm.finetune.ledger import RowRefused
 from metronorm.finetune.rows import read_rows
 from metronorm.finetune.splitting import content_key
@@ -32,7 +31,6 @@ from metronorm.text import counted
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
 
-    from numpy.typing import NDArray
     from transformers import PreTrainedTokenizerBase
 
     from metronorm.finetune.columns import Item
@@ -42,40 +40,6 @@ if TYPE_CHECKING:
 
 _BATCH_CHARACTERS = 1 << 20
 _ROWS_TO_FIND_COLUMNS = 100
-
-
-class Collected(NamedTuple):
-    """Examples of some data.
-
-    Attributes:
-        texts: their tokens.
-        counts: bool (all tokens,), whether a token is of an answer.
-        begins: bool (texts,), whether it is the first that its row became.
-        keys: uint64 (texts,), of the row's content, to split by.
-        cut: int64 (texts,), tokens that were left out of the row, at the first that it became.
-        labels: names of the classes, in the order in which they came.
-        label: int64 (texts,), the number of each one's class in `labels`.
-    """
-
-    texts: Texts
-    counts: NDArray[np.bool_]
-    begins: NDArray[np.bool_]
-    keys: NDArray[np.uint64]
-    cut: NDArray[np.int64]
-    labels: tuple[str, ...]
-    label: NDArray[np.int64]
-
-    def select(self, kept: NDArray[np.bool_]) -> Collected:
-        """The kept texts alone, bool (texts,)."""
-        return Collected(
-            self.texts.select(kept),
-            self.counts[self.texts.tokens_of(kept)],
-            self.begins[kept],
-            self.keys[kept],
-            self.cut[kept],
-            self.labels,
-            self.label[kept],
-        )
 
 
 class _Work(NamedTuple):
@@ -125,8 +89,9 @@ class Collector:
             DataError: a source cannot be read or lacks the columns; no row can be used; a row is
                 too long and is to be refused.
         """
+        before = self._ledger.rows, len(self._ledger.dropped)
         rows = read_rows(sources, self._ledger, limit=self._data.limit)
-        kept = _Kept()
+        kept = Growing()
         if first := list(islice(rows, _ROWS_TO_FIND_COLUMNS)):
             names = list(dict.fromkeys(chain.from_iterable(row.values for row in first)))
             named = named_columns(self._data.columns)
@@ -138,7 +103,7 @@ class Collector:
             for batch in _batches(self._works(chain(first, rows), columns, elsewhere)):
                 self._encode(batch, kept)
         if not kept:
-            raise self._nothing(sources)
+            raise self._nothing(sources, *before)
         return kept.collected()
 
     def _works(
@@ -173,7 +138,7 @@ class Collector:
         text, start = item.prompt + item.text, len(item.prompt)
         return [Rendered(text, [(start, len(text))], [(0, start)] if start else [])]
 
-    def _encode(self, batch: list[_Work], kept: _Kept) -> None:
+    def _encode(self, batch: list[_Work], kept: Growing) -> None:
         encoded = iter(
             self.encoder.encode(self._task, [each for work in batch for each in work.rendered])
         )
@@ -186,7 +151,7 @@ class Collector:
             except RowRefused as refused:
                 self._ledger.drop(work.row, refused, tokens)
             else:
-                kept.add(examples, work, tokens)
+                kept.add(examples, work.row, work.key, work.label, tokens)
         kept.join()
 
     def _fit(self, made: list[Encoded], row: Row) -> list[Encoded]:
@@ -194,12 +159,15 @@ class Collector:
         for each in made:
             if each.refused is not None:
                 raise each.refused
-        fitting = [part for each in made for part in self._shortened(each, row)]
+        parts = [self._shortened(each, row) for each in made]
+        fitting = [each for part in parts for each in part]
         if not fitting:
             what = "too long, even with its prompt cut" if self._cuts else "too long"
             raise RowRefused(what, f"{max(len(each.ids) for each in made):,} tokens")
         if not all(each.counts.any() for each in fitting) and self._task != "classify":
             raise RowRefused("nothing to train on", "no token has another before it")
+        if lost := sum(not part for part in parts):
+            self._ledger.notes["answers of split conversations that are too long"] += lost
         return fitting
 
     def _shortened(self, each: Encoded, row: Row) -> list[Encoded]:
@@ -222,73 +190,15 @@ class Collector:
     def _cuts(self) -> bool:
         return self._data.too_long == "cut"
 
-    def _nothing(self, sources: Sequence[str]) -> DataError:
-        read, reasons = self._ledger.rows, self._ledger.reasons
-        listed = "; ".join(f"{rows:,}: {reason}" for reason, (rows, _) in reasons.items())
-        first = self._ledger.dropped[-1] if self._ledger.dropped else None
-        example = f" (line {first.line} of {first.source}: {first.detail})" if first else ""
+    def _nothing(self, sources: Sequence[str], rows_before: int, dropped_before: int) -> DataError:
+        read, dropped = self._ledger.rows - rows_before, self._ledger.dropped[dropped_before:]
+        reasons = Counter(each.reason for each in dropped).most_common()
+        listed = "; ".join(f"{rows:,}: {reason}" for reason, rows in reasons)
+        example = f" (as line {dropped[0].line} of {dropped[0].source})" if dropped else ""
         return DataError(
-            "the data must have rows to train on",
+            "the data must have rows that can be used",
             got=f"none of {counted(read, 'row')} in {', '.join(sources)}"
             + (f", {listed}{example}" if listed else ""),
-        )
-
-
-class _Kept:
-    """Examples that are kept, in flat arrays."""
-
-    def __init__(self) -> None:
-        self._ids: list[NDArray[np.int32]] = []
-        self._counts: list[NDArray[np.bool_]] = []
-        self._files: dict[str, int] = {}
-        self._labels: dict[str, int] = {}
-        self._joined = 0
-        self._lengths, self._begins, self._cut, self._file, self._lines, self._label = (
-            array("q") for _ in range(6)
-        )
-        self._keys = array("Q")
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def add(self, examples: list[Encoded], work: _Work, tokens: int) -> None:
-        """Keep the examples of a row that had become so many tokens."""
-        cut = tokens - sum(len(each.ids) for each in examples)
-        for number, each in enumerate(examples):
-            self._ids.append(each.ids)
-            self._counts.append(each.counts)
-            self._lengths.append(len(each.ids))
-            self._begins.append(number == 0)
-            self._cut.append(cut if number == 0 else 0)
-            self._file.append(self._files.setdefault(work.row.source, len(self._files)))
-            self._lines.append(work.row.line)
-            self._label.append(self._labels.setdefault(work.label, len(self._labels)))
-            self._keys.append(work.key)
-
-    def join(self) -> None:
-        """Make one array of those since the last time: small ones need more than their content."""
-        if len(self._ids) > self._joined:
-            self._ids[self._joined :] = [np.concatenate(self._ids[self._joined :])]
-            self._counts[self._joined :] = [np.concatenate(self._counts[self._joined :])]
-            self._joined = len(self._ids)
-
-    def collected(self) -> Collected:
-        """All that was kept."""
-        texts = Texts(
-            np.concatenate(self._ids),
-            np.cumsum(np.array(self._lengths, dtype=np.int64)),
-            tuple(self._files),
-            np.array(self._file, dtype=np.int32),
-            np.array(self._lines),
-        )
-        return Collected(
-            texts,
-            np.concatenate(self._counts),
-            np.array(self._begins, dtype=np.bool_),
-            np.array(self._keys),
-            np.array(self._cut),
-            tuple(self._labels),
-            np.array(self._label),
         )
 
 

@@ -18,12 +18,11 @@ import msgspec
 
 from metronorm.errors import ConfigError, DataError
 from metronorm.finetune.ledger import RowRefused
+from metronorm.finetune.messages import Message, as_message, shown
 from metronorm.text import nearest, printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-
-Message = dict[str, Any]
 
 _NAMES = {
     "messages": ("messages", "conversations", "conversation"),
@@ -44,15 +43,6 @@ _NEEDED = {
     "text": (("text",), ("prompt", "completion"), ("instruction", "output")),
     "classify": (("text", "label"),),
 }
-
-_ROLES = {
-    "human": "user",
-    "gpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-    "observation": "tool",
-    "function_response": "tool",
-} | {role: role for role in ("system", "developer", "user", "assistant", "tool")}
 
 
 class Conversation(NamedTuple):
@@ -185,7 +175,7 @@ def _answered(
 def _conversation(columns: Mapping[str, str], values: Mapping[str, Any]) -> Conversation:
     messages, learned = [], []
     for message in _list(columns["messages"], values):
-        message, weight = _message(message)
+        message, weight = as_message(message)
         messages.append(message)
         learned.append(message["role"] == "assistant" and weight != 0)
     return _with_system(messages, learned, columns, values)
@@ -199,7 +189,7 @@ def _conversation_of_lists(columns: Mapping[str, str], values: Mapping[str, Any]
         if isinstance(values.get(columns[kind]), str):
             part = [{"role": role, "content": values[columns[kind]]}]
         else:
-            part = [_message(each)[0] for each in _list(columns[kind], values)]
+            part = [as_message(each)[0] for each in _list(columns[kind], values)]
         messages += part
         learned += [kind == "completion" and each["role"] == "assistant" for each in part]
     return _with_system(messages, learned, columns, values)
@@ -222,47 +212,6 @@ def _with_system(
     return Conversation(messages, learned, _list(tools, values))
 
 
-def _message(message: Any) -> tuple[Message, Any]:
-    """A message as chat templates read it, and the weight that it carries, as OpenAI's may."""
-    if not isinstance(message, dict):
-        raise RowRefused("a message is no object", f"a {type(message).__name__}")
-    known = {key: value for key, value in message.items() if value is not None}
-    weight = known.pop("weight", None)
-    speaker = known.pop("role", known.pop("from", None))
-    if not isinstance(speaker, str) or speaker.casefold() not in _ROLES:
-        raise RowRefused("a message has an unknown role", _shown(speaker))
-    if "content" not in known and "value" in known:
-        known["content"] = known.pop("value")
-    content = known.get("content")
-    if isinstance(content, list):
-        known["content"] = "\n".join(map(_part, content))
-    elif content is not None and not isinstance(content, str):
-        raise RowRefused("a message has other content than text", _shown(content))
-    if calls := known.get("tool_calls"):
-        known["tool_calls"] = [_call(call) for call in calls] if isinstance(calls, list) else calls
-    return {"role": _ROLES[speaker.casefold()], **known}, weight
-
-
-def _part(part: Any) -> str:
-    """The text of a part of a message; many templates know none but whole texts."""
-    text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else part
-    if not isinstance(text, str):
-        raise RowRefused("a message has other content than text", _shown(part))
-    return text
-
-
-def _call(call: Any) -> Any:
-    """A call of a tool with its arguments as an object: templates read no text of JSON there."""
-    function = call.get("function") if isinstance(call, dict) else None
-    arguments = function.get("arguments") if isinstance(function, dict) else None
-    if function is None or not isinstance(arguments, str):
-        return call
-    try:
-        return {**call, "function": {**function, "arguments": msgspec.json.decode(arguments)}}
-    except msgspec.DecodeError:
-        return call
-
-
 def _list(column: str, values: Mapping[str, Any]) -> list[Any]:
     """The value of a column that is a list, or a text of JSON, as a CSV has it."""
     value = values.get(column)
@@ -274,7 +223,7 @@ def _list(column: str, values: Mapping[str, Any]) -> list[Any]:
     if value is None or value == []:
         raise RowRefused(f"nothing in {column!r}")
     if not isinstance(value, list):
-        raise RowRefused(f"{column!r} is no list", _shown(value))
+        raise RowRefused(f"{column!r} is no list", shown(value))
     return value
 
 
@@ -283,7 +232,7 @@ def _text(column: str, values: Mapping[str, Any], *, empty: bool = False) -> str
     if value is None or (isinstance(value, str) and not value.strip() and not empty):
         raise RowRefused(f"nothing in {column!r}")
     if not isinstance(value, str):
-        raise RowRefused(f"{column!r} is no text", _shown(value))
+        raise RowRefused(f"{column!r} is no text", shown(value))
     return value
 
 
@@ -303,14 +252,10 @@ def _label(column: str, values: Mapping[str, Any]) -> str:
     if value is None or value != value:  # a NaN is how pandas writes nothing
         raise RowRefused("no label", f"nothing in {column!r}")
     if not isinstance(value, str | int | float):
-        raise RowRefused("the label is neither text nor number", _shown(value))
+        raise RowRefused("the label is neither text nor number", shown(value))
     if not (label := str(value).strip()):
         raise RowRefused("no label", f"nothing in {column!r}")
     return label
-
-
-def _shown(value: Any) -> str:
-    return shortened(printable(repr(value)), 80)
 
 
 def _missing(must: str, names: Sequence[str], source: str, fix: str) -> DataError:

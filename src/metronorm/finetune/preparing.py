@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
-    from metronorm.finetune.collecting import Collected
+    from metronorm.finetune.collected import Collected
     from metronorm.finetune.data_config import DataConfig
 
 
@@ -115,7 +115,7 @@ def _collect(collector: Collector, data: DataConfig, task: TaskName) -> dict[str
         data.split_seed,
         everything.label if task == "classify" else None,
     )
-    if task == "text" and not out.any():  # the end of a text that is alone
+    if task == "text" and everything.begins.sum() == 1:  # of a text that is alone, its end
         size = len(everything.texts)
         out[size - min(size - 1, math.ceil(data.validation * size)) :] = True
     if not out.any():
