@@ -103,6 +103,17 @@ def test_a_template_may_end_a_conversation_with_a_token_more() -> None:
     assert answers(one) == ["b<|im_end|>", "d<|im_end|>\n<|end|>"]
 
 
+def test_a_template_that_ends_the_last_answer_with_another_token_rewrites_turns() -> None:
+    template = CHATML.replace(
+        "<|im_end|>\n{% endfor", "{{ ends[loop.last and m.role == 'assistant'] }}\n{% endfor"
+    )
+    template = "{% set ends = {true: '<|eot|>', false: '<|im_end|>'} %}" + template
+    with pytest.raises(RowRefused, match="rewrites earlier turns"):
+        rendered(template, said("a", "b", "c", "d"))
+    (one,) = rendered(template, said("a", "b"))
+    assert answers(one) == ["b<|eot|>"]
+
+
 def test_one_answer_is_found_in_a_template_that_rewrites_earlier_turns() -> None:
     (one,) = rendered(THINKING, said("a", "yes"))
     assert answers(one) == ["<think>\n\n</think>\n\nyes<|im_end|>"]

@@ -139,14 +139,18 @@ class ChatTemplate:
         # some templates end a conversation with a token more
         span = whole[len(before) : _same(whole, after)]
         said = _said(messages[number])
-        if not _holds(span, said):
-            if _holds(after[len(before) :], said):
-                raise _rewritten(whole, after, number, is_last=last)
-            raise RowRefused("the chat template changes an answer", _shown(span))
-        ends = list(self._control.finditer(span))
-        if not ends or not _holds(span[: ends[-1].start()], said):
+        if end := self._end(span, said):
+            return len(before), len(before) + end
+        if self._end(after[len(before) :], said):  # in a conversation that ends with it
+            raise _rewritten(whole, after, number, is_last=last)
+        if _holds(span, said):
             raise RowRefused("the chat template ends an answer with no token", _shown(span[-40:]))
-        return len(before), len(before) + ends[-1].end()
+        raise RowRefused("the chat template changes an answer", _shown(span))
+
+    def _end(self, span: str, said: list[str]) -> int:
+        """Where the token ends that ends an answer; 0 if there is none after what it says."""
+        ends = list(self._control.finditer(span))
+        return ends[-1].end() if ends and _holds(span[: ends[-1].start()], said) else 0
 
     def _apply(
         self, messages: Sequence[Message], tools: list[Any] | None, *, prompt: bool = False
