@@ -98,6 +98,44 @@ def test_every_row_and_token_is_counted_once(
     assert ledger.adds_up()
 
 
+PIECES = [
+    "text",
+    "a",
+    '"',
+    '""',
+    ",",
+    ";",
+    "\t",
+    "\n",
+    "\r\n",
+    "{",
+    '{"text": "a b"}',
+    "[",
+    "]",
+    "é",
+    " ",
+]
+FRAGMENTS = st.lists(st.sampled_from(PIECES).map(str.encode) | st.binary(max_size=3), max_size=30)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".txt"]), FRAGMENTS)
+def test_any_file_is_counted_or_refused(suffix: str, fragments: list[bytes]) -> None:
+    begin = {".csv": b"text\nhello\n", ".tsv": b"text\tid\nhello\t1\n", ".txt": b"hello"}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"a{suffix}")
+        path.write_bytes(begin.get(suffix, b'{"text": "hello"}\n') + b"".join(fragments))
+        try:
+            made = prepare(DataConfig(data=(str(path),)), tokenizer(), task="text", context=64)
+        except DataError as error:
+            assert suffix == ".txt" and "none of 1 row" in str(error)  # noqa: PT017, PT018
+            return
+    assert made.ledger.adds_up()
+    assert made.ledger.rows == len(made.train) + len(made.validation or ()) + len(
+        made.ledger.dropped
+    )
+
+
 def test_a_ledger_that_lost_something_does_not_add_up() -> None:
     ledger = Ledger(rows=2, tokens=5, sides={"training": Side(1, 1, tokens={"trained": 5})})
     assert not ledger.adds_up()
@@ -125,6 +163,16 @@ def test_the_table_ends_with_what_was_read() -> None:
         [r"bad\x1b", "1", "0"],
         ["all", "that", "was", "read", "92", "5,007"],
     ]
+
+
+def test_notices_say_which_columns_are_used() -> None:
+    ledger = Ledger(columns={"prompt": "q", "completion": "a"}, unused_columns=("id",))
+    ledger.notes["texts in UTF-16"] += 1200
+    assert ledger.notices() == [
+        "columns: prompt=q, completion=a; not used: id",
+        "texts in UTF-16: 1,200",
+    ]
+    assert Ledger().notices() == []
 
 
 def test_the_summary_is_of_plain_values() -> None:

@@ -6,13 +6,19 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
 from hypothesis import given
 from hypothesis import strategies as st
 
 from metronorm.errors import ConfigError, DataError
+from metronorm.finetune.architectures import features, head
 from metronorm.finetune.examples import Example, Labelled
 from metronorm.finetune.packing import Packs, Rows, best_fit
+from metronorm.loss import linear_cross_entropy
 from metronorm.train.task import Order
+from tests.finetune.test_packed_attention import furthest, gradients
+from tests.finetune.tiny import build, twin
 
 
 def example(ids: list[int], weights: list[float], line: int = 1) -> Example:
@@ -83,6 +89,29 @@ def test_little_of_the_packs_is_empty() -> None:
     sizes = np.random.default_rng(0).lognormal(4.1, 0.8, 2000).clip(4, 512).astype(int).tolist()
     packs = Packs([example([0] * size, [1.0] * size) for size in sizes], 512, seed=0)
     assert 0 <= packs.empty < 0.01
+
+
+def test_an_epoch_of_packs_has_the_loss_and_gradients_of_its_examples_one_by_one() -> None:
+    chance = np.random.default_rng(0)
+    texts = [
+        example(chance.integers(3, 60, size).tolist(), [0, 0, 1, *chance.choice([0, 0.5, 1], size)])
+        for size in chance.integers(4, 30, 12)
+    ]
+    texts = [each._replace(weights=each.weights[: len(each.ids)]) for each in texts]
+    model = build("llama", exact=True)
+    alone = twin(model)
+    packs = Packs(texts, 32, seed=0)
+    for number in range(packs.examples_per_epoch):
+        batch = {name: torch.as_tensor(value) for name, value in packs.take(number, 1).items()}
+        weight = head(model).weight
+        linear_cross_entropy(
+            features(model, batch), weight, batch["targets"], weights=batch["weights"]
+        ).backward()
+    for text in texts:
+        ids = torch.as_tensor(text.ids.astype(np.int64))
+        losses = F.cross_entropy(alone(ids[None]).logits[0, :-1], ids[1:], reduction="none")
+        (losses * torch.as_tensor(text.weights[1:])).sum().backward()
+    assert furthest(gradients(model), gradients(alone)) < 1e-12
 
 
 def test_all_examples_come_in_their_own_order_once_to_evaluate_on() -> None:

@@ -145,6 +145,13 @@ class Ledger:
             "unused columns": list(self.unused_columns),
         }
 
+    def notices(self) -> list[str]:
+        """What is worth knowing beside the table, a line each."""
+        taken = ", ".join(f"{kind}={name}" for kind, name in self.columns.items())
+        unused = f"; not used: {', '.join(self.unused_columns)}" if self.unused_columns else ""
+        columns = [f"columns: {taken}{unused}"] if taken else []
+        return [*columns, *(f"{note}: {number:,}" for note, number in self.notes.items())]
+
     def table(self) -> Table:
         """The ledger as a table for a terminal; the last line is the sum of those above."""
         from rich.table import Table
