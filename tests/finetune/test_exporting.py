@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
 from metronorm.finetune.adapting import Adapted, adapt
+from metronorm.finetune.architectures import features
 from metronorm.finetune.card import CardTable, escaped, model_card
 from metronorm.finetune.exporting import save_adapter, save_model
 from metronorm.finetune.pretrained import load
@@ -28,7 +29,7 @@ from metronorm.finetune.proving import (
 from metronorm.finetune.ways import AdaptConfig
 from tests.finetune.adapting import LABELS, disturb, logits, pretrained, rows
 from tests.finetune.pretrained_files import save_gguf
-from tests.finetune.tiny import CAUSAL, CLASSIFIER
+from tests.finetune.tiny import CAUSAL, CLASSIFIER, packed
 from tests.full_disk import fill, small_disk
 
 if TYPE_CHECKING:
@@ -215,6 +216,22 @@ def test_an_adapter_of_a_gguf_file(tmp_path: Path) -> None:
     disturb(made.parameters().values())
     proof = export(made, tmp_path / "out", [[3, 4, 5, 6]], form="adapter")
     assert proof.positions == 4
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_logits_of_a_model_in_training_leave_it_as_it_was(name: str, tmp_path: Path) -> None:
+    made = adapted(name, tmp_path, "lora", "bf16")
+    model = made.pretrained.model.train()
+    before = live_logits(model, rows(), None)
+    dtypes = [each.dtype for each in model.parameters()]
+    # in training the model gets our attention for packs, and keeps it
+    features(model, packed([7, 3, 9])).float().square().sum().backward()
+    after = live_logits(model, rows(), None)
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(one, other)
+    assert model.training
+    assert [each.dtype for each in model.parameters()] == dtypes
+    features(model, packed([7, 3, 9])).float().square().sum().backward()
 
 
 def test_positions_are_spread_to_the_end() -> None:

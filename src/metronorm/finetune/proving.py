@@ -209,7 +209,7 @@ def _job(adapted: Adapted, directory: Path, rows: list[list[int]], scratch: Path
     }
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference mode: weights that are converted in it could not train any more
 def live_logits(
     model: nn.Module, rows: Sequence[Sequence[int]], places: Sequence[Sequence[int]] | None
 ) -> list[Tensor]:

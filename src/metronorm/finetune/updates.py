@@ -35,12 +35,21 @@ def lost_updates(
         elements: how many to look at: all, or every n-th of each parameter. Of a sharded model,
             those on this rank.
     """
-    watch = _Watch(parameters, elements)
+    watch = UpdateWatch(parameters, elements)
     return Hook(every, watch.log, phase="update", around=watch.around)
 
 
-class _Watch:
-    def __init__(self, parameters: Callable[[], Mapping[str, nn.Parameter]], elements: int) -> None:
+class UpdateWatch:
+    """Compares parameters before and after an update.
+
+    Args:
+        parameters: gives what trains, by name.
+        elements: how many to look at.
+    """
+
+    def __init__(
+        self, parameters: Callable[[], Mapping[str, nn.Parameter]], elements: int = ELEMENTS
+    ) -> None:
         self._parameters, self._elements = parameters, elements
         self._before: list[tuple[Tensor, Tensor, Tensor]] = []  # (now, before, has a gradient)
 
