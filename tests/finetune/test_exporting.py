@@ -12,6 +12,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from metronorm import __version__
+from metronorm.clock import Clock
 from metronorm.errors import CheckpointError, ConfigError, DataError, RunError
 from metronorm.finetune.adapting import Adapted, adapt
 from metronorm.finetune.architectures import features
@@ -268,3 +270,24 @@ def test_a_card_has_tables_and_labels_as_text(tmp_path: Path) -> None:
     assert card.startswith('---\nlibrary_name: "peft"\npipeline_tag: "text-classification"\n')
     assert "id2label=labels, num_labels=len(labels)" in card
     assert "| same most probable token or label | 100% |" in card
+
+
+def test_a_card_tells_of_the_run(tmp_path: Path) -> None:
+    made = adapted("llama", tmp_path, "lora")
+    run = tmp_path / "run"
+    config = {"optimizer": {"learning_rate": 1e-3}, "data": "a|b.jsonl", "ticks": 60}
+    with Clock(run, config=config, progress=False) as clock:
+        for tick in clock.ticks(range(60), total=60):
+            clock.log(loss=4 - tick / 20, tokens=100)
+            if clock.tick == 60:
+                clock.log(validation_loss=1.25)
+    card = model_card(made, Proof(0.0, 1.0, 0.0, 1.0, 9, {}), name="out", run=run)
+    assert "| ticks | 60 |\n| tokens | 6,000 |\n" in card
+    assert "| data | a\\|b\\.jsonl |" in card
+    assert "| optimizer\\.learning\\_rate | 0\\.001 |" in card
+    assert f"| metronorm | {escaped(__version__)} |" in card
+    losses = card[card.index("## Losses") :].split("\n\n")[2].splitlines()
+    assert losses[0] == "| tick | loss | validation\\_loss |"
+    assert len(losses) == 2 + 20
+    assert losses[2] == "| 1 | 3\\.9500 |  |"
+    assert losses[-1].endswith("| 1\\.2500 |")

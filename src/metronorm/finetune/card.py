@@ -173,19 +173,17 @@ def _training(run: Run, summary: Summary) -> list[str]:
 def _curves(run: Run, summary: Summary) -> str:
     """The losses over the ticks, as numbers: means over stretches of the training."""
     ticks = run.ticks()
-    curves = {
-        name: dict(read_curve(ticks, name, stretches=CURVE_ROWS).points())
-        for name in summary.curves
-        if name in ticks.columns
-    }
-    seen = sorted({tick for curve in curves.values() for tick in curve})
-    rows = [
-        [f"{tick:,}", *(short_number(c[tick]) if tick in c else None for c in curves.values())]
-        for tick in seen
-    ]
-    return (
-        f"## Losses\n\nMeans over the ticks from this one on.\n\n{_rows(('tick', *curves), rows)}"
-    )
+    names = [name for name in summary.curves if name in ticks.columns]
+    first, last = ticks.fetch("select min(tick), max(tick) from ticks")[0]
+    rows: dict[int, dict[str, object]] = {}
+    for name in names:
+        for tick, mean in read_curve(ticks, name, stretches=CURVE_ROWS).points():
+            stretch = (tick - first) * CURVE_ROWS // max(last - first + 1, CURVE_ROWS)
+            row = rows.setdefault(stretch, {"tick": tick})
+            row[name] = short_number(mean)
+    cells = [[rows[each].get(name) for name in ("tick", *names)] for each in sorted(rows)]
+    note = "Means over the ticks from this one on."
+    return f"## Losses\n\n{note}\n\n{_rows(('tick', *names), cells)}"
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
