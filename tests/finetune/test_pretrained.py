@@ -13,7 +13,7 @@ import gguf
 import pytest
 import torch
 
-from metronorm.errors import ConfigError, DataError, MetronormError
+from metronorm.errors import ConfigError, DataError, MetronormError, OutOfMemoryError
 from metronorm.finetune.architectures import features
 from metronorm.finetune.pretrained import load
 from tests.finetune.pretrained_files import save, save_gguf, tokenizer
@@ -252,6 +252,26 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[MetronormError], str]] = {
         DataError,
         "without model.layers.2",
     ),
+    "a million layers": (
+        lambda folder: change_json(folder / "config.json", num_hidden_layers=10**6),
+        DataError,
+        "for 1,000,000 layers",
+    ),
+    "a huge vocabulary": (
+        lambda folder: change_json(folder / "config.json", vocab_size=10**12),
+        DataError,
+        "KiB for 2 layers",
+    ),
+    "a type that is a list": (
+        lambda folder: change_json(folder / "config.json", model_type=["llama"]),
+        ConfigError,
+        "supported architectures",
+    ),
+    "sizes that are text": (
+        lambda folder: change_json(folder / "config.json", hidden_size="wide"),
+        DataError,
+        "a model's config must be readable",
+    ),
     "text as gguf": (
         lambda folder: only_gguf(folder, lambda path: path.write_text("hello")),  # type: ignore[arg-type, return-value]
         DataError,
@@ -299,7 +319,6 @@ def test_a_file_is_no_model(tmp_path: Path) -> None:
 def test_a_model_that_does_not_fit_is_not_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metronorm.errors import OutOfMemoryError
     from metronorm.finetune import pretrained
 
     save(tmp_path, "llama")

@@ -51,7 +51,7 @@ def check_architecture(config: Mapping[str, Any], kind: Kind) -> None:
     Raises:
         ConfigError: it has another architecture, or is an unknown form of a known one.
     """
-    name = config.get("model_type")
+    name = str(config.get("model_type"))
     if name not in _BODIES[kind]:
         others = next((other for other in _BODIES if name in _BODIES[other]), None)
         raise ConfigError(

@@ -104,18 +104,14 @@ def read_config(files: ModelFiles) -> dict[str, Any]:
     return config
 
 
-def check_weights(files: ModelFiles) -> dict[str, tuple[int, ...]]:
-    """Open every safetensors file of a directory, and read names and shapes only.
-
-    Returns:
-        The shape of every tensor, by name.
+def weight_files(files: ModelFiles) -> list[Path]:
+    """The files that the weights are in.
 
     Raises:
-        DataError: a file is missing, or is damaged.
-        MissingDependencyError: safetensors is not installed.
+        DataError: one is missing.
     """
-    import safetensors
-
+    if files.gguf is not None:
+        return [files.directory / files.gguf]
     index = files.directory / INDEX
     if index.exists():
         named = _read_json(index).get("weight_map")
@@ -127,29 +123,40 @@ def check_weights(files: ModelFiles) -> dict[str, tuple[int, ...]]:
                 got=f"no {missing[0]}" if missing else "no names",
                 fix="download the model again",
             )
-    else:
-        shards = [path.name for path in sorted(files.directory.glob("*.safetensors"))]
-        if "model.safetensors" in shards:
-            shards = ["model.safetensors"]
-        else:
-            raise DataError(
-                f"weights must be in model.safetensors, or in the files that {INDEX} names",
-                got=", ".join(shards),
-                fix="rename the file if it is the whole model, or download the model again",
-            )
-    shapes: dict[str, tuple[int, ...]] = {}
-    for name in shards:
-        path = files.directory / name
+        return [files.directory / name for name in shards]
+    if not (files.directory / "model.safetensors").exists():
+        found = sorted(path.name for path in files.directory.glob("*.safetensors"))
+        raise DataError(
+            f"weights must be in model.safetensors, or in the files that {INDEX} names",
+            got=", ".join(found),
+            fix="rename the file if it is the whole model, or download the model again",
+        )
+    return [files.directory / "model.safetensors"]
+
+
+def check_weights(files: ModelFiles) -> set[str]:
+    """Open every safetensors file of a directory, and read names only.
+
+    Returns:
+        The names of the tensors.
+
+    Raises:
+        DataError: a file is missing, or is damaged.
+    """
+    import safetensors
+
+    names: set[str] = set()
+    for path in weight_files(files):
         try:
             with safetensors.safe_open(path, "pt") as file:
-                shapes |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+                names |= set(file.keys())
         except (safetensors.SafetensorError, OSError) as error:
             raise DataError(
                 "a safetensors file must be whole",
                 got=f"{path}: {error}",
                 fix="download the model again",
             ) from None
-    return shapes
+    return names
 
 
 def check_gguf_magic(files: ModelFiles) -> None:

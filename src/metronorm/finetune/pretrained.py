@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +25,10 @@ from metronorm.finetune.model_files import (
     check_weights,
     find_model,
     read_config,
+    weight_files,
 )
 from metronorm.memory import available_bytes, is_out_of_memory
+from metronorm.scalars import is_number
 from metronorm.text import size
 
 if TYPE_CHECKING:
@@ -127,15 +128,15 @@ def _load_directory(
     dtype: torch.dtype,
 ) -> Pretrained:
     check_architecture(read_config(files), kind)
-    shapes = check_weights(files)
-    _check_memory(sum(math.prod(shape) for shape in shapes.values()), dtype)
+    names = check_weights(files)
     with _explaining("a model's config", source):
         config = transformers.AutoConfig.from_pretrained(files.directory, local_files_only=True)
     tokenizer = _tokenizer(transformers, source, config, files)
     auto, anew = transformers.AutoModelForCausalLM, False
     if kind == "classifier":
         auto = transformers.AutoModelForSequenceClassification
-        anew = _set_labels(config, labels, has_head="classifier.weight" in shapes)
+        anew = _set_labels(config, labels, has_head="classifier.weight" in names)
+    _shell(auto, source, config, files, dtype)
     with _explaining("a model", source):
         model, report = auto.from_pretrained(
             files.directory,
@@ -194,9 +195,7 @@ def _load_gguf(
     with _explaining("a GGUF file", source):
         config = transformers.AutoConfig.from_pretrained(files.directory, **where)
     check_architecture(config.to_dict(), kind)
-    with torch.device("meta"):
-        shell = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype)
-    _check_memory(sum(value.numel() for value in shell.parameters()), dtype)
+    shell = _shell(transformers.AutoModelForCausalLM, source, config, files, dtype)
     tokenizer = _tokenizer(transformers, source, config, files)
     # Its progress bar is not one of those that `quietly` stops.
     with _explaining("a GGUF file", source), contextlib.redirect_stderr(io.StringIO()):
@@ -250,7 +249,21 @@ def _tokenizer(transformers: Any, source: Path, config: Any, files: ModelFiles) 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
-def _check_memory(parameters: int, dtype: torch.dtype) -> None:
+def _shell(auto: Any, source: Path, config: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
+    """A model of the config without memory for its weights, if they can be there and fit."""
+    kept = sum(path.stat().st_size for path in weight_files(files))
+    missing = DataError(
+        "a model's files must have all of its weights",
+        got=f"{size(kept)} for {config.num_hidden_layers:,} layers in {source}",
+        fix="download the model again",
+    )
+    if config.num_hidden_layers * config.hidden_size > kept:  # a norm's weight alone is as large
+        raise missing
+    with _explaining("a model's config", source), torch.device("meta"):
+        shell = auto.from_config(config, dtype=dtype)
+    parameters = sum(value.numel() for value in shell.parameters())
+    if parameters > kept * (8 if files.gguf else 1):  # a weight is at least a bit or a byte
+        raise missing
     needed, free = parameters * dtype.itemsize, available_bytes()
     if free is not None and needed > free:
         raise OutOfMemoryError(
@@ -258,6 +271,7 @@ def _check_memory(parameters: int, dtype: torch.dtype) -> None:
             got=f"{size(free)} free",
             fix="a smaller model",
         )
+    return shell
 
 
 def _pretrained(
@@ -266,7 +280,7 @@ def _pretrained(
     # A padding index would keep the embedding of that token from learning. Padding is known by its
     # place; the token, often the one that ends an answer, is one like any other.
     model.get_input_embeddings().padding_idx = None
-    context = model.config.max_position_embeddings
-    if tokenizer.model_max_length < context:
-        context = tokenizer.model_max_length
+    context, longest = model.config.max_position_embeddings, tokenizer.model_max_length
+    if is_number(longest) and 0 < longest < context:
+        context = longest
     return Pretrained(model, tokenizer, source, kind, int(context), drawn)
