@@ -12,19 +12,24 @@ from torch import Tensor
 
 from metronorm.errors import ConfigError
 from metronorm.finetune.architectures import check_architecture, features, head
+from metronorm.loss import linear_cross_entropy
 from metronorm.norm import replace_norms
 from tests.finetune.test_packed_attention import LENGTHS, furthest, gradients
 from tests.finetune.tiny import CAUSAL, CLASSIFIER, SIZES, build, one_by_one, packed, padded, twin
 
 
 def causal_loss(model: Any, batch: dict[str, Any]) -> Tensor:
-    """Ours: the cross entropy of the head on the features, weighted and summed."""
+    """Ours: of the head on the features, weighted and summed."""
     last = head(model)
-    logits = last.scale * F.linear(features(model, batch), last.weight, last.bias)
-    if last.soft_cap is not None:
-        logits = last.soft_cap * torch.tanh(logits / last.soft_cap)
-    each = F.cross_entropy(logits, torch.as_tensor(batch["targets"]), reduction="none")
-    return each @ torch.as_tensor(batch["weights"]).to(each)
+    return linear_cross_entropy(
+        features(model, batch),
+        last.weight,
+        torch.as_tensor(batch["targets"]),
+        bias=last.bias,
+        weights=torch.as_tensor(batch["weights"]),
+        soft_cap=last.soft_cap,
+        scale=last.scale,
+    )
 
 
 def plain_loss(model: Any, batch: dict[str, Any]) -> Tensor:
@@ -67,7 +72,8 @@ def test_a_tick_of_a_classifier_is_that_of_transformers(name: str) -> None:
     labels = torch.as_tensor(batch["labels"])
     last = head(model)
     assert last.soft_cap is None
-    ours = F.cross_entropy(F.linear(features(model, batch), last.weight, last.bias), labels)
+    ours = linear_cross_entropy(features(model, batch), last.weight, labels, bias=last.bias)
+    ours = ours / len(labels)
     theirs = plain(
         torch.as_tensor(batch["ids"]), torch.as_tensor(batch["mask"]), labels=labels
     ).loss
