@@ -26,6 +26,7 @@ PAGES = [
         "data",
         "diagnosis",
         "distributed",
+        "finetune-data",
         "import-export",
         "integrations",
         "layer-normalization",
