@@ -67,6 +67,14 @@ def test_parts_of_text_are_one_text() -> None:
     assert item == Conversation(said("a\nb", "c"), [False, True])
 
 
+@pytest.mark.parametrize("arguments", ["{torn", "[" * 100_000])
+def test_arguments_that_are_no_json_stay_as_they_are(arguments: str) -> None:
+    call = {"function": {"name": "add", "arguments": arguments}}
+    item = taken("chat", {"messages": [*said("a"), {"role": "assistant", "tool_calls": [call]}]})
+    assert isinstance(item, Conversation)
+    assert item.messages[1]["tool_calls"] == [call]
+
+
 def test_only_the_answers_of_a_completion_are_learned() -> None:
     values = {"prompt": said("a", "b", "c"), "completion": said("c", "d")[1:]}
     item = taken("chat", values)
@@ -122,6 +130,7 @@ def test_a_label_is_a_text(label: Any, expected: str) -> None:
     [
         ("chat", {"messages": []}, "nothing in 'messages'"),
         ("chat", {"messages": "hello"}, "'messages' is no list"),
+        ("chat", {"messages": "[" * 100_000}, "'messages' is no list"),
         ("chat", {"messages": {"role": "user"}}, "'messages' is no list"),
         ("chat", {"messages": ["hello"]}, "a message is no object"),
         ("chat", {"messages": [{"content": "a"}]}, "an unknown role: None"),

@@ -218,7 +218,7 @@ def _list(column: str, values: Mapping[str, Any]) -> list[Any]:
     if isinstance(value, str):
         try:
             value = msgspec.json.decode(value)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise RowRefused(f"{column!r} is no list", str(error)) from None
     if value is None or value == []:
         raise RowRefused(f"nothing in {column!r}")

@@ -58,7 +58,7 @@ def _call(call: Any) -> Any:
         return call
     try:
         return {**call, "function": {**function, "arguments": msgspec.json.decode(arguments)}}
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return call
 
 
