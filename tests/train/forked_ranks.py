@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Self
@@ -210,6 +211,11 @@ def _launch(launch: Launch) -> None:
 
 
 def _main() -> None:
+    # of torch about itself, when its compiler is loaded, and sees what FSDP2 has gathered
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.")
+    warnings.filterwarnings(
+        "ignore", message=r"The \.grad attribute of a Tensor that is not a leaf"
+    )
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
     import tests.train.fault_task  # noqa: F401

@@ -23,9 +23,20 @@ class Config(TrainConfig):
 
     kind: str = "plain"
     """What the task has of its own: plain, loader, accumulate, unused, sometimes, twice, observed,
-    stop, hook on one rank, batch norm; what cannot be sharded: tied, method, wrapped."""
+    stop, hook on one rank, batch norm, compiled; what cannot be sharded: tied, method, wrapped."""
     dtype: str = "float64"
     """Of the model and its inputs."""
+
+
+class Noting(nn.Module):
+    """Notes whether the code that calls it has been compiled."""
+
+    compiled = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The same."""
+        self.compiled = torch.compiler.is_compiling()
+        return x
 
 
 class Net(nn.Module):
@@ -36,7 +47,12 @@ class Net(nn.Module):
         self.kind = kind
         self.first = nn.Linear(7, 10)
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(10, 10), nn.LayerNorm(10), nn.Tanh(), nn.Dropout(0.1))
+            nn.Sequential(
+                nn.Linear(10, 10),
+                nn.LayerNorm(10),
+                nn.Tanh(),
+                Noting() if kind == "compiled" else nn.Dropout(0.1),
+            )
             for _ in range(2)
         )
         self.last = nn.Linear(10, 3)
@@ -129,6 +145,13 @@ def task(config: Config) -> Task:
         return replace(whole, model=lambda: DistributedDataParallel(Net().to(dtype)))
     if config.kind == "observed":
         return replace(whole, hooks=[observe(2)])
+    if config.kind == "compiled":
+
+        def look(moment: Moment) -> None:
+            found = [each.compiled for each in moment.model.modules() if isinstance(each, Noting)]
+            assert found == [True, True]
+
+        return replace(whole, hooks=[Hook(1, look)])
     if config.kind == "hook on one rank":
         first = pairs[:1][0]
         call = lambda moment: moment.rank or moment.model(first)  # noqa: E731

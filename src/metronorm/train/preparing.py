@@ -116,7 +116,8 @@ class Preparation:
             recompute(layers_of(model))
         if config.init_from and not found:
             initial_weights(model, Path(config.init_from))
-        self.step = Step(task, config, model, device)
+        sharded = world.size > 1 and config.parallel == "fsdp"
+        self.step = Step(task, config, model, device, compile_whole=not sharded)
         self.beats = make_beats(task.batches, batch_size=config.batch_size, seed=config.seed)
         self.trial = self.beats.first()
         if any(map(is_lazy, (*model.parameters(), *model.buffers()))):

@@ -58,6 +58,7 @@ class Step:
         config: of the training.
         model: on its device.
         device: of the model.
+        compile_whole: where the config says to compile; False: `share` compiles layer by layer.
 
     Attributes:
         precision: of the matrix products; may be set.
@@ -67,13 +68,19 @@ class Step:
     """
 
     def __init__(
-        self, task: Task, config: TrainConfig, model: nn.Module, device: torch.device
+        self,
+        task: Task,
+        config: TrainConfig,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        compile_whole: bool = True,
     ) -> None:
         self.task, self.config, self.model, self.device = task, config, model, device
         self.precision: Fixed = "fp32"
         self.first_nonfinite = FirstNonfinite(device)
         self.begun = 0
-        compiled: Any = torch.compile(model) if config.compile else model
+        compiled: Any = torch.compile(model) if config.compile and compile_whole else model
         self._call: nn.Module = compiled
         self._world = World()
         self._changing: Sequence[str] = ()
