@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import gguf
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
+import transformers
 
 from metronorm.errors import ConfigError, DataError, MetronormError, OutOfMemoryError
 from metronorm.finetune.architectures import features
@@ -80,6 +82,31 @@ def test_an_encoder_without_a_head_becomes_a_classifier(tmp_path: Path) -> None:
     assert torch.equal(found.model.bert.pooler.dense.weight, body.pooler.dense.weight)
     with pytest.raises(ConfigError, match="must know its labels"):
         load(tmp_path, "classifier")
+
+
+def test_a_bert_that_is_averaged_classifies_the_mean_of_its_tokens(tmp_path: Path) -> None:
+    body = save(tmp_path, "bert").bert
+    body.save_pretrained(tmp_path)
+    pooling = tmp_path / "1_Pooling" / "config.json"
+    pooling.parent.mkdir()
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    found = load(tmp_path, "classifier", labels=["spam", "ham"])
+    batch = padded()
+    ids, mask = torch.as_tensor(batch["ids"]), torch.as_tensor(batch["mask"])
+    hidden = body(ids, mask).last_hidden_state * mask[..., None]
+    mean = hidden.sum(1) / mask.sum(1, keepdim=True)
+    expected = torch.tanh(0.25 * F.layer_norm(mean, (32,)))
+    ours = features(found.model, batch)
+    assert (ours - expected).abs().max() < 0.02
+    found.model.save_pretrained(tmp_path / "saved")
+    tokenizer().save_pretrained(tmp_path / "saved")
+    plain = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert torch.equal(features(plain, batch), ours)
+    assert torch.equal(features(load(tmp_path / "saved", "classifier").model, batch), ours)
+    ours.sum().backward()
+    pooling.write_text("[")
+    with pytest.raises(DataError, match="JSON files must be readable"):
+        load(tmp_path, "classifier", labels=["spam", "ham"])
 
 
 def test_labels_are_checked(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from metronorm.errors import (
 )
 from metronorm.finetune.architectures import Kind, check_architecture
 from metronorm.finetune.library import quietly
+from metronorm.finetune.mean_pooling import add_averaging_layer, is_averaged
 from metronorm.finetune.model_files import (
     ModelFiles,
     check_gguf_magic,
@@ -78,7 +79,8 @@ def load(
     Args:
         path: a directory in Hugging Face layout with safetensors, a GGUF file, or a directory that
             holds one. Weights of GGUF are unpacked to `dtype`.
-        kind: "causal" for next tokens, or "classifier" for texts.
+        kind: "causal" for next tokens, or "classifier" for texts. A BERT that was trained to be
+            averaged over tokens gets a layer for it (see `mean_pooling`).
         labels: of a classifier, in the order of its logits; None: those that it was trained with.
             A head for other labels is drawn from torch's default generator.
         dtype: of the parameters.
@@ -128,7 +130,7 @@ def _load_directory(
     dtype: torch.dtype,
 ) -> Pretrained:
     check_architecture(read_config(files), kind)
-    names = check_weights(files)
+    names, averaged = check_weights(files), is_averaged(files.directory)
     with _explaining("a model's config", source):
         config = transformers.AutoConfig.from_pretrained(files.directory, local_files_only=True)
     tokenizer = _tokenizer(transformers, source, config, files)
@@ -159,6 +161,8 @@ def _load_directory(
         torch.nn.init.normal_(model.classifier.weight, std=config.initializer_range)
         torch.nn.init.zeros_(model.classifier.bias)
         drawn |= {"classifier.weight", "classifier.bias"}
+    if config.model_type == "bert" and "classifier.weight" not in names and averaged:
+        add_averaging_layer(model)
     return _pretrained(model, tokenizer, source, kind, tuple(sorted(drawn)))
 
 
