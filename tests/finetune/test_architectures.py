@@ -122,7 +122,9 @@ def test_features_of_a_text_do_not_depend_on_its_batch() -> None:
 def test_other_architectures_are_refused() -> None:
     names = {"num_layers": 1, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_heads": 2}
     config = transformers.T5Config(vocab_size=20, **names)
-    with pytest.raises(ConfigError, match="got 't5'; try: llama, qwen3, gemma3_text, gpt2"):
+    with pytest.raises(
+        ConfigError, match="got 't5'; try: llama, qwen3, gemma3_text, gpt2, gpt_neox"
+    ):
         check_architecture(config.to_dict(), "causal")
     with pytest.raises(ConfigError, match=r"got .t5.; try: llama, .*, bert, modernbert"):
         features(transformers.T5ForConditionalGeneration(config), packed([3]))

@@ -56,9 +56,12 @@ def test_packed_is_one_by_one_to_rounding(name: str, checkpointing: bool) -> Non
 
 
 @pytest.mark.parametrize("name", CAUSAL)
-def test_packed_is_one_by_one_under_autocast(name: str) -> None:
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_packed_is_one_by_one_under_autocast(name: str, checkpointing: bool) -> None:
     model = build(name)
     alone = twin(model)
+    if checkpointing:
+        model.activation_checkpointing_enable()
     batch = packed(LENGTHS)
     with torch.autocast("cpu", torch.bfloat16):
         together = features(model, batch)

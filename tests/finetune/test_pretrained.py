@@ -15,9 +15,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 import transformers
 
+from metronorm.data.bpe_tokenizer import train_bpe
 from metronorm.errors import ConfigError, DataError, MetronormError, OutOfMemoryError
-from metronorm.finetune.architectures import features
+from metronorm.finetune.architectures import features, head
 from metronorm.finetune.pretrained import load
+from metronorm.models import GPT, GPTConfig, save_gpt
 from tests.finetune.pretrained_files import save, save_gguf, tokenizer
 from tests.finetune.tiny import CAUSAL, CLASSIFIER, packed, padded
 
@@ -117,6 +119,31 @@ def test_labels_are_checked(tmp_path: Path) -> None:
         load(tmp_path, "classifier", labels=["a", "a"])
     with pytest.raises(ConfigError, match="only a classifier has labels"):
         load(tmp_path, "causal", labels=["a", "b"])
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"positions": "learned", "mlp": "gelu_tanh", "bias": True},
+        {"norm": "rms", "mlp": "swiglu", "kv_heads": 2, "tie_embeddings": False},
+    ],
+)
+def test_our_own_gpt_is_a_pretrained_model(choices: dict[str, Any], tmp_path: Path) -> None:
+    vocabulary = train_bpe(["abc abd " * 9, None], 260)
+    size = vocabulary.vocab_size
+    config = GPTConfig(vocab_size=size, context=16, layers=2, heads=4, width=32, **choices)
+    ours = GPT(config).eval()
+    save_gpt(ours, tmp_path / "ours", tokenizer=vocabulary)
+    found = load(tmp_path / "ours", "causal")
+    assert found.context == 16
+    assert found.tokenizer("abc ab").input_ids == vocabulary.encode("abc ab").tolist()
+    batch = packed([7, 12])
+    ids = torch.as_tensor(batch["ids"])
+    made = features(found.model, batch)
+    expected = torch.cat([ours.features(part[None])[0] for part in ids.split([7, 12])])
+    assert torch.allclose(made, expected, rtol=0, atol=1e-5)
+    assert torch.equal(head(found.model).weight, (ours.head or ours.tokens).weight)
 
 
 def test_the_token_that_pads_learns_like_any_other(tmp_path: Path) -> None:
@@ -235,7 +262,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[MetronormError], str]] = {
     "t5": (
         lambda folder: change_json(folder / "config.json", model_type="t5"),
         ConfigError,
-        "supported architectures; got 't5'; try: llama, qwen3, gemma3_text, gpt2",
+        "supported architectures; got 't5'; try: llama, qwen3, gemma3_text, gpt2, gpt_neox",
     ),
     "code": (
         lambda folder: change_json(folder / "config.json", auto_map={"AutoModel": "x.Y"}),

@@ -54,6 +54,9 @@ CAUSAL: dict[str, Any] = {
             attn_pdrop=0.0,
         )
     ),
+    "gpt_neox": lambda: transformers.GPTNeoXForCausalLM(
+        transformers.GPTNeoXConfig(**SIZES, rotary_pct=0.5, tie_word_embeddings=False)
+    ),
 }
 CLASSIFIER: dict[str, Any] = {
     "bert": lambda: transformers.BertForSequenceClassification(

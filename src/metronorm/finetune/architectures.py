@@ -2,7 +2,7 @@
 
 | kind | `model_type` in config.json |
 | --- | --- |
-| causal | llama (SmolLM2), qwen3, gemma3_text, gpt2 |
+| causal | llama (SmolLM2), qwen3, gemma3_text, gpt2, gpt_neox |
 | classifier | bert (MiniLM), modernbert |
 
 The loss is that of a linear layer: `head(model)` on `features(model, batch)`.
@@ -139,6 +139,6 @@ def _on_device(model: Any, values: Any) -> Tensor:
 
 
 _BODIES: dict[Kind, dict[str, Callable[[Any, Mapping[str, Any]], Tensor]]] = {
-    "causal": dict.fromkeys(("llama", "qwen3", "gemma3_text", "gpt2"), _causal_body),
+    "causal": dict.fromkeys(("llama", "qwen3", "gemma3_text", "gpt2", "gpt_neox"), _causal_body),
     "classifier": {"bert": _bert_body, "modernbert": _modernbert_body},
 }
