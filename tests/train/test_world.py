@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from metronorm.checkpoints.folder import newest_checkpoint
 from metronorm.runs import open_run
+from metronorm.tasks import text
 from metronorm.text import size
 from metronorm.train import train
 from tests.side_by_side import run_together
 
-from .world_task import CASES, config_of, task
+from .tiny import writing
+from .world_task import CASES, Net, config_of, count, loss, task
 
 RANKS = Path(__file__).parent / "world_ranks.py"
 ROUNDING = 1e-12
@@ -25,7 +29,29 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("alone")
     for name, changes in CASES.items():
         train(task, config_of(**changes), folder / name)
+    train(task, config_of(init_from=str(folder / "ticks")), folder / "init from")
+    train(text.task, writing(folder), folder / "writes")
     return folder
+
+
+def samples(run: Path) -> list[tuple[int, str]]:
+    """What the model of a run has written."""
+    return [(each.tick, each.read().decode()) for each in open_run(run).samples()]
+
+
+def check_evaluation_of_saved_weights(run: Path) -> None:
+    """The recorded evaluation of a model with BatchNorm is that of what is saved."""
+    model = Net("batch norm").double()
+    found = newest_checkpoint(run / "checkpoints")
+    assert found is not None
+    found.load_model(model)
+    batches: Any = task(config_of()).validation
+    with torch.no_grad():
+        total = sum(float(loss(model.eval(), batch)) for batch in batches)
+    expected = total / sum(count(batch) for batch in batches)
+    for rank in {row["rank"] for row in open_run(run).ticks().rows()}:
+        last = record(run, rank)[-1]
+        assert last["validation_loss"] == pytest.approx(expected, rel=ROUNDING)
 
 
 def record(run: Path, rank: int = 0) -> list[dict[str, Any]]:
@@ -59,8 +85,10 @@ def test_a_tick_does_not_know_the_world(
     assert f"processes  {world} ({parallel}, gloo)" in said[0]
     kept = 373 if parallel == "ddp" else {2: 192, 3: 147}[world]  # numbers, in float64
     assert f"keeps the gradient separate from the sum: {size(8 * kept)} more on each" in said[0]
+    assert samples(tmp_path / "writes") == samples(alone / "writes") != []
+    check_evaluation_of_saved_weights(tmp_path / "batch norm")
     compared = 0
-    for name in CASES:
+    for name in (*CASES, "init from"):
         if parallel == "fsdp" and name.startswith("sometimes"):
             continue
         expected = record(alone / name)

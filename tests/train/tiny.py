@@ -46,6 +46,11 @@ def tiny_config(folder: Path, **changes: Any) -> Config:
     return replace(config, **changes)
 
 
+def writing(folder: Path, **changes: Any) -> Config:
+    """The config of a training that lets its model write."""
+    return tiny_config(folder, ticks=4, sample_every=2, sample_tokens=20, **changes)
+
+
 def losses(run: Path) -> list[tuple[int, float, float | None]]:
     """Tick, loss and validation loss of the effective history."""
     return [

@@ -19,8 +19,10 @@ from torch import distributed
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from metronorm.errors import ConfigError, RankError
+from metronorm.tasks import text
 from metronorm.train import Hook, train
 from tests.side_by_side import leave
+from tests.train.tiny import writing
 from tests.train.world_task import CASES, REFUSED, config_of, task
 
 
@@ -38,6 +40,9 @@ def main() -> None:
         except Exception:
             print(f"{name}, rank {rank}\n{traceback.format_exc()}", flush=True)
             raise
+    from_weights = config_of(parallel=parallel, init_from=str(folder / "ticks"))
+    train(task, from_weights, folder / "init from")
+    writes(parallel, folder)
     stopped = train(task, config_of(parallel=parallel, kind="stop"), folder / "stop")
     assert (stopped.tick, stopped.reason) == (3, "rank 1 has seen enough"), stopped
     buffers_are_those_of_rank_0(config_of(parallel=parallel, kind="batch norm"), folder)
@@ -47,6 +52,15 @@ def main() -> None:
     if parallel == "fsdp":  # at last, as the ranks do not agree afterwards
         sometimes = config_of(parallel=parallel, kind="sometimes")
         is_refused("use the same parameters", sometimes, folder / "last")
+
+
+def writes(parallel: Any, folder: Path) -> None:
+    """A training of text lets the model write; it does so on all ranks together."""
+    for rank in range(distributed.get_world_size()):
+        if rank == distributed.get_rank():
+            config = writing(folder, parallel=parallel)
+        distributed.barrier()
+    train(text.task, config, folder / "writes")
 
 
 def buffers_are_those_of_rank_0(config: Any, folder: Path) -> None:

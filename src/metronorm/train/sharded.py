@@ -229,6 +229,23 @@ def _another(found: str, expected: str) -> ConfigError:
     )
 
 
+@contextlib.contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Inside the block, other methods of a model than its forward may be called too, on all ranks.
+
+    FSDP2 gathers what is outside of the layers when the model itself is called. A model that is not
+    sharded is as it is.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
+
+
 def gather_anew(model: nn.Module) -> None:
     """Let FSDP2 gather parameters again that were changed since it has gathered them."""
     for module in model.modules():

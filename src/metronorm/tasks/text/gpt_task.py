@@ -22,6 +22,7 @@ from metronorm.models.sampling import sample
 from metronorm.tasks.text.memory import check_memory, check_model_memory
 from metronorm.train.optimizers import groups_of
 from metronorm.train.precision import choose_device
+from metronorm.train.sharded import gathered
 from metronorm.train.task import Hook, Task
 
 if TYPE_CHECKING:
@@ -151,7 +152,8 @@ def _sampler(config: Config, text: TextDataset) -> Callable[[Moment], None]:
             temperature=0.8,
             generator=torch.Generator().manual_seed(config.seed),
         )
-        written = "".join(moment.until_signal(stream_decode(text.tokenizer, tokens)))
+        with gathered(moment.model):
+            written = "".join(moment.until_signal(stream_decode(text.tokenizer, tokens)))
         if moment.interrupted() or moment.rank:
             return
         moment.clock.sample("text", written)
