@@ -36,6 +36,7 @@ __all__ = ["COMMANDS", "main"]
 # with it.
 COMMANDS = {
     "train": "Train a GPT on text, or the task of a recipe, and record every tick.",
+    "finetune": "Adapt a pretrained model to data, and save what others can load.",
     "sample": "Write text with a trained model.",
     "show": "Show what runs did and what they cost, side by side.",
     "watch": "Follow runs in the terminal while they are written.",

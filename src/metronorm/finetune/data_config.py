@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+import tyro
 
 from metronorm.data.sources import absolute
 from metronorm.errors import ConfigError
@@ -33,7 +35,7 @@ class DataConfig:
         ConfigError: a value is of a wrong type or outside its range.
     """
 
-    data: tuple[str, ...] = ()
+    data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[DATA ...]")] = ()
     """Files or globs of JSONL, JSON, CSV, TSV, Parquet or text; or folders of texts, which to
     classify have a folder for each label."""
     validation_data: tuple[str, ...] = ()

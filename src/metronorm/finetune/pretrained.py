@@ -6,7 +6,7 @@ import contextlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -100,6 +100,41 @@ def load(
         if files.gguf is None:
             return _load_directory(transformers, source, files, kind, labels, dtype)
         return _load_gguf(transformers, source, files, kind, dtype)
+
+
+class Vocabulary(NamedTuple):
+    """What data need of a model before it is loaded.
+
+    Attributes:
+        tokenizer: of transformers.
+        context: most tokens that the model sees at once.
+    """
+
+    tokenizer: Any
+    context: int
+
+
+def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
+    """The tokenizer of a model and the size of its context, without its weights.
+
+    Args:
+        path: as for `load`.
+
+    Raises:
+        DataError, MissingDependencyError: as `load`.
+    """
+    source = Path(path).expanduser()
+    files = find_model(source)
+    where: dict[str, Any] = {"gguf_file": files.gguf} if files.gguf else {}
+    if files.gguf:
+        check_gguf_magic(files)
+    with quietly() as transformers:
+        with _explaining("a model's config", source):
+            config = transformers.AutoConfig.from_pretrained(
+                files.directory, local_files_only=True, **where
+            )
+        tokenizer = _tokenizer(transformers, source, config, files)
+    return Vocabulary(tokenizer, _context(config, tokenizer))
 
 
 @contextlib.contextmanager
@@ -284,7 +319,9 @@ def _pretrained(
     # A padding index would keep the embedding of that token from learning. Padding is known by its
     # place; the token, often the one that ends an answer, is one like any other.
     model.get_input_embeddings().padding_idx = None
-    context, longest = model.config.max_position_embeddings, tokenizer.model_max_length
-    if is_number(longest) and 0 < longest < context:
-        context = longest
-    return Pretrained(model, tokenizer, source, kind, int(context), drawn)
+    return Pretrained(model, tokenizer, source, kind, _context(model.config, tokenizer), drawn)
+
+
+def _context(config: Any, tokenizer: Any) -> int:
+    most, longest = config.max_position_embeddings, tokenizer.model_max_length
+    return int(min(most, longest) if is_number(longest) and longest > 0 else most)

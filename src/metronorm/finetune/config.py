@@ -1,0 +1,101 @@
+"""What can be chosen about fine-tuning a pretrained model. Imports no framework."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, get_args
+
+import tyro
+
+from metronorm.errors import ConfigError
+from metronorm.finetune.data_config import DataConfig, TaskName
+from metronorm.finetune.ways import AdaptConfig
+from metronorm.train.config import (
+    OptimizerConfig,
+    OptimizerName,
+    TrainConfig,
+    check_choice,
+    check_count,
+    on_resume,
+)
+
+# Highest learning rates of AdamW, for models of 0.1 to 1 billion parameters. Full: between what
+# SmolLM2's smallest was fine-tuned with (1e-3, over far more data) and the 2e-5 of larger models.
+# LoRA: about ten times as much (Schulman, "LoRA Without Regret", 2025). Norms: one number scales a
+# whole row of weights, and moves by hundredths.
+_RATES = {"full": 1e-4, "lora": 1e-3, "norm": 3e-3, "head": 1e-3, "norm+head": 3e-3}
+_ENCODER = 0.3  # of these rates: encoders are fine-tuned with 2e-5 to 5e-5
+_SIGN = 0.3  # every element moves by the whole rate, where Adam's mostly move less
+
+
+@dataclass(frozen=True)
+class Config(TrainConfig):
+    """A fine-tuning.
+
+    Raises:
+        ConfigError: a value that cannot work, or that does not go with another.
+    """
+
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL")] = on_resume(
+        "free", ""
+    )
+    """Directory of a pretrained model in Hugging Face layout (config.json and safetensors), or a
+    GGUF file."""
+    data: Annotated[DataConfig, tyro.conf.arg(name="")] = field(
+        default_factory=DataConfig,
+        metadata={"on_resume": {"data": "data", "validation_data": "data"}},
+    )
+    task: TaskName = "chat"
+    """What to learn. chat: the answers of conversations, by the tokenizer's own template; text:
+    texts as they are, or completions after their prompts; classify: the labels of texts."""
+    adapt: Annotated[AdaptConfig, tyro.conf.arg(name="")] = field(default_factory=AdaptConfig)
+    context: int = 0
+    """Most tokens of a row, and of a pack of rows. 0: 512, or the model's if that is less."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("task", self.task, get_args(TaskName))
+        check_count("context", self.context, 0)
+        if self.task != "classify" and "head" in self.adapt.way:
+            raise ConfigError(
+                f"way {self.adapt.way} is for task classify",
+                got=f"task {self.task}",
+                fix="--way norm, lora or full",
+            )
+        if self.adapt.way == "head" and self.ticks != 1:
+            raise ConfigError(
+                "way head is solved at once, in one tick",
+                got=f"ticks={self.ticks}",
+                fix="--ticks 1",
+            )
+        if "head" in self.adapt.way and self.parallel == "fsdp":
+            raise ConfigError(
+                "a head is solved on whole weights", got="parallel=fsdp", fix="--parallel ddp"
+            )
+        if self.model:
+            object.__setattr__(self, "model", str(Path(self.model).expanduser().absolute()))
+
+
+def defaults(task: TaskName, adapt: AdaptConfig, optimizer: OptimizerName = "adamw") -> Config:
+    """The config of a task and a way to adapt, where nothing else is chosen."""
+    classify = task == "classify"
+    rate = _RATES[adapt.way] * (_ENCODER if classify else 1) * (_SIGN if "sign" in optimizer else 1)
+    return Config(
+        task=task,
+        adapt=adapt,
+        optimizer=OptimizerConfig(
+            name=optimizer,
+            learning_rate=float(f"{rate:.1g}"),
+            betas=(0.9, 0.999),
+            weight_decay=0.0,
+            warmup=0.1,
+            clip=0.0 if optimizer == "ticks_adam" else 1.0,
+        ),
+        ticks=1 if adapt.way == "head" else 200,
+        batch_size=16 if classify else 1,
+        micro_batches=1 if classify else 4,
+        evaluate_every=50,
+        checkpoint_every=50,
+        keep=1,
+    )

@@ -1,0 +1,109 @@
+"""The end of a fine-tuning: its figures before and after, and a model that others can load."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from metronorm.finetune.card import CardTable, model_card
+from metronorm.finetune.evaluating import compare, row_sums
+from metronorm.finetune.proving import export
+from metronorm.finetune.task import load_adapted, order_of
+from metronorm.finetune.tuned_run import checkpoint_of, put_trained
+from metronorm.text import short_number
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from metronorm.finetune.evaluating import Figure
+    from metronorm.finetune.exporting import Saved
+    from metronorm.finetune.proving import Form, Proof
+    from metronorm.finetune.task import Read
+
+FOLDER = "model"
+"""Of a run: what is exported."""
+_PROVEN_ROWS, _PROVEN_TOKENS = 8, 128
+
+
+class Finished(NamedTuple):
+    """What a fine-tuning ended with.
+
+    Attributes:
+        figures: of the rows held out, before and after; empty without such rows.
+        proof: of the exported model.
+        directory: that it is in.
+    """
+
+    figures: list[Figure]
+    proof: Proof
+    directory: Path
+
+
+def finish(run: Path, data: Read, *, form: Form | None = None, dtype: Saved = "fp32") -> Finished:
+    """Evaluate the model before and after, export it, and prove what was exported.
+
+    Args:
+        run: directory of the run; the model of its best checkpoint is exported to `model` in it.
+        data: of the run.
+        form: "adapter" or "model"; None: the adapter where the way has one.
+        dtype: of the weights of a whole model.
+
+    Raises:
+        RunError: the directory cannot be written, or has a model already.
+        CheckpointError: there is no whole checkpoint, or the exported model is another one.
+        DataError: the base model is not where it was.
+        OutOfMemoryError: too little memory for a second process with the model.
+    """
+    found, config = checkpoint_of(run)
+    prepared = data.prepared
+    adapted = load_adapted(config, prepared.labels)
+    held_out, figures = prepared.validation, []
+    if held_out:
+        batches = order_of(config, held_out, data).once(config.batch_size)
+        before = row_sums(adapted, batches, found.state["precision"])
+    put_trained(adapted, found, config)
+    if held_out:
+        after = row_sums(adapted, batches, found.state["precision"])
+        figures = compare(before, after, causal=config.task != "classify")
+    if form is None:
+        form = "adapter" if config.adapt.way in ("lora", "norm", "norm+head") else "model"
+    shown = held_out or prepared.train
+    rows = [each.ids[:_PROVEN_TOKENS].tolist() for each in shown[:_PROVEN_ROWS]]
+    directory = run / FOLDER
+
+    def card(proof: Proof) -> str:
+        tables = [*([_before_and_after(figures, len(held_out))] if figures else ()), _ledger(data)]
+        return model_card(adapted, proof, name=run.name, form=form, run=run, tables=tables)
+
+    proof = export(adapted, directory, rows, form=form, dtype=dtype, card=card)
+    return Finished(figures, proof, directory)
+
+
+def _before_and_after(figures: Sequence[Figure], rows: int) -> CardTable:
+    cells = [
+        (
+            figure.name,
+            short_number(figure.found.before),
+            short_number(figure.found.after),
+            f"{short_number(figure.found.low)} to {short_number(figure.found.high)}",
+        )
+        for figure in figures
+    ]
+    note = (
+        f"Of {rows:,} rows that were held out; 95 % interval of the change by a paired bootstrap."
+    )
+    return CardTable("Before and after", ("", "before", "after", "change"), cells, note)
+
+
+def _ledger(data: Read) -> CardTable:
+    summary = data.prepared.ledger.summary()
+    cells: list[tuple[object, ...]] = []
+    for name, side in summary["sets"].items():
+        cells.append((name, side["rows"], sum(side["tokens"].values())))
+        cells += [(f"of these: {kind}", None, tokens) for kind, tokens in side["tokens"].items()]
+    cells += [
+        (f"dropped: {reason}", each["rows"], each["tokens"])
+        for reason, each in summary["dropped"].items()
+    ]
+    cells.append(("all that was read", summary["rows"], summary["tokens"]))
+    return CardTable("Data", ("", "rows", "tokens"), cells)

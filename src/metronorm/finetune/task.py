@@ -1,0 +1,149 @@
+"""A pretrained model and data to adapt it to, as a task of the one loop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from metronorm.errors import ConfigError
+from metronorm.finetune.adapting import adapt, groups
+from metronorm.finetune.base import check_frozen, frozen_id, keep_base
+from metronorm.finetune.packing import Packs, Rows
+from metronorm.finetune.preparing import prepare
+from metronorm.finetune.pretrained import load, load_vocabulary
+from metronorm.finetune.solving import solving
+from metronorm.finetune.tuned import Tuned
+from metronorm.finetune.updates import lost_updates
+from metronorm.train.task import Task
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from metronorm.finetune.adapting import Adapted
+    from metronorm.finetune.architectures import Kind
+    from metronorm.finetune.config import Config
+    from metronorm.finetune.preparing import Prepared
+    from metronorm.finetune.pretrained import Vocabulary
+
+_CONTEXT = 512  # tokens, where nothing else is chosen
+
+
+def task(config: Config) -> Task:
+    """The task of a config: its data are read now, its model when the loop makes it.
+
+    Raises:
+        ConfigError: options that do not go together, or not with the model.
+        DataError: a model or data that cannot be used.
+    """
+    return task_of(config, read(config))
+
+
+class Read(NamedTuple):
+    """What a fine-tuning has read before its model is loaded.
+
+    Attributes:
+        prepared: the examples.
+        vocabulary: of the model.
+        context: most tokens of a pack.
+    """
+
+    prepared: Prepared
+    vocabulary: Vocabulary
+    context: int
+
+
+def read(config: Config) -> Read:
+    """The examples of a config's data.
+
+    Raises:
+        ConfigError, DataError: as `task`.
+    """
+    if not config.model or not config.data.data:
+        raise ConfigError(
+            "fine-tuning needs a pretrained model, and data to adapt it to",
+            got="no data" if config.model else "neither",
+            fix="metronorm finetune MODEL DATA",
+        )
+    vocabulary = load_vocabulary(config.model)
+    context = config.context or min(_CONTEXT, vocabulary.context)
+    if context > vocabulary.context:
+        raise ConfigError(
+            f"context must be at most what the model can read, {vocabulary.context:,} tokens",
+            got=f"{context:,}",
+        )
+    data = prepare(config.data, vocabulary.tokenizer, task=config.task, context=context)
+    return Read(data, vocabulary, context)
+
+
+def task_of(config: Config, data: Read) -> Task:
+    """The task of a config whose data are read.
+
+    Args:
+        config: with the model.
+        data: of it, as `read` gives it.
+    """
+    adapted: list[Adapted] = []  # the newest that `model` has made
+    causal = config.task != "classify"
+    prepared = data.prepared
+    order = order_of(config, prepared.train, data)
+    held_out = order_of(config, prepared.validation, data) if prepared.validation else None
+
+    def model() -> Tuned:
+        made = load_adapted(config, prepared.labels)
+        adapted[:] = [made]
+        return Tuned(made, prepared.class_weights)
+
+    def save(directory: Path, kept: Mapping[str, Any]) -> Mapping[str, Any]:
+        frozen = frozen_id(adapted[0])
+        check_frozen(kept.get("frozen", frozen), frozen, config.model)
+        keep_base(adapted[0].pretrained, directory)
+        return {"frozen": frozen, "labels": list(prepared.labels)}
+
+    hooks = [lost_updates(lambda: adapted[0].parameters(), config.evaluate_every)]
+    if isinstance(order, Rows) and "head" in config.adapt.way:
+        hooks.append(solving(lambda: adapted[0], order, prepared.class_weights))
+    return Task(
+        model=model,
+        batches=order,
+        loss=lambda model, batch: model(batch),
+        count=count_tokens if causal else count_texts,
+        measure=None if causal else measure_texts,
+        validation=held_out.once(config.batch_size) if held_out else None,
+        groups=lambda model, config: groups(adapted[0], config.optimizer),
+        hooks=hooks,
+        save=save,
+        unit="answer_tokens" if causal else "texts",
+    )
+
+
+def load_adapted(config: Config, labels: tuple[str, ...]) -> Adapted:
+    """The model of a config, ready to train; a head that it has not is drawn at random."""
+    kind: Kind = "classifier" if config.task == "classify" else "causal"
+    return adapt(load(config.model, kind, labels=labels or None), config.adapt)
+
+
+def count_tokens(batch: Mapping[str, Any]) -> int:
+    """The tokens of answers in a batch: those whose loss has its whole weight."""
+    return int((torch.as_tensor(batch["weights"]) >= 1).sum())
+
+
+def count_texts(batch: Mapping[str, Any]) -> int:
+    """The texts in a batch."""
+    return len(batch["labels"])
+
+
+def measure_texts(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """The loss, and the number of texts whose label is the most probable one."""
+    logits, labels = model.logits(batch)
+    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
+    return {"loss": loss, "accuracy": (logits.argmax(1) == labels).sum()}
+
+
+def order_of(config: Config, examples: Any, data: Read) -> Packs | Rows:
+    """The order in which a config has examples of its data."""
+    if config.task != "classify":
+        return Packs(examples, data.context, config.seed)
+    pad = data.vocabulary.tokenizer.pad_token_id or 0  # padding is known by its place
+    return Rows(examples, pad, config.seed, window=config.batch_size * config.micro_batches)

@@ -1,0 +1,250 @@
+"""Fine-tuning in the one loop: what is trained, resumed, evaluated, saved and proven."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from metronorm.checkpoints.folder import newest_checkpoint
+from metronorm.cli import main
+from metronorm.errors import DataError
+from metronorm.finetune.config import Config, defaults
+from metronorm.finetune.data_config import DataConfig
+from metronorm.finetune.evaluating import compare, row_sums
+from metronorm.finetune.finishing import finish
+from metronorm.finetune.head import compute_features, solve
+from metronorm.finetune.task import load_adapted, order_of, read, task, task_of
+from metronorm.finetune.tuned_run import load_tuned
+from metronorm.finetune.ways import AdaptConfig
+from metronorm.runs import open_run
+from metronorm.train import train
+from tests.finetune.pretrained_files import save
+from tests.finetune.tiny import build
+
+if TYPE_CHECKING:
+    from metronorm.finetune.data_config import TaskName
+    from metronorm.finetune.ways import Way
+
+CHAT_WAYS: tuple[Way, ...] = ("full", "lora", "norm")
+
+
+def chats(path: Path, rows: int = 40) -> Path:
+    """Conversations whose answer repeats a word of the prompt."""
+    chance = np.random.default_rng(0)
+    lines = []
+    for _ in range(rows):
+        words = [f"w{number}" for number in chance.integers(3, 60, chance.integers(2, 6))]
+        messages = [
+            {"role": "user", "content": " ".join(words)},
+            {"role": "assistant", "content": words[0]},
+        ]
+        lines.append(json.dumps({"messages": messages}))
+    path.write_text("\n".join(lines))
+    return path
+
+
+def texts(path: Path, rows: int = 240) -> Path:
+    """Texts whose label is that of their words."""
+    chance = np.random.default_rng(1)
+    lines = ["text,label"]
+    for row in range(rows):
+        kind = row % 3
+        words = chance.integers(3 + 3 * kind, 6 + 3 * kind, 5)
+        lines.append(f"{' '.join(f'w{number}' for number in words)},{'abc'[kind]}")
+    path.write_text("\n".join(lines))
+    return path
+
+
+def config_of(folder: Path, kind: TaskName, way: Way, **more: Any) -> Config:
+    base = folder / "base"
+    if not base.exists():
+        save(base, "llama") if kind == "chat" else _encoder(base)
+    data = chats(folder / "chats.jsonl") if kind == "chat" else texts(folder / "texts.csv")
+    found = defaults(kind, AdaptConfig(way=way, rank=2))
+    options = {
+        "model": str(base),
+        "data": DataConfig(data=(str(data),), validation=0.25),
+        "ticks": 1 if way == "head" else 6,
+        "evaluate_every": 3,
+        "checkpoint_every": 3,
+        "precision": "fp32",
+        "keep": 10,
+    }
+    return replace(found, **options | more)
+
+
+def _encoder(base: Path) -> None:
+    build("bert").bert.save_pretrained(base)
+    from tests.finetune.pretrained_files import tokenizer
+
+    tokenizer().save_pretrained(base)
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in open_run(run).ticks().rows()]
+
+
+@pytest.mark.parametrize("way", CHAT_WAYS)
+def test_a_resumed_run_is_the_run(tmp_path: Path, way: Way) -> None:
+    config = config_of(tmp_path, "chat", way)
+    train(task, config, tmp_path / "whole")
+    train(task, config, tmp_path / "parts")
+    # as after a kill: what came after tick 3 is gone
+    (tmp_path / "parts" / "checkpoints" / "tick-00000006").rename(tmp_path / "gone")
+    train(task, config, tmp_path / "parts", resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    one, other = (load_tuned(tmp_path / name, best=False) for name in ("whole", "parts"))
+    trained = other.adapted.parameters()
+    assert trained
+    for name, each in one.adapted.parameters().items():
+        assert torch.equal(each, trained[name]), name
+
+
+@pytest.mark.parametrize("way", CHAT_WAYS)
+def test_a_checkpoint_holds_what_trains(tmp_path: Path, way: Way) -> None:
+    config = config_of(tmp_path, "chat", way, ticks=3)
+    train(task, config, tmp_path / "run")
+    found = newest_checkpoint(tmp_path / "run" / "checkpoints")
+    adapted = load_tuned(tmp_path / "run").adapted
+    found.check_parameters(adapted.trained)
+    before = load_adapted(config, ()).parameters()
+    moved = [not torch.equal(each, before[name]) for name, each in adapted.parameters().items()]
+    assert all(moved)
+    assert (way == "full") == (adapted.trained == adapted.total)
+
+
+def test_the_loss_is_that_of_plain_transformers(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "chat", "full", ticks=1)
+    data = read(config)
+    train(lambda config: task_of(config, data), config, tmp_path / "run")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(config.model).eval()
+    order = order_of(config, data.prepared.train, data)
+    total, count = 0.0, 0
+    for number in order.chosen(0, config.micro_batches * config.batch_size).tolist():
+        example = data.prepared.train[number]
+        ids = torch.tensor(example.ids[None].astype(np.int64))
+        labels = torch.where(torch.tensor(example.weights[None]) > 0, ids, -100)
+        answers = int((labels[:, 1:] >= 0).sum())
+        total += float(plain(input_ids=ids, labels=labels).loss.detach()) * answers
+        count += answers
+    assert losses(tmp_path / "run")[0] == pytest.approx(total / count, rel=1e-5)
+
+
+def test_another_base_model_is_refused(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "chat", "lora", ticks=3)
+    train(task, config, tmp_path / "run")
+    other = tmp_path / "other"
+    model = save(other, "llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[0, 0] += 1e-3
+    model.save_pretrained(other)
+    with pytest.raises(DataError, match="the base model that it began with"):
+        train(task, replace(config, model=str(other), ticks=6), tmp_path / "run", resume=True)
+    moved = tmp_path / "moved"
+    Path(config.model).rename(moved)
+    with pytest.raises(DataError):
+        load_tuned(tmp_path / "run")
+    train(task, replace(config, model=str(moved), ticks=6), tmp_path / "run", resume=True)
+    assert load_tuned(tmp_path / "run").config.model == str(moved)
+
+
+def test_a_head_is_the_optimum_on_features_of_the_frozen_body(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "classify", "head", adapt=AdaptConfig(way="head", l2=1e-2))
+    train(task, config, tmp_path / "run")
+    tuned = load_tuned(tmp_path / "run").adapted
+    model = tuned.pretrained.model
+    data = read(config)
+    batches = list(order_of(config, data.prepared.train, data).once(7))
+    labels = torch.cat([torch.as_tensor(batch["labels"]) for batch in batches])
+    best = solve(compute_features(model, batches), labels, 3, l2=1e-2)
+    torch.testing.assert_close(model.classifier.weight.double(), best.weight, atol=1e-5, rtol=1e-4)
+    (row,) = open_run(tmp_path / "run").ticks().rows()
+    assert row["features_ns"] > 0
+    assert row["head_l2"] == 1e-2
+
+
+@pytest.mark.parametrize("way", ["lora", "norm+head", "full"])
+def test_a_classifier_learns_and_is_proven(tmp_path: Path, way: Way) -> None:
+    config = config_of(tmp_path, "classify", way, ticks=30, evaluate_every=30)
+    config = replace(config, optimizer=replace(config.optimizer, learning_rate=0.01))
+    data = read(config)
+    train(lambda config: task_of(config, data), config, tmp_path / "run")
+    found = finish(tmp_path / "run", data)
+    loss = found.figures[0]
+    assert loss.is_better
+    assert loss.found.after < 0.9 < loss.found.before  # log(3) = 1.1 is chance
+    assert found.proof.agreement == 1
+    card = (found.directory / "README.md").read_text()
+    assert "Before and after" in card
+    assert "all that was read" in card
+
+
+def test_rows_are_evaluated_as_plain_transformers_does(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "chat", "norm")
+    data = read(config)
+    adapted = load_adapted(config, ())
+    held_out = data.prepared.validation
+    sums = row_sums(adapted, order_of(config, held_out, data).once(2))
+    plain = transformers.AutoModelForCausalLM.from_pretrained(config.model).eval()
+    assert len(sums) == len(held_out)
+    for row, example in zip(sums, held_out, strict=True):
+        ids = torch.tensor(example.ids[None].astype(np.int64))
+        with torch.no_grad():
+            logs = plain(input_ids=ids).logits[0, :-1].log_softmax(-1)
+        counts = torch.tensor(example.weights[1:]) > 0
+        right = logs.gather(1, ids[0, 1:, None]).squeeze(1)
+        assert row[0] == pytest.approx(-float(right[counts].sum()), rel=1e-4)
+        assert row[1] == int(counts.sum())
+        assert row[2] == int((logs.argmax(1) == ids[0, 1:])[counts].sum())
+    (loss, perplexity, _) = compare(sums, sums, causal=True)
+    assert loss.found.change == 0
+    assert perplexity.found.before == pytest.approx(math.exp(loss.found.before))
+
+
+def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config_of(tmp_path, "chat", "norm")
+    options = ["--way", "norm", "--ticks", "4", "--validation", "0.25", "--precision", "fp32"]
+    code = main(["finetune", "base", "chats.jsonl", *options, "--optimizer.learning-rate", "0.05"])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    assert "saved and proven: runs/chats-norm/model" in said.out
+    assert "loss, nats per answer token" in said.out
+    assert (tmp_path / "runs/chats-norm/model/adapter_model.safetensors").exists()
+    assert main(["finetune", "base", "chats.jsonl", "--check"]) == 0
+    assert "all that was read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["finetune"], "needs a pretrained model"),
+        (["finetune", "base"], "needs a pretrained model, and data"),
+        (["finetune", "nowhere", "chats.jsonl"], "nowhere"),
+        (["finetune", "base", "nothing.jsonl"], "nothing.jsonl"),
+        (["finetune", "base", "chats.jsonl", "--way", "head"], "is for task classify"),
+        (["finetune", "base", "chats.jsonl", "--way", "heads"], "heads"),
+        (["finetune", "base", "chats.jsonl", "--context", "1000"], "at most what the model"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path,
+    capsys: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config_of(tmp_path, "chat", "norm")
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert said in error.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
