@@ -292,3 +292,22 @@ def test_the_package_imports_the_model_on_first_use() -> None:
 def test_the_config_knows_the_number_of_parameters(config: GPTConfig) -> None:
     with torch.device("meta"):
         assert config.parameters == sum(each.numel() for each in GPT(config).parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_loss_of_a_large_vocabulary_has_no_logits(
+    tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(TINY, vocab_size=1 << 14, layers=1, tie_embeddings=tied)
+    model, tokens = build(config).double(), some_tokens(config)
+    targets = tokens.roll(1, dims=1)
+    targets[0, 3] = -100
+    logits = model(tokens).flatten(0, 1)
+    want = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum")
+    gradients = torch.autograd.grad(want, list(model.parameters()))
+    monkeypatch.setattr(model, "logits", None)
+    loss = model(tokens, targets)
+    loss.backward()
+    torch.testing.assert_close(loss, want)
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)

@@ -16,6 +16,8 @@ Norm = Literal["layer", "rms"]
 Mlp = Literal["gelu", "gelu_tanh", "swiglu"]
 Positions = Literal["learned", "rotary"]
 
+LARGE_VOCABULARY = 1 << 14
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -99,6 +101,11 @@ class GPTConfig:
     def hidden(self) -> int:
         """Inner size of the feed-forward sub-layer."""
         return _round_up(8 * self.width // 3, 32) if self.mlp == "swiglu" else 4 * self.width
+
+    @property
+    def has_large_vocabulary(self) -> bool:
+        """Whether logits take so much memory that the loss is better computed without them."""
+        return self.vocab_size >= LARGE_VOCABULARY
 
     @property
     def parameters(self) -> int:

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from metronorm.errors import ConfigError
+from metronorm.loss import linear_cross_entropy
 from metronorm.norm import AddLayerNorm, AddRMSNorm
 
 if TYPE_CHECKING:
@@ -202,12 +203,15 @@ class GPT(nn.Module):
         Returns:
             Without targets, logits, (batch, time, vocab_size). With targets, the cross entropy in
             nats, *summed* over the targets, a scalar in float32 at least: divide it by the number
-            of targets of the whole window.
+            of targets of the whole window. The logits of a large vocabulary are never held.
 
         Raises:
             ConfigError: there are more tokens than the context holds.
         """
-        logits = self.logits(self.features(tokens, cache=cache))
+        features = self.features(tokens, cache=cache)
+        if targets is not None and self.config.has_large_vocabulary:
+            return linear_cross_entropy(features, (self.head or self.tokens).weight, targets)
+        logits = self.logits(features)
         if targets is None:
             return logits
         wide = torch.promote_types(logits.dtype, torch.float32)

@@ -17,6 +17,15 @@ def test_a_micro_batch_that_cannot_fit_is_refused() -> None:
         check_memory(config, 10**9)
 
 
+def test_of_a_large_vocabulary_one_chunk_of_logits_must_fit() -> None:
+    config = GPTConfig(vocab_size=50_000, context=100, layers=2, heads=2, width=48)
+    for batch, logits in ((1, 4 * 100 * 50_000), (100, 128 << 20)):
+        least = logits + batch * 100 * 8 * 2 * 2 * 48
+        check_memory(config, batch, available=least)
+        with pytest.raises(OutOfMemoryError, match="needs at least"):
+            check_memory(config, batch, available=least - 1)
+
+
 def test_a_model_that_cannot_fit_is_refused_before_it_is_made() -> None:
     config = GPTConfig(vocab_size=1000, context=100, layers=2, heads=2, width=48)
     tables, cache = 100 * 24, 2 * 2 * 2 * 100 * 24

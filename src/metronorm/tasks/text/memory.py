@@ -15,8 +15,9 @@ def check_memory(config: GPTConfig, batch_size: int, *, available: int | None = 
     """Refuse a training that cannot fit, before the system kills the process for it.
 
     Counted is what a forward and backward pass must hold at the least: the weights and their
-    gradient in fp32; for the micro-batch the logits and their gradient in fp32, and eight
-    activations of every block in bf16.
+    gradient in fp32; for the micro-batch the logits and their gradient in fp32 (of a large
+    vocabulary one chunk of them, see `metronorm.loss`), and eight activations of every block in
+    bf16.
 
     Args:
         config: of the model.
@@ -30,7 +31,12 @@ def check_memory(config: GPTConfig, batch_size: int, *, available: int | None = 
         available = available_bytes()
     check_model_memory(config, copies=2, available=available)
     tokens = batch_size * config.context
-    least = tokens * (2 * 4 * config.vocab_size + 8 * 2 * config.layers * config.width)
+    logits = 2 * 4 * tokens * config.vocab_size
+    if config.has_large_vocabulary:
+        from metronorm.loss.checks import CHUNK_BYTES  # here, because it loads torch
+
+        logits = min(logits // 2, CHUNK_BYTES)
+    least = logits + 8 * 2 * tokens * config.layers * config.width
     if available is not None and least > available:
         raise OutOfMemoryError(
             f"a micro-batch of {batch_size} x {config.context} tokens needs at least "
