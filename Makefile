@@ -66,6 +66,7 @@ bench: .venv/bench
 	$(BIN)/python bench/layer_norm.py
 	$(BIN)/python bench/layer_norm_memory.py
 	$(BIN)/python bench/layer_norm_gpt.py
+	$(BIN)/python bench/linear_cross_entropy.py
 	$(BIN)/python bench/keras_norm.py
 	$(BIN)/python bench/ticks.py
 	$(BIN)/python bench/ticks_training.py

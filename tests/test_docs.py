@@ -31,6 +31,7 @@ PAGES = [
         "integrations",
         "layer-normalization",
         "live",
+        "loss",
         "tasks",
         "ticks",
         "training",
