@@ -103,6 +103,8 @@ def find_place(environment: Mapping[str, str] | None = None) -> Place:
     group = sys.modules.get("torch.distributed")
     if environment is None and group and group.is_available() and group.is_initialized():
         world = group.get_world_size()
+        if met:
+            return Place(group.get_rank(), world, met)
         identity = _identity(known, ("MASTER_ADDR", "MASTER_PORT"))
         return Place(group.get_rank(), world, f"{identity} of {world}")
     return Place(0, 1, uuid.uuid4().hex)

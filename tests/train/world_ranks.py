@@ -5,6 +5,7 @@ Each case is trained in `FOLDER/CASE`; the test compares the records with those 
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from dataclasses import replace
@@ -81,5 +82,7 @@ def is_refused(said: str, config: Any, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if child := os.fork():  # ranks on several machines have no parent in common
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     main()
     leave()

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import uuid
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -248,7 +249,8 @@ def joined(device: str, seconds: float) -> Iterator[World]:
         ConfigError: the launch's variables do not fit, or a process does not come.
     """
     with contextlib.ExitStack() as stack:
-        if distributed.is_available() and distributed.is_initialized():
+        is_ours = not (distributed.is_available() and distributed.is_initialized())
+        if not is_ours:
             store = default_store()
         elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
             yield World()
@@ -258,6 +260,8 @@ def joined(device: str, seconds: float) -> Iterator[World]:
         mine = part_of_store(store, f"metronorm/{next(_trainings)}")
         world = World(_control(seconds), mine)
         assert world.lost is not None
+        if not is_ours:  # whose processes may have nothing else in common
+            stack.enter_context(in_meeting(world.told(lambda: uuid.uuid4().hex)))
         world.lost.start()
         stack.callback(world.lost.stop)
         with world.naming_the_lost():
