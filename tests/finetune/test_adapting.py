@@ -163,6 +163,17 @@ def test_a_way_that_does_not_fit_is_refused(
         adapt(pretrained(name, tmp_path), AdaptConfig(way=way))
 
 
+def test_processes_that_would_round_differently_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = pretrained("llama", tmp_path)
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match=r"one process: .*; got 2 processes; try: a body of fp32"):
+        adapt(given, AdaptConfig(way="full", body="bf16"))
+    adapt(given, AdaptConfig(way="lora", body="bf16"))
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

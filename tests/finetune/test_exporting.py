@@ -268,7 +268,7 @@ def test_a_card_has_tables_and_labels_as_text(tmp_path: Path) -> None:
     card = model_card(made, proof, name="out", form="adapter", tables=tables)
     assert "| no \\`\\|\\` label | 3 |\n| trained |  |\n\nSums &lt;b\\>\\." in card
     assert card.startswith('---\nlibrary_name: "peft"\npipeline_tag: "text-classification"\n')
-    assert "id2label=labels, num_labels=len(labels)" in card
+    assert 'id2label=labels, num_labels=len(labels), dtype="float32")' in card
     assert "| same most probable token or label | 100% |" in card
 
 

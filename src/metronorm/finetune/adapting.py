@@ -14,6 +14,7 @@ from metronorm.finetune.norm_only import keep_input_dtype, norm_parameters
 from metronorm.finetune.pretrained import Pretrained
 from metronorm.finetune.ways import AdaptConfig
 from metronorm.norm import replace_norms
+from metronorm.ranks import find_place
 
 if TYPE_CHECKING:
     from metronorm.train.config import OptimizerConfig
@@ -60,7 +61,7 @@ def adapt(pretrained: Pretrained, config: AdaptConfig) -> Adapted:
 
     Raises:
         ConfigError: a way that is for classifiers alone, or that leaves a new head as it is; a
-            model that is adapted already.
+            model that is adapted already; bfloat16 weights that train, on several processes.
     """
     model = pretrained.model
     total = sum(each.numel() for each in model.parameters())
@@ -74,6 +75,13 @@ def adapt(pretrained: Pretrained, config: AdaptConfig) -> Adapted:
     if config.way == "norm" and is_classifier and pretrained.drawn:
         raise ConfigError(
             "a head that is new must be trained too", got="norm alone", fix="norm+head"
+        )
+    processes = find_place().world_size
+    if config.way == "full" and config.body == "bf16" and processes > 1:
+        raise ConfigError(
+            "bfloat16 weights that train are for one process: ranks would round them differently",
+            got=f"{processes} processes",
+            fix="a body of fp32, or lora",
         )
     replace_norms(model)
     model.requires_grad_(config.way == "full")

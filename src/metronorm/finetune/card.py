@@ -119,6 +119,8 @@ def _use(adapted: Adapted, form: Form) -> str:
             imports.insert(0, "import json\n")
             load.append('labels = dict(enumerate(json.load(open("labels.json"))))')
             more += ", id2label=labels, num_labels=len(labels)"
+        if "norm" in adapted.config.way:  # else PEFT rounds the gains to the base's dtype
+            more += ', dtype="float32"'
         load.append(f'base = {auto}.from_pretrained("BASE"{more})')
         load.append('model = PeftModel.from_pretrained(base, ".")')
     else:

@@ -5,7 +5,8 @@
 | `save_model` | the whole model; terms of LoRA are added to the weights | `transformers` |
 | `save_adapter` | what was trained, for the same base model | `peft` |
 
-Either is written to a folder of another name and renamed when it is whole.
+Either is written to a folder of another name and renamed when it is whole. Of several processes the
+first saves: transformers writes nothing on the others.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def save_model(pretrained: Pretrained, directory: Path, dtype: Saved = "fp32") -
         pretrained: the model, adapted or not.
         directory: new, or empty.
         dtype: of the weights on disk. Terms of LoRA are added in float32 and then rounded once.
+            bf16 rounds gains of norms too, and with them small updates.
 
     Raises:
         RunError: the directory holds something, cannot be written, or has no room; nothing is left
@@ -67,7 +69,8 @@ def save_model(pretrained: Pretrained, directory: Path, dtype: Saved = "fp32") -
 def save_adapter(adapted: Adapted, directory: Path) -> None:
     """Save what was trained as an adapter of PEFT, with the tokenizer; weights are float32.
 
-    `lora` becomes PEFT's LoRA, `norm` and `norm+head` its LN tuning. The base model is named by its
+    `lora` becomes PEFT's LoRA, `norm` and `norm+head` its LN tuning, which rounds the gains to the
+    dtype in which the base model is loaded: load that in float32. The base model is named by its
     path. PEFT keeps no labels: a classifier's are in `labels.json`.
 
     Args:
