@@ -36,7 +36,14 @@ PUBLIC = {
         "stream_decode",
         "validation_windows",
     },
-    "metronorm.finetune": set(),
+    "metronorm.finetune": {
+        "AdaptConfig",
+        "Config",
+        "DataConfig",
+        "defaults",
+        "finetune",
+        "load_tuned",
+    },
     "metronorm.integrations": set(),
     "metronorm.integrations.importing": {
         "import_run",

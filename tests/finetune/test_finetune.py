@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +23,11 @@ from metronorm.finetune.data_config import DataConfig
 from metronorm.finetune.evaluating import compare, row_sums
 from metronorm.finetune.finishing import finish
 from metronorm.finetune.head import compute_features, solve
+from metronorm.finetune.pretrained import load
 from metronorm.finetune.task import load_adapted, order_of, read, task, task_of
 from metronorm.finetune.tuned_run import load_tuned
 from metronorm.finetune.ways import AdaptConfig
+from metronorm.finetune.writing import Writer
 from metronorm.runs import open_run
 from metronorm.train import train
 from tests.finetune.pretrained_files import save
@@ -248,3 +252,35 @@ def test_mistakes_are_one_line(
     error = capsys.readouterr().err.strip()
     assert said in error.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_is_evaluated_on_other_rows_and_talked_with(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path, "chat", "full", ticks=40, evaluate_every=40)
+    config = replace(config, optimizer=replace(config.optimizer, learning_rate=0.01))
+    train(task, config, tmp_path / "run")
+    chats(tmp_path / "more.jsonl", rows=60)
+    capsys.readouterr()
+    arguments = ["evaluate", str(tmp_path / "run"), str(tmp_path / "more.jsonl")]
+    assert main([*arguments, "--fail-unless-better"]) == 0
+    assert "loss, nats per answer token" in capsys.readouterr().out
+    assert main(["evaluate", config.model, str(tmp_path / "more.jsonl")]) == 0
+    assert "before" not in capsys.readouterr().out
+    monkeypatch.setattr(sys, "stdin", io.StringIO("w5 w9\nw7\n\nw4 w4\n"))
+    assert main(["chat", str(tmp_path / "run"), "--temperature", "0", "--tokens", "5"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["sample", str(tmp_path / "run"), "--prompt", "w5 w6", "--tokens", "4"]) == 0
+    assert capsys.readouterr().out.startswith("w5 w6")
+
+
+def test_what_is_written_is_what_transformers_generates(tmp_path: Path) -> None:
+    save(tmp_path / "base", "llama")
+    pretrained = load(tmp_path / "base", "causal")
+    model, tokenizer = pretrained.model, pretrained.tokenizer
+    ids = tokenizer("w5 w9 w11", return_tensors="pt")["input_ids"]
+    model.generation_config.eos_token_id = 2
+    expected = model.generate(ids, max_new_tokens=20, do_sample=False)[0, ids.shape[1] :]
+    said = "".join(Writer(pretrained).write("w5 w9 w11", max_tokens=20, temperature=0))
+    kept = [token for token in expected.tolist() if token != 2]
+    assert said == tokenizer.decode(kept)

@@ -37,7 +37,9 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "Train a GPT on text, or the task of a recipe, and record every tick.",
     "finetune": "Adapt a pretrained model to data, and save what others can load.",
+    "evaluate": "Evaluate a fine-tuned model beside its base model, on the same rows.",
     "sample": "Write text with a trained model.",
+    "chat": "Talk with a fine-tuned or a pretrained model.",
     "show": "Show what runs did and what they cost, side by side.",
     "watch": "Follow runs in the terminal while they are written.",
     "diagnose": "Find what is wrong with runs, with evidence and what to try.",

@@ -12,6 +12,7 @@ from metronorm.cli import show, training
 from metronorm.cli._config_file import read_options
 from metronorm.cli.arguments import parse, value_of
 from metronorm.cli.console import Console
+from metronorm.cli.figures import print_figures
 from metronorm.cli.free_directory import free_directory
 from metronorm.errors import ConfigError
 from metronorm.finetune.config import Config, defaults
@@ -20,7 +21,6 @@ from metronorm.ranks import find_place
 from metronorm.train.config_changes import config_from_dict, run_config
 
 if TYPE_CHECKING:
-    from metronorm.finetune.finishing import Finished
     from metronorm.finetune.task import Read
     from metronorm.train.loop import Outcome
 
@@ -165,23 +165,9 @@ def _finish(outcome: Outcome, run: Path, data: Read, arguments: Any) -> int:
 
     form = None if arguments.save == "auto" else arguments.save
     found = finish(run, data, form=form, dtype=arguments.save_dtype)
-    _print_figures(found)
+    print_figures(found.figures)
     print(f"\nsaved and proven: {found.directory}\n  {found.proof}")
     if arguments.fail_unless_better and not (found.figures and found.figures[0].is_better):
         print("metronorm finetune: the held-out loss is not lower", file=sys.stderr)
         return NOT_BETTER
     return 0
-
-
-def _print_figures(found: Finished) -> None:
-    from rich.table import Table
-
-    from metronorm.text import short_number
-
-    if not found.figures:
-        return
-    table = Table("", "before", "after", "change (95 % interval)", box=None, pad_edge=False)
-    for figure in found.figures:
-        before, after, low, high = map(short_number, figure.found)
-        table.add_row(figure.name, before, after, f"{low} to {high}")
-    Console().print(table)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from metronorm.cli.arguments import RunPath, parse
 from metronorm.errors import ConfigError
+from metronorm.train.config_changes import run_config
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 DESCRIPTION = """
     metronorm sample runs/shakespeare
@@ -25,7 +29,7 @@ class Arguments:
     """Options of `metronorm sample`."""
 
     run: RunPath
-    """Directory of the run."""
+    """Directory of the run, or of a pretrained model."""
     prompt: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: a line break)")] = "\n"
     """The beginning of the text."""
     tokens: int = 500
@@ -54,9 +58,21 @@ def main(argv: list[str]) -> int:
     # A token is hundreds of small products. Threads that spin while they wait for each other take
     # a busy machine's cores from one another: with two threads 80 times slower than with one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    if (arguments.run / "run.json").exists() and "adapt" not in run_config(arguments.run):
+        pieces = _of_gpt(arguments, prompt)
+    else:
+        pieces = _of_pretrained(arguments, prompt)
+    for piece in pieces:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
+def _of_gpt(arguments: Arguments, prompt: str) -> Iterator[str]:
     from metronorm.tasks.text import generate_text  # torch is loaded only now
 
-    for piece in generate_text(
+    yield from generate_text(
         arguments.run,
         prompt=prompt,
         max_tokens=arguments.tokens,
@@ -65,12 +81,28 @@ def main(argv: list[str]) -> int:
         top_p=arguments.top_p,
         seed=arguments.seed,
         best=arguments.checkpoint == "best",
-        average=None if arguments.weights == "trained" else arguments.weights,
-    ):
-        sys.stdout.write(piece)
-        sys.stdout.flush()
-    sys.stdout.write("\n")
-    return 0
+        average=_average(arguments),
+    )
+
+
+def _of_pretrained(arguments: Arguments, prompt: str) -> Iterator[str]:
+    from metronorm.finetune.writing import generator_of, load_writer
+
+    best = arguments.checkpoint == "best"
+    writer = load_writer(arguments.run, best=best, average=_average(arguments))
+    yield prompt
+    yield from writer.write(
+        prompt,
+        max_tokens=arguments.tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        generator=generator_of(arguments.seed),
+    )
+
+
+def _average(arguments: Arguments) -> str | None:
+    return None if arguments.weights == "trained" else arguments.weights
 
 
 def _text(prompt: str) -> str:

@@ -11,23 +11,32 @@ Logits are never kept for more than a few hundred positions.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
+from metronorm.errors import ConfigError
+from metronorm.finetune.adapting import Adapted
 from metronorm.finetune.architectures import features, head
 from metronorm.finetune.paired import Difference, difference, macro_f1, ratio
+from metronorm.finetune.pretrained import load
+from metronorm.finetune.task import load_adapted, order_of, read
 from metronorm.finetune.tuned import Tuned
+from metronorm.finetune.tuned_run import checkpoint_of, put_trained
 from metronorm.train.evaluate import evaluating
 from metronorm.train.precision import autocast
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from metronorm.finetune.adapting import Adapted
+    from metronorm.finetune.architectures import Kind
+    from metronorm.finetune.config import Config
+    from metronorm.finetune.data_config import DataConfig, TaskName
     from metronorm.train.precision import Fixed
 
 _CHUNK = 256  # positions whose logits exist at once
@@ -108,6 +117,60 @@ def _mean(rows: NDArray[np.float64]) -> float:
 
 def _accuracy(rows: NDArray[np.float64]) -> float:
     return float((rows[:, 0] == rows[:, 1]).mean())
+
+
+def evaluate_run(
+    run: Path,
+    data: DataConfig,
+    *,
+    task: TaskName | None = None,
+    context: int = 0,
+    best: bool = True,
+) -> list[Figure]:
+    """The figures of rows before a run and after it.
+
+    Args:
+        run: directory of a fine-tuned run.
+        data: the rows, all of which are evaluated.
+        task: what they are for; None: what the run was for.
+        context: most tokens of a row; 0: as in the run.
+        best: the checkpoint with the best evaluation; else the newest.
+
+    Raises:
+        MetronormError: as `checkpoint_of` and `prepare`.
+        ConfigError: a classifier and rows to write, or the other way round.
+    """
+    found, config = checkpoint_of(run, best=best)
+    if task and (task == "classify") != (config.task == "classify"):
+        raise ConfigError(f"task must suit a run of {config.task}", got=task)
+    asked = replace(config, data=data, task=task or config.task, context=context or config.context)
+    labels = tuple(found.state["labels"])
+    rows = read(asked, labels=labels or None)
+    adapted = load_adapted(config, labels)
+    batches = order_of(asked, rows.prepared.train, rows).once(1)
+    before = row_sums(adapted, batches, found.state["precision"])
+    put_trained(adapted, found, config)
+    after = row_sums(adapted, batches, found.state["precision"])
+    return compare(before, after, causal=config.task != "classify")
+
+
+def evaluate_model(config: Config) -> list[Figure]:
+    """The figures of a pretrained model alone: `before` and the interval are NaN.
+
+    Args:
+        config: names the model, the rows and the task.
+
+    Raises:
+        MetronormError: as `load` and `prepare`.
+    """
+    kind: Kind = "classifier" if config.task == "classify" else "causal"
+    pretrained = load(config.model, kind)
+    rows = read(config, labels=pretrained.labels or None)
+    batches = order_of(config, rows.prepared.train, rows).once(1)
+    after = row_sums(Adapted(pretrained, config.adapt, 0), batches)
+    figures = compare(after[:1], after, causal=kind == "causal")
+    alone = Difference(math.nan, math.nan, math.nan, math.nan)
+    return [figure._replace(found=alone._replace(after=figure.found.after)) for figure in figures]
 
 
 def _perplexity(rows: NDArray[np.float64]) -> float:

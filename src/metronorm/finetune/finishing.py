@@ -7,18 +7,22 @@ from typing import TYPE_CHECKING, NamedTuple
 from metronorm.finetune.card import CardTable, model_card
 from metronorm.finetune.evaluating import compare, row_sums
 from metronorm.finetune.proving import export
-from metronorm.finetune.task import load_adapted, order_of
+from metronorm.finetune.task import load_adapted, order_of, read, task_of
 from metronorm.finetune.tuned_run import checkpoint_of, put_trained
+from metronorm.ranks import find_place
 from metronorm.text import short_number
+from metronorm.train import train
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from metronorm.finetune.config import Config
     from metronorm.finetune.evaluating import Figure
     from metronorm.finetune.exporting import Saved
     from metronorm.finetune.proving import Form, Proof
     from metronorm.finetune.task import Read
+    from metronorm.train.loop import Outcome
 
 FOLDER = "model"
 """Of a run: what is exported."""
@@ -30,13 +34,45 @@ class Finished(NamedTuple):
 
     Attributes:
         figures: of the rows held out, before and after; empty without such rows.
-        proof: of the exported model.
-        directory: that it is in.
+        proof: of the saved model; None: the training was stopped before its end.
+        directory: that the model is in.
+        outcome: how the training ended; None: it was another process's.
     """
 
     figures: list[Figure]
-    proof: Proof
+    proof: Proof | None
     directory: Path
+    outcome: Outcome | None = None
+
+
+def finetune(
+    config: Config,
+    directory: Path,
+    *,
+    resume: bool = False,
+    form: Form | None = None,
+    dtype: Saved = "fp32",
+) -> Finished:
+    """Read the data, train, evaluate before and after, save and prove.
+
+    Of several processes that train together, the first alone evaluates and saves.
+
+    Args:
+        config: the model, the data and how to adapt.
+        directory: of the run.
+        resume: go on from the newest whole checkpoint.
+        form: what to save, see `finish`.
+        dtype: of the weights of a whole model that is saved.
+
+    Raises:
+        MetronormError: as `metronorm.train.train` and `finish`.
+    """
+    data = read(config)
+    outcome = train(lambda config: task_of(config, data), config, directory, resume=resume)
+    if outcome.signal or outcome.tick < config.ticks or find_place().rank:
+        return Finished([], None, directory / FOLDER, outcome)
+    data.prepared.ledger.write_rejects(directory / "rejects.jsonl")
+    return finish(directory, data, form=form, dtype=dtype)._replace(outcome=outcome)
 
 
 def finish(run: Path, data: Read, *, form: Form | None = None, dtype: Saved = "fp32") -> Finished:

@@ -18,7 +18,7 @@ from metronorm.finetune.updates import lost_updates
 from metronorm.train.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from metronorm.finetune.adapting import Adapted
@@ -54,8 +54,12 @@ class Read(NamedTuple):
     context: int
 
 
-def read(config: Config) -> Read:
+def read(config: Config, labels: Sequence[str] | None = None) -> Read:
     """The examples of a config's data.
+
+    Args:
+        config: names data and model.
+        labels: of a classifier that has them; None: those of the data.
 
     Raises:
         ConfigError, DataError: as `task`.
@@ -73,7 +77,9 @@ def read(config: Config) -> Read:
             f"context must be at most what the model can read, {vocabulary.context:,} tokens",
             got=f"{context:,}",
         )
-    data = prepare(config.data, vocabulary.tokenizer, task=config.task, context=context)
+    data = prepare(
+        config.data, vocabulary.tokenizer, task=config.task, context=context, labels=labels
+    )
     return Read(data, vocabulary, context)
 
 
@@ -99,7 +105,7 @@ def task_of(config: Config, data: Read) -> Task:
         frozen = frozen_id(adapted[0])
         check_frozen(kept.get("frozen", frozen), frozen, config.model)
         keep_base(adapted[0].pretrained, directory)
-        return {"frozen": frozen, "labels": list(prepared.labels)}
+        return {"frozen": frozen, "labels": list(prepared.labels), "ends": list(prepared.ends)}
 
     hooks = [lost_updates(lambda: adapted[0].parameters(), config.evaluate_every)]
     if isinstance(order, Rows) and "head" in config.adapt.way:

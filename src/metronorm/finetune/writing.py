@@ -1,0 +1,167 @@
+"""What a fine-tuned or a pretrained model writes: after a prompt, or in a conversation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from metronorm.errors import ConfigError, DataError
+from metronorm.finetune.library import quietly
+from metronorm.finetune.pretrained import load
+from metronorm.finetune.tuned_run import load_tuned
+from metronorm.models.sampling import check_draw, probabilities
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from metronorm.finetune.pretrained import Pretrained
+
+_TORN = "\N{REPLACEMENT CHARACTER}"  # ends a text in the middle of a character
+
+
+class Writer:
+    """Writes with a model, token by token.
+
+    Args:
+        pretrained: a causal model, adapted or not.
+        ends: tokens that end an answer, beside those that the model itself ends with.
+
+    Raises:
+        ConfigError: a classifier.
+    """
+
+    def __init__(self, pretrained: Pretrained, ends: Sequence[int] = ()) -> None:
+        if pretrained.kind != "causal":
+            raise ConfigError("a language model writes", got="a classifier")
+        self._model, self._tokenizer = pretrained.model.eval(), pretrained.tokenizer
+        self._context = pretrained.context
+        self._ends = {*ends, *_own_ends(pretrained)}
+
+    def answer(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[str]:
+        """The next answer of a conversation, piece by piece.
+
+        Args:
+            messages: with `role` and `content`, as the tokenizer's chat template takes them.
+            options: as `write`.
+
+        Raises:
+            DataError: the tokenizer has no chat template, or it refuses the conversation.
+        """
+        if not getattr(self._tokenizer, "chat_template", None):
+            raise DataError(
+                "a conversation needs a tokenizer with a chat template",
+                got="none",
+                fix="metronorm sample, which goes on from a text",
+            )
+        try:
+            prompt = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # templates are programs, and raise anything
+            raise DataError(
+                "the chat template must take the conversation", got=str(error).splitlines()[0]
+            ) from None
+        ids = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return self._write(ids, **options)
+
+    def write(self, prompt: str, **options: Any) -> Iterator[str]:
+        """What follows a text, piece by piece, until the model ends it.
+
+        Args:
+            prompt: the text; "" begins with the token that begins a text.
+            options: `max_tokens`, `temperature` (0 takes the most likely token), `top_k`, `top_p`,
+                and `generator` of random numbers.
+
+        Raises:
+            ConfigError: an option is out of range.
+        """
+        return self._write(self._tokenizer(prompt)["input_ids"], **options)
+
+    def _write(
+        self,
+        ids: Sequence[int],
+        *,
+        max_tokens: int = 256,
+        temperature: float = 0.7,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[str]:
+        check_draw(temperature=temperature, top_k=top_k, top_p=top_p)
+        room = self._context - 1
+        given = list(ids)[-room:] or [self._tokenizer.bos_token_id or min(self._ends)]
+
+        def draw() -> Iterator[int]:
+            cache: Any = None
+            new = given
+            for _ in range(min(max_tokens, self._context - len(given))):
+                with torch.inference_mode():
+                    found = self._model(
+                        input_ids=torch.tensor([new]), past_key_values=cache, use_cache=True
+                    )
+                cache = found.past_key_values
+                chances = probabilities(
+                    found.logits[0, -1].float(), temperature=temperature, top_k=top_k, top_p=top_p
+                )
+                token = int(torch.multinomial(chances, 1, generator=generator))
+                if token in self._ends:
+                    return
+                yield token
+                new = [token]
+
+        return self._decoded(draw())
+
+    def _decoded(self, tokens: Iterator[int]) -> Iterator[str]:
+        """Texts of whole characters; what a token alone cannot show waits for the next."""
+        said: list[int] = []
+        shown = ""
+        for token in tokens:
+            said.append(token)
+            text = self._tokenizer.decode(said)
+            if not text.endswith(_TORN) and text.startswith(shown):
+                yield text[len(shown) :]
+                shown = text
+        if text := self._tokenizer.decode(said)[len(shown) :] if said else "":
+            yield text
+
+
+def _own_ends(pretrained: Pretrained) -> set[int]:
+    own = getattr(pretrained.model.generation_config, "eos_token_id", None)
+    ends = own if isinstance(own, list) else [own]
+    return {end for end in (*ends, pretrained.tokenizer.eos_token_id) if end is not None}
+
+
+def load_writer(path: Path, *, best: bool = True, average: str | None = None) -> Writer:
+    """A writer with the model of a run, or with a pretrained one.
+
+    Args:
+        path: directory of a fine-tuned run, of a pretrained model, or a GGUF file.
+        best: as for `load_tuned`.
+        average: as for `load_tuned`.
+
+    Raises:
+        MetronormError: as `load_tuned` and `load`.
+    """
+    if (path / "run.json").exists():
+        found = load_tuned(path, best=best, average=average)
+        return Writer(found.adapted.pretrained, found.checkpoint.state.get("ends", ()))
+    with quietly():
+        return Writer(load(path, "causal"))
+
+
+def generator_of(seed: int | None) -> torch.Generator:
+    """Random numbers to draw with; None: others every time.
+
+    Raises:
+        ConfigError: a seed that is no whole number of 64 bits.
+    """
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    elif not -(2**63) <= seed < 2**64:
+        raise ConfigError("seed must be a whole number of 64 bits", got=repr(seed), fix="0")
+    else:
+        generator.manual_seed(seed)
+    return generator
