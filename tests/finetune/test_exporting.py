@@ -130,6 +130,22 @@ def test_what_is_no_adapter_is_refused(way: Way, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_an_encoder_with_a_layer_for_the_mean_is_saved_whole(tmp_path: Path) -> None:
+    pretrained("bert", tmp_path)
+    pooling = tmp_path / "bert" / "1_Pooling" / "config.json"
+    pooling.parent.mkdir()
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    given = load(tmp_path / "bert", "classifier", labels=LABELS)
+    made = adapt(given, AdaptConfig(way="lora", rank=2))
+    disturb(made.parameters().values())
+    with pytest.raises(ConfigError, match="got 3 layers, where the base model's files have 2"):
+        save_adapter(made, tmp_path / "out")
+    save_model(given, tmp_path / "out")
+    theirs = reload(tmp_path / "out", "classifier")
+    want = live_logits(given.model, rows(), None)
+    torch.testing.assert_close(logits(theirs), torch.cat(want), rtol=0, atol=1e-4)
+
+
 # Whole or not at all ------------------------------------------------------------------------------
 
 

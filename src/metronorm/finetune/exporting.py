@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from metronorm.errors import ConfigError, RunError
-from metronorm.files import directory_aside
+from metronorm.files import directory_aside, read_regular
 from metronorm.finetune.library import library
 from metronorm.finetune.lora import LoraLinear, lora_layers
 from metronorm.finetune.norm_only import norms
@@ -78,13 +78,13 @@ def save_adapter(adapted: Adapted, directory: Path) -> None:
         directory: new, or empty.
 
     Raises:
-        ConfigError: a way that has no adapter.
+        ConfigError: a way that has no adapter, or a model with a layer that its files do not have.
         RunError: as `save_model`.
     """
-    if adapted.config.way not in ("lora", "norm", "norm+head"):
+    if missing := why_no_adapter(adapted):
         raise ConfigError(
-            "an adapter is saved of lora, norm or norm+head",
-            got=adapted.config.way,
+            "an adapter is saved of lora, norm or norm+head, for a base model with the same layers",
+            got=missing,
             fix="the whole model",
         )
     tensors = _adapter_state(adapted)
@@ -95,6 +95,17 @@ def save_adapter(adapted: Adapted, directory: Path) -> None:
         pretrained.tokenizer.save_pretrained(aside)
         if pretrained.kind == "classifier":
             (aside / LABELS).write_text(json.dumps(list(pretrained.labels), ensure_ascii=False))
+
+
+def why_no_adapter(adapted: Adapted) -> str:
+    """The reason why an adapter alone would not do; "" where it does."""
+    if adapted.config.way not in ("lora", "norm", "norm+head"):
+        return adapted.config.way
+    path, config = adapted.pretrained.source / "config.json", adapted.pretrained.model.config
+    layers = json.loads(read_regular(path)).get("num_hidden_layers") if path.is_file() else None
+    if layers not in (None, config.num_hidden_layers):
+        return f"{config.num_hidden_layers} layers, where the base model's files have {layers}"
+    return ""
 
 
 def peft_config(adapted: Adapted) -> Any:

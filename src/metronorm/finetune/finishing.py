@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from metronorm.finetune.card import CardTable, model_card
 from metronorm.finetune.evaluating import compare, row_sums
+from metronorm.finetune.exporting import why_no_adapter
 from metronorm.finetune.proving import export
 from metronorm.finetune.task import load_adapted, order_of, read, task_of
 from metronorm.finetune.tuned_run import checkpoint_of, put_trained
@@ -102,7 +103,7 @@ def finish(run: Path, data: Read, *, form: Form | None = None, dtype: Saved = "f
         after = row_sums(adapted, batches, found.state["precision"])
         figures = compare(before, after, causal=config.task != "classify")
     if form is None:
-        form = "adapter" if config.adapt.way in ("lora", "norm", "norm+head") else "model"
+        form = "model" if why_no_adapter(adapted) else "adapter"
     shown = held_out or prepared.train
     rows = [each.ids[:_PROVEN_TOKENS].tolist() for each in shown[:_PROVEN_ROWS]]
     directory = run / FOLDER
