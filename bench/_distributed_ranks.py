@@ -217,7 +217,13 @@ def costs(
     ticks = 6
     options = replace(ADAMW, name="ticks" if optimizer == "ticks" else "adamw", clip=0.0)
     task, config = small(
-        LARGE, optimizer=options, ticks=ticks, batch_size=2, micro_batches=4, parallel=parallel
+        LARGE,
+        optimizer=options,
+        ticks=ticks,
+        batch_size=2,
+        micro_batches=4,
+        parallel=parallel,
+        allocator="system",  # as by hand: "keep" holds freed blocks, here 40 MiB of them
     )
     base = peak_mib(reset=True)
     sent = [0, 0]

@@ -333,3 +333,13 @@ def test_options_may_come_from_a_pipe(folder: Path, capsys: pytest.CaptureFixtur
     assert len(rows("x")) == 3
     assert main(["train", "--resume", "x", "--config", "pipe"]) == 2
     assert "--config is for a new run" in capsys.readouterr().err
+
+
+def test_a_thousand_processes_are_a_mistake(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", "--processes", "100000", "--run", str(run)]) == 2
+    said = capsys.readouterr().err
+    assert "for each core; got 100,000; try: --dry-run" in said
+    assert not run.exists()

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import FrameType
 
+_MOST_PER_CORE = 8  # a thousand processes, asked for by mistake, would stop the machine
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def check_processes(processes: int) -> None:
@@ -59,13 +66,19 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         The exit code: 0, or that of the first process that failed.
 
     Raises:
-        ConfigError: as `check_processes`.
+        ConfigError: as `check_processes`, or far more than there are cores.
         StoppedEarly: a signal came before there were processes.
     """
     check_processes(processes)
+    most = _MOST_PER_CORE * _cores()
+    if processes > most:
+        raise ConfigError(
+            f"processes must be at most {most} on this machine, {_MOST_PER_CORE} for each core",
+            got=f"{processes:,}",
+            fix="--dry-run, to see what each of so many would hold and send",
+        )
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # we say what failed
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // processes)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // processes)))
     config = LaunchConfig(
         run_id=uuid.uuid4().hex,
         min_nodes=1,
