@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -284,3 +286,29 @@ def test_what_is_written_is_what_transformers_generates(tmp_path: Path) -> None:
     said = "".join(Writer(pretrained).write("w5 w9 w11", max_tokens=20, temperature=0))
     kept = [token for token in expected.tolist() if token != 2]
     assert said == tokenizer.decode(kept)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("way", "parallel"), [("full", "fsdp"), ("lora", "fsdp"), ("norm", "ddp")])
+def test_two_processes_make_the_same_ticks(tmp_path: Path, way: Way, parallel: Any) -> None:
+    config = config_of(tmp_path, "chat", way)
+    train(task, config, tmp_path / "alone")
+    options = ["--way", way, "--rank", "2", "--validation", "0.25", "--precision", "fp32"]
+    options += ["--ticks", "6", "--checkpoint-every", "3", "--keep", "9", "--parallel", parallel]
+    command = [sys.executable, "-m", "metronorm", "finetune", "base", "chats.jsonl", *options]
+    ended = subprocess.run(
+        [*command, "--run", "both", "--processes", "2"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "saved and proven" in ended.stdout
+    rows = open_run(tmp_path / "both").ticks().rows()
+    for rank in (0, 1):
+        found = [row["loss"] for row in rows if row["rank"] == rank]
+        assert found == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    shutil.rmtree(tmp_path / "both" / "checkpoints" / "tick-00000006")
+    train(task, config, tmp_path / "both", resume=True)  # one process goes on where two were
+    newest = open_run(tmp_path / "both").ticks().rows()[-1]
+    assert newest["loss"] == pytest.approx(losses(tmp_path / "alone")[-1], rel=1e-5)

@@ -91,6 +91,7 @@ def task_of(config: Config, data: Read) -> Task:
         data: of it, as `read` gives it.
     """
     adapted: list[Adapted] = []  # the newest that `model` has made
+    frozen: list[str] = []
     causal = config.task != "classify"
     prepared = data.prepared
     order = order_of(config, prepared.train, data)
@@ -99,13 +100,13 @@ def task_of(config: Config, data: Read) -> Task:
     def model() -> Tuned:
         made = load_adapted(config, prepared.labels)
         adapted[:] = [made]
+        frozen[:] = [frozen_id(made)]  # before FSDP2 gives each rank a part
         return Tuned(made, prepared.class_weights)
 
     def save(directory: Path, kept: Mapping[str, Any]) -> Mapping[str, Any]:
-        frozen = frozen_id(adapted[0])
-        check_frozen(kept.get("frozen", frozen), frozen, config.model)
+        check_frozen(kept.get("frozen", frozen[0]), frozen[0], config.model)
         keep_base(adapted[0].pretrained, directory)
-        return {"frozen": frozen, "labels": list(prepared.labels), "ends": list(prepared.ends)}
+        return {"frozen": frozen[0], "labels": list(prepared.labels), "ends": list(prepared.ends)}
 
     hooks = [lost_updates(lambda: adapted[0].parameters(), config.evaluate_every)]
     if isinstance(order, Rows) and "head" in config.adapt.way:
