@@ -65,7 +65,13 @@ class CheckpointError(MetronormError):
 
 
 class DivergenceError(MetronormError):
-    """A loss or gradient of a training is no longer finite."""
+    """A loss or gradient of a training is no longer finite.
+
+    Attributes:
+        tick: in which; None: it is not known.
+    """
+
+    tick: int | None = None
 
 
 class RankError(MetronormError):

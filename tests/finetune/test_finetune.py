@@ -19,7 +19,8 @@ import transformers
 
 from metronorm.checkpoints.folder import newest_checkpoint
 from metronorm.cli import main
-from metronorm.errors import DataError
+from metronorm.errors import DataError, DivergenceError
+from metronorm.finetune import finetune
 from metronorm.finetune.config import Config, defaults
 from metronorm.finetune.data_config import DataConfig
 from metronorm.finetune.evaluating import compare, row_sums
@@ -312,3 +313,26 @@ def test_two_processes_make_the_same_ticks(tmp_path: Path, way: Way, parallel: A
     train(task, config, tmp_path / "both", resume=True)  # one process goes on where two were
     newest = open_run(tmp_path / "both").ticks().rows()[-1]
     assert newest["loss"] == pytest.approx(losses(tmp_path / "alone")[-1], rel=1e-5)
+
+
+def test_a_loss_that_is_not_finite_names_its_rows(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = config_of(tmp_path, "chat", "full", ticks=8)
+    config = replace(config, optimizer=replace(config.optimizer, learning_rate=1e30, warmup=0.0))
+    with pytest.raises(DivergenceError) as caught:
+        finetune(config, tmp_path / "run")
+    data = read(config)
+    order = order_of(config, data.prepared.train, data)
+    assert caught.value.tick is not None
+    number = order.chosen((caught.value.tick - 1) * 4, 4)[0]
+    assert f"its rows are chats.jsonl {data.prepared.train[number].line}" in str(caught.value)
+
+
+def test_a_run_that_goes_on_saves_beside_what_it_has_saved(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "chat", "norm", ticks=3)
+    assert finetune(config, tmp_path / "run").directory.name == "model"
+    more = finetune(replace(config, ticks=6), tmp_path / "run", resume=True)
+    assert more.directory.name in ("model-3", "model-6")  # of the best checkpoint
+    assert more.proof is not None

@@ -79,7 +79,7 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
         code = training.launched(arguments.processes, "finetune", argv, dry_run=arguments.dry_run)
         if code is not None:
             return code
-    from metronorm.finetune.task import read, task_of  # torch is loaded only now
+    from metronorm.finetune.task import naming_rows, read, task_of  # torch is loaded only now
 
     data = read(config)
     if not find_place().rank:
@@ -91,13 +91,14 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
     if arguments.dry_run:
         return training.print_plan(task_of(config, data), config, arguments.processes)
     run = Path(resumed or arguments.run or arguments.resume_or_start or _directory(config))
-    outcome = train(
-        lambda config: task_of(config, data),
-        config,
-        run,
-        resume=resumed is not None,
-        from_tick=arguments.from_tick,
-    )
+    with naming_rows(config, data):
+        outcome = train(
+            lambda config: task_of(config, data),
+            config,
+            run,
+            resume=resumed is not None,
+            from_tick=arguments.from_tick,
+        )
     if find_place().rank:
         return 128 + outcome.signal if outcome.signal else 0
     data.prepared.ledger.write_rejects(run / "rejects.jsonl")

@@ -8,7 +8,7 @@ from metronorm.finetune.card import CardTable, model_card
 from metronorm.finetune.evaluating import compare, row_sums
 from metronorm.finetune.exporting import why_no_adapter
 from metronorm.finetune.proving import export
-from metronorm.finetune.task import load_adapted, order_of, read, task_of
+from metronorm.finetune.task import load_adapted, naming_rows, order_of, read, task_of
 from metronorm.finetune.tuned_run import checkpoint_of, put_trained
 from metronorm.ranks import find_place
 from metronorm.text import short_number
@@ -69,7 +69,8 @@ def finetune(
         MetronormError: as `metronorm.train.train` and `finish`.
     """
     data = read(config)
-    outcome = train(lambda config: task_of(config, data), config, directory, resume=resume)
+    with naming_rows(config, data):
+        outcome = train(lambda config: task_of(config, data), config, directory, resume=resume)
     if outcome.signal or outcome.tick < config.ticks or find_place().rank:
         return Finished([], None, directory / FOLDER, outcome)
     data.prepared.ledger.write_rejects(directory / "rejects.jsonl")
@@ -80,7 +81,8 @@ def finish(run: Path, data: Read, *, form: Form | None = None, dtype: Saved = "f
     """Evaluate the model before and after, export it, and prove what was exported.
 
     Args:
-        run: directory of the run; the model of its best checkpoint is exported to `model` in it.
+        run: directory of the run; the model of its best checkpoint is exported to `model` in it,
+            or to `model-TICK` where there is one already.
         data: of the run.
         form: "adapter" or "model"; None: the adapter where the way has one.
         dtype: of the weights of a whole model.
@@ -107,6 +109,8 @@ def finish(run: Path, data: Read, *, form: Form | None = None, dtype: Saved = "f
     shown = held_out or prepared.train
     rows = [each.ids[:_PROVEN_TOKENS].tolist() for each in shown[:_PROVEN_ROWS]]
     directory = run / FOLDER
+    if directory.exists():  # of an earlier end: somebody may use it
+        directory = run / f"{FOLDER}-{found.tick}"
 
     def card(proof: Proof) -> str:
         tables = [*([_before_and_after(figures, len(held_out))] if figures else ()), _ledger(data)]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from metronorm.errors import ConfigError
+from metronorm.errors import ConfigError, DivergenceError
 from metronorm.finetune.adapting import adapt, groups
 from metronorm.finetune.base import check_frozen, frozen_id, keep_base
 from metronorm.finetune.packing import Packs, Rows
@@ -15,11 +17,11 @@ from metronorm.finetune.pretrained import load, load_vocabulary
 from metronorm.finetune.solving import solving
 from metronorm.finetune.tuned import Tuned
 from metronorm.finetune.updates import lost_updates
+from metronorm.text import printable
 from metronorm.train.task import Task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
+    from collections.abc import Iterator, Mapping, Sequence
 
     from metronorm.finetune.adapting import Adapted
     from metronorm.finetune.architectures import Kind
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from metronorm.finetune.preparing import Prepared
     from metronorm.finetune.pretrained import Vocabulary
 
+_NAMED = 12  # rows of a tick, in a message
 _CONTEXT = 512  # tokens, where nothing else is chosen
 
 
@@ -123,6 +126,31 @@ def task_of(config: Config, data: Read) -> Task:
         save=save,
         unit="answer_tokens" if causal else "texts",
     )
+
+
+@contextlib.contextmanager
+def naming_rows(config: Config, data: Read) -> Iterator[None]:
+    """Let the error of a loss that is not finite name the rows of its tick.
+
+    Raises:
+        DivergenceError: with them.
+    """
+    try:
+        yield
+    except DivergenceError as error:
+        if error.tick is None:
+            raise
+        examples, size = data.prepared.train, config.batch_size * config.micro_batches
+        numbers = order_of(config, examples, data).chosen((error.tick - 1) * size, size)
+        rows = [f"{Path(examples[n].source).name} {examples[n].line}" for n in numbers.tolist()]
+        more = f" and {len(rows) - _NAMED:,} more" if len(rows) > _NAMED else ""
+        named = DivergenceError(
+            error.must,
+            got=f"{error.got}; its rows are {printable(', '.join(rows[:_NAMED]))}{more}",
+            fix=error.fix,
+        )
+        named.tick, named.is_told = error.tick, error.is_told
+        raise named from error
 
 
 def load_adapted(config: Config, labels: tuple[str, ...]) -> Adapted:

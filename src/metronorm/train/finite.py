@@ -75,9 +75,11 @@ def diverged(tick: int, loss: float) -> DivergenceError:
     got = f"a loss of {loss:g} in tick {tick}"
     if math.isfinite(loss):
         got = f"infinite or NaN elements in the gradient of tick {tick}, at a loss of {loss:g}"
-    return DivergenceError(
+    error = DivergenceError(
         "loss and gradient must stay finite",
         got=got,
         fix="from a checkpoint before that tick on with a lower learning rate: --resume RUN "
         "--from-tick N --optimizer.learning-rate; or a new run with a longer --optimizer.warmup",
     )
+    error.tick = tick
+    return error
