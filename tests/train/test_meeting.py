@@ -56,8 +56,54 @@ def test_a_port_that_another_program_has_is_named(ranks: Ranks, tmp_path: Path) 
 def test_the_rank_with_other_options_is_named(ranks: Ranks, tmp_path: Path) -> None:
     usual, other = of_train(tmp_path), of_train(tmp_path, seed="7")
     said = refused(ranks, [usual, other, usual], tmp_path)
-    assert "all ranks must have the same code, options and data; got config: " in said
-    assert " on rank 1, " in said
+    assert (
+        "all ranks must have the same code and options; got seed: 7 on rank 1, 0 on 2 of 3" in said
+    )
+
+
+RAISES = """
+import os
+from dataclasses import replace
+from tests.train.fault_task import Config, task as whole
+
+def task(config):
+    found = whole(config)
+    fail("task")
+    return replace(found, model=lambda: fail("model") or found.model())
+
+def fail(where):
+    if where == {where!r} and os.environ["RANK"] == "1":
+        raise ValueError("a disk is gone")
+"""
+
+
+@pytest.mark.parametrize("where", ["task", "model"])
+def test_a_rank_that_fails_while_all_prepare_is_named(
+    ranks: Ranks, tmp_path: Path, where: str
+) -> None:
+    recipe = tmp_path / "raises.py"
+    recipe.write_text(RAISES.format(where=where))
+    # far less than the limit of the test's own time: nobody waits until a process counts as lost
+    arguments = same(of_train(tmp_path, recipe=str(recipe), rank_timeout="250"), 2)
+    ended = ranks.run(Launch(arguments, str(tmp_path / "said")))
+    assert sorted(ended.codes) == [1, 2]
+    said = "".join(ended.said)
+    assert said.count("metronorm train: rank 1: ValueError: a disk is gone") == 1
+    assert said.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"WORLD_SIZE": "x"}, "RANK must be a number; got '0' of 'x'"),
+        ({"WORLD_SIZE": "2", "MASTER_PORT": "99999"}, "in MASTER_ADDR and MASTER_PORT; got"),
+    ],
+)
+def test_variables_that_cannot_be(
+    ranks: Ranks, tmp_path: Path, variables: dict[str, str], said: str
+) -> None:
+    arguments = same(of_train(tmp_path, rank_timeout="2"), 1)
+    assert said in refused(ranks, arguments, tmp_path, environment=variables, store=False)
 
 
 def test_a_device_that_is_not_there_is_said_once(ranks: Ranks, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def _reach(rank: int, seconds: float) -> Store:
     """The store of the launch: the launcher keeps it, or rank 0 does."""
     kept = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     address, port = os.environ.get("MASTER_ADDR", ""), os.environ.get("MASTER_PORT", "")
-    if not address or not port.isdecimal():
+    if not address or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(
             "a launch must say where its processes meet, in MASTER_ADDR and MASTER_PORT",
             got=f"{address!r} and {port!r}",

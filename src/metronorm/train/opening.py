@@ -78,15 +78,16 @@ def train(
         explaining_out_of_memory(resume=resume),
         contextlib.ExitStack() as stack,
     ):
+        # before anything else, as what ranks do next depends on it
+        world.check_same("code and options", _identity(config, resume=resume))
         directory = Path(world.told(lambda: str(directory)))
         with world.failing_together():
             if resume:
                 training = _resumed(task, config, directory, from_tick, world, stop, stack)
             else:
                 world.told(lambda: check_free(directory))
-                whole, config = world.in_turn(lambda: made(task, config))
+                whole, config = _made(task, config, world)
                 training = Training(whole, config, directory, world, stop)
-        world.check_same("code, options and data", _identity(training, resume=resume))
         return training.run()
 
 
@@ -119,21 +120,37 @@ def _resumed(
     # with the hash a task may take its data from a cache; but data that is named anew must be
     # there, and the same
     config = replace(config, data_id="" if renamed else data_id or "")
-    whole, config = world.in_turn(lambda: made(task, config))
+    whole, config = _made(task, config, world)
     check_same_data(data_id, config.data_id)
     return Training(whole, config, directory, world, stop, clock, found, old, branch=branch)
 
 
-def _identity(training: Training, *, resume: bool) -> dict[str, Any]:
+def _made(
+    task: Task | Callable[[Config], Task], config: Config, world: World
+) -> tuple[Task, Config]:
+    """The task, and the config with what its data decided, which all ranks must have alike."""
+    whole, config = world.in_turn(lambda: made(task, config))
+    world.check_same("data", _flat(config_to_dict(config)))
+    return whole, config
+
+
+def _identity(config: TrainConfig, *, resume: bool) -> dict[str, Any]:
     """What must be the same in all processes that train together."""
     return {
         "resume": resume,
         "metronorm": __version__,
         "torch": str(torch.__version__),
-        "config": config_to_dict(training.config),
-        "tick": training.ready.ticks_done,
-        "parameters": [list(each.shape) for each in training.ready.step.model.parameters()],
+        **_flat(config_to_dict(config)),
     }
+
+
+def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Options by their whole names, so that the one which differs is named."""
+    found: dict[str, Any] = {}
+    for name, value in options.items():
+        inner = isinstance(value, dict)
+        found |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
+    return found
 
 
 @contextlib.contextmanager

@@ -134,6 +134,14 @@ class Preparation:
                 _log.warning("a resume of this run will not be exact: %s", doubt)
         if found:
             self.beats.load_state_dict(found.state["sampler"])
+        # a rank that has failed by now says so here, and not where gradients are shared
+        world.check_same(
+            "model",
+            {
+                "tick": self.ticks_done,
+                "parameters": [list(each.shape) for each in model.parameters()],
+            },
+        )
         self.step.share(world, self.trial, self.changing)
         if found:
             found.load_model(model, world=world)

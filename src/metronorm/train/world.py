@@ -26,8 +26,8 @@ import msgspec
 import torch
 from torch import distributed
 
-from metronorm.errors import ConfigError, RankError
-from metronorm.ranks import in_meeting
+from metronorm.errors import ConfigError, MetronormError, RankError
+from metronorm.ranks import find_place, in_meeting
 from metronorm.train._torch_private import default_store, part_of_store
 from metronorm.train.lost_ranks import LostRanks, is_of_others
 from metronorm.train.meeting import meet
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_FINE, _FAILED = b"+", b"!"
+_FINE, _FAILED, _TRACED = b"+", b"!", b"?"
 _trainings = itertools.count()  # of this process, and so of all that train with it
 
 
@@ -65,6 +65,7 @@ class World:
         self.rank = distributed.get_rank(control) if control else 0
         self.size = distributed.get_world_size(control) if control else 1
         self._speaks_for_failed = True
+        self._known_to_all: Exception | None = None
         self._where = (0, "prepare")
         self.lost = LostRanks(store, self.rank, self.size, lambda: self._where) if store else None
 
@@ -191,12 +192,12 @@ class World:
                 shown = (
                     f"{everybody[odd[0]][name]!r} on rank {odd[0]}, {msgspec.json.decode(usual)!r}"
                 )
-                error = ConfigError(
+                self._known_to_all = ConfigError(
                     f"all ranks must have the same {must}",
                     got=f"{name}: {shown} on {self.size - len(odd)} of {self.size}",
                     fix=fix,
                 )
-                raise error if self.first else _told(str(error))
+                raise self._known_to_all if self.first else _told(str(self._known_to_all))
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
@@ -206,11 +207,14 @@ class World:
         except RankError:
             raise
         except Exception as error:
-            if is_of_others(error):
+            if is_of_others(error) or error is self._known_to_all:
                 raise
             if self.control is not None:
+                # what is no error of ours is a traceback there, which does not say whose it is
+                traced = not isinstance(error, MetronormError)
+                text = f"{type(error).__name__}: {error}" if traced else str(error)
                 with contextlib.suppress(RankError):
-                    self._exchange(_FAILED + str(error).encode())
+                    self._exchange((_TRACED if traced else _FAILED) + text.encode())
                     raise AssertionError from error  # the exchange has raised
                 if not self._speaks_for_failed:
                     raise _told(str(error)) from error
@@ -230,10 +234,14 @@ class World:
         found = [
             text[: int(length)].numpy().tobytes() for text, length in zip(texts, sizes, strict=True)
         ]
-        failed = [rank for rank, text in enumerate(found) if text[:1] == _FAILED]
+        failed = [rank for rank, text in enumerate(found) if text[:1] != _FINE]
         if failed:
-            self._speaks_for_failed = failed[0] == self.rank
-            raise _told(f"rank {failed[0]}: {found[failed[0]][1:].decode()}")
+            first = failed[0]
+            self._speaks_for_failed = first == self.rank
+            error = _told(f"rank {first}: {found[first][1:].decode()}")
+            others = [rank for rank in range(self.size) if rank not in failed]
+            error.is_told = found[first][:1] == _FAILED or others[:1] != [self.rank]
+            raise error
         return [text[1:] for text in found]
 
 
@@ -252,7 +260,7 @@ def joined(device: str, seconds: float) -> Iterator[World]:
         is_ours = not (distributed.is_available() and distributed.is_initialized())
         if not is_ours:
             store = default_store()
-        elif int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
+        elif "RANK" not in os.environ or find_place().world_size == 1:
             yield World()
             return
         else:
