@@ -77,7 +77,7 @@ CASES = {
     ),
     "no such command": (
         ["trian"],
-        "metronorm: the command must be one of train, sample, show, watch, ",
+        "metronorm: the command must be one of train, finetune, evaluate, sample, ",
     ),
     "a command near": (["trian"], "got 'trian'; try: metronorm train\n"),
     "a command cut short": (["diag", "runs/old"], "got 'diag'; try: metronorm diagnose\n"),

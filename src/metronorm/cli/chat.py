@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """
     metronorm chat runs/chats-lora
     metronorm chat MODEL --system "Answer in one word."
-    echo "What is a tick?" | metronorm chat runs/chats-lora --temperature 0
+    metronorm chat runs/chats-lora --temperature 0 < questions.txt
 
 Each line is a message; the answer is written as it is drawn. An empty line begins a new
 conversation, and Ctrl-D ends."""

@@ -15,9 +15,11 @@ from metronorm.finetune.config import Config
 from metronorm.finetune.data_config import DataConfig, TaskName
 
 DESCRIPTION = """
-    metronorm evaluate runs/chats-lora more.jsonl      before and after, on other rows
-    metronorm evaluate runs/chats-lora book.txt --task text      what was forgotten
-    metronorm evaluate MODEL chats.jsonl               a pretrained model alone
+    metronorm evaluate runs/chats-lora more.jsonl    on other rows
+    metronorm evaluate runs/chats-lora book.txt --task text
+    metronorm evaluate MODEL chats.jsonl             a model alone
+
+With --task text on texts of another kind, it shows what was forgotten.
 
 The interval is that of 95 of 100 samples of as many rows, drawn for both models alike."""
 

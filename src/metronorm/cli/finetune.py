@@ -25,15 +25,14 @@ if TYPE_CHECKING:
     from metronorm.train.loop import Outcome
 
 DESCRIPTION = f"""
-    metronorm finetune MODEL chats.jsonl             answers of chats, by LoRA
-    metronorm finetune MODEL notes/ --task text      texts
+    metronorm finetune MODEL chats.jsonl            answers of chats, by LoRA
     metronorm finetune MODEL mails.csv --task classify --way norm+head
-    metronorm finetune MODEL chats.jsonl --check     what becomes of the data, then stop
-    metronorm finetune --resume runs/NAME            continue a stopped run, bit for bit
+    metronorm finetune MODEL chats.jsonl --check    see what becomes of data
+    metronorm finetune --resume runs/NAME           go on with a stopped run
 
 MODEL is a directory in Hugging Face layout or a GGUF file. At the end the rows that were held out
-are evaluated before and after, and the model is saved to the run's folder `model`, loaded by a
-fresh process with plain transformers, and compared.
+are evaluated before and after. Then the model is saved to the run's folder `model`, loaded by
+another process with plain transformers, and compared.
 
 {training.SIGNALS}"""
 

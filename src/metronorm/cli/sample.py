@@ -15,6 +15,7 @@ from metronorm.train.config_changes import run_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 DESCRIPTION = """
     metronorm sample runs/shakespeare
@@ -58,15 +59,22 @@ def main(argv: list[str]) -> int:
     # A token is hundreds of small products. Threads that spin while they wait for each other take
     # a busy machine's cores from one another: with two threads 80 times slower than with one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if (arguments.run / "run.json").exists() and "adapt" not in run_config(arguments.run):
-        pieces = _of_gpt(arguments, prompt)
-    else:
+    if _is_pretrained(arguments.run) or "adapt" in run_config(arguments.run):
         pieces = _of_pretrained(arguments, prompt)
+    else:
+        pieces = _of_gpt(arguments, prompt)
     for piece in pieces:
         sys.stdout.write(piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
+
+
+def _is_pretrained(path: Path) -> bool:
+    """Whether there is a model's directory or file in this place, and no run."""
+    if (path / "run.json").exists():
+        return False
+    return path.suffix == ".gguf" or (path / "config.json").exists() or any(path.glob("*.gguf"))
 
 
 def _of_gpt(arguments: Arguments, prompt: str) -> Iterator[str]:
