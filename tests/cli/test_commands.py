@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -191,8 +192,16 @@ def test_a_last_checkpoint_that_cannot_be_written_has_its_own_exit_code(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "text")
+
+    def act(tick: int) -> None:
+        if tick == 3:
+            for thread in threading.enumerate():  # the checkpoint of tick 2 is being written
+                if thread.name == "metronorm-checkpoint":
+                    thread.join()
+            fill(disk)
+
     with small_disk(tmp_path / "disk", "2m") as disk:
-        with at_every_tick(lambda tick: fill(disk) if tick == 3 else None):
+        with at_every_tick(act):
             options = ["--run", "disk/run", "--keep", "1", "--evaluate-every", "9"]
             assert main(["train", *TINY, *options]) == 3
         out, err = capsys.readouterr()

@@ -202,7 +202,6 @@ def test_no_references_are_lost_or_kept() -> None:
     tick()
     gc.collect()
     before = [sys.getrefcount(value) for value in watched]
-    blocks = sys.getallocatedblocks()
     tick()
     gc.collect()
     after = [sys.getrefcount(value) for value in watched]
@@ -210,7 +209,13 @@ def test_no_references_are_lost_or_kept() -> None:
     kept = {4: made, 7: made}
     for index, (was, is_) in enumerate(zip(before, after, strict=True)):
         assert abs(is_ - was - kept.get(index, 0)) < 10, watched[index]
-    assert sys.getallocatedblocks() - blocks < made + 100
+    grown = []
+    for _ in range(3):  # other threads of the process allocate too
+        blocks = sys.getallocatedblocks()
+        tick()
+        gc.collect()
+        grown.append(sys.getallocatedblocks() - blocks)
+    assert min(grown) < made + 100
 
 
 def test_it_is_not_copied() -> None:

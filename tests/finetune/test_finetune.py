@@ -336,3 +336,19 @@ def test_a_run_that_goes_on_saves_beside_what_it_has_saved(tmp_path: Path) -> No
     more = finetune(replace(config, ticks=6), tmp_path / "run", resume=True)
     assert more.directory.name in ("model-3", "model-6")  # of the best checkpoint
     assert more.proof is not None
+
+
+def test_a_file_of_options_starts_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config_of(tmp_path, "chat", "norm")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    (tmp_path / "options.toml").write_text(
+        'model = "base"\nticks = 3\nprecision = "fp32"\nadapt = {way = "norm"}\n'
+        'data = {data = ["chats.jsonl"], validation = 0.25}\n'
+    )
+    save_nothing = ["--save", "nothing"]
+    assert main(["finetune", "--config", "../options.toml", "--run", "one", *save_nothing]) == 0
+    assert main(["finetune", "--config", "one/config.toml", "--run", "two", *save_nothing]) == 0
+    assert losses(Path("one")) == losses(Path("two"))

@@ -1,4 +1,4 @@
-"""The file of options that `metronorm train --config` names: its paths and its data."""
+"""The file of options that `--config` names: its paths and its data."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def read_options(file: Path) -> dict[str, Any]:
     values = read_toml(file)
     folder = file.absolute().parent if file.is_file() else Path.cwd()
     for table, names in (
-        (values, ("recipe", "init_from")),
+        (values, ("recipe", "init_from", "model")),
         (values.get("text"), ("data", "cache")),
+        (values.get("data"), ("data", "validation_data")),
     ):
         if isinstance(table, dict):
             table |= {name: _below(folder, table[name]) for name in names if name in table}

@@ -104,7 +104,8 @@ def _passing_signals_on(processes: int) -> Iterator[None]:
     before = {
         number: signal.signal(number, _pass_on)
         for number in _PASSED_ON
-        if signal.getsignal(number) != signal.SIG_IGN  # as nohup has it
+        # as `Stop` does: nohup has it that a closed terminal ends nothing
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
     }
     before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda *_: _let_go_on(processes))
     try:
