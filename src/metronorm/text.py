@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 # They join and separate letters in Persian, Hindi and emoji, and control nothing.
 _JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
@@ -130,3 +130,14 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     if not near and word:
         near = [choice for choice in originals if word in choice]
     return originals[near[0]] if len(near) == 1 else None
+
+
+def flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values by their whole names: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            found |= {f"{name}.{inner}": each for inner, each in flat(value).items()}
+        else:
+            found[name] = value
+    return found

@@ -290,19 +290,27 @@ def test_what_is_written_is_what_transformers_generates(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("way", "parallel"), [("full", "fsdp"), ("lora", "fsdp"), ("norm", "ddp")])
-def test_two_processes_make_the_same_ticks(tmp_path: Path, way: Way, parallel: Any) -> None:
-    config = config_of(tmp_path, "chat", way)
+@pytest.mark.parametrize(
+    ("kind", "way", "parallel"),
+    [
+        ("chat", "full", "fsdp"),
+        ("chat", "lora", "fsdp"),
+        ("chat", "norm", "ddp"),
+        ("classify", "full", "fsdp"),
+    ],
+)
+def test_two_processes_make_the_same_ticks(
+    tmp_path: Path, kind: TaskName, way: Way, parallel: Any
+) -> None:
+    config = config_of(tmp_path, kind, way)
+    config = replace(config, batch_size=4, micro_batches=4)
     train(task, config, tmp_path / "alone")
     options = ["--way", way, "--rank", "2", "--validation", "0.25", "--precision", "fp32"]
     options += ["--ticks", "6", "--checkpoint-every", "3", "--keep", "9", "--parallel", parallel]
-    command = [sys.executable, "-m", "metronorm", "finetune", "base", "chats.jsonl", *options]
-    ended = subprocess.run(
-        [*command, "--run", "both", "--processes", "2"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
+    options += ["--batch-size", "4", "--micro-batches", "4", "--evaluate-every", "3"]
+    options += ["--run", "both", "--processes", "2", "--task", kind]
+    command = [sys.executable, "-m", "metronorm", "finetune", "base", *config.data.data, *options]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "saved and proven" in ended.stdout
     rows = open_run(tmp_path / "both").ticks().rows()

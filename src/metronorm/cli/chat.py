@@ -49,7 +49,8 @@ def main(argv: list[str]) -> int:
     """Answer the lines of standard input."""
     arguments = parse(Arguments, argv, command="chat", description=DESCRIPTION)
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see `metronorm sample`
-    from metronorm.finetune.writing import generator_of, load_writer  # torch is loaded only now
+    from metronorm.finetune.writing import load_writer  # torch is loaded only now
+    from metronorm.models.sampling import generator_of
 
     writer = load_writer(arguments.model, best=arguments.checkpoint == "best")
     generator = generator_of(arguments.seed)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from metronorm.cli import show, training
 from metronorm.cli._config_file import read_options
 from metronorm.cli.arguments import parse, value_of
-from metronorm.cli.console import Console
+from metronorm.cli.console import Console, print_notices
 from metronorm.cli.figures import print_figures
 from metronorm.cli.free_directory import free_directory
 from metronorm.errors import ConfigError
@@ -137,8 +137,9 @@ def _directory(config: Config) -> Path:
 
 
 def _print_ledger(data: Read) -> None:
-    console = Console(stderr=True)
-    console.print(data.prepared.ledger.table())
+    ledger = data.prepared.ledger
+    Console(stderr=True).print(ledger.table())
+    print_notices(ledger.notices())
 
 
 def _print_samples(data: Read) -> int:

@@ -94,7 +94,8 @@ def _of_gpt(arguments: Arguments, prompt: str) -> Iterator[str]:
 
 
 def _of_pretrained(arguments: Arguments, prompt: str) -> Iterator[str]:
-    from metronorm.finetune.writing import generator_of, load_writer
+    from metronorm.finetune.writing import load_writer
+    from metronorm.models.sampling import generator_of
 
     best = arguments.checkpoint == "best"
     writer = load_writer(arguments.run, best=best, average=_average(arguments))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.table import Table
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from metronorm.cli.console import cell
 from metronorm.runs.directions import is_loss
-from metronorm.text import hours_minutes, printable, short_number, short_time, shortened
+from metronorm.text import flat, hours_minutes, printable, short_number, short_time, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,7 @@ def lines(summaries: Sequence[Summary], width: int) -> Table:
 
 def differing(summaries: Sequence[Summary]) -> dict[str, list[str]]:
     """The options of the config that differ, and for each its value in every run."""
-    configs = [_flat(summary.config) for summary in summaries]
+    configs = [flat(summary.config) for summary in summaries]
     names = dict.fromkeys(name for config in configs for name in config)
     values = {name: [_plain(config.get(name)) for config in configs] for name in names}
     return {name: texts for name, texts in values.items() if len(set(texts)) > 1}
@@ -117,16 +117,6 @@ def _cells(values: Sequence[str]) -> list[str]:
 
 def _width(title: str, cells: Sequence[str]) -> int:
     return GAP + max(map(cell_len, (title, *cells)))
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{name}.")
-        else:
-            found[prefix + name] = value
-    return found
 
 
 def _plain(value: object) -> str:

@@ -164,7 +164,6 @@ def print_plan(task: Any, options: TrainConfig, processes: int) -> int:
         "evaluations come on top"
     )
     print(f"memory    {size(found.memory_bytes)} at the most so far")
-    held = ", ".join(f"{name} {size(each)}" for name, each in found.prediction.held.items() if each)
     needs = found.prediction
     held = ", ".join(f"{name} {size(each)}" for name, each in needs.held.items() if each)
     each = " on each process" if processes > 1 else ""

@@ -1,4 +1,4 @@
-"""What a run needs of its base model: its config and tokenizer, and the proof that it is the same.
+"""What a run keeps of its base model: the proof that it is the same.
 
 The checkpoints of a run hold what trains. What is frozen is read from the base model's files again.
 """
@@ -12,12 +12,7 @@ from metronorm.checkpoints.fingerprint import fingerprint
 from metronorm.errors import DataError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from metronorm.finetune.adapting import Adapted
-    from metronorm.finetune.pretrained import Pretrained
-
-FOLDER = "base"
 
 
 def frozen_id(adapted: Adapted) -> str:
@@ -38,15 +33,3 @@ def check_frozen(expected: str, found: str, model: str) -> None:
             got=f"other weights in {model}",
             fix="name with MODEL where the base model is now",
         )
-
-
-def keep_base(pretrained: Pretrained, directory: Path) -> None:
-    """Write the base model's config and tokenizer into a run.
-
-    Raises:
-        OSError: they cannot be written.
-    """
-    folder = directory / FOLDER
-    folder.mkdir(exist_ok=True)
-    pretrained.model.config.save_pretrained(folder)
-    pretrained.tokenizer.save_pretrained(folder)

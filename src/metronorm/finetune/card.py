@@ -11,15 +11,14 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metronorm import __version__
 from metronorm.runs import open_run, summarize
 from metronorm.runs.curves import read_curve
-from metronorm.text import hours_minutes, percent, printable, short_number, shortened, size
+from metronorm.text import flat, hours_minutes, percent, printable, short_number, shortened, size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from metronorm.finetune.adapting import Adapted
@@ -164,7 +163,9 @@ def _training(run: Run, summary: Summary) -> list[str]:
     facts += [(name, version) for name, version in info.versions.items()]
     if info.git:
         facts.append(("commit", info.git.get("commit")))
-    options = [(name, value) for name, value in _flat(summary.config) if value not in ("", None)]
+    options = [
+        (name, value) for name, value in flat(summary.config).items() if value not in ("", None)
+    ]
     return [
         f"## Training\n\n{_rows(('', ''), facts)}",
         _curves(run, summary),
@@ -186,16 +187,6 @@ def _curves(run: Run, summary: Summary) -> str:
     cells = [[rows[each].get(name) for name in ("tick", *names)] for each in sorted(rows)]
     note = "Means over the ticks from this one on."
     return f"## Losses\n\n{note}\n\n{_rows(('tick', *names), cells)}"
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, object]]:
-    found: list[tuple[str, object]] = []
-    for name, value in config.items():
-        if isinstance(value, dict):
-            found += _flat(value, f"{prefix}{name}.")
-        else:
-            found.append((prefix + name, value))
-    return found
 
 
 def _table(table: CardTable) -> str:

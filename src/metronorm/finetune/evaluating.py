@@ -23,7 +23,7 @@ from metronorm.finetune.architectures import features, head
 from metronorm.finetune.paired import Difference, difference, macro_f1, ratio
 from metronorm.finetune.pretrained import load
 from metronorm.finetune.task import load_adapted, order_of, read
-from metronorm.finetune.tuned import Tuned
+from metronorm.finetune.tuned import class_logits
 from metronorm.finetune.tuned_run import checkpoint_of, put_trained
 from metronorm.train.evaluate import evaluating
 from metronorm.train.precision import autocast
@@ -198,6 +198,6 @@ def _written(adapted: Adapted, batch: Mapping[str, Any]) -> NDArray[np.float64]:
 
 
 def _classified(adapted: Adapted, batch: Mapping[str, Any]) -> NDArray[np.float64]:
-    logits, labels = Tuned(adapted).logits(batch)
+    logits, labels = class_logits(adapted.pretrained.model, batch)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
     return torch.stack([losses, labels, logits.argmax(1)], 1).double().cpu().numpy()

@@ -10,7 +10,7 @@ import torch
 
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.finetune.adapting import adapt, groups
-from metronorm.finetune.base import check_frozen, frozen_id, keep_base
+from metronorm.finetune.base import check_frozen, frozen_id
 from metronorm.finetune.packing import Packs, Rows
 from metronorm.finetune.preparing import prepare
 from metronorm.finetune.pretrained import load, load_vocabulary
@@ -108,7 +108,6 @@ def task_of(config: Config, data: Read) -> Task:
 
     def save(directory: Path, kept: Mapping[str, Any]) -> Mapping[str, Any]:
         check_frozen(kept.get("frozen", frozen[0]), frozen[0], config.model)
-        keep_base(adapted[0].pretrained, directory)
         return {"frozen": frozen[0], "labels": list(prepared.labels), "ends": list(prepared.ends)}
 
     hooks = [lost_updates(lambda: adapted[0].parameters(), config.evaluate_every)]
@@ -119,7 +118,7 @@ def task_of(config: Config, data: Read) -> Task:
         batches=order,
         loss=lambda model, batch: model(batch),
         count=count_tokens if causal else count_texts,
-        measure=None if causal else measure_texts,
+        measure=None if causal else lambda model, batch: model(batch, measure=True),
         validation=held_out.once(config.batch_size) if held_out else None,
         groups=lambda model, config: groups(adapted[0], config.optimizer),
         hooks=hooks,
@@ -167,13 +166,6 @@ def count_tokens(batch: Mapping[str, Any]) -> int:
 def count_texts(batch: Mapping[str, Any]) -> int:
     """The texts in a batch."""
     return len(batch["labels"])
-
-
-def measure_texts(model: Any, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """The loss, and the number of texts whose label is the most probable one."""
-    logits, labels = model.logits(batch)
-    loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-    return {"loss": loss, "accuracy": (logits.argmax(1) == labels).sum()}
 
 
 def order_of(config: Config, examples: Any, data: Read) -> Packs | Rows:

@@ -39,10 +39,20 @@ class Tuned(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
 
-    def forward(self, batch: Mapping[str, Any]) -> Tensor:
-        """The cross entropy of a batch, in nats, summed over what counts."""
+    def forward(self, batch: Mapping[str, Any], *, measure: bool = False) -> Any:
+        """The cross entropy of a batch, in nats, summed over what counts.
+
+        Args:
+            batch: of texts to write, or to classify.
+            measure: of a classifier, give the sums of an evaluation instead: the cross entropy
+                without the weights of classes, and how many texts are classified right. They are
+                computed here because FSDP2 gathers parameters when a model is called.
+        """
         if not self.is_causal:
-            logits, labels = self.logits(batch)
+            logits, labels = class_logits(self.model, batch)
+            if measure:
+                loss = functional.cross_entropy(logits, labels, reduction="sum")
+                return {"loss": loss, "accuracy": (logits.argmax(1) == labels).sum()}
             weights: Any = self.class_weights
             return functional.cross_entropy(logits, labels, weights, reduction="sum")
         hidden, top = features(self.model, batch), head(self.model)
@@ -56,11 +66,12 @@ class Tuned(nn.Module):
             scale=top.scale,
         )
 
-    def logits(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """A classifier's logits (texts, classes), in float32, and the labels (texts,)."""
-        hidden, top = features(self.model, batch), head(self.model)
-        logits = functional.linear(hidden, top.weight.to(hidden.dtype), top.bias)
-        return logits.float(), torch.as_tensor(batch["labels"]).to(logits.device)
+
+def class_logits(model: nn.Module, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """A classifier's logits (texts, classes), in float32, and the labels (texts,)."""
+    hidden, top = features(model, batch), head(model)
+    logits = functional.linear(hidden, top.weight.to(hidden.dtype), top.bias)
+    return logits.float(), torch.as_tensor(batch["labels"]).to(logits.device)
 
 
 def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -149,19 +149,3 @@ def load_writer(path: Path, *, best: bool = True, average: str | None = None) ->
         return Writer(found.adapted.pretrained, found.checkpoint.state.get("ends", ()))
     with quietly():
         return Writer(load(path, "causal"))
-
-
-def generator_of(seed: int | None) -> torch.Generator:
-    """Random numbers to draw with; None: others every time.
-
-    Raises:
-        ConfigError: a seed that is no whole number of 64 bits.
-    """
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    elif not -(2**63) <= seed < 2**64:
-        raise ConfigError("seed must be a whole number of 64 bits", got=repr(seed), fix="0")
-    else:
-        generator.manual_seed(seed)
-    return generator

@@ -129,6 +129,22 @@ def check_draw(*, temperature: float, top_k: int | None, top_p: float | None) ->
         )
 
 
+def generator_of(seed: int | None) -> torch.Generator:
+    """Random numbers to draw with; None: others every time.
+
+    Raises:
+        ConfigError: a seed that is no whole number of 64 bits.
+    """
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    elif not -(2**63) <= seed < 2**64:
+        raise ConfigError("seed must be a whole number of 64 bits", got=repr(seed), fix="0")
+    else:
+        generator.manual_seed(seed)
+    return generator
+
+
 @torch.no_grad()
 def _next_logits(
     model: GPT, window: list[int], kept: KVCache | None, *, cache: bool

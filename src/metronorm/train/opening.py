@@ -14,6 +14,7 @@ from metronorm.allocator import keep_large_blocks
 from metronorm.clock import Clock, check_free
 from metronorm.errors import ConfigError
 from metronorm.memory import explaining_out_of_memory
+from metronorm.text import flat
 from metronorm.train.config_changes import changes, check_resumable, config_to_dict, run_config
 from metronorm.train.loop import Training
 from metronorm.train.preparing import made
@@ -130,7 +131,7 @@ def _made(
 ) -> tuple[Task, Config]:
     """The task, and the config with what its data decided, which all ranks must have alike."""
     whole, config = world.in_turn(lambda: made(task, config))
-    world.check_same("data", _flat(config_to_dict(config)))
+    world.check_same("data", flat(config_to_dict(config)))
     return whole, config
 
 
@@ -140,17 +141,8 @@ def _identity(config: TrainConfig, *, resume: bool) -> dict[str, Any]:
         "resume": resume,
         "metronorm": __version__,
         "torch": str(torch.__version__),
-        **_flat(config_to_dict(config)),
+        **flat(config_to_dict(config)),
     }
-
-
-def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Options by their whole names, so that the one which differs is named."""
-    found: dict[str, Any] = {}
-    for name, value in options.items():
-        inner = isinstance(value, dict)
-        found |= _flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return found
 
 
 @contextlib.contextmanager

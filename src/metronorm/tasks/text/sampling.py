@@ -5,8 +5,6 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
-import torch
-
 from metronorm.checkpoints.checkpoint import FOLDER
 from metronorm.checkpoints.checks import file_sha256
 from metronorm.checkpoints.folder import best_checkpoint, newest_checkpoint
@@ -14,7 +12,7 @@ from metronorm.data.tokenizer import stream_decode
 from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import ConfigError, DataError
 from metronorm.models.gpt import GPT
-from metronorm.models.sampling import sample
+from metronorm.models.sampling import generator_of, sample
 from metronorm.tasks.text.config import Config
 from metronorm.tasks.text.memory import check_model_memory
 from metronorm.train.config_changes import config_from_dict, run_config
@@ -120,14 +118,8 @@ def generate_text(
             run's does not have.
         ConfigError: sampling options out of range.
     """
-    if seed is not None and not -(2**63) <= seed < 2**64:
-        raise ConfigError("seed must be a whole number of 64 bits", got=repr(seed), fix="0")
+    generator = generator_of(seed)
     model, tokenizer = load_model_and_tokenizer(run, best=best, average=average)
-    generator = torch.Generator()
-    if seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(seed)
     ids = tokenizer.encode(prompt).tolist() or [tokenizer.separator]
     tokens = sample(
         model,
