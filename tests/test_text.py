@@ -9,6 +9,7 @@ import pytest
 from metronorm.errors import ConfigError
 from metronorm.text import (
     counted,
+    flat,
     hours_minutes,
     nearest,
     parse_percent,
@@ -117,3 +118,9 @@ def test_percents() -> None:
     assert [percent(share) for share in (0.0321, 0.0, -1e-12, 0.0004, 12.5, -0.0321)] == [
         "3.21%", "0%", "0%", "0.04%", "1,250%", "-3.21%"
     ]  # fmt: skip
+
+
+def test_flat_names_keep_what_is_empty() -> None:
+    nested = {"a": {"b": {"c": 1}, "d": {}}, "e": [{"f": 2}], "g": {}}
+    assert flat(nested) == {"a.b.c": 1, "a.d": {}, "e": [{"f": 2}], "g": {}}
+    assert flat({"a": {"b": 1}}, "/") == {"a/b": 1}

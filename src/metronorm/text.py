@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
 # They join and separate letters in Persian, Hindi and emoji, and control nothing.
 _JOINERS = "\N{ZERO WIDTH JOINER}\N{ZERO WIDTH NON-JOINER}"
@@ -132,12 +133,16 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     return originals[near[0]] if len(near) == 1 else None
 
 
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values by their whole names: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+def flat(values: Mapping[str, Any], between: str = ".") -> dict[str, Any]:
+    """Nested values by their whole names: `{"a": {"b": 1}}` becomes `{"a.b": 1}`.
+
+    A mapping that is empty is a value: an option that is gone later is a difference.
+    """
     found: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{inner}": each for inner, each in flat(value).items()}
+        if isinstance(value, Mapping) and value:
+            inner = flat(value, between)
+            found |= {f"{name}{between}{key}": each for key, each in inner.items()}
         else:
             found[name] = value
     return found

@@ -16,7 +16,7 @@ from metronorm.cli import COMMANDS, main
 from metronorm.runs import open_run
 
 from ..full_disk import fill, small_disk
-from ..train.test_loop import at_every_tick
+from ..train.acting import at_every_tick
 from ..train.tiny import write_text
 from .test_bad_input import TINY
 

@@ -18,7 +18,7 @@ from metronorm.data.images import fashion_mnist
 from metronorm.runs import open_run
 
 from ..data.idx_files import write
-from ..train.test_loop import at_every_tick
+from ..train.acting import at_every_tick
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "own_model.py"

@@ -1,6 +1,6 @@
 """A stranger's script: a model, data and a task that the package has never heard of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,3 +92,8 @@ def small(**changes: Any) -> Config:
         "optimizer": OptimizerConfig(learning_rate=1e-2),
     }
     return Config(**options | changes)
+
+
+def changed(**changes: Any) -> Any:
+    """The task with other parts."""
+    return lambda config: replace(task(config), **changes)

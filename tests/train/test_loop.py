@@ -7,8 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ from metronorm.train.step import Step
 
 from ..full_disk import fill, small_disk
 from ..store.stores import until
+from .acting import at_every_tick
 from .tiny import losses, tiny_config
 from .zygote import training
 
@@ -107,20 +106,6 @@ def test_a_checkpoint_comes_after_the_record_of_its_tick(
         train(text.task, tiny_config(tmp_path), tmp_path / "run")
     train(text.task, tiny_config(tmp_path), tmp_path / "run", resume=True)
     assert checked == [5, 10, 12, 15, 20, 25, 30]
-
-
-@contextmanager
-def at_every_tick(action: Callable[[int], object]) -> Iterator[None]:
-    """Do something inside every tick of trainings in this process."""
-    tick = Step.tick
-
-    def acting(self: Step, clock: Any, *arguments: Any, **options: Any) -> None:
-        tick(self, clock, *arguments, **options)
-        action(clock.tick)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Step, "tick", acting)
-        yield
 
 
 def test_no_tick_pays_for_the_making_of_the_optimizer(

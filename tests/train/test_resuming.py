@@ -24,8 +24,8 @@ from metronorm.train import train
 from metronorm.train.config_changes import check_resumable, config_to_dict
 
 from ..full_disk import fill, small_disk
+from .acting import at_every_tick
 from .stranger import small, task
-from .test_loop import at_every_tick
 from .tiny import losses, tiny_config, write_text
 
 # Two trainings of a run at once, out of one process that has torch loaded. Who trains goes on until
@@ -37,7 +37,7 @@ from pathlib import Path
 from metronorm.errors import RunError
 from metronorm.tasks import text
 from metronorm.train import train
-from tests.train.test_loop import at_every_tick
+from tests.train.acting import at_every_tick
 from tests.train.tiny import tiny_config
 
 def stop(tick):

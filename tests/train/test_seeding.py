@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from metronorm.train import Task, train
 from metronorm.train.seeding import random_numbers_put_back, seed_beat, seed_loading
 
+from .acting import stop_at
 from .stranger import Config, loss, small, task
-from .test_task import history, stop_at
+from .tiny import losses
 
 CPU = torch.device("cpu")
 
@@ -84,4 +85,4 @@ def test_whatever_draws_in_the_loss_is_resumed(tmp_path: Path) -> None:
     with stop_at(7):
         train(noisy, config, tmp_path / "run")
     train(noisy, config, tmp_path / "run", resume=True)
-    assert history(tmp_path / "run") == history(tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")

@@ -53,7 +53,9 @@ def writing(folder: Path, **changes: Any) -> Config:
 
 def losses(run: Path) -> list[tuple[int, float, float | None]]:
     """Tick, loss and validation loss of the effective history."""
-    return [
-        (row["tick"], row["loss"], row.get("validation_loss"))
-        for row in open_run(run).ticks().rows()
-    ]
+    return [(row["tick"], row["loss"], row.get("validation_loss")) for row in rows(run)]
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """The ticks of the effective history."""
+    return open_run(run).ticks().rows()

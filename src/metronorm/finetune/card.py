@@ -164,7 +164,7 @@ def _training(run: Run, summary: Summary) -> list[str]:
     if info.git:
         facts.append(("commit", info.git.get("commit")))
     options = [
-        (name, value) for name, value in flat(summary.config).items() if value not in ("", None)
+        (name, value) for name, value in flat(summary.config).items() if value not in ("", None, {})
     ]
     return [
         f"## Training\n\n{_rows(('', ''), facts)}",

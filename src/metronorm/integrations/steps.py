@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,10 @@ from metronorm.integrations.json_values import as_json
 from metronorm.integrations.names import MetricNames
 from metronorm.runs import open_run
 from metronorm.store.run_directory import RUN_FILE
+from metronorm.text import flat
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
 DATA = "data"
@@ -215,7 +215,7 @@ class Steps:
         Numbers in a mapping are named `OUTER/INNER`. A name that a metric cannot have gets an
         underscore at its end. Without an open tick all values are in the event.
         """
-        values = flat(values)
+        values = flat(values, "/")
         is_waiting = self._phase == DATA
         if is_waiting:
             with self.time.held():
@@ -251,7 +251,7 @@ class Steps:
         if step > self.clock.tick or not self._has_begun:
             self._begin(step, None)
         elif not (self._is_open and step == self.clock.tick):
-            self.clock.event("logged", values={"step": step} | flat(values))
+            self.clock.event("logged", values={"step": step} | flat(values, "/"))
             self._warn_of_late(step, values)
             return
         self.log(values)
@@ -293,17 +293,6 @@ class Steps:
 
 
 _open: weakref.WeakValueDictionary[str, Steps] = weakref.WeakValueDictionary()
-
-
-def flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values without nested mappings: `{"m": {"a": 1}}` becomes `{"m/a": 1}`."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            found |= {f"{name}/{inner}": each for inner, each in flat(value).items()}
-        else:
-            found[name] = value
-    return found
 
 
 def _last_tick(directory: str | os.PathLike[str]) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from metronorm.scalars import is_integer, is_number
-from metronorm.text import counted, short_number, short_time, size
+from metronorm.text import counted, flat, short_number, short_time, size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -98,15 +98,7 @@ def _named(event: Event) -> str:
 
 def _listed(fields: Mapping[str, Any]) -> str:
     """Names and values: "loss 0.31, at.rank 3"."""
-    return ", ".join(f"{name} {_value(value)}" for name, value in _flat(fields))
-
-
-def _flat(fields: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for name, value in fields.items():
-        is_inner = isinstance(value, dict) and value
-        found += _flat(value, f"{prefix}{name}.") if is_inner else [(f"{prefix}{name}", value)]
-    return found
+    return ", ".join(f"{name} {_value(value)}" for name, value in flat(fields).items())
 
 
 def _value(value: Any) -> str:

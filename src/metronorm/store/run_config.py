@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from metronorm.text import flat
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -85,19 +87,10 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list
     """
     values, not_finite = to_json(after)
     as_read = from_json(msgspec.json.decode(msgspec.json.encode(values)), not_finite)
-    old = _flat(before)
+    old = flat(before)
     return {
         name: [old.get(name), value]
-        for name, value in _flat(as_read).items()
+        for name, value in flat(as_read).items()
         # (compared as text, a NaN equals itself, and True does not equal 1)
         if name not in old or repr(old[name]) != repr(value)
     }
-
-
-def _flat(value: Any, name: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict) or not value:
-        return {name: value} if name else {}
-    found: dict[str, Any] = {}
-    for key, each in value.items():
-        found |= _flat(each, f"{name}.{key}" if name else key)
-    return found
