@@ -23,10 +23,11 @@ from metronorm.errors import DataError, DivergenceError
 from metronorm.finetune import finetune
 from metronorm.finetune.config import Config, defaults
 from metronorm.finetune.data_config import DataConfig
-from metronorm.finetune.evaluating import compare, row_sums
+from metronorm.finetune.evaluating import Results, compare
 from metronorm.finetune.finishing import finish
 from metronorm.finetune.head import compute_features, solve
 from metronorm.finetune.pretrained import load
+from metronorm.finetune.row_sums import row_sums
 from metronorm.finetune.task import load_adapted, order_of, read, task, task_of
 from metronorm.finetune.tuned_run import load_tuned
 from metronorm.finetune.ways import AdaptConfig
@@ -211,7 +212,7 @@ def test_rows_are_evaluated_as_plain_transformers_does(tmp_path: Path) -> None:
         assert row[0] == pytest.approx(-float(right[counts].sum()), rel=1e-4)
         assert row[1] == int(counts.sum())
         assert row[2] == int((logs.argmax(1) == ids[0, 1:])[counts].sum())
-    (loss, perplexity, _) = compare(sums, sums, causal=True)
+    (loss, perplexity, _) = compare(Results(sums), Results(sums), causal=True)
     assert loss.found.change == 0
     assert perplexity.found.before == pytest.approx(math.exp(loss.found.before))
 
@@ -240,6 +241,16 @@ def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatc
         (["finetune", "base", "chats.jsonl", "--way", "head"], "is for task classify"),
         (["finetune", "base", "chats.jsonl", "--way", "heads"], "heads"),
         (["finetune", "base", "chats.jsonl", "--context", "1000"], "at most what the model"),
+        (["finetune", "base", "chats.jsonl", "--task", "classify"], "got 'llama', which is for a"),
+        (["finetune", "base", "chats.jsonl", "--trust-remote-code"], "is not offered: a model's"),
+        (["chat", "base", "--trust_remote_code"], "is not offered: a model's own code could"),
+        (["finetune", "base", "chats.jsonl", "--general", "nothing.txt"], "nothing.txt"),
+        (["finetune", "base", "chats.jsonl", "--general", "chats.jsonl"], "the task text must"),
+        (["finetune", "base", "chats.jsonl", "--stops", "-1"], "stops must be"),
+        (
+            ["finetune", "base", "chats.jsonl", "--task", "classify", "--general", "chats.jsonl"],
+            "--general is for a model that writes",
+        ),
     ],
 )
 def test_mistakes_are_one_line(
@@ -287,6 +298,38 @@ def test_what_is_written_is_what_transformers_generates(tmp_path: Path) -> None:
     said = "".join(Writer(pretrained).write("w5 w9 w11", max_tokens=20, temperature=0))
     kept = [token for token in expected.tolist() if token != 2]
     assert said == tokenizer.decode(kept)
+
+
+def test_a_model_learns_to_stop_and_what_it_forgets_is_measured(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config_of(tmp_path, "chat", "full")
+    general = "\n\n".join(" ".join(f"w{n % 57 + 3}" for n in range(9)) for _ in range(300))
+    (tmp_path / "general.txt").write_text(general)
+    options = "--way full --ticks 60 --validation 0.25 --precision fp32 --stops 7 --general"
+    learning = ["--optimizer.learning-rate", "0.02", "--fail-unless-better"]
+    code = main(["finetune", "base", "chats.jsonl", *options.split(), "general.txt", *learning])
+    said = capsys.readouterr()
+    assert code == 0, said.err
+    (stopped,) = (line.split() for line in said.out.splitlines() if "that stop" in line)
+    assert stopped[:5] == ["answers", "that", "stop,", "of", "7"]
+    assert float(stopped[5]) < 0.5 < float(stopped[6])
+    (forgotten,) = (line.split() for line in said.out.splitlines() if "general" in line)
+    assert float(forgotten[4]) < float(forgotten[5])  # and the exit code is still 0
+    card = (tmp_path / "runs/chats-full/model/README.md").read_text()
+    assert "answers that stop" in card
+    assert "perplexity of general text" in card
+    rows = ["evaluate", "runs/chats-full", "chats.jsonl"]
+    assert main([*rows, "--stops", "3", "--general", "general.txt"]) == 0
+    found = capsys.readouterr().out
+    assert "answers that stop, of 3" in found
+    assert " ".join(forgotten[4:6]) in " ".join(found.split())
+    assert main([*rows, "--stops", "0"]) == 0
+    assert "stop" not in capsys.readouterr().out
+    # texts without prompts are no answers
+    assert main(["evaluate", "base", "general.txt", "--task", "text"]) == 0
+    assert "stop" not in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -304,7 +304,22 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[MetronormError], str]] = {
     "more layers": (
         lambda folder: change_json(folder / "config.json", num_hidden_layers=3),
         DataError,
-        "without model.layers.2",
+        "with no model.layers.2",
+    ),
+    "fewer layers": (
+        lambda folder: change_json(folder / "config.json", num_hidden_layers=1),
+        DataError,
+        "with model.layers.1.*, which the config does not have",
+    ),
+    "another size": (
+        lambda folder: change_json(folder / "config.json", intermediate_size=50),
+        DataError,
+        r"down_proj.weight of \[32, 48\], where the config has \[32, 50\]",
+    ),
+    "a size that does not divide": (
+        lambda folder: change_json(folder / "config.json", num_attention_heads=3),
+        DataError,
+        "a model's config must be readable; got .*not a multiple",
     ),
     "a million layers": (
         lambda folder: change_json(folder / "config.json", num_hidden_layers=10**6),

@@ -2,11 +2,8 @@ import json
 import logging
 import math
 import os
-import random
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,6 @@ from metronorm.checkpoints.folder import (
 )
 from metronorm.errors import ConfigError, DataError, RunError
 from metronorm.runs import open_run
-from metronorm.store.unsealed_lines import read_tape
 from metronorm.tasks import text
 from metronorm.train import train
 from metronorm.train.step import Step
@@ -31,9 +27,6 @@ from ..full_disk import fill, small_disk
 from ..store.stores import until
 from .acting import at_every_tick
 from .tiny import losses, tiny_config
-from .zygote import training
-
-KILLS = 25  # of each kind of batches
 
 
 def events(run: Path) -> list[str]:
@@ -154,108 +147,6 @@ def test_ctrl_c_twice_leaves_at_once(tmp_path: Path) -> None:
     with at_every_tick(twice), pytest.raises(KeyboardInterrupt):
         train(text.task, tiny_config(tmp_path), tmp_path / "run")
     assert len(losses(tmp_path / "run")) == 2
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("kind", ["text", "order", "loader", "workers"])
-def test_always_resumable_whenever_it_is_killed(tmp_path: Path, kind: str) -> None:
-    """SIGKILL between checkpoints and in the middle of writing one; the losses never differ."""
-    train(*training(kind, tmp_path), tmp_path / "whole")
-    expected = losses(tmp_path / "whole")
-    chance = random.Random(kind)
-    kills = in_the_middle = runs = 0
-    with Zygote(kind, tmp_path) as zygote:
-        while kills < KILLS:
-            run = tmp_path / f"run-{runs}"
-            runs += 1
-            code, how = None, "new"
-            while code != 0:
-                if kills < KILLS and (how == "resume" or chance.random() < 0.8):
-                    writing = chance.random() < 0.6
-                    code, met = zygote.killed(run, how, chance, while_writing=writing)
-                    in_the_middle += met
-                    kills += code == -signal.SIGKILL
-                else:
-                    code = zygote.run(run, how)
-                assert code in (0, -signal.SIGKILL)
-                if code == -signal.SIGKILL:
-                    how = "resume"  # from tick 0 where there is no checkpoint yet
-                    check_checkpoints(run)
-            assert losses(run) == expected
-    assert in_the_middle > KILLS // 10, "too few kills met a checkpoint being written"
-
-
-def check_checkpoints(run: Path) -> None:
-    for path in checkpoint_paths(run / "checkpoints"):
-        checkpoint.open_checkpoint(path)
-
-
-def lives(pid: int) -> bool:
-    try:
-        return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
-    except (FileNotFoundError, ProcessLookupError):  # gone before it was opened, or while
-        return False
-
-
-def being_written(folder: Path) -> bool:
-    try:
-        return any(folder.glob(".tick-*.tmp/*"))
-    except FileNotFoundError:  # it was renamed under our eyes
-        return False
-
-
-class Zygote:
-    """Forks trainings out of one process that has torch loaded."""
-
-    def __init__(self, kind: str, base: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py")), kind, str(base)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-
-    def __enter__(self) -> "Zygote":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._process.communicate()
-
-    def _begin(self, run: Path, how: str) -> int:
-        assert self._process.stdin is not None
-        print(run, how, file=self._process.stdin, flush=True)
-        return self._answer("pid")
-
-    def _answer(self, word: str) -> int:
-        assert self._process.stdout is not None
-        first, number = self._process.stdout.readline().split()
-        assert first == word
-        return int(number)
-
-    def run(self, run: Path, how: str) -> int:
-        self._begin(run, how)
-        return self._answer("code")
-
-    def killed(
-        self, run: Path, how: str, chance: random.Random, *, while_writing: bool
-    ) -> tuple[int, bool]:
-        """Kill it at a random tick, or when a checkpoint is seen being written; its exit code."""
-        pid = self._begin(run, how)
-        target = chance.randrange(1, 40)
-        folder = run / "checkpoints"
-        met = False
-        while lives(pid):
-            done = sum(
-                len(read_tape(tape, "ticks", open_run(run).info.id)[1].whole)
-                for tape in sorted(run.glob("ticks/attempt=*/rank=0"))[-1:]
-            )
-            met = while_writing and being_written(folder)
-            if done >= target and (met or not while_writing):
-                os.kill(pid, signal.SIGKILL)
-                break
-        return self._answer("code"), met
 
 
 def test_a_directory_that_holds_a_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ thread pool is there to be broken by the fork. A training that is killed leaves 
 DataLoader behind: they find out after some seconds and end, and must not be in the way meanwhile.
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -28,7 +29,8 @@ def training(kind: str, base: Path) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    task, config = training(sys.argv[1], Path(sys.argv[2]))
+    module, kind, base = sys.argv[1:]
+    task, config = importlib.import_module(module).training(kind, Path(base))
     for line in sys.stdin:
         run, how = line.split()
         pid = os.fork()

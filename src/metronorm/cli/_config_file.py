@@ -31,7 +31,7 @@ def read_options(file: Path) -> dict[str, Any]:
     values = read_toml(file)
     folder = file.absolute().parent if file.is_file() else Path.cwd()
     for table, names in (
-        (values, ("recipe", "init_from", "model")),
+        (values, ("recipe", "init_from", "model", "general")),
         (values.get("text"), ("data", "cache")),
         (values.get("data"), ("data", "validation_data")),
     ):

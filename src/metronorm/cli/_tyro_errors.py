@@ -110,6 +110,12 @@ def _unknown(arguments: str, help_lines: list[str], command: str, usage: str) ->
             names = re.findall(r"--[\w.-]+", line)
             near.append(nearest(options[0], names) or names[0])
     fix = " or ".join([*dict.fromkeys(near)][:_MOST_SUGGESTIONS]) or usage
+    if options and options[0].replace("_", "-") == "--trust-remote-code":
+        return ConfigError(
+            "--trust-remote-code is not offered: a model's own code could do anything on this "
+            "machine, so none is run",
+            fix="a model whose code transformers has",
+        )
     if options:
         return ConfigError(f"there is no option {options[0]}", fix=fix)
     return ConfigError(f"{command} takes no such argument", got=arguments, fix=fix)

@@ -11,15 +11,17 @@ import tyro
 from metronorm.cli.arguments import parse
 from metronorm.cli.figures import print_figures
 from metronorm.errors import ConfigError
-from metronorm.finetune.config import Config
+from metronorm.finetune.config import STOPS, defaults
 from metronorm.finetune.data_config import DataConfig, TaskName
+from metronorm.finetune.ways import AdaptConfig
 
 DESCRIPTION = """
     metronorm evaluate runs/chats-lora more.jsonl    on other rows
-    metronorm evaluate runs/chats-lora book.txt --task text
+    metronorm evaluate runs/chats-lora more.jsonl --general book.txt
     metronorm evaluate MODEL chats.jsonl             a model alone
 
-With --task text on texts of another kind, it shows what was forgotten.
+--general shows what was forgotten. The loss of a classifier is without weights of classes, which
+are for training.
 
 The interval is that of 95 of 100 samples of as many rows, drawn for both models alike."""
 
@@ -39,6 +41,12 @@ class Arguments:
     """What the rows are for. None: as in the run; of a model chat."""
     context: int = 0
     """Most tokens of a row. 0: as in the run; of a model 512."""
+    general: tuple[str, ...] = ()
+    """Files or folders of text of another kind: the perplexity shows what was forgotten. Of much
+    text about 32,000 tokens are taken, evenly spread."""
+    stops: int = STOPS
+    """Prompts of the rows for the model to answer by itself: how often does an answer stop within
+    twice its length, or 64 tokens? 0: leave this out."""
     checkpoint: Literal["best", "last"] = "best"
     """Of a run: the checkpoint with the best evaluation, or the newest."""
     fail_unless_better: bool = False
@@ -59,11 +67,20 @@ def main(argv: list[str]) -> int:
             arguments.data,
             task=arguments.task,
             context=arguments.context,
+            general=arguments.general,
+            stops=arguments.stops,
             best=best,
         )
     else:
-        config = Config(task=arguments.task or "chat", context=arguments.context)
-        figures = evaluate_model(replace(config, model=str(arguments.model), data=arguments.data))
+        config = replace(
+            defaults(arguments.task or "chat", AdaptConfig()),
+            model=str(arguments.model),
+            data=arguments.data,
+            context=arguments.context,
+            general=arguments.general,
+            stops=arguments.stops,
+        )
+        figures = evaluate_model(config)
     print_figures(figures)
     if arguments.fail_unless_better and not figures[0].is_better:
         return NOT_BETTER

@@ -15,9 +15,10 @@ from metronorm.cli.console import Console, print_notices
 from metronorm.cli.figures import print_figures
 from metronorm.cli.free_directory import free_directory
 from metronorm.errors import ConfigError
-from metronorm.finetune.config import Config, defaults
+from metronorm.finetune.config import Config, defaults, is_tuned_run
 from metronorm.finetune.ways import AdaptConfig
 from metronorm.ranks import find_place
+from metronorm.text import counted
 from metronorm.train.config_changes import config_from_dict, run_config
 
 if TYPE_CHECKING:
@@ -121,14 +122,13 @@ def _defaults(argv: list[str], resumed: Path | None) -> Config:
 
 
 def _tuned(run: Path) -> dict[str, Any]:
-    config = run_config(run)
-    if "adapt" not in config:
+    if not is_tuned_run(run):
         raise ConfigError(
             "metronorm finetune goes on with what it has begun",
             got=f"{run}, a run of another task",
             fix=f"metronorm train --resume {shlex.quote(str(run))}",
         )
-    return config
+    return run_config(run)
 
 
 def _directory(config: Config) -> Path:
@@ -148,10 +148,10 @@ def _print_samples(data: Read) -> int:
     prepared, console = data.prepared, Console()
     for text in show_samples(prepared.train, data.vocabulary.tokenizer, labels=prepared.labels):
         console.print(text, end="\n\n")
-    if prepared.ledger.dropped:
+    if dropped := prepared.ledger.dropped:
         path = Path("rejects.jsonl")
         prepared.ledger.write_rejects(path)
-        print(f"{len(prepared.ledger.dropped):,} rows that are dropped: {path}", file=sys.stderr)
+        print(f"dropped: {counted(len(dropped), 'row')}, see {path}", file=sys.stderr)
     return 0
 
 
@@ -165,7 +165,7 @@ def _finish(outcome: Outcome, run: Path, data: Read, arguments: Any) -> int:
     from metronorm.finetune.finishing import finish
 
     form = None if arguments.save == "auto" else arguments.save
-    found = finish(run, data, form=form, dtype=arguments.save_dtype)
+    found = finish(run, data, stops=arguments.training.stops, form=form, dtype=arguments.save_dtype)
     print_figures(found.figures)
     print(f"\nsaved and proven: {found.directory}\n  {found.proof}")
     if arguments.fail_unless_better and not (found.figures and found.figures[0].is_better):

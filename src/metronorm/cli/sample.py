@@ -11,7 +11,7 @@ import tyro
 
 from metronorm.cli.arguments import RunPath, parse
 from metronorm.errors import ConfigError
-from metronorm.train.config_changes import run_config
+from metronorm.finetune.config import is_tuned_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     # A token is hundreds of small products. Threads that spin while they wait for each other take
     # a busy machine's cores from one another: with two threads 80 times slower than with one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    if _is_pretrained(arguments.run) or "adapt" in run_config(arguments.run):
+    if _is_pretrained(arguments.run) or is_tuned_run(arguments.run):
         pieces = _of_pretrained(arguments, prompt)
     else:
         pieces = _of_gpt(arguments, prompt)

@@ -56,7 +56,8 @@ def check_architecture(config: Mapping[str, Any], kind: Kind) -> None:
         others = next((other for other in _BODIES if name in _BODIES[other]), None)
         raise ConfigError(
             f"a {kind} model must have one of the supported architectures",
-            got=f"{name!r}" + (f", which is for a {others} model" if others else ""),
+            got=(f"{name!r}" if "model_type" in config else "no model_type")
+            + (f", which is for a {others} model" if others else ""),
             fix=", ".join(_BODIES[kind]),
         )
     if kind == "causal" and (

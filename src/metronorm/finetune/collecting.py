@@ -194,7 +194,10 @@ class Collector:
         read, dropped = self._ledger.rows - rows_before, self._ledger.dropped[dropped_before:]
         reasons = Counter(each.reason for each in dropped).most_common()
         listed = "; ".join(f"{rows:,}: {reason}" for reason, rows in reasons)
-        example = f" (as line {dropped[0].line} of {dropped[0].source})" if dropped else ""
+        example = ""
+        if dropped:
+            why = f": {dropped[0].detail}" if dropped[0].detail else ""
+            example = f" (as line {dropped[0].line} of {dropped[0].source}{why})"
         return DataError(
             "the data must have rows that can be used",
             got=f"none of {counted(read, 'row')} in {', '.join(sources)}"

@@ -9,7 +9,7 @@ from typing import Annotated, get_args
 import tyro
 
 from metronorm.errors import ConfigError
-from metronorm.finetune.data_config import DataConfig, TaskName
+from metronorm.finetune.data_config import DataConfig, TaskName, absolute_paths
 from metronorm.finetune.ways import AdaptConfig
 from metronorm.train.config import (
     OptimizerConfig,
@@ -19,6 +19,7 @@ from metronorm.train.config import (
     check_count,
     on_resume,
 )
+from metronorm.train.config_changes import run_config
 
 # Highest learning rates of AdamW, for models of 0.1 to 1 billion parameters. Full: between what
 # SmolLM2's smallest was fine-tuned with (1e-3, over far more data) and the 2e-5 of larger models.
@@ -27,6 +28,9 @@ from metronorm.train.config import (
 _RATES = {"full": 1e-4, "lora": 1e-3, "norm": 3e-3, "head": 1e-3, "norm+head": 3e-3}
 _ENCODER = 0.3  # of these rates: encoders are fine-tuned with 2e-5 to 5e-5
 _SIGN = 0.3  # every element moves by the whole rate, where Adam's mostly move less
+
+STOPS = 16
+"""Prompts that a model answers, where nothing else is chosen."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,19 @@ class Config(TrainConfig):
     context: int = 0
     """Most tokens of a row, and of a pack of rows. 0: 512, or the model's if that is less."""
 
+    general: tuple[str, ...] = on_resume("free", ())
+    """Files or folders of text of another kind, to evaluate on before and after: the perplexity
+    shows what was forgotten. Of much text about 32,000 tokens are taken, evenly spread."""
+    stops: int = on_resume("free", STOPS)
+    """Prompts of the rows that were held out, for the model to answer by itself before and after:
+    how often does an answer stop within twice its length, or 64 tokens? 0: leave this out."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "general", absolute_paths("general", self.general))
+        check_count("stops", self.stops, 0)
+        if self.task == "classify" and self.general:
+            raise ConfigError("--general is for a model that writes", got="task classify")
         check_choice("task", self.task, get_args(TaskName))
         check_count("context", self.context, 0)
         if self.task != "classify" and "head" in self.adapt.way:
@@ -75,6 +90,15 @@ class Config(TrainConfig):
             )
         if self.model:
             object.__setattr__(self, "model", str(Path(self.model).expanduser().absolute()))
+
+
+def is_tuned_run(run: Path) -> bool:
+    """Whether a run is a fine-tuning.
+
+    Raises:
+        RunError: there is no run.
+    """
+    return "adapt" in run_config(run)
 
 
 def defaults(task: TaskName, adapt: AdaptConfig, optimizer: OptimizerName = "adamw") -> Config:

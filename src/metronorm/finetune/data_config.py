@@ -68,15 +68,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         for name in ("data", "validation_data"):
-            paths = getattr(self, name)
-            if isinstance(paths, str | os.PathLike):
-                raise ConfigError(
-                    f"{name} must be a tuple of paths", got=repr(paths), fix=f"({str(paths)!r},)"
-                )
-            try:
-                object.__setattr__(self, name, tuple(absolute(path) for path in paths))
-            except TypeError:
-                raise ConfigError(f"{name} must be a tuple of paths", got=repr(paths)) from None
+            object.__setattr__(self, name, absolute_paths(name, getattr(self, name)))
         named_columns(self.columns)
         for name, most in (("validation", 0.5), ("prompt_weight", 1)):
             value = as_real(getattr(self, name))
@@ -96,3 +88,19 @@ class DataConfig:
         check_choice("class_weights", self.class_weights, get_args(ClassWeights))
         if not is_integer(self.split_seed):
             raise ConfigError("split_seed must be a whole number", got=repr(self.split_seed))
+
+
+def absolute_paths(name: str, paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The paths of an option; `~` is expanded, and relative ones begin at the working folder.
+
+    Raises:
+        ConfigError: no tuple of paths.
+    """
+    if isinstance(paths, str | os.PathLike):
+        raise ConfigError(
+            f"{name} must be a tuple of paths", got=repr(paths), fix=f"({str(paths)!r},)"
+        )
+    try:
+        return tuple(absolute(path) for path in paths)
+    except TypeError:
+        raise ConfigError(f"{name} must be a tuple of paths", got=repr(paths)) from None

@@ -2,10 +2,10 @@
 
 | task | figures |
 | --- | --- |
-| chat, text | loss in nats per answer token, its exponential (perplexity), and how often the most probable token is the right one |
+| chat, text | loss in nats per answer token, its exponential (perplexity), how often the most probable token is the right one; how often answers stop; perplexity of general text |
 | classify | loss per text, accuracy, and the mean F1 of the classes |
 
-Logits are never kept for more than a few hundred positions.
+A loss here is that of the rows as they are: weights of classes are for training alone.
 """  # noqa: E501
 
 from __future__ import annotations
@@ -14,32 +14,34 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-import torch
-
 from metronorm.errors import ConfigError
 from metronorm.finetune.adapting import Adapted
-from metronorm.finetune.architectures import features, head
+from metronorm.finetune.config import STOPS
 from metronorm.finetune.paired import Difference, difference, macro_f1, ratio
 from metronorm.finetune.pretrained import load
+from metronorm.finetune.row_sums import row_sums
+from metronorm.finetune.stopping import ends_of, prompts_of, stops
 from metronorm.finetune.task import load_adapted, order_of, read
-from metronorm.finetune.tuned import class_logits
 from metronorm.finetune.tuned_run import checkpoint_of, put_trained
 from metronorm.train.evaluate import evaluating
 from metronorm.train.precision import autocast
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
+    from metronorm.checkpoints.checkpoint import Checkpoint
     from metronorm.finetune.architectures import Kind
     from metronorm.finetune.config import Config
     from metronorm.finetune.data_config import DataConfig, TaskName
+    from metronorm.finetune.stopping import Prompt
+    from metronorm.finetune.task import Read
     from metronorm.train.precision import Fixed
 
-_CHUNK = 256  # positions whose logits exist at once
+_GENERAL_TOKENS = 1 << 15  # of general text; more say little more, and take their time
 
 
 class Figure(NamedTuple):
@@ -61,54 +63,124 @@ class Figure(NamedTuple):
         return self.found.high < 0 if self.lower_is_better else self.found.low > 0
 
 
-@torch.no_grad()
-def row_sums(
-    adapted: Adapted, batches: Iterable[Mapping[str, Any]], precision: Fixed = "fp32"
-) -> NDArray[np.float64]:
-    """What each row adds to the figures.
+class Exam(NamedTuple):
+    """What a model is measured on, the same before and after.
+
+    Attributes:
+        rows: batches of rows in order.
+        prompts: to answer; none: how often answers stop is not measured.
+        ends: tokens that end an answer, beside those of the model.
+        general: batches of general text; None: there is none.
+    """
+
+    rows: Iterable[Mapping[str, Any]]
+    prompts: Sequence[Prompt] = ()
+    ends: Sequence[int] = ()
+    general: Iterable[Mapping[str, Any]] | None = None
+
+
+class Results(NamedTuple):
+    """What a model has done in an exam: arrays of a line for each row.
+
+    Attributes:
+        rows: see `row_sums`.
+        stops: see `stops`; None: not measured.
+        general: see `row_sums`; None: not measured.
+    """
+
+    rows: NDArray[np.float64]
+    stops: NDArray[np.float64] | None = None
+    general: NDArray[np.float64] | None = None
+
+
+def exam_of(config: Config, data: Read, examples: Any) -> Exam:
+    """The exam on some examples.
+
+    Args:
+        config: that they were read with; `stops` is the number of prompts.
+        data: that they are of.
+        examples: rows that are held out, or that the model has never seen.
+    """
+    rows = order_of(config, examples, data).once(config.batch_size)
+    prepared = data.prepared
+    columns = prepared.ledger.columns
+    # a text without a prompt is no answer, and of prompts that count like answers no end is known
+    answers = config.task != "classify" and (config.task == "chat" or "text" not in columns)
+    if not answers or config.data.prompt_weight == 1 or not prepared.ends:
+        prompts = []
+    else:
+        prompts = prompts_of(examples, config.stops, context=data.vocabulary.context)
+    general = None
+    if data.general is not None:
+        every = -(-len(data.general.texts.ids) // _GENERAL_TOKENS)
+        general = order_of(config, data.general[::every], data).once(config.batch_size)
+    return Exam(rows, prompts, prepared.ends, general)
+
+
+def examine(adapted: Adapted, exam: Exam, precision: Fixed = "fp32") -> Results:
+    """What a model does in an exam.
 
     Args:
         adapted: the model.
-        batches: of rows in order, as the training has them.
+        exam: of its kind.
         precision: of the products.
-
-    Returns:
-        (rows, 3): of texts to write, loss, tokens that count and how many of them are the most
-        probable; of texts to classify, loss, label and the most probable label.
     """
     model = adapted.pretrained.model
     device = next(model.parameters()).device
-    rows = _written if adapted.pretrained.kind == "causal" else _classified
     with evaluating(model), autocast(device, precision):
-        found = [rows(adapted, batch) for batch in batches]
-    return np.concatenate(found)
+        rows = row_sums(adapted, exam.rows)
+        general = None if exam.general is None else row_sums(adapted, exam.general)
+        ended = None
+        if exam.prompts:
+            ended = stops(model, exam.prompts, ends_of(adapted.pretrained, exam.ends))
+    return Results(rows, ended, general)
 
 
-def compare(
-    before: NDArray[np.float64], after: NDArray[np.float64], *, causal: bool
-) -> list[Figure]:
-    """The figures of the same rows before and after.
+def compare(before: Results | None, after: Results, *, causal: bool) -> list[Figure]:
+    """The figures of the same exam before and after.
 
     Args:
-        before: as `row_sums` gives them.
-        after: the same rows.
+        before: None: there is one model alone, and all values but those of `after` are NaN.
+        after: of the same exam.
         causal: texts to write, not to classify.
     """
 
-    def of(columns: tuple[int, ...]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return before[:, columns], after[:, columns]
+    def figure(
+        name: str,
+        function: Callable[[NDArray[np.float64]], float],
+        columns: tuple[int, ...],
+        *,
+        of: Callable[[Results], Any] = lambda results: results.rows,
+        lower_is_better: bool = False,
+    ) -> Figure:
+        old = None if before is None else of(before)[:, columns]
+        return Figure(name, lower_is_better, difference(old, of(after)[:, columns], function))
 
-    if causal:
+    if not causal:
         return [
-            Figure("loss, nats per answer token", True, difference(*of((0, 1)), ratio)),
-            Figure("perplexity of answers", True, difference(*of((0, 1)), _perplexity)),
-            Figure("most probable token is right", False, difference(*of((2, 1)), ratio)),
+            figure("loss, nats per text", _mean, (0,), lower_is_better=True),
+            figure("accuracy", _accuracy, (1, 2)),
+            figure("macro-F1", macro_f1, (1, 2)),
         ]
-    return [
-        Figure("loss, nats per text", True, difference(*of((0,)), _mean)),
-        Figure("accuracy", False, difference(*of((1, 2)), _accuracy)),
-        Figure("macro-F1", False, difference(*of((1, 2)), macro_f1)),
+    found = [
+        figure("loss, nats per answer token", ratio, (0, 1), lower_is_better=True),
+        figure("perplexity of answers", _perplexity, (0, 1), lower_is_better=True),
+        figure("most probable token is right", ratio, (2, 1)),
     ]
+    if after.stops is not None:
+        name = f"answers that stop, of {len(after.stops):,}"
+        found.append(figure(name, ratio, (0, 1), of=lambda results: results.stops))
+    if after.general is not None:
+        found.append(
+            figure(
+                "perplexity of general text",
+                _perplexity,
+                (0, 1),
+                of=lambda results: results.general,
+                lower_is_better=True,
+            )
+        )
+    return found
 
 
 def _mean(rows: NDArray[np.float64]) -> float:
@@ -119,12 +191,38 @@ def _accuracy(rows: NDArray[np.float64]) -> float:
     return float((rows[:, 0] == rows[:, 1]).mean())
 
 
+def _perplexity(rows: NDArray[np.float64]) -> float:
+    return math.exp(min(ratio(rows), 700.0))
+
+
+def before_and_after(
+    adapted: Adapted, exam: Exam, found: Checkpoint, config: Config
+) -> list[Figure]:
+    """The figures of a model as it begins, and with what a checkpoint has, which it keeps.
+
+    Args:
+        adapted: of the config, as it begins.
+        exam: of its kind.
+        found: the checkpoint.
+        config: of the run.
+
+    Raises:
+        CheckpointError, DataError: as `put_trained`.
+    """
+    before = examine(adapted, exam, found.state["precision"])
+    put_trained(adapted, found, config)
+    after = examine(adapted, exam, found.state["precision"])
+    return compare(before, after, causal=config.task != "classify")
+
+
 def evaluate_run(
     run: Path,
     data: DataConfig,
     *,
     task: TaskName | None = None,
     context: int = 0,
+    general: tuple[str, ...] = (),
+    stops: int = STOPS,
     best: bool = True,
 ) -> list[Figure]:
     """The figures of rows before a run and after it.
@@ -134,6 +232,8 @@ def evaluate_run(
         data: the rows, all of which are evaluated.
         task: what they are for; None: what the run was for.
         context: most tokens of a row; 0: as in the run.
+        general: text of another kind, see `Config`.
+        stops: prompts to answer, see `Config`.
         best: the checkpoint with the best evaluation; else the newest.
 
     Raises:
@@ -143,15 +243,19 @@ def evaluate_run(
     found, config = checkpoint_of(run, best=best)
     if task and (task == "classify") != (config.task == "classify"):
         raise ConfigError(f"task must suit a run of {config.task}", got=task)
-    asked = replace(config, data=data, task=task or config.task, context=context or config.context)
+    asked = replace(
+        config,
+        data=data,
+        task=task or config.task,
+        context=context or config.context,
+        general=general,
+        stops=stops,
+    )
     labels = tuple(found.state["labels"])
     rows = read(asked, labels=labels or None)
-    adapted = load_adapted(config, labels)
-    batches = order_of(asked, rows.prepared.train, rows).once(1)
-    before = row_sums(adapted, batches, found.state["precision"])
-    put_trained(adapted, found, config)
-    after = row_sums(adapted, batches, found.state["precision"])
-    return compare(before, after, causal=config.task != "classify")
+    exam = exam_of(asked, rows, rows.prepared.train)
+    exam = exam._replace(ends=(*exam.ends, *found.state.get("ends", ())))
+    return before_and_after(load_adapted(config, labels), exam, found, config)
 
 
 def evaluate_model(config: Config) -> list[Figure]:
@@ -166,38 +270,6 @@ def evaluate_model(config: Config) -> list[Figure]:
     kind: Kind = "classifier" if config.task == "classify" else "causal"
     pretrained = load(config.model, kind)
     rows = read(config, labels=pretrained.labels or None)
-    batches = order_of(config, rows.prepared.train, rows).once(1)
-    after = row_sums(Adapted(pretrained, config.adapt, 0), batches)
-    figures = compare(after[:1], after, causal=kind == "causal")
-    alone = Difference(math.nan, math.nan, math.nan, math.nan)
-    return [figure._replace(found=alone._replace(after=figure.found.after)) for figure in figures]
-
-
-def _perplexity(rows: NDArray[np.float64]) -> float:
-    return math.exp(min(ratio(rows), 700.0))
-
-
-def _written(adapted: Adapted, batch: Mapping[str, Any]) -> NDArray[np.float64]:
-    model = adapted.pretrained.model
-    hidden, top = features(model, batch), head(model)
-    targets = torch.as_tensor(batch["targets"]).to(hidden.device)
-    counts = torch.as_tensor(batch["weights"]).to(hidden.device) >= 1
-    sums = torch.zeros(len(targets), 3, dtype=torch.float64)
-    where = counts.nonzero().flatten()
-    for part in where.split(_CHUNK):
-        logits = torch.nn.functional.linear(hidden[part], top.weight.to(hidden.dtype), top.bias)
-        logits = logits.float() * top.scale
-        if top.soft_cap is not None:
-            logits = top.soft_cap * (logits / top.soft_cap).tanh()
-        right = logits.gather(1, targets[part, None]).squeeze(1)
-        sums[part, 0] = (logits.logsumexp(1) - right).double().cpu()
-        sums[part, 1] = 1.0
-        sums[part, 2] = (logits.argmax(1) == targets[part]).double().cpu()
-    ends = np.cumsum(np.asarray(batch["lengths"]))
-    return np.add.reduceat(sums.numpy(), ends - np.asarray(batch["lengths"]), axis=0)
-
-
-def _classified(adapted: Adapted, batch: Mapping[str, Any]) -> NDArray[np.float64]:
-    logits, labels = class_logits(adapted.pretrained.model, batch)
-    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-    return torch.stack([losses, labels, logits.argmax(1)], 1).double().cpu().numpy()
+    exam = exam_of(config, rows, rows.prepared.train)
+    after = examine(Adapted(pretrained, config.adapt, 0), exam)
+    return compare(None, after, causal=kind == "causal")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from metronorm.finetune.card import CardTable, model_card
-from metronorm.finetune.evaluating import compare, row_sums
+from metronorm.finetune.config import STOPS
+from metronorm.finetune.evaluating import before_and_after, exam_of
 from metronorm.finetune.exporting import why_no_adapter
 from metronorm.finetune.proving import export
-from metronorm.finetune.task import load_adapted, naming_rows, order_of, read, task_of
+from metronorm.finetune.task import load_adapted, naming_rows, read, task_of
 from metronorm.finetune.tuned_run import checkpoint_of, put_trained
 from metronorm.ranks import find_place
 from metronorm.text import short_number
@@ -74,16 +76,25 @@ def finetune(
     if outcome.signal or outcome.tick < config.ticks or find_place().rank:
         return Finished([], None, directory / FOLDER, outcome)
     data.prepared.ledger.write_rejects(directory / "rejects.jsonl")
-    return finish(directory, data, form=form, dtype=dtype)._replace(outcome=outcome)
+    found = finish(directory, data, stops=config.stops, form=form, dtype=dtype)
+    return found._replace(outcome=outcome)
 
 
-def finish(run: Path, data: Read, *, form: Form | None = None, dtype: Saved = "fp32") -> Finished:
+def finish(
+    run: Path,
+    data: Read,
+    *,
+    stops: int = STOPS,
+    form: Form | None = None,
+    dtype: Saved = "fp32",
+) -> Finished:
     """Evaluate the model before and after, export it, and prove what was exported.
 
     Args:
         run: directory of the run; the model of its best checkpoint is exported to `model` in it,
             or to `model-TICK` where there is one already.
         data: of the run.
+        stops: prompts to answer, see `Config`.
         form: "adapter" or "model"; None: the adapter where the way has one.
         dtype: of the weights of a whole model.
 
@@ -98,12 +109,10 @@ def finish(run: Path, data: Read, *, form: Form | None = None, dtype: Saved = "f
     adapted = load_adapted(config, prepared.labels)
     held_out, figures = prepared.validation, []
     if held_out:
-        batches = order_of(config, held_out, data).once(config.batch_size)
-        before = row_sums(adapted, batches, found.state["precision"])
-    put_trained(adapted, found, config)
-    if held_out:
-        after = row_sums(adapted, batches, found.state["precision"])
-        figures = compare(before, after, causal=config.task != "classify")
+        exam = exam_of(replace(config, stops=stops), data, held_out)
+        figures = before_and_after(adapted, exam, found, config)
+    else:
+        put_trained(adapted, found, config)
     if form is None:
         form = "model" if why_no_adapter(adapted) else "adapter"
     shown = held_out or prepared.train

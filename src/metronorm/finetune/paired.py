@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,7 +34,7 @@ class Difference(NamedTuple):
 
 
 def difference(
-    before: NDArray[np.float64],
+    before: NDArray[np.float64] | None,
     after: NDArray[np.float64],
     figure: Callable[[NDArray[np.float64]], float],
     *,
@@ -42,7 +43,8 @@ def difference(
     """The figure of all rows before and after, and the interval of its change.
 
     Args:
-        before: (rows, sums) what each row adds to the sums that the figure is made of.
+        before: (rows, sums) what each row adds to the sums that the figure is made of. None: there
+            is one model alone, and all but `after` is NaN.
         after: the same rows.
         figure: of such an array, for example `ratio`.
         seed: of the rows that are drawn.
@@ -50,6 +52,8 @@ def difference(
     Returns:
         With an interval of NaN where there is one row.
     """
+    if before is None:
+        return Difference(math.nan, figure(after), math.nan, math.nan)
     rng = np.random.default_rng(seed)
     rows = len(before)
     changes = []

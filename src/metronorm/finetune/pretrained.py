@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,11 +31,11 @@ from metronorm.finetune.model_files import (
 )
 from metronorm.memory import available_bytes, is_out_of_memory
 from metronorm.scalars import is_number
-from metronorm.text import size
+from metronorm.text import printable, shortened, size
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -114,25 +115,32 @@ class Vocabulary(NamedTuple):
     context: int
 
 
-def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
+def load_vocabulary(path: str | os.PathLike[str], kind: Kind = "causal") -> Vocabulary:
     """The tokenizer of a model and the size of its context, without its weights.
+
+    What `load` would refuse without reading weights is refused: before data are read for it.
 
     Args:
         path: as for `load`.
+        kind: as for `load`.
 
     Raises:
-        DataError, MissingDependencyError: as `load`.
+        ConfigError, DataError, MissingDependencyError: as `load`.
     """
     source = Path(path).expanduser()
     files = find_model(source)
     where: dict[str, Any] = {"gguf_file": files.gguf} if files.gguf else {}
     if files.gguf:
         check_gguf_magic(files)
+    else:
+        check_architecture(read_config(files), kind)
+        check_weights(files)
     with quietly() as transformers:
-        with _explaining("a model's config", source):
+        with _explaining("a GGUF file" if files.gguf else "a model's config", source):
             config = transformers.AutoConfig.from_pretrained(
                 files.directory, local_files_only=True, **where
             )
+        check_architecture(config.to_dict(), kind)
         tokenizer = _tokenizer(transformers, source, config, files)
     return Vocabulary(tokenizer, _context(config, tokenizer))
 
@@ -152,8 +160,12 @@ def _explaining(what: str, source: Path) -> Iterator[None]:
             raise MissingDependencyError(
                 f"{what} needs a package", got=reason, fix="pip install 'metronorm[finetune]'"
             ) from None
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise DataError(f"{what} must be readable", got=f"{source}: {reason}") from None
+        reason = shortened(" ".join(str(error).split()), 300) or type(error).__name__
+        raise DataError(
+            f"{what} must be readable",
+            got=f"{source}: {printable(reason)}",
+            fix="download the model again",
+        ) from None
 
 
 def _load_directory(
@@ -184,14 +196,13 @@ def _load_directory(
             ignore_mismatched_sizes=True,  # what does not fit is in the report
             output_loading_info=True,
         )
+    if wrong := _misfits(report, kind):
+        raise DataError(
+            "a model's files must have all of its weights, in the sizes of its config",
+            got=f"{source} with {wrong[0]}",
+            fix="download the model again",
+        )
     drawn = {*report["missing_keys"], *(each[0] for each in report["mismatched_keys"])}
-    for name in sorted(drawn):
-        if kind == "causal" or not name.startswith(("classifier.", "bert.pooler.", "head.")):
-            raise DataError(
-                "a model's files must have all of its weights, in the sizes of its config",
-                got=f"{source} without {name}",
-                fix="download the model again",
-            )
     if anew:
         torch.nn.init.normal_(model.classifier.weight, std=config.initializer_range)
         torch.nn.init.zeros_(model.classifier.bias)
@@ -199,6 +210,24 @@ def _load_directory(
     if config.model_type == "bert" and "classifier.weight" not in names and averaged:
         add_averaging_layer(model)
     return _pretrained(model, tokenizer, source, kind, tuple(sorted(drawn)))
+
+
+def _misfits(report: Mapping[str, Any], kind: Kind) -> list[str]:
+    """What is wrong with the weights in a model's files, as transformers reports it."""
+    found = {
+        name: f"{name} of {list(theirs)}, where the config has {list(ours)}"
+        for name, theirs, ours in report["mismatched_keys"]
+    }
+    found |= {name: f"no {name}" for name in report["missing_keys"]}
+    if kind == "classifier":
+        found = {name: each for name, each in found.items() if not name.startswith(_DRAWN)}
+    more = [name for name in report["unexpected_keys"] if _LAYER.search(name)]
+    found |= {name: f"{name}, which the config does not have" for name in more}
+    return [found[name] for name in sorted(found)]
+
+
+_DRAWN = ("classifier.", "bert.pooler.", "head.")  # of a classifier that is made of another model
+_LAYER = re.compile(r"\b(layers?|h)\.\d+\..*weight$")
 
 
 def _set_labels(config: Any, labels: Sequence[str] | None, *, has_head: bool) -> bool:

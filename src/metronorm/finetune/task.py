@@ -11,6 +11,7 @@ import torch
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.finetune.adapting import adapt, groups
 from metronorm.finetune.base import check_frozen, frozen_id
+from metronorm.finetune.data_config import DataConfig
 from metronorm.finetune.packing import Packs, Rows
 from metronorm.finetune.preparing import prepare
 from metronorm.finetune.pretrained import load, load_vocabulary
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from metronorm.finetune.adapting import Adapted
     from metronorm.finetune.architectures import Kind
     from metronorm.finetune.config import Config
+    from metronorm.finetune.examples import Examples
     from metronorm.finetune.preparing import Prepared
     from metronorm.finetune.pretrained import Vocabulary
 
@@ -50,11 +52,13 @@ class Read(NamedTuple):
         prepared: the examples.
         vocabulary: of the model.
         context: most tokens of a pack.
+        general: text of another kind, to evaluate on; None: there is none.
     """
 
     prepared: Prepared
     vocabulary: Vocabulary
     context: int
+    general: Examples | None = None
 
 
 def read(config: Config, labels: Sequence[str] | None = None) -> Read:
@@ -73,7 +77,9 @@ def read(config: Config, labels: Sequence[str] | None = None) -> Read:
             got="no data" if config.model else "neither",
             fix="metronorm finetune MODEL DATA",
         )
-    vocabulary = load_vocabulary(config.model)
+    vocabulary = load_vocabulary(
+        config.model, "classifier" if config.task == "classify" else "causal"
+    )
     context = config.context or min(_CONTEXT, vocabulary.context)
     if context > vocabulary.context:
         raise ConfigError(
@@ -83,7 +89,12 @@ def read(config: Config, labels: Sequence[str] | None = None) -> Read:
     data = prepare(
         config.data, vocabulary.tokenizer, task=config.task, context=context, labels=labels
     )
-    return Read(data, vocabulary, context)
+    general = None
+    if config.general:
+        texts = DataConfig(data=config.general, validation=0.0, duplicates="keep")
+        found = prepare(texts, vocabulary.tokenizer, task="text", context=context)
+        general = found.train
+    return Read(data, vocabulary, context, general)
 
 
 def task_of(config: Config, data: Read) -> Task:

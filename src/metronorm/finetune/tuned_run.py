@@ -8,10 +8,10 @@ from metronorm.checkpoints.checkpoint import FOLDER
 from metronorm.checkpoints.folder import best_checkpoint, newest_checkpoint
 from metronorm.errors import ConfigError
 from metronorm.finetune.base import check_frozen, frozen_id
-from metronorm.finetune.config import Config
+from metronorm.finetune.config import Config, is_tuned_run
 from metronorm.finetune.task import load_adapted
 from metronorm.finetune.tuned import Tuned
-from metronorm.train.config_changes import config_from_dict, run_config
+from metronorm.train.config_changes import config_from_dict
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,15 +32,6 @@ class TunedRun(NamedTuple):
     adapted: Adapted
     config: Config
     checkpoint: Checkpoint
-
-
-def is_tuned_run(run: Path) -> bool:
-    """Whether a run is a fine-tuning.
-
-    Raises:
-        RunError: there is no run.
-    """
-    return "adapt" in run_config(run)
 
 
 def load_tuned(run: Path, *, best: bool = True, average: str | None = None) -> TunedRun:

@@ -9,6 +9,7 @@ import torch
 from metronorm.errors import ConfigError, DataError
 from metronorm.finetune.library import quietly
 from metronorm.finetune.pretrained import load
+from metronorm.finetune.stopping import ends_of
 from metronorm.finetune.tuned_run import load_tuned
 from metronorm.models.sampling import check_draw, probabilities
 
@@ -37,7 +38,7 @@ class Writer:
             raise ConfigError("a language model writes", got="a classifier")
         self._model, self._tokenizer = pretrained.model.eval(), pretrained.tokenizer
         self._context = pretrained.context
-        self._ends = {*ends, *_own_ends(pretrained)}
+        self._ends = ends_of(pretrained, ends)
 
     def answer(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[str]:
         """The next answer of a conversation, piece by piece.
@@ -125,12 +126,6 @@ class Writer:
                 shown = text
         if text := self._tokenizer.decode(said)[len(shown) :] if said else "":
             yield text
-
-
-def _own_ends(pretrained: Pretrained) -> set[int]:
-    own = getattr(pretrained.model.generation_config, "eos_token_id", None)
-    ends = own if isinstance(own, list) else [own]
-    return {end for end in (*ends, pretrained.tokenizer.eos_token_id) if end is not None}
 
 
 def load_writer(path: Path, *, best: bool = True, average: str | None = None) -> Writer:
