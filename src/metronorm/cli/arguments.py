@@ -18,8 +18,9 @@ from metronorm.cli import COMMANDS
 from metronorm.cli._argv import check_paths, value_of
 from metronorm.cli._tyro_errors import config_error
 from metronorm.cli._tyro_fields import registry
+from metronorm.errors import ConfigError
 
-__all__ = ["RunPath", "RunPaths", "parse", "value_of"]
+__all__ = ["RunPath", "RunPaths", "parse", "utf8", "value_of", "without"]
 
 T = TypeVar("T")
 
@@ -106,3 +107,15 @@ def without(option: str, argv: list[str]) -> list[str]:
         elif not each.startswith(f"{option}="):
             left.append(each)
     return left
+
+
+def utf8(text: str, name: str) -> str:
+    """A text as it was typed, in UTF-8; bytes that the locale lacks came as lone surrogates.
+
+    Raises:
+        ConfigError: bytes that are no UTF-8.
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        raise ConfigError(f"{name} must be UTF-8 text", got=ascii(text)) from None

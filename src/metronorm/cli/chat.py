@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from metronorm.cli.arguments import parse
+from metronorm.cli.arguments import parse, utf8
+from metronorm.errors import ConfigError, DataError
 from metronorm.text import printable
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ DESCRIPTION = """
     metronorm chat runs/chats-lora --temperature 0 < questions.txt
 
 Each line is a message; the answer is written as it is drawn. An empty line begins a new
-conversation, and Ctrl-D ends."""
+conversation, Ctrl-C ends an answer, and Ctrl-D all. What a terminal would take for a command is
+shown as it is. Where a conversation fills the model's context, its oldest turns are left out."""
 
 
 @dataclass(frozen=True)
@@ -48,31 +50,41 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Answer the lines of standard input."""
     arguments = parse(Arguments, argv, command="chat", description=DESCRIPTION)
+    system = utf8(arguments.system, "--system")
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # see `metronorm sample`
     from metronorm.finetune.writing import load_writer  # torch is loaded only now
     from metronorm.models.sampling import generator_of
 
     writer = load_writer(arguments.model, best=arguments.checkpoint == "best")
     generator = generator_of(arguments.seed)
-    begin = [{"role": "system", "content": arguments.system}] if arguments.system else []
+    begin = [{"role": "system", "content": system}] if system else []
     messages = list(begin)
     for line in _lines():
         if not line:
             messages = list(begin)
             continue
         messages.append({"role": "user", "content": line})
-        pieces = writer.answer(
-            messages,
-            max_tokens=arguments.tokens,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            generator=generator,
-        )
         said = ""
-        for piece in pieces:
-            said += piece
-            sys.stdout.write(printable(piece, multiline=True))
-            sys.stdout.flush()
+        try:
+            for piece in writer.answer(
+                messages,
+                max_tokens=arguments.tokens,
+                temperature=arguments.temperature,
+                top_p=arguments.top_p,
+                generator=generator,
+            ):
+                said += piece
+                sys.stdout.write(printable(piece, multiline=True))
+                sys.stdout.flush()
+        except DataError as error:
+            if not sys.stdin.isatty():
+                raise
+            print(f"metronorm chat: {printable(str(error))}", file=sys.stderr)
+            messages.pop()
+            continue
+        except KeyboardInterrupt:
+            if not sys.stdin.isatty():
+                raise
         sys.stdout.write("\n")
         messages.append({"role": "assistant", "content": said})
     return 0
@@ -84,7 +96,10 @@ def _lines() -> Iterator[str]:
     while True:
         if asks:
             print("> ", end="", file=sys.stderr, flush=True)
-        line = sys.stdin.readline()
+        try:
+            line = sys.stdin.readline()
+        except UnicodeDecodeError as error:
+            raise ConfigError("a message must be UTF-8 text", got=ascii(error.object)) from None
         if not line:
             return
-        yield line.strip()
+        yield utf8(line.strip(), "a message")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from metronorm.cli.arguments import RunPath, parse
-from metronorm.errors import ConfigError
+from metronorm.cli.arguments import RunPath, parse, utf8
 from metronorm.finetune.config import is_tuned_run
+from metronorm.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Write text to standard output, token by token."""
     arguments = parse(Arguments, argv, command="sample", description=DESCRIPTION)
-    prompt = _text(arguments.prompt)
+    prompt = utf8(arguments.prompt, "--prompt")
     # A token is hundreds of small products. Threads that spin while they wait for each other take
     # a busy machine's cores from one another: with two threads 80 times slower than with one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -63,8 +63,9 @@ def main(argv: list[str]) -> int:
         pieces = _of_pretrained(arguments, prompt)
     else:
         pieces = _of_gpt(arguments, prompt)
+    to_terminal = sys.stdout.isatty()  # which takes some characters for commands
     for piece in pieces:
-        sys.stdout.write(piece)
+        sys.stdout.write(printable(piece, multiline=True) if to_terminal else piece)
         sys.stdout.flush()
     sys.stdout.write("\n")
     return 0
@@ -112,15 +113,3 @@ def _of_pretrained(arguments: Arguments, prompt: str) -> Iterator[str]:
 
 def _average(arguments: Arguments) -> str | None:
     return None if arguments.weights == "trained" else arguments.weights
-
-
-def _text(prompt: str) -> str:
-    """The prompt as it was typed, in UTF-8; bytes that the locale lacks came as lone surrogates.
-
-    Raises:
-        ConfigError: bytes that are no UTF-8.
-    """
-    try:
-        return prompt.encode("utf-8", "surrogateescape").decode()
-    except UnicodeError:
-        raise ConfigError("--prompt must be UTF-8 text", got=ascii(prompt)) from None

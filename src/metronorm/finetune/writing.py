@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from metronorm.finetune.pretrained import Pretrained
 
+_MOST = 256  # tokens of a text, where nothing else is chosen
 _TORN = "\N{REPLACEMENT CHARACTER}"  # ends a text in the middle of a character
 
 
@@ -43,12 +44,16 @@ class Writer:
     def answer(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> Iterator[str]:
         """The next answer of a conversation, piece by piece.
 
+        Where the context has no room for the answer (at most half of the context is kept free for
+        it), the oldest turns are left out, but not those of the system.
+
         Args:
             messages: with `role` and `content`, as the tokenizer's chat template takes them.
             options: as `write`.
 
         Raises:
-            DataError: the tokenizer has no chat template, or it refuses the conversation.
+            DataError: the tokenizer has no chat template, or it refuses the conversation; or the
+                last message alone fills the context.
         """
         if not getattr(self._tokenizer, "chat_template", None):
             raise DataError(
@@ -56,6 +61,22 @@ class Writer:
                 got="none",
                 fix="metronorm sample, which goes on from a text",
             )
+        kept: Sequence[Mapping[str, Any]] | None = messages
+        while kept is not None:
+            ids = self._rendered(kept)
+            if len(ids) <= self._room(options.get("max_tokens", _MOST)):
+                break
+            kept = _without_oldest(kept)
+        if len(ids) >= self._context:
+            raise DataError(
+                f"a message must fit into the model's context of {self._context:,} tokens, and "
+                "leave room for an answer",
+                got=f"{len(ids):,} tokens",
+                fix="a shorter message",
+            )
+        return self._write(ids, **options)
+
+    def _rendered(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         try:
             prompt = self._tokenizer.apply_chat_template(
                 list(messages), tokenize=False, add_generation_prompt=True
@@ -64,11 +85,17 @@ class Writer:
             raise DataError(
                 "the chat template must take the conversation", got=str(error).splitlines()[0]
             ) from None
-        ids = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return self._write(ids, **options)
+        ids: list[int] = self._tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def _room(self, max_tokens: int) -> int:
+        """Most tokens of a prompt: half of the context stays, or what is to be written if less."""
+        return self._context - max(min(max_tokens, self._context // 2), 1)
 
     def write(self, prompt: str, **options: Any) -> Iterator[str]:
-        """What follows a text, piece by piece, until the model ends it.
+        """What follows a text, piece by piece, until the model ends it or its context is full.
+
+        Of a text that fills the context its end is read.
 
         Args:
             prompt: the text; "" begins with the token that begins a text.
@@ -78,21 +105,21 @@ class Writer:
         Raises:
             ConfigError: an option is out of range.
         """
-        return self._write(self._tokenizer(prompt)["input_ids"], **options)
+        ids = self._tokenizer(prompt)["input_ids"]
+        return self._write(ids[-self._room(options.get("max_tokens", _MOST)) :], **options)
 
     def _write(
         self,
         ids: Sequence[int],
         *,
-        max_tokens: int = 256,
+        max_tokens: int = _MOST,
         temperature: float = 0.7,
         top_k: int | None = None,
         top_p: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Iterator[str]:
-        check_draw(temperature=temperature, top_k=top_k, top_p=top_p)
-        room = self._context - 1
-        given = list(ids)[-room:] or [self._tokenizer.bos_token_id or min(self._ends)]
+        check_draw(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens)
+        given = list(ids) or [self._tokenizer.bos_token_id or min(self._ends)]
 
         def draw() -> Iterator[int]:
             cache: Any = None
@@ -126,6 +153,12 @@ class Writer:
                 shown = text
         if text := self._tokenizer.decode(said)[len(shown) :] if said else "":
             yield text
+
+
+def _without_oldest(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]] | None:
+    """A conversation without its first question and what follows it; None: it has no other."""
+    asked = [place for place, each in enumerate(messages) if each["role"] == "user"]
+    return [*messages[: asked[0]], *messages[asked[1] :]] if len(asked) > 1 else None
 
 
 def load_writer(path: Path, *, best: bool = True, average: str | None = None) -> Writer:

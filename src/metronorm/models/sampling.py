@@ -47,9 +47,7 @@ def sample(
         MetronormError: the model's logits are not finite.
     """
     prompt = _checked_prompt(tokens, model.config.vocab_size)
-    if max_tokens < 0:
-        raise ConfigError("max_tokens must be at least 0", got=repr(max_tokens))
-    check_draw(temperature=temperature, top_k=top_k, top_p=top_p)
+    check_draw(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens)
 
     def draw() -> Iterator[int]:
         context = model.config.context
@@ -111,12 +109,16 @@ def probabilities(
     return torch.zeros_like(chances).scatter_(0, order, ordered / ordered.sum())
 
 
-def check_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> None:
+def check_draw(
+    *, temperature: float, top_k: int | None, top_p: float | None, max_tokens: int = 0
+) -> None:
     """Check the options of `sample`.
 
     Raises:
         ConfigError: an option is out of range.
     """
+    if max_tokens < 0:
+        raise ConfigError("max_tokens must be at least 0", got=repr(max_tokens))
     if not math.isfinite(temperature) or temperature < 0:
         raise ConfigError(
             "temperature must be finite and at least 0", got=repr(temperature), fix="0.8"
