@@ -202,7 +202,7 @@ def test_text_is_sampled_from_runs_of_text(
 ) -> None:
     train(task, small(ticks=2), folder / "run")
     assert main(["sample", "run"]) == 2
-    assert "text is sampled from runs of text; got" in capsys.readouterr().err
+    assert "this is for runs of text; got" in capsys.readouterr().err
 
 
 def test_a_branch_and_its_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -198,6 +198,20 @@ def test_rows_to_evaluate_on_come_in_their_own_order() -> None:
     ]
 
 
+def test_by_length_every_text_comes_once_and_little_is_padded() -> None:
+    texts = labelled(90)
+    rows = Rows(texts, 0, seed=3)
+    batches = list(rows.by_length(8))
+    sizes = [batch["mask"].sum(1) for batch in batches]
+    assert sorted(np.concatenate(sizes)) == sorted(len(text.ids) for text in texts)
+    assert (np.diff(np.concatenate(sizes)) <= 0).all()
+    assert len(batches) == 12
+    padded, unsorted = (
+        sum(int((batch["mask"] == 0).sum()) for batch in each) for each in (batches, rows.once(8))
+    )
+    assert padded < 0.2 * unsorted
+
+
 def test_rows_need_texts_and_a_window() -> None:
     with pytest.raises(DataError, match="there must be texts to classify"):
         Rows([], 0, seed=0)

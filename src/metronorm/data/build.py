@@ -9,6 +9,7 @@ import hashlib
 import os
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -21,11 +22,12 @@ from metronorm.data.corpus import HELD_OUT_PLAYS, find_documents, without_copies
 from metronorm.data.progress import progress, waiting
 from metronorm.data.reading import BLOCK_BYTES, read_text
 from metronorm.data.split import hold_out
+from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import DataError
+from metronorm.files import read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from metronorm.data.bpe_tokenizer import BPETokenizer
     from metronorm.data.config import TextConfig
@@ -104,7 +106,10 @@ def content_of(corpus: Corpus, digests: Sequence[bytes]) -> str:
 def options_of(config: TextConfig) -> tuple[object, ...]:
     """The options that the tokens depend on."""
     vocab_size = config.vocab_size if config.tokenizer == "bpe" else None
-    return config.tokenizer, vocab_size, config.validation, config.split_seed
+    options = (config.tokenizer, vocab_size, config.validation, config.split_seed)
+    if not config.tokenizer_file:
+        return options
+    return *options, hashlib.sha256(read_regular(Path(config.tokenizer_file))).hexdigest()
 
 
 def build(aside: Path, corpus: Corpus, config: TextConfig, digests: Sequence[bytes]) -> Meta:
@@ -130,7 +135,9 @@ def build(aside: Path, corpus: Corpus, config: TextConfig, digests: Sequence[byt
         first=HELD_OUT_PLAYS if corpus.is_default else (),
     )
     tokenizer: Tokenizer
-    if config.tokenizer == "char":
+    if config.tokenizer_file:
+        tokenizer = load_tokenizer(Path(config.tokenizer_file))
+    elif config.tokenizer == "char":
         tokenizer = CharTokenizer(_distinct_characters([*train, *validation]))
     else:
         tokenizer = _train_bpe(train, config.vocab_size)

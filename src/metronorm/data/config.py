@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+import tyro
 
 from metronorm.data.sources import absolute
 from metronorm.errors import ConfigError
@@ -41,6 +43,9 @@ class TextConfig:
     """Seed that chooses the documents to hold out."""
     cache: Path | None = None
     """Folder for the prepared tokens. None: `metronorm` in $XDG_CACHE_HOME or in ~/.cache."""
+    tokenizer_file: Annotated[str, tyro.conf.Suppress] = ""
+    """The `tokenizer.json` of another text, to be used as it is. Nothing: one is made of this
+    text. `tokenizer` must say what it is."""
 
     def __post_init__(self) -> None:
         if isinstance(self.data, str | os.PathLike):

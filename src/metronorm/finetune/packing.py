@@ -182,6 +182,12 @@ class Rows:
         """All examples in their own order, in batches of `size`: to evaluate on."""
         return Once([*range(0, len(self._examples), size), len(self._examples)], self.collate)
 
+    def by_length(self, size: int) -> Once[Batch]:
+        """All examples once, the longest first, so that batches of `size` are padded least."""
+        order = np.argsort(-self._lengths, kind="stable")
+        bounds = [*range(0, len(order), size), len(order)]
+        return Once(bounds, lambda places: self.collate(order[places]))
+
     def collate(self, numbers: NDArray[np.int64]) -> Batch:
         """The batch of these examples.
 

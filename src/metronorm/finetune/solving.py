@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from metronorm.finetune.head import choose_l2, compute_features, put_into, solve
+from metronorm.train.precision import autocast
 from metronorm.train.task import Hook
 
 if TYPE_CHECKING:
@@ -61,9 +62,10 @@ def solve_head(
         moment: of the training; the time goes on its record, with the penalty of the head.
     """
     model = adapted.pretrained.model
-    batches = list(rows.once(_BATCH))
+    batches = list(rows.by_length(_BATCH))
     labels = torch.cat([torch.as_tensor(batch["labels"]) for batch in batches])
-    with moment.clock.phase("features"):
+    device = next(model.parameters()).device
+    with moment.clock.phase("features"), autocast(device, moment.precision):
         found = compute_features(model, batches)
     weights = None if class_weights is None else torch.as_tensor(class_weights)[labels]
     classes = len(adapted.pretrained.labels)

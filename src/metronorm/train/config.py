@@ -167,7 +167,7 @@ class TrainConfig:
     average_last: float = 0.0
     """Share of the ticks, at the end, over which the weights are averaged too; 0: none."""
     init_from: str = ""
-    """Directory of a run; the new run begins with its best weights."""
+    """Directory of a run; the new run begins with its best weights, and a text has its tokens."""
     recipe: str = on_resume("free", "")
     """Python file that defines `Config` and `task(config)`. Nothing: the task is text."""
     data_id: Annotated[str, tyro.conf.Suppress] = on_resume("free", "")

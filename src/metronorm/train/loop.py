@@ -221,4 +221,5 @@ class Training:
             until_signal=self.stop.until_signal,
             interrupted=lambda: self.stop.signal is not None,
             rank=self.world.rank,
+            precision=self.ready.step.precision,
         )

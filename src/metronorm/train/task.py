@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from metronorm.clock import Clock
     from metronorm.train.config import TrainConfig
+    from metronorm.train.precision import Fixed
 
 Batch: TypeAlias = Any
 """Tensors or NumPy arrays, alone or in tuples, lists, dicts and dataclasses."""
@@ -63,6 +64,7 @@ class Moment:
         interrupted: whether SIGTERM or Ctrl-C has arrived.
         rank: of this process. Every process of a training calls every hook, as the model may need
             all of them to run; what is printed or written once is rank 0's to do.
+        precision: of the matrix products of the training.
     """
 
     tick: int
@@ -76,6 +78,7 @@ class Moment:
     until_signal: Callable[[Iterable[Any]], Iterable[Any]]
     interrupted: Callable[[], bool]
     rank: int = 0
+    precision: Fixed = "fp32"
 
 
 @dataclass(frozen=True)

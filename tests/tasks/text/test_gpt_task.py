@@ -1,12 +1,20 @@
-"""What the model writes in a training is kept as samples of the run."""
+"""The GPT on text: what it writes in a training, and a run that begins with another's weights."""
 
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
+from metronorm.data.config import TokenizerKind
+from metronorm.errors import DataError
 from metronorm.runs import open_run
 from metronorm.tasks import text
+from metronorm.tasks.text import Config
+from metronorm.tasks.text.sampling import load_run_tokenizer
 from metronorm.train import train
 
-from ...train.tiny import tiny_config
+from ...train.tiny import losses, tiny_config
 
 
 def test_what_the_model_writes_is_kept(tmp_path: Path) -> None:
@@ -18,3 +26,44 @@ def test_what_the_model_writes_is_kept(tmp_path: Path) -> None:
         ("text", "text", 6),
     ]
     assert all(one.read().decode() for one in samples)
+
+
+def begun(folder: Path, kind: TokenizerKind) -> Config:
+    """The config of a run from the weights of `first`, on its words without an a, sorted."""
+    first = tiny_config(folder)
+    first = replace(first, text=replace(first.text, tokenizer=kind, vocab_size=280))
+    train(text.task, first, folder / "first")
+    documents = sorted((folder / "text").iterdir())
+    words = " ".join(each.read_text() for each in documents).split()
+    (folder / "other.txt").write_text(" ".join(sorted(word for word in words if "a" not in word)))
+    # one of its own would be another tokenizer
+    here = replace(first.text, data=(str(folder / "other.txt"),), tokenizer="char")
+    return replace(first, text=here, init_from=str(folder / "first"), ticks=4)
+
+
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_a_run_from_anothers_weights_has_its_tokens(tmp_path: Path, kind: TokenizerKind) -> None:
+    config = begun(tmp_path, kind)
+    train(text.task, config, tmp_path / "second")
+    ours, theirs = (load_run_tokenizer(tmp_path / run) for run in ("second", "first"))
+    assert ours.encode("abc fed").tolist() == theirs.encode("abc fed").tolist()
+    assert ours.vocab_size == theirs.vocab_size
+    assert losses(tmp_path / "second")[0][1] < losses(tmp_path / "first")[0][1] - 0.1
+    shutil.rmtree(tmp_path / "first")  # which a resume needs no more
+    train(text.task, replace(config, ticks=6), tmp_path / "second", resume=True)
+    assert len(losses(tmp_path / "second")) == 6
+
+
+def test_a_character_that_the_first_run_has_not_is_named(tmp_path: Path) -> None:
+    config = begun(tmp_path, "char")
+    with open(tmp_path / "other.txt", "a") as file:
+        file.write("\N{SNOWMAN}")
+    with pytest.raises(DataError, match=r"U\+2603"):
+        train(text.task, config, tmp_path / "second")
+
+
+def test_a_first_run_must_have_its_own_tokenizer(tmp_path: Path) -> None:
+    config = begun(tmp_path, "char")
+    (tmp_path / "first" / "tokenizer.json").write_text('{"metronorm": "characters"}')
+    with pytest.raises(DataError, match="a tokenizer must be a readable"):
+        train(text.task, config, tmp_path / "second")

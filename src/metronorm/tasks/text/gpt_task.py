@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from metronorm.checkpoints.checks import file_sha256
+from metronorm.data.char_tokenizer import CharTokenizer
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.data.tokenizer import stream_decode
@@ -20,6 +21,7 @@ from metronorm.errors import DataError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
 from metronorm.tasks.text.memory import check_memory, check_model_memory
+from metronorm.tasks.text.sampling import load_run_tokenizer
 from metronorm.train.optimizers import groups_of
 from metronorm.train.precision import choose_device
 from metronorm.train.sharded import gathered
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
+    from metronorm.data.config import TextConfig
     from metronorm.data.dataset import TextDataset
     from metronorm.tasks.text.config import Config
     from metronorm.train.task import Moment
@@ -103,8 +106,12 @@ def _measure(model: nn.Module, batch: Batch, characters_per_token: float) -> dic
 
 
 def _text_of(config: Config) -> TextDataset:
+    text, begun = config.text, Path(config.init_from)
+    # A resumed run needs the other run no more, if its tokens are still in the cache.
+    if config.init_from and (not config.data_id or (begun / "run.json").exists()):
+        text = _with_tokenizer_of(begun, text)
     try:
-        return prepare(config.text, sha256=config.data_id or None)
+        return prepare(text, sha256=config.data_id or None)
     except DataError:
         missing = [each for each in config.text.data if not _is_there(each)]
         if config.data_id and missing:
@@ -114,6 +121,16 @@ def _text_of(config: Config) -> TextDataset:
                 fix="name with --data the place where it is now",
             ) from None
         raise
+
+
+def _with_tokenizer_of(run: Path, text: TextConfig) -> TextConfig:
+    """The text in the tokens of a run: its weights know no others."""
+    is_char = isinstance(load_run_tokenizer(run), CharTokenizer)
+    return replace(
+        text,
+        tokenizer="char" if is_char else "bpe",
+        tokenizer_file=str(run / "tokenizer.json"),
+    )
 
 
 def _is_there(source: str) -> bool:

@@ -57,6 +57,18 @@ def load_model_and_tokenizer(
     return model, _tokenizer_of(run, found, model.config.vocab_size)
 
 
+def load_run_tokenizer(run: Path) -> Tokenizer:
+    """The tokenizer of a run, if it is the one that its weights were made with.
+
+    Raises:
+        ConfigError: a run of another task.
+        RunError, CheckpointError: as `load_model`.
+        DataError: a tokenizer that is damaged or another run's.
+    """
+    found = find_checkpoint(run)
+    return _tokenizer_of(run, found, _config_of(found).model.vocab_size)
+
+
 def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
     """The checkpoint of a run to load the model from; arguments and errors as `load_model`."""
     run_config(run)  # is it a run?
@@ -64,14 +76,18 @@ def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
     return (best_checkpoint(folder) if best else None) or newest_checkpoint(folder)
 
 
-def _model_of(found: Checkpoint, average: str | None) -> GPT:
+def _config_of(found: Checkpoint) -> Config:
     made_with = found.state.get("config")
     if isinstance(made_with, dict) and "optimizer" in made_with and "text" not in made_with:
         raise ConfigError(
-            "text is sampled from runs of text",
+            "this is for runs of text",
             got=f"{found.path.parent.parent}, a run of another task",
         )
-    config = config_from_dict(made_with, Config).model
+    return config_from_dict(made_with, Config)
+
+
+def _model_of(found: Checkpoint, average: str | None) -> GPT:
+    config = _config_of(found).model
     found.check_parameters(config.parameters)
     check_model_memory(config)
     model = GPT(config)
