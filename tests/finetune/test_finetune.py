@@ -381,12 +381,21 @@ def test_a_loss_that_is_not_finite_names_its_rows(
     assert f"its rows are chats.jsonl {data.prepared.train[number].line}" in str(caught.value)
 
 
-def test_a_run_that_goes_on_saves_beside_what_it_has_saved(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_saves_beside_what_it_has_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     config = config_of(tmp_path, "chat", "norm", ticks=3)
     assert finetune(config, tmp_path / "run").directory.name == "model"
     more = finetune(replace(config, ticks=6), tmp_path / "run", resume=True)
     assert more.directory.name in ("model-3", "model-6")  # of the best checkpoint
     assert more.proof is not None
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    for _ in range(2):  # it has ended, and is saved in another form
+        assert main(["finetune", "--resume", "run", "--save", "model"]) == 0
+        assert "shards" not in capsys.readouterr().err
+    names = {path.name for path in (tmp_path / "run").glob("model*")}
+    assert {"model", "model-3", "model-3-2"} <= names or {"model", "model-6-2"} <= names
 
 
 def test_a_file_of_options_starts_the_same_run(

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from metronorm.errors import ConfigError, RunError
 from metronorm.files import directory_aside, read_regular
-from metronorm.finetune.library import library
+from metronorm.finetune.library import library, quietly
 from metronorm.finetune.lora import LoraLinear, lora_layers
 from metronorm.finetune.norm_only import norms
 from metronorm.text import size
@@ -59,7 +59,8 @@ def save_model(pretrained: Pretrained, directory: Path, dtype: Saved = "fp32") -
     model = pretrained.model
     weights = sum(each.numel() for each in model.parameters()) * DTYPES[dtype].itemsize
     with _written(directory, weights) as aside:
-        model.save_pretrained(aside, state_dict=_whole_state(model, DTYPES[dtype]))
+        with quietly():
+            model.save_pretrained(aside, state_dict=_whole_state(model, DTYPES[dtype]))
         # transformers notes the dtype that the first parameter has in memory
         model.config.dtype = str(DTYPES[dtype]).removeprefix("torch.")
         model.config.save_pretrained(aside)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, count
 from typing import TYPE_CHECKING, NamedTuple
 
 from metronorm.finetune.card import CardTable, model_card
@@ -92,7 +93,7 @@ def finish(
 
     Args:
         run: directory of the run; the model of its best checkpoint is exported to `model` in it,
-            or to `model-TICK` where there is one already.
+            or to `model-TICK` where there is one already, or `model-TICK-2`, and so on.
         data: of the run.
         stops: prompts to answer, see `Config`.
         form: "adapter" or "model"; None: the adapter where the way has one.
@@ -117,9 +118,10 @@ def finish(
         form = "model" if why_no_adapter(adapted) else "adapter"
     shown = held_out or prepared.train
     rows = [each.ids[:_PROVEN_TOKENS].tolist() for each in shown[:_PROVEN_ROWS]]
-    directory = run / FOLDER
-    if directory.exists():  # of an earlier end: somebody may use it
-        directory = run / f"{FOLDER}-{found.tick}"
+    # those of an earlier end stay: somebody may use them
+    later = f"{FOLDER}-{found.tick}"
+    names = chain((FOLDER, later), (f"{later}-{number}" for number in count(2)))
+    directory = next(run / name for name in names if not (run / name).exists())
 
     def card(proof: Proof) -> str:
         tables = [*([_before_and_after(figures, len(held_out))] if figures else ()), _ledger(data)]
