@@ -242,6 +242,12 @@ def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatc
         (["finetune", "base", "chats.jsonl", "--way", "heads"], "heads"),
         (["finetune", "base", "chats.jsonl", "--context", "1000"], "at most what the model"),
         (["finetune", "base", "chats.jsonl", "--task", "classify"], "got 'llama', which is for a"),
+        (
+            ["finetune", "base", "chats.jsonl", "--validation-data", "chats.jsonl"],
+            "none of 40 rows in",
+        ),
+        (["finetune", "base", "chats.jsonl", "--run", "chats.jsonl"], "chats.jsonl, a file"),
+        (["finetune", "base/config.json", "chats.jsonl"], "got the file"),
         (["finetune", "base", "chats.jsonl", "--trust-remote-code"], "is not offered: a model's"),
         (["chat", "base", "--trust_remote_code"], "is not offered: a model's own code could"),
         (["finetune", "base", "chats.jsonl", "--general", "nothing.txt"], "nothing.txt"),
@@ -391,11 +397,10 @@ def test_a_run_that_goes_on_saves_beside_what_it_has_saved(
     assert more.proof is not None
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()
-    for _ in range(2):  # it has ended, and is saved in another form
-        assert main(["finetune", "--resume", "run", "--save", "model"]) == 0
-        assert "shards" not in capsys.readouterr().err
-    for number in (2, 3):
-        assert (tmp_path / "run" / f"{more.directory.name}-{number}").is_dir()
+    # it has ended, and is saved in another form
+    assert main(["finetune", "--resume", "run", "--save", "model"]) == 0
+    assert "shards" not in capsys.readouterr().err
+    assert (tmp_path / "run" / f"{more.directory.name}-2").is_dir()
 
 
 def test_a_file_of_options_starts_the_same_run(
