@@ -249,6 +249,8 @@ def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatc
         (["finetune", "base", "chats.jsonl", "--run", "chats.jsonl"], "chats.jsonl, a file"),
         (["finetune", "base/config.json", "chats.jsonl"], "got the file"),
         (["finetune", "base", "chats.jsonl", "--trust-remote-code"], "is not offered: a model's"),
+        (["evaluate", "base", "chats.jsonl", "--validation", "0.1"], "takes all rows of DATA"),
+        (["evaluate", "base", "chats.jsonl", "--class-weights", "balanced"], "are for training"),
         (["chat", "base", "--trust_remote_code"], "is not offered: a model's own code could"),
         (["finetune", "base", "chats.jsonl", "--general", "nothing.txt"], "nothing.txt"),
         (["finetune", "base", "chats.jsonl", "--general", "chats.jsonl"], "the task text must"),

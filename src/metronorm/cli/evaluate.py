@@ -58,6 +58,12 @@ def main(argv: list[str]) -> int:
     arguments = parse(Arguments, argv, command="evaluate", description=DESCRIPTION)
     if not arguments.data.data:
         raise ConfigError("an evaluation needs rows", got="no DATA")
+    if arguments.data.validation or arguments.data.validation_data:
+        raise ConfigError(
+            "an evaluation takes all rows of DATA", got="--validation or --validation-data"
+        )
+    if arguments.data.class_weights != "none":
+        raise ConfigError("weights of classes are for training", got="--class-weights")
     from metronorm.finetune.evaluating import evaluate_model, evaluate_run  # torch is loaded now
 
     best = arguments.checkpoint == "best"
