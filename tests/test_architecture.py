@@ -163,7 +163,7 @@ ARROWS = {
     "data": set(),
     "checkpoints": set(),
     "train": {"checkpoints", "optim", "clock"},
-    "planning": {"train", "optim", "clock"},
+    "planning": {"train", "checkpoints", "optim", "clock"},
     "tasks": {"train", "checkpoints", "models", "data", "loss", "norm", "optim"},
     "finetune": {
         "tasks",
@@ -174,6 +174,7 @@ ARROWS = {
         "loss",
         "norm",
         "optim",
+        "planning",
         "runs",
     },
     "integrations": {"clock", "runs", "store"},

@@ -13,6 +13,7 @@ from metronorm.text import (
     hours_minutes,
     nearest,
     parse_percent,
+    parse_size,
     percent,
     printable,
     short_number,
@@ -118,6 +119,16 @@ def test_percents() -> None:
     assert [percent(share) for share in (0.0321, 0.0, -1e-12, 0.0004, 12.5, -0.0321)] == [
         "3.21%", "0%", "0%", "0.04%", "1,250%", "-3.21%"
     ]  # fmt: skip
+
+
+def test_sizes() -> None:
+    assert parse_size("3GiB") == parse_size(" 3 gib ") == parse_size("3G") == 3 << 30
+    assert parse_size("3000MiB") == 3000 << 20
+    assert parse_size("2.5GB") == 2_500_000_000
+    assert parse_size("64") == parse_size("64B") == 64
+    for text in ("", "GiB", "much", "-1GiB", "0GiB", "3iB", "1e9", "3 GiBs", "9999999999TiB"):
+        with pytest.raises(ConfigError, match=r"must be a number with its unit; got .*; try: 3GiB"):
+            parse_size(text)
 
 
 def test_flat_names_keep_what_is_empty() -> None:

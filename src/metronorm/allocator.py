@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Literal
+from typing import Any, Literal
 
 Allocator = Literal["system", "keep"]
 
@@ -27,12 +27,26 @@ def keep_large_blocks(keep: bool) -> bool:
     Returns:
         False where the allocator has no such switch: nothing has changed.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):
+    mallopt = _glibc("mallopt")
+    if mallopt is None:
         return False
     size = _KEEP_BYTES if keep else _SYSTEM_BYTES
     trim = min(2 * size, 2**31 - 1)  # a C int
     return bool(mallopt(_M_MMAP_THRESHOLD, size)) and bool(mallopt(_M_TRIM_THRESHOLD, trim))
+
+
+def give_back() -> None:
+    """Give the system all memory that this process has freed and still holds; glibc only."""
+    trim = _glibc("malloc_trim")
+    if trim is not None:
+        trim(ctypes.c_size_t(0))
+
+
+def _glibc(name: str) -> Any:
+    """A function of glibc; None where there is none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    try:
+        return getattr(ctypes.CDLL("libc.so.6"), name)
+    except (OSError, AttributeError):
+        return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import resource
 import sys
 from typing import TYPE_CHECKING
 
@@ -24,6 +26,21 @@ def available_bytes() -> int | None:
     except OSError:
         pass
     return None
+
+
+def resident_bytes() -> int | None:
+    """Bytes of memory that this process holds now; None where the system does not say."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None
+
+
+def peak_bytes() -> int:
+    """The most bytes of memory that this process has held."""
+    kib = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,24 @@ def size(count: float) -> str:
         if abs(count) >= bytes_per_unit:
             return f"{three_digits(count / bytes_per_unit)} {unit}"
     return f"{three_digits(count)} bytes"
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "3GiB", "3000 MiB", "2.5GB" or "64000000".
+
+    Raises:
+        ConfigError: the text is no size above 0.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kmgt]?)(i?)(b?)", text.strip(), re.I | re.ASCII)
+    number = 0.0
+    if found and not (found[3] and not found[2]):
+        base = 1024 if found[3] or not found[4] else 1000  # "3G" is 3 GiB
+        number = float(found[1]) * base ** "bkmgt".index(found[2].lower() or "b")
+    if not 1 <= number < 2**63:
+        raise ConfigError(
+            "a size of memory must be a number with its unit", got=repr(text), fix="3GiB"
+        )
+    return int(number)
 
 
 def counted(number: int, name: str) -> str:

@@ -89,11 +89,13 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
     from metronorm.train import train
 
     if arguments.dry_run:
-        return training.print_plan(task_of(config, data), config, arguments.processes)
+        return training.print_plan(
+            task_of(config, data, resume=resumed is not None), config, arguments.processes
+        )
     run = Path(resumed or arguments.run or arguments.resume_or_start or _directory(config))
     with naming_rows(config, data):
         outcome = train(
-            lambda config: task_of(config, data),
+            lambda config: task_of(config, data, resume=resumed is not None),
             config,
             run,
             resume=resumed is not None,

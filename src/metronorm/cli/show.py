@@ -111,7 +111,7 @@ def table(summaries: Sequence[Summary]) -> Table:
         row(unit, partial(_count, unit=unit))
         row(f"{unit}/s", partial(_rate, unit=unit))
     row("samples to look at", lambda s: f"{s.samples:,}" if s.samples else "")
-    row("peak memory", lambda s: cell(s.peak_memory_bytes, size))
+    row("peak memory", _memory)
     if len(summaries) > 1:
         made.add_section()
         for name, values in differing(summaries).items():
@@ -184,6 +184,12 @@ def _recording(summary: Summary) -> str:
         return ""
     share = summary.clock_ns / summary.tick_median_ns
     return f"{short_time(summary.clock_ns)} a tick, {percent(share)}"
+
+
+def _memory(summary: Summary) -> str:
+    forecast = summary.forecast_memory_bytes
+    beside = f", forecast {size(forecast)}" if forecast else ""
+    return cell(summary.peak_memory_bytes, size) + beside
 
 
 def _text(value: str) -> Text:

@@ -163,7 +163,8 @@ def print_plan(task: Any, options: TrainConfig, processes: int) -> int:
         f"{short_time(found.seconds * 1e9)} for all of them{on_one}; "
         "evaluations come on top"
     )
-    print(f"memory    {size(found.memory_bytes)} at the most so far")
+    forecast = f", {size(found.forecast_bytes)} by forecast" if found.forecast_bytes else ""
+    print(f"memory    {size(found.memory_bytes)} at the most so far{forecast}")
     needs = found.prediction
     held = ", ".join(f"{name} {size(each)}" for name, each in needs.held.items() if each)
     each = " on each process" if processes > 1 else ""

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from metronorm.memory import peak_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Probe = Callable[[], dict[str, float]]
 
-# getrusage counts the peak in kilobytes, on macOS in bytes
-_PEAK_UNIT = 1 if sys.platform == "darwin" else 1024
 _RAPL = Path("/sys/class/powercap")
 _NVIDIA = Path("/proc/driver/nvidia/version")
 
@@ -89,7 +87,7 @@ class Resources:
 def _own_process() -> dict[str, float]:
     return {
         "processor_ns": time.process_time_ns(),
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _PEAK_UNIT,
+        "peak_memory_bytes": peak_bytes(),
     }
 
 

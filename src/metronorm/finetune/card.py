@@ -160,6 +160,8 @@ def _training(run: Run, summary: Summary) -> list[str]:
     ]
     if summary.peak_memory_bytes:
         facts.append(("peak memory", size(summary.peak_memory_bytes)))
+    if summary.forecast_memory_bytes:
+        facts.append(("peak memory, forecast", size(summary.forecast_memory_bytes)))
     facts += [(name, version) for name, version in info.versions.items()]
     if info.git:
         facts.append(("commit", info.git.get("commit")))

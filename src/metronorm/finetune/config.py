@@ -11,6 +11,7 @@ import tyro
 from metronorm.errors import ConfigError
 from metronorm.finetune.data_config import DataConfig, TaskName, absolute_paths
 from metronorm.finetune.ways import AdaptConfig
+from metronorm.text import parse_size
 from metronorm.train.config import (
     OptimizerConfig,
     OptimizerName,
@@ -56,13 +57,18 @@ class Config(TrainConfig):
     adapt: Annotated[AdaptConfig, tyro.conf.arg(name="")] = field(default_factory=AdaptConfig)
     context: int = 0
     """Most tokens of a row, and of a pack of rows. 0: 512, or the model's if that is less."""
-
     general: tuple[str, ...] = on_resume("free", ())
     """Files or folders of text of another kind, to evaluate on before and after: the perplexity
     shows what was forgotten. Of much text about 32,000 tokens are taken, evenly spread."""
     stops: int = on_resume("free", STOPS)
     """Prompts of the rows that were held out, for the model to answer by itself before and after:
     how often does an answer stop within twice its length, or 64 tokens? 0: leave this out."""
+    memory: str = on_resume("free", "")
+    """Most memory to take, such as 3GiB. The fastest that fits is chosen before the first tick:
+    smaller micro-batches of the same tick, fewer rows of logits at once, activations computed
+    again. Nothing: no limit."""
+    loss_chunk: int = 0
+    """Rows of logits that exist at once. 0: as many as take 64 MiB."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,6 +76,9 @@ class Config(TrainConfig):
         check_count("stops", self.stops, 0)
         if self.task == "classify" and self.general:
             raise ConfigError("--general is for a model that writes", got="task classify")
+        check_count("loss_chunk", self.loss_chunk, 0)
+        if self.memory:
+            parse_size(self.memory)
         check_choice("task", self.task, get_args(TaskName))
         check_count("context", self.context, 0)
         if self.task != "classify" and "head" in self.adapt.way:

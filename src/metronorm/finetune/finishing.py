@@ -73,7 +73,9 @@ def finetune(
     """
     data = read(config)
     with naming_rows(config, data):
-        outcome = train(lambda config: task_of(config, data), config, directory, resume=resume)
+        outcome = train(
+            lambda config: task_of(config, data, resume=resume), config, directory, resume=resume
+        )
     if outcome.signal or outcome.tick < config.ticks or find_place().rank:
         return Finished([], None, directory / FOLDER, outcome)
     data.prepared.ledger.write_rejects(directory / "rejects.jsonl")

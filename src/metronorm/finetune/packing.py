@@ -88,6 +88,15 @@ class Packs:
             [self._packs[pack] for pack in self._order.take(first, size).tolist()]
         )
 
+    def largest(self, size: int) -> Batch:
+        """A batch that takes as much memory as any: the packs with most positions and answers."""
+        counts = [int(np.count_nonzero(each.weights)) for each in self._examples]
+        by_size = sorted(
+            self._packs,
+            key=lambda pack: (int(self._positions[pack].sum()), sum(counts[n] for n in pack)),
+        )
+        return self.collate(np.concatenate(by_size[-size:]))
+
     def once(self, size: int) -> Once[Batch]:
         """All examples in their own order, in batches of about `size` packs: to evaluate on."""
         starts = [0]
@@ -177,6 +186,11 @@ class Rows:
         longest_last = np.argsort(self._lengths[numbers], axis=1, kind="stable")
         numbers = np.take_along_axis(numbers, longest_last, axis=1).reshape(-1)
         return numbers[first - begin : first - begin + size]
+
+    def largest(self, size: int) -> Batch:
+        """A batch that takes as much memory as any: all are padded to the longest text."""
+        longest = np.argsort(self._lengths, kind="stable")[-size:]
+        return self.collate(np.resize(longest, size))
 
     def once(self, size: int) -> Once[Batch]:
         """All examples in their own order, in batches of `size`: to evaluate on."""

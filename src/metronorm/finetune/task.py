@@ -12,6 +12,7 @@ from metronorm.errors import ConfigError, DivergenceError
 from metronorm.finetune.adapting import adapt, groups
 from metronorm.finetune.base import check_frozen, frozen_id
 from metronorm.finetune.data_config import DataConfig
+from metronorm.finetune.fitting import check_alone, foresee, least
 from metronorm.finetune.packing import Packs, Rows
 from metronorm.finetune.preparing import prepare
 from metronorm.finetune.pretrained import load, load_vocabulary
@@ -97,13 +98,21 @@ def read(config: Config, labels: Sequence[str] | None = None) -> Read:
     return Read(data, vocabulary, context, general)
 
 
-def task_of(config: Config, data: Read) -> Task:
+def task_of(config: Config, data: Read, *, resume: bool = False) -> Task:
     """The task of a config whose data are read.
 
     Args:
         config: with the model.
         data: of it, as `read` gives it.
+        resume: a run goes on, which keeps what was chosen for its memory.
+
+    Raises:
+        ConfigError: a limit of memory for several processes.
     """
+    check_alone(config)
+    asked = config if config.memory and not resume else None
+    if asked:  # what takes the least is tried out first, and the choice made when it is loaded
+        config = least(config)
     adapted: list[Adapted] = []  # the newest that `model` has made
     frozen: list[str] = []
     causal = config.task != "classify"
@@ -115,7 +124,7 @@ def task_of(config: Config, data: Read) -> Task:
         made = load_adapted(config, prepared.labels)
         adapted[:] = [made]
         frozen[:] = [frozen_id(made)]  # before FSDP2 gives each rank a part
-        return Tuned(made, prepared.class_weights)
+        return Tuned(made, prepared.class_weights, config.loss_chunk or None)
 
     def save(directory: Path, kept: Mapping[str, Any]) -> Mapping[str, Any]:
         check_frozen(kept.get("frozen", frozen[0]), frozen[0], config.model)
@@ -135,6 +144,8 @@ def task_of(config: Config, data: Read) -> Task:
         hooks=hooks,
         save=save,
         unit="answer_tokens" if causal else "texts",
+        config=config if asked else None,
+        foresee=lambda ready: foresee(ready, order, asked),
     )
 
 

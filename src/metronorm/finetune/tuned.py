@@ -29,10 +29,17 @@ class Tuned(nn.Module):
     Args:
         adapted: what trains, and in what.
         class_weights: (classes,), of a classifier's labels; None: all 1.
+        chunk: rows whose logits exist at once; None: as `linear_cross_entropy` chooses.
     """
 
-    def __init__(self, adapted: Adapted, class_weights: NDArray[Any] | None = None) -> None:
+    def __init__(
+        self,
+        adapted: Adapted,
+        class_weights: NDArray[Any] | None = None,
+        chunk: int | None = None,
+    ) -> None:
         super().__init__()
+        self.chunk = chunk
         self.model: nn.Module = adapted.pretrained.model
         self.is_causal = adapted.pretrained.kind == "causal"
         weights = None if class_weights is None else torch.as_tensor(class_weights)
@@ -64,6 +71,7 @@ class Tuned(nn.Module):
             weights=torch.as_tensor(batch["weights"]),
             soft_cap=top.soft_cap,
             scale=top.scale,
+            chunk=self.chunk,
         )
 
 

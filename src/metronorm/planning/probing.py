@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from metronorm.clock import Clock
-from metronorm.memory import explaining_out_of_memory
-from metronorm.planning.live_bytes import LiveBytes
+from metronorm.memory import explaining_out_of_memory, peak_bytes
+from metronorm.planning.live_bytes import beat_bytes
 from metronorm.planning.predicting import Prediction, predict
 from metronorm.train.optimizers import check_processes
 from metronorm.train.preparing import Preparation, made
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metronorm.train.config import TrainConfig
-    from metronorm.train.step import Step
     from metronorm.train.task import Task
 
 _TICKS = 4  # of which the first is not counted: it builds kernels and optimizer state
@@ -45,6 +42,7 @@ class Plan:
         seconds_per_tick: median of the probed ticks, which one process has made; evaluations and
             checkpoints come on top.
         memory_bytes: the largest this process has held on the device while probing.
+        forecast_bytes: the most that the process will hold; None where the task does not foresee.
         prediction: what each of the asked number of processes would hold and send.
     """
 
@@ -57,6 +55,7 @@ class Plan:
     passes: float | None
     seconds_per_tick: float
     memory_bytes: int
+    forecast_bytes: int | None
     prediction: Prediction
 
     @property
@@ -83,6 +82,7 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig, *, processes: 
     with explaining_out_of_memory(resume=False):
         whole, config = made(task, config)
         ready = Preparation(whole, config)
+        config = ready.step.config
         step, seconds = ready.step, []
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -96,7 +96,7 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig, *, processes: 
                 seconds.append(time.perf_counter() - begin)
                 begin = time.perf_counter()
         memory = _peak_bytes(step.device)
-        activations = _activation_bytes(step, ready.trial)
+        activations = beat_bytes(step, ready.trial)
         size = ready.beats.beats_per_epoch()
         return Plan(
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),
@@ -108,18 +108,9 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig, *, processes: 
             passes=config.ticks * config.micro_batches / size if size else None,
             seconds_per_tick=statistics.median(seconds[1:] or seconds),
             memory_bytes=memory,
+            forecast_bytes=ready.forecast["memory_bytes"] if ready.forecast else None,
             prediction=predict(step, ready.averages, activations, processes),
         )
-
-
-def _activation_bytes(step: Step, batch: Any) -> int:
-    """The most that one beat makes, apart from gradients that stay."""
-    step.try_out(batch, step.precision)  # there are gradients now, to which the next are added
-    made_in_beat = LiveBytes()
-    # nobody sees what a compiled model makes
-    with torch.compiler.set_stance("force_eager"), made_in_beat:
-        step.try_out(batch, step.precision)
-    return made_in_beat.peak
 
 
 def _wait(device: torch.device) -> None:
@@ -130,5 +121,4 @@ def _wait(device: torch.device) -> None:
 def _peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    kib = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
+    return peak_bytes()

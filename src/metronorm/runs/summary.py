@@ -13,6 +13,7 @@ from metronorm.runs.goodput import goodput
 from metronorm.runs.lateness import Straggler, stragglers
 from metronorm.runs.state import run_state
 from metronorm.runs.units import units_of
+from metronorm.scalars import as_integer
 from metronorm.store.parquet_parts import batches
 from metronorm.store.sql_columns import identifier
 from metronorm.text import size
@@ -59,6 +60,8 @@ class Summary:
     | `counts` | of each unit that ticks count, such as tokens, how many |
     | `per_second` | the same over `seconds`, which include evaluation and checkpoints |
     | `straggler` | the rank that reaches the collective latest, if it is late in most ticks |
+    | `peak_memory_bytes` | the most that a process held |
+    | `forecast_memory_bytes` | the same as foreseen before the first tick; None: nothing was |
     | `goodput` | the share of the time that led forward; None for a run of one attempt |
     | `branches` | "from tick-00000400: ..." for each attempt that began at a chosen checkpoint |
     | `samples` | how many texts, pictures, ... there are to look at |
@@ -86,6 +89,7 @@ class Summary:
     per_second: dict[str, float]
     straggler: Straggler | None
     peak_memory_bytes: int | None
+    forecast_memory_bytes: int | None
     goodput: float | None
     branches: list[str]
     samples: int
@@ -153,6 +157,7 @@ def summarize(run: Run) -> Summary:
         peak_memory_bytes=_one(resources, "select max(peak_memory_bytes) from resources")
         if "peak_memory_bytes" in resources.columns
         else None,
+        forecast_memory_bytes=_forecast(events),
         goodput=goodput(run).share if len(run.attempts) > 1 else None,
         branches=_branches(events),
         samples=len(run.samples()),
@@ -260,6 +265,13 @@ def _machine(events: Table) -> str:
     found = read_events(events, "event = 'machine'")
     chosen = max(found, key=lambda event: event.attempt).fields if found else {}
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
+
+
+def _forecast(events: Table) -> int | None:
+    """The memory that was foreseen before the newest attempt."""
+    found = read_events(events, "event = 'forecast'")
+    newest = max(found, key=lambda event: event.attempt).fields if found else {}
+    return as_integer(newest.get("memory_bytes"))
 
 
 def _host(host: dict[str, Any]) -> str:

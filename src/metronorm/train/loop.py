@@ -88,9 +88,10 @@ class Training:
         *,
         branch: bool = False,
     ) -> None:
-        self.task, self.config, self.directory, self.found = task, config, directory, found
+        self.task, self.directory, self.found = task, directory, found
         self.old, self.is_branch, self.world = old, branch, world
         self.ready = Preparation(task, config, found, branch=branch, world=world)
+        self.config = config = self.ready.step.config
         self.stop, self.reason = stop, ""
         self.clock = clock or Clock(directory, config=config_to_dict(config))
         self.saving = Saving(self.ready, directory, found, branch=branch)
@@ -159,6 +160,8 @@ class Training:
     def _begin(self, clock: Clock) -> None:
         """Say what starts, on screen and on record, and write what belongs to the run."""
         clock.event("machine", precision=self.ready.step.precision, allocator=self.ready.allocator)
+        if self.ready.forecast:
+            clock.event("forecast", **self.ready.forecast)
         if self.world.first:
             say_what_starts(self.ready, self.directory)
             self._write_what_belongs()

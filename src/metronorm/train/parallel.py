@@ -171,6 +171,12 @@ def layers_of(model: nn.Module) -> list[nn.Module]:
     return [layer for child in model.children() for layer in layers_of(child)]
 
 
+def keep_activations(layers: Sequence[nn.Module]) -> None:
+    """Undo `recompute`."""
+    for layer in layers:
+        vars(layer).pop("forward", None)
+
+
 def recompute(layers: Sequence[nn.Module]) -> None:
     """Let layers forget their activations, and compute them again in the backward pass.
 

@@ -18,7 +18,7 @@ from metronorm.train.averages import Averages
 from metronorm.train.beats import IteratedBeats, make_beats
 from metronorm.train.evaluate import evaluating
 from metronorm.train.first_beat import check_batch
-from metronorm.train.parallel import check_whole, layers_of, recompute
+from metronorm.train.parallel import check_whole, keep_activations, layers_of, recompute
 from metronorm.train.rank_beats import rank_windows
 from metronorm.train.resuming import check_same_data
 from metronorm.train.starting import initial_weights
@@ -90,6 +90,7 @@ class Preparation:
     Attributes:
         ticks_done: those of the checkpoint.
         changing: the names of the buffers that a forward pass changes, and a checkpoint has.
+        forecast: what the task foresees; None: nothing.
 
     Raises:
         MetronormError: what can be found wrong before the first tick.
@@ -145,10 +146,25 @@ class Preparation:
         self.step.share(world, self.trial, self.changing)
         if found:
             found.load_model(model, world=world)
-        optimizer = self.step.optimizer  # its imports take seconds, which are no tick's
         self.averages = Averages(model, config)
+        foresees = task.foresee is not None and world.size == 1
+        self.forecast = task.foresee(self) if task.foresee and foresees else None
+        optimizer = self.step.optimizer  # its imports take seconds, which are no tick's
         if found:
             found.load_optimizer(optimizer, self.averages, branch=branch, world=world)
+
+    def change(self, config: TrainConfig) -> None:
+        """Take other beats, and keep activations or not; before the first tick of a new run."""
+        before, step = self.step.config, self.step
+        if config.activation_checkpointing != before.activation_checkpointing:
+            change = recompute if config.activation_checkpointing else keep_activations
+            change(layers_of(step.model))
+        step.config = config
+        if config.batch_size != before.batch_size:
+            self.beats = make_beats(
+                step.task.batches, batch_size=config.batch_size, seed=config.seed
+            )
+            self.trial = self.beats.first()
 
     def _choose_precision(self, config: TrainConfig, found: Checkpoint | None) -> None:
         """As the config says, or as the run has had it so far, or else as is measured."""

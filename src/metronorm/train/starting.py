@@ -51,6 +51,8 @@ def say_what_starts(ready: Preparation, directory: Path) -> None:
         f"{config.ticks * count:,} in all{passes}",
         f"watch it   metronorm watch {name}",
     ]
+    if ready.forecast:
+        lines.insert(3, f"memory     {size(ready.forecast['memory_bytes'])} by forecast")
     if ready.world.size > 1:
         lines[2:2] = _processes(ready)
     if ready.ticks_done >= config.ticks:

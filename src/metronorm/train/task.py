@@ -132,6 +132,8 @@ class Task:
             same one. None: that of `batches`, if it has one.
         unit: what is counted, in the plural: the name of the metric in the record.
         config: the config with what the data decided (a vocabulary's size); None: as it was.
+        foresee: called once on one process, before there is an optimizer, with what is prepared; it
+            may refuse to train. What it returns is on record in the event `forecast`.
         accumulate: for losses that are no sum over batches: `accumulate(model, batch, weight)`
             multiplies the loss by the weight, calls backward() itself, and returns the weighted
             loss, detached. It replaces `loss` in training, not in an evaluation.
@@ -150,4 +152,5 @@ class Task:
     data_id: str | None = None
     unit: str = "examples"
     config: Any = None
+    foresee: Callable[[Any], Mapping[str, Any] | None] | None = None
     accumulate: Callable[[nn.Module, Batch, float], Tensor] | None = None
