@@ -210,6 +210,8 @@ def test_by_length_every_text_comes_once_and_little_is_padded() -> None:
         sum(int((batch["mask"] == 0).sum()) for batch in each) for each in (batches, rows.once(8))
     )
     assert padded < 0.2 * unsorted
+    some = np.concatenate([batch["ids"][:, 0] for batch in rows.by_length(8, most=20)])
+    assert sorted(some) == sorted(rows.chosen(0, 20))
 
 
 def test_rows_need_texts_and_a_window() -> None:

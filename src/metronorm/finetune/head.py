@@ -21,9 +21,10 @@ from torch.nn import functional
 
 from metronorm.errors import ConfigError, DataError
 from metronorm.finetune import architectures
+from metronorm.optim.blocks import distribute_like
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from typing import Any
 
 L2_TRIED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -52,7 +53,12 @@ class Solved:
 
 
 @torch.no_grad()
-def compute_features(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> Tensor:
+def compute_features(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    *,
+    of: Callable[[Any, Any], Tensor] = architectures.features,
+) -> Tensor:
     """What the last layer of a classifier gets, computed once for all batches, in order.
 
     The model is in evaluation mode meanwhile, so nothing is dropped.
@@ -60,6 +66,7 @@ def compute_features(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> 
     Args:
         model: a classifier.
         batches: as `architectures.features` takes them.
+        of: what computes them, if the model is one around a classifier.
 
     Returns:
         (rows, width), float32, on the CPU.
@@ -70,7 +77,7 @@ def compute_features(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> 
     was_training = model.training
     try:
         model.eval()
-        found = [architectures.features(model, batch).float().cpu() for batch in batches]
+        found = [of(model, batch).float().cpu() for batch in batches]
     finally:
         model.train(was_training)
     if not found:
@@ -80,11 +87,13 @@ def compute_features(model: nn.Module, batches: Iterable[Mapping[str, Any]]) -> 
 
 @torch.no_grad()
 def put_into(model: nn.Module, solved: Solved) -> None:
-    """Write the solution into the last layer of a classifier."""
+    """Write the solution into the last layer of a classifier, also where it is sharded."""
     layer = architectures.head(model)
-    layer.weight.copy_(solved.weight)
-    if layer.bias is not None:
-        layer.bias.copy_(solved.bias)
+    for parameter, value in ((layer.weight, solved.weight), (layer.bias, solved.bias)):
+        if parameter is not None:
+            whole = value.to(parameter.device, parameter.dtype)
+            is_sharded = hasattr(parameter, "placements")
+            parameter.copy_(distribute_like(whole, parameter) if is_sharded else whole)
 
 
 def solve(

@@ -196,9 +196,17 @@ class Rows:
         """All examples in their own order, in batches of `size`: to evaluate on."""
         return Once([*range(0, len(self._examples), size), len(self._examples)], self.collate)
 
-    def by_length(self, size: int) -> Once[Batch]:
-        """All examples once, the longest first, so that batches of `size` are padded least."""
-        order = np.argsort(-self._lengths, kind="stable")
+    def by_length(self, size: int, most: int | None = None) -> Once[Batch]:
+        """Examples once, the longest first, so that batches of `size` are padded least.
+
+        Args:
+            size: of a batch.
+            most: only so many, those that the order begins with; None: all.
+        """
+        numbers = np.arange(len(self._examples))
+        if most is not None and most < len(numbers):
+            numbers = self.chosen(0, most)
+        order = numbers[np.argsort(-self._lengths[numbers], kind="stable")]
         bounds = [*range(0, len(order), size), len(order)]
         return Once(bounds, lambda places: self.collate(order[places]))
 

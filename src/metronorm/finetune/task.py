@@ -131,8 +131,9 @@ def task_of(config: Config, data: Read, *, resume: bool = False) -> Task:
         return {"frozen": frozen[0], "labels": list(prepared.labels), "ends": list(prepared.ends)}
 
     hooks = [lost_updates(lambda: adapted[0].parameters(), config.evaluate_every)]
-    if isinstance(order, Rows) and "head" in config.adapt.way:
-        hooks.append(solving(lambda: adapted[0], order, prepared.class_weights))
+    if isinstance(order, Rows):
+        planned = config.ticks * config.batch_size * config.micro_batches
+        hooks.append(solving(lambda: adapted[0], order, prepared.class_weights, planned))
     return Task(
         model=model,
         batches=order,

@@ -46,7 +46,9 @@ class Tuned(nn.Module):
         self.register_buffer("class_weights", weights, persistent=False)
         self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
 
-    def forward(self, batch: Mapping[str, Any], *, measure: bool = False) -> Any:
+    def forward(
+        self, batch: Mapping[str, Any], *, measure: bool = False, only_features: bool = False
+    ) -> Any:
         """The cross entropy of a batch, in nats, summed over what counts.
 
         Args:
@@ -54,7 +56,10 @@ class Tuned(nn.Module):
             measure: of a classifier, give the sums of an evaluation instead: the cross entropy
                 without the weights of classes, and how many texts are classified right. They are
                 computed here because FSDP2 gathers parameters when a model is called.
+            only_features: give what the head gets, for the same reason.
         """
+        if only_features:
+            return features(self.model, batch)
         if not self.is_causal:
             logits, labels = class_logits(self.model, batch)
             if measure:
