@@ -152,6 +152,7 @@ def ours(fold: Fold, way: Way, arguments: Arguments) -> tuple[float, float]:
 
 def trainer(fold: Fold, way: Way, arguments: Arguments) -> tuple[float, float]:
     """The same of transformers' `Trainer` as it comes, with its defaults for what is not named."""
+    import torch
     from torch.utils.data import Dataset
     from transformers import (
         AutoModelForSequenceClassification,
@@ -178,11 +179,16 @@ def trainer(fold: Fold, way: Way, arguments: Arguments) -> tuple[float, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         training = Trainer(
-            AutoModelForSequenceClassification.from_pretrained(model, num_labels=len(names)),
+            AutoModelForSequenceClassification.from_pretrained(
+                model,
+                id2label=dict(enumerate(names)),
+                label2id={name: number for number, name in enumerate(names)},
+            ),
             TrainingArguments(
                 folder,
                 num_train_epochs=arguments.epochs,
                 per_device_train_batch_size=16,
+                dataloader_pin_memory=torch.cuda.is_available(),  # else it warns
                 bf16=arguments.precision == "bf16",
                 save_strategy="no",
                 report_to=[],

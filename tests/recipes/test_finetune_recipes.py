@@ -105,7 +105,7 @@ def test_each_way_is_scored_on_each_fold_once(
 
 
 @pytest.mark.slow
-def test_trainer_and_steps(
+def test_every_way_learns(
     classifier: ModuleType, mails: Path, encoder: Path, tmp_path: Path
 ) -> None:
     arguments = classifier.Arguments(
@@ -114,7 +114,8 @@ def test_trainer_and_steps(
         folds=2,
         first=1,
         context=16,
-        epochs=4,
+        epochs=20,
+        rate=3e-3,
         spam=mails,
         model=encoder,
         runs=tmp_path,
@@ -122,7 +123,7 @@ def test_trainer_and_steps(
     classifier.main(arguments)
     found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
     assert [row["way"] for row in found] == ["full", "lora", "norm+head", "trainer"]
-    assert all(0 <= row["f1"] <= row["accuracy"] <= 1 or row["f1"] > 0.5 for row in found)
+    assert all(row["accuracy"] > 0.6 for row in found), found
 
 
 def test_of_a_mail_only_subject_and_body_are_read(classifier: ModuleType) -> None:
