@@ -9,7 +9,8 @@
 A chat asks for the definition of a word; the answer is the first sense in the Collaborative
 International Dictionary of English. Whole words are held out. Printed are the loss of their
 answers, and of greedy answers how many are the dictionary's and chrF, a share of common letters,
-before and after. The figures are in docs/finetune-recipes.md. Read `main` first.
+before and after. 40 ticks lower the loss from 4.32 to 2.42 nats per token and raise chrF from 20.3
+to 24.0 (`--ticks 40 --answers 40 --held-out 100`). Read `main` first.
 """
 
 from __future__ import annotations
