@@ -35,7 +35,8 @@ class Taken:
         model: the weights that this rank writes, by name; parts that another rank writes are empty.
         state: the same of the optimizer and of averages.
         sharded: whether ranks hold different parts.
-        bytes: of host memory that the tensors take until they are written.
+        copied: whether the training may go on before it is written.
+        bytes: of host memory that the copies take until they are written.
     """
 
     tick: int
@@ -43,6 +44,7 @@ class Taken:
     model: dict[str, Part]
     state: dict[str, Part]
     sharded: bool
+    copied: bool
     bytes: int
     wait: Callable[[], None]  # until the copies are made
 
@@ -55,6 +57,7 @@ def take(
     tensors: Mapping[str, Tensor] | None = None,
     world: World = ONE_PROCESS,
     copy: bool = True,
+    most_copied: int | None = None,
     memory: Taken | None = None,
 ) -> Taken:
     """What a checkpoint of this moment holds, for `write`; training may go on meanwhile.
@@ -70,6 +73,7 @@ def take(
         world: the ranks that save together.
         copy: False where the checkpoint is written before the training goes on: tensors are copied
             only where that is needed to write them.
+        most_copied: bytes; if this rank has more, it is as with `copy=False`.
         memory: an earlier one that is no longer needed: this one is put where it was, as far as the
             tensors are alike. New memory makes a copy take three times as long.
 
@@ -90,15 +94,16 @@ def take(
     sharded = world.size > 1 and any(map(is_sharded, (*weights.values(), *more.values())))
     record = {"optimizer": {"state": plain, "param_groups": kept["param_groups"]}, **state}
     with torch.no_grad():
+        parts = [
+            {name: part_of(tensor, world) for name, tensor in each.items()}
+            for each in (weights, more)
+        ]
+        size = sum(part.local.nbytes for each in parts for part in each.values())
+        copy = copy and (most_copied is None or size <= most_copied)
+        earlier = (memory.model, memory.state) if memory and memory.copied else ({}, {})
         mine = [
-            {
-                name: _mine(part_of(tensor, world), copy, into.get(name))
-                for name, tensor in each.items()
-            }
-            for each, into in (
-                (weights, memory.model if memory else {}),
-                (more, memory.state if memory else {}),
-            )
+            {name: _mine(part, copy, into.get(name)) for name, part in each.items()}
+            for each, into in zip(parts, earlier, strict=True)
         ]
     return Taken(
         tick=state["tick"],
@@ -106,6 +111,7 @@ def take(
         model=mine[0],
         state=mine[1],
         sharded=sharded,
+        copied=copy,
         bytes=sum(part.local.nbytes for each in mine for part in each.values()) if copy else 0,
         wait=_copied(weights) if copy else lambda: None,
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metronorm.errors import ConfigError
+from metronorm.finetune.gated_mlp import keep_no_products
 from metronorm.finetune.lora import add_lora
 from metronorm.finetune.norm_only import keep_input_dtype, norm_parameters
 from metronorm.finetune.pretrained import Pretrained
@@ -84,6 +85,7 @@ def adapt(pretrained: Pretrained, config: AdaptConfig) -> Adapted:
             fix="a body of fp32, or lora",
         )
     replace_norms(model)
+    keep_no_products(model)
     model.requires_grad_(config.way == "full")
     whole = _whole(pretrained) if config.way in ("lora", "norm+head") else []
     if config.way == "head":

@@ -1,4 +1,4 @@
-"""A checkpoint is written by a thread of its own, while the training goes on."""
+"""A checkpoint is written by a thread of its own while the training goes on, or at once."""
 
 from __future__ import annotations
 
@@ -26,4 +26,14 @@ def in_background(work: Callable[[], T]) -> Future[T]:
 
     future: Future[T] = Future()
     threading.Thread(target=run, name="metronorm-checkpoint").start()
+    return future
+
+
+def at_once(work: Callable[[], T]) -> Future[T]:
+    """As `in_background`, but the work has ended when this returns."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(work())
+    except Exception as error:  # not KeyboardInterrupt, which must go on
+        future.set_exception(error)
     return future

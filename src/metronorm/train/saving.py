@@ -20,6 +20,9 @@ for the copy alone. There is one copy: if the next checkpoint is due while one i
 training waits for that. What was begun is finished before the training ends; after an interrupt,
 before the process ends.
 
+On a CPU a large training makes no copy, and writes its files itself: the copy would double what it
+holds, and the other thread would take its time from the same cores.
+
 What a tick changes before its update is little: the place in the data, which is taken with the
 state, and buffers, of which there are copies. Sums that an optimizer carries over cannot be put
 back: nothing is saved where a gradient was added to them.
@@ -28,6 +31,7 @@ back: nothing is saved where a gradient was added to them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping
@@ -40,7 +44,7 @@ from metronorm.checkpoints import folder
 from metronorm.checkpoints.checkpoint import FOLDER, OWN_NAMES, take
 from metronorm.errors import ConfigError, DivergenceError
 from metronorm.train import buffers
-from metronorm.train.checkpoint_thread import in_background
+from metronorm.train.checkpoint_thread import at_once, in_background
 from metronorm.train.config_changes import config_to_dict
 from metronorm.train.resuming import describe_machine, warn_if_not_exact
 
@@ -57,6 +61,8 @@ if TYPE_CHECKING:
     from metronorm.train.preparing import Preparation
 
 _log = logging.getLogger("metronorm")
+
+_MOST_COPIED = 256 << 20  # bytes of a training on a CPU
 
 
 class Saving:
@@ -197,9 +203,13 @@ class Saving:
                 state=state,
                 tensors=self._ready.averages.tensors(),
                 world=self._world,
+                most_copied=_MOST_COPIED if step.device.type == "cpu" else None,
                 memory=self._taken,
             )
-            self._writing = in_background(lambda: self._written(taken))
+            write = in_background if taken.copied else at_once
+            self._writing = write(lambda: self._written(taken))
+            if not taken.copied:  # nothing of it is needed again, and tensors may be replaced
+                self._taken = dataclasses.replace(taken, model={}, state={}, wait=lambda: None)
 
     def _written(self, taken: Taken) -> dict[str, Any]:
         """Write a checkpoint, and remove old ones; the fields of its event."""
