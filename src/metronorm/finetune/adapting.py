@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from metronorm.errors import ConfigError
 from metronorm.finetune.gated_mlp import keep_no_products
+from metronorm.finetune.lookup import add_rows_alone
 from metronorm.finetune.lora import add_lora
 from metronorm.finetune.norm_only import keep_input_dtype, norm_parameters
 from metronorm.finetune.pretrained import Pretrained
@@ -86,6 +87,7 @@ def adapt(pretrained: Pretrained, config: AdaptConfig) -> Adapted:
         )
     replace_norms(model)
     keep_no_products(model)
+    add_rows_alone(model)
     model.requires_grad_(config.way == "full")
     whole = _whole(pretrained) if config.way in ("lora", "norm+head") else []
     if config.way == "head":
@@ -165,8 +167,9 @@ def _set_dtypes(model: nn.Module, config: AdaptConfig, top: list[nn.Module]) -> 
     for parameter in model.parameters():
         trains = parameter.requires_grad and config.way != "full"
         if parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):
-            is_wide = trains or id(parameter) in wide
-            parameter.data = parameter.data.to(torch.float32 if is_wide else body)
+            dtype = torch.float32 if trains or id(parameter) in wide else body
+            # one weight that lies in the mapped file would keep all of that in memory
+            parameter.data = parameter.data.to(dtype, copy=body != torch.float32)
     if body == torch.float32:
         return
     keep_input_dtype(model)

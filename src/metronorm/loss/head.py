@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from metronorm.loss.checks import Options
     from metronorm.loss.rows import Rows
 
-CONVERTED = 1 << 14  # entries of a weight in half precision that are converted at once
+CONVERTED = 1 << 12  # entries of a weight in half precision that are converted at once
 
 
 class Head(NamedTuple):

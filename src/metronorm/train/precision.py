@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from metronorm.allocator import Allocator, keep_large_blocks
+from metronorm.allocator import Allocator, give_back, keep_large_blocks
 from metronorm.errors import ConfigError
 from metronorm.train.buffers import copies, places
 
@@ -93,6 +93,7 @@ def discarding_gradients(model: torch.nn.Module) -> Iterator[None]:
     with torch.no_grad():
         for (module, name, buffer), copy in zip(before, copied.values(), strict=True):
             setattr(module, name, buffer.copy_(copy))  # the model may have put another one there
+    give_back()  # what trials have held would count as held by the training
 
 
 def _race(now: Callable[[], float], *steps: Callable[[], object]) -> list[float]:
