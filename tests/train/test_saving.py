@@ -17,7 +17,7 @@ from metronorm.checkpoints import checkpoint
 from metronorm.checkpoints.folder import checkpoint_at, checkpoint_paths
 from metronorm.errors import DivergenceError
 from metronorm.runs import open_run
-from metronorm.train import Hook, Moment, train
+from metronorm.train import Hook, Moment, saving, train
 
 from ..store.stores import until
 from .stranger import Config, small, task
@@ -214,3 +214,44 @@ def test_what_was_begun_is_finished_before_a_divergence_ends_the_training(
     with pytest.raises(DivergenceError):
         train(hooked(look), config(), tmp_path)
     assert saved(tmp_path) == [4]
+
+
+def test_a_large_training_on_a_cpu_writes_its_checkpoints_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writers = []
+
+    def write(*arguments: Any) -> Path:
+        writers.append(threading.current_thread())
+        return WRITE(*arguments)
+
+    monkeypatch.setattr(checkpoint, "write", write)
+    train(task, config(), tmp_path / "copied")
+    assert threading.main_thread() not in writers
+    writers.clear()
+    monkeypatch.setattr(saving, "_MOST_COPIED", 1000)
+    train(task, config(), tmp_path / "large")
+    assert set(writers) == {threading.main_thread()}
+    assert {fields["bytes"] for *_, fields in events(tmp_path / "large", "checkpoint")} == {0}
+    for tick in saved(tmp_path / "copied"):
+        copied, large = (
+            checkpoint_at(tmp_path / run / "checkpoints", tick).path for run in ("copied", "large")
+        )
+        for name in ("model.safetensors", "state.safetensors"):
+            assert (large / name).read_bytes() == (copied / name).read_bytes()
+
+
+def test_a_full_disk_is_logged_by_a_large_training_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*arguments: Any) -> Path:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(checkpoint, "write", full)
+    monkeypatch.setattr(saving, "_MOST_COPIED", 0)
+    with caplog.at_level(logging.WARNING, "metronorm"):
+        assert train(task, config(), tmp_path).tick == 9
+    assert [name for _, name, _ in events(tmp_path, "checkpoint", "checkpoint failed")] == [
+        "checkpoint failed"
+    ] * 3
+    assert "no space left" in caplog.text

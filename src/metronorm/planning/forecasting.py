@@ -6,7 +6,7 @@
 | parameters, averages | their bytes; buffers are among the parameters |
 | gradients, optimizer | two ticks of a few elements by the same optimizer; their bytes for all |
 | activations | a beat of the largest batch, in which every tensor is counted; the head among them |
-| checkpoint | a copy of what trains, of the optimizer's state and of the averages |
+| checkpoint | a copy of what trains, of the optimizer's state and of the averages, if one is made |
 
 The fullest moment is in a beat, or at the end, where the last checkpoint is copied. Earlier
 checkpoints are held in every beat after them. What was held before, as by the loading of the
@@ -26,6 +26,7 @@ from metronorm.checkpoints.taking import distinct
 from metronorm.memory import peak_bytes, resident_bytes
 from metronorm.text import size
 from metronorm.train.optimizers import default_groups, make_optimizer
+from metronorm.train.saving import most_copied
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -125,6 +126,8 @@ def resting(ready: Preparation) -> Resting | None:
     state = _state(step)
     averages = sum(each.nbytes for each in ready.averages.tensors().values())
     weights = sum(each.nbytes for each in distinct(model.state_dict(keep_vars=True)).values())
+    copied = weights + state.saved + averages
+    most = most_copied(step.device)
     evaluates = step.task.validation is not None and config.evaluate_every < config.ticks
     return Resting(
         process=max(0, resident - parameters),
@@ -132,7 +135,7 @@ def resting(ready: Preparation) -> Resting | None:
         gradients=state.gradients,
         optimizer=state.own,
         averages=averages,
-        checkpoint=weights + state.saved + averages,
+        checkpoint=copied if most is None or copied <= most else 0,
         early=evaluates or config.checkpoint_every < config.ticks,
         new=state.new,
     )

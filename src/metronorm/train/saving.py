@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
+    import torch
     from torch import Tensor
 
     from metronorm.checkpoints.checkpoint import Checkpoint, Taken
@@ -62,7 +63,12 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("metronorm")
 
-_MOST_COPIED = 256 << 20  # bytes of a training on a CPU
+_MOST_COPIED = 256 << 20
+
+
+def most_copied(device: torch.device) -> int | None:
+    """Bytes of a checkpoint up to which a training there makes a copy; None: it always does."""
+    return _MOST_COPIED if device.type == "cpu" else None
 
 
 class Saving:
@@ -203,7 +209,7 @@ class Saving:
                 state=state,
                 tensors=self._ready.averages.tensors(),
                 world=self._world,
-                most_copied=_MOST_COPIED if step.device.type == "cpu" else None,
+                most_copied=most_copied(step.device),
                 memory=self._taken,
             )
             write = in_background if taken.copied else at_once
