@@ -10,6 +10,7 @@ the processors' seconds of the process so far. The last line has the loss on the
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -82,15 +83,18 @@ def report(**values: Any) -> None:
 
 def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> None:
     import torch
-    import transformers
-    from datasets import Dataset
 
+    # most of what they have is no name that a type checker knows
+    datasets: Any = importlib.import_module("datasets")
+    transformers: Any = importlib.import_module("transformers")
+    trl: Any = importlib.import_module("trl")
+    peft: Any = importlib.import_module("peft")
     transformers.utils.logging.set_verbosity_error()
     chosen = dict(PEERS[name])
     dtype = torch.bfloat16 if name == "trainer-bf16" or "lora" in name else torch.float32
     net = transformers.AutoModelForCausalLM.from_pretrained(model, dtype=dtype)
     labels = np.where(data.answers, data.ids, -100)
-    rows = Dataset.from_dict({"input_ids": data.ids.tolist(), "labels": labels.tolist()})
+    rows = datasets.Dataset.from_dict({"input_ids": data.ids.tolist(), "labels": labels.tolist()})
     config: dict[str, Any] = {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": 1,
@@ -109,7 +113,7 @@ def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> No
         **chosen,
     }
 
-    class Told(transformers.TrainerCallback):  # type: ignore[misc]
+    class Told(transformers.TrainerCallback):  # type: ignore[misc,unused-ignore]
         def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             report(ready=True)
 
@@ -119,8 +123,6 @@ def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> No
 
     arguments: dict[str, Any] = {"model": net, "train_dataset": rows, "callbacks": [Told()]}
     if "lora" in name:
-        import peft
-
         lora = peft.LoraConfig(
             r=16, lora_alpha=16, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM"
         )
@@ -129,8 +131,6 @@ def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> No
         else:
             arguments["model"] = peft.get_peft_model(net, lora)
     if name.startswith("trl"):
-        import trl
-
         trainer = trl.SFTTrainer(
             args=trl.SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **config),
             processing_class=transformers.AutoTokenizer.from_pretrained(model),
@@ -148,8 +148,7 @@ def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> No
 
 
 def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> None:
-    from metronorm.finetune.adapting import AdaptConfig
-    from metronorm.finetune.config import DataConfig, defaults
+    from metronorm.finetune import AdaptConfig, DataConfig, defaults
     from metronorm.finetune.examples import Examples, Texts
     from metronorm.finetune.ledger import Ledger
     from metronorm.finetune.preparing import Prepared

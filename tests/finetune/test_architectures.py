@@ -135,3 +135,26 @@ def test_other_architectures_are_refused() -> None:
     both_ways = transformers.Gemma3TextConfig(**SIZES, use_bidirectional_attention=True)
     with pytest.raises(ConfigError, match="only what comes before"):
         check_architecture(both_ways.to_dict(), "causal")
+
+
+def test_bfloat16_batches_of_any_length_have_few_shapes() -> None:
+    """For each new one kernels are built on a CPU: minutes and hundreds of megabytes in all."""
+    model, seen = build("llama").bfloat16(), set()
+    layer = model.model.layers[0].self_attn.q_proj
+    layer.register_forward_hook(lambda _, given, __: seen.add(given[0].shape[1]))
+    for length in range(1, 65):
+        found = features(model, packed([length]))
+        assert found.shape == (length, 32)
+        found.sum().backward()
+    assert seen == {32, 64}
+
+
+@pytest.mark.parametrize("name", CLASSIFIER)
+def test_padding_changes_no_features_of_a_classifier(name: str) -> None:
+    model = build(name).eval()
+    ids = torch.randint(3, 60, (3, 10))
+    mask = torch.ones_like(ids)
+    plain = features(model, {"ids": ids, "mask": mask})
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = features(model, {"ids": ids, "mask": mask})
+    torch.testing.assert_close(rounded.float(), plain, rtol=0.05, atol=0.05)

@@ -1,8 +1,13 @@
 """Products have float32 results, also of what is rounded to bfloat16."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from metronorm.loss import linear_cross_entropy
 from metronorm.loss.products import multiply
 from tests.loss.inputs import far
 
@@ -46,3 +51,31 @@ def test_the_setting_of_the_process_is_as_it_was() -> None:
     with pytest.raises(RuntimeError):
         multiply(a, torch.zeros(3, 3), out=torch.empty(2, 2), bfloat16=True)
     assert matmul.fp32_precision == before
+
+
+class Shapes(TorchDispatchMode):
+    """The shapes of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[tuple[tuple[int, ...], ...]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if "mm" in func.__name__:
+            self.found.add(tuple(tuple(each.shape) for each in args if isinstance(each, Tensor)))
+        return func(*args, **(kwargs or {}))
+
+
+def test_products_in_bfloat16_have_few_shapes() -> None:
+    """For each new one kernels are built on a CPU."""
+    weight = torch.randn(90, 8).bfloat16().requires_grad_()
+    with Shapes() as shapes:
+        for count in range(1, 100):
+            features = torch.randn(100, 8).bfloat16().requires_grad_()
+            targets = torch.full((100,), -100)
+            targets[torch.randperm(100)[:count]] = torch.randint(90, (count,))
+            linear_cross_entropy(features, weight, targets).backward()
+            assert features.grad is not None
+            assert int((features.grad != 0).any(1).sum()) == count
+    rows = {shape[0][0] for shape in shapes.found if shape[0][1] == 8}
+    assert rows == {32, 64, 96, 128}

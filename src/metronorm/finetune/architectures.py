@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
+from torch.nn import functional
 
 from metronorm.errors import ConfigError
 from metronorm.finetune.packed_attention import packed_mask, use_packed_attention
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Kind = Literal["causal", "classifier"]
+
+_STEP = 32  # positions
 
 
 class Head(NamedTuple):
@@ -108,24 +111,51 @@ def head(model: nn.Module) -> Head:
 
 def _causal_body(model: Any, batch: Mapping[str, Any]) -> Tensor:
     use_packed_attention(model)
+    ids, positions = (_on_device(model, batch[name]) for name in ("ids", "positions"))
+    lengths, count = torch.as_tensor(batch["lengths"]), len(ids)
+    if more := -count % _step(model):  # one more document, of which nothing is asked
+        ids, positions = functional.pad(ids, (0, more)), functional.pad(positions, (0, more))
+        lengths = functional.pad(lengths, (0, 1), value=more)
     hidden: Tensor = model.base_model(
-        input_ids=_on_device(model, batch["ids"]).unsqueeze(0),
-        position_ids=_on_device(model, batch["positions"]).unsqueeze(0),
-        attention_mask=packed_mask(torch.as_tensor(batch["lengths"])),
+        input_ids=ids.unsqueeze(0),
+        position_ids=positions.unsqueeze(0),
+        attention_mask=packed_mask(lengths),
         use_cache=False,
     ).last_hidden_state
-    return hidden[0]
+    return hidden[0, :count]
+
+
+def _step(model: Any) -> int:
+    """Of what the positions of a batch are made a multiple; 1: nothing is padded.
+
+    For each new shape of a bfloat16 product on a CPU, oneDNN builds kernels: this takes as long as
+    several products, and megabytes that stay.
+    """
+    if model.device.type != "cpu":
+        return 1
+    dtype = model.get_input_embeddings().weight.dtype
+    if torch.is_autocast_enabled("cpu") and dtype == torch.float32:
+        dtype = torch.get_autocast_dtype("cpu")
+    return _STEP if dtype == torch.bfloat16 else 1
+
+
+def _rows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """The tokens and the mask of a classifier's batch, on the model's device."""
+    ids, mask = _on_device(model, batch["ids"]), _on_device(model, batch["mask"])
+    room = model.config.max_position_embeddings - ids.shape[1]
+    more = min(-ids.shape[1] % _step(model), max(0, room))
+    return functional.pad(ids, (0, more)), functional.pad(mask, (0, more))
 
 
 def _bert_body(model: Any, batch: Mapping[str, Any]) -> Tensor:
-    ids, mask = _on_device(model, batch["ids"]), _on_device(model, batch["mask"])
+    ids, mask = _rows(model, batch)
     pooled: Tensor = model.bert(input_ids=ids, attention_mask=mask).pooler_output
     dropped: Tensor = model.dropout(pooled)
     return dropped
 
 
 def _modernbert_body(model: Any, batch: Mapping[str, Any]) -> Tensor:
-    ids, mask = _on_device(model, batch["ids"]), _on_device(model, batch["mask"])
+    ids, mask = _rows(model, batch)
     hidden: Tensor = model.model(input_ids=ids, attention_mask=mask).last_hidden_state
     if model.config.classifier_pooling == "cls":
         pooled = hidden[:, 0]

@@ -26,7 +26,7 @@ def add_rows_alone(model: Any) -> None:
     """Let the token embeddings of a transformers model do so, in place, if they are plain."""
     table = model.get_input_embeddings()
     if type(table) is nn.Embedding and table.max_norm is None and not table.sparse:
-        table.forward = functools.partial(_looked_up, table)
+        table.__dict__["forward"] = functools.partial(_looked_up, table)  # of this one alone
 
 
 def _looked_up(table: nn.Embedding, ids: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from metronorm.finetune._torch_private import softmax_slope
 from metronorm.finetune.library import library
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAME = "metronorm_packed"
+_STEP = 32  # queries; the length of a document is made a multiple of it
 _BLOCK = 128  # queries; with more of them less is left out, with fewer products are small
 
 
@@ -175,6 +177,10 @@ _with_fast_backward: Callable[..., Tensor] = _FastBackward.apply
 
 def _slopes(qkv: Documents, slope: Tensor, scale: float) -> Documents:
     """The gradients of queries, keys and values, for that of the result, `slope`."""
+    count = slope.shape[2]
+    # Kernels are built for each new shape. What is added comes after all, so nothing attends to it.
+    added = (0, 0, 0, -count % _STEP)
+    qkv, slope = Documents(*(pad(each, added) for each in qkv)), pad(slope, added)
     documents, _, length, size = qkv.queries.shape
     groups = documents * qkv.keys.shape[1]
     # The queries that share a key head are rows of one matrix product.
@@ -200,7 +206,7 @@ def _slopes(qkv: Documents, slope: Tensor, scale: float) -> Documents:
         of_queries[:, :, begin:end] = of_block.view(groups, -1, end - begin, size)
         of_keys[:, :end] += torch.bmm(of_scores.mT, queries)
     return Documents(
-        of_queries.view(qkv.queries.shape),
-        of_keys.mul_(scale).to(all_keys.dtype).view(qkv.keys.shape),
-        of_values.to(all_values.dtype).view(qkv.values.shape),
+        of_queries.view(qkv.queries.shape)[:, :, :count],
+        of_keys.mul_(scale).to(all_keys.dtype).view(qkv.keys.shape)[:, :, :count],
+        of_values.to(all_values.dtype).view(qkv.values.shape)[:, :, :count],
     )

@@ -137,6 +137,7 @@ def _in_chunks(
 ) -> Tensor:
     counted = counted_rows(targets, weights, options.dtype)
     check_targets(counted.targets, len(weight))
+    counted = counted.in_steps(options)
     with _without_autocast(features.device):
         if torch.is_grad_enabled() and _need_gradients(features, weight, bias):
             return _loss(features, weight, bias, counted, options)

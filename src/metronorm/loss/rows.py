@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from torch.nn.functional import pad
+
 from metronorm.loss.checks import IGNORED
 
 if TYPE_CHECKING:
@@ -11,6 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from metronorm.loss.checks import Options
+
+
+_STEP = 32  # rows
 
 
 class Rows(NamedTuple):
@@ -26,11 +31,25 @@ class Rows(NamedTuple):
 
 
 class Counted(NamedTuple):
-    """Which rows count, without their features."""
+    """Which rows count, without their features.
 
-    chosen: Tensor | None  # (rows,) int64, their numbers; None: all count
+    For each new number of rows, products that are rounded to bfloat16 on a CPU build kernels: this
+    takes as long as several products, and megabytes that stay. So there may be some `added` rows at
+    the end, of weight 0, with features of 0.
+    """
+
+    chosen: Tensor | None  # (rows - added,) int64, their numbers; None: all count
     targets: Tensor  # (rows,) int64
     weights: Tensor  # (rows,)
+    added: int = 0
+
+    def in_steps(self, options: Options) -> Counted:
+        """The same with rows added, where that avoids kernels."""
+        added = -len(self.targets) % _STEP
+        if not (added and options.bfloat16 and self.targets.device.type == "cpu"):
+            return self
+        targets, weights = (pad(each, (0, added)) for each in (self.targets, self.weights))
+        return Counted(self.chosen, targets, weights, added)
 
     def rows(self, features: Tensor, options: Options) -> Rows:
         """The rows with their features, of which (..., width) are given."""
@@ -38,6 +57,8 @@ class Counted(NamedTuple):
         if self.chosen is not None:
             x = x[self.chosen]
         x = x.to(options.dtype)
+        if self.added:
+            x = pad(x, (0, 0, 0, self.added))
         return Rows(x if options.scale == 1 else x * options.scale, self.targets, self.weights)
 
     def spread(self, gradient: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
@@ -48,9 +69,9 @@ class Counted(NamedTuple):
             shape: of the features, (..., width).
             dtype: of the features.
         """
-        gradient = gradient.to(dtype)
+        gradient = gradient[: len(gradient) - self.added].to(dtype)
         if self.chosen is None:
-            return gradient.view(shape)
+            return gradient.reshape(shape)
         full = gradient.new_zeros(shape)
         full.view(-1, shape[-1])[self.chosen] = gradient
         return full
