@@ -51,7 +51,7 @@ sanitize: .venv/dev
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(BIN)/pytest tests/norm -m "not slow" $(ARGS)
 
-bench: .venv/bench
+bench: .venv/bench .venv/data
 	$(BIN)/python bench/start_up.py
 	$(BIN)/python bench/clock.py
 	$(BIN)/python bench/clock_blocked.py
@@ -67,6 +67,8 @@ bench: .venv/bench
 	$(BIN)/python bench/layer_norm_memory.py
 	$(BIN)/python bench/layer_norm_gpt.py
 	$(BIN)/python bench/linear_cross_entropy.py
+	$(BIN)/python bench/finetune.py full
+	$(BIN)/python bench/finetune.py lora
 	$(BIN)/python bench/keras_norm.py
 	$(BIN)/python bench/ticks.py
 	$(BIN)/python bench/ticks_training.py
