@@ -57,7 +57,11 @@ def test_the_mean_of_stochastic_rounding_is_exact(share: float, sign: int) -> No
     add(parameter, torch.full((n,), share * STEP), float(sign), stochastic=True)
     moved = (sign * parameter.double() - 1) / STEP
     assert set(moved.unique().tolist()) == {0.0, 1.0}
-    assert float(moved.mean()) == pytest.approx(share, abs=4 * (share * (1 - share) / n) ** 0.5)
+    for part in (moved, *(moved[first::4] for first in range(4))):  # four elements share a draw
+        error = 4 * (share * (1 - share) / len(part)) ** 0.5
+        assert float(part.mean()) == pytest.approx(share, abs=error)
+    together = float((moved[0::4] * moved[1::4]).mean())
+    assert together == pytest.approx(share**2, abs=4 / (n / 4) ** 0.5)
 
 
 def test_small_updates_are_lost_unless_rounding_is_random() -> None:
@@ -79,6 +83,13 @@ def test_small_decay_is_lost_unless_rounding_is_random() -> None:
         add(kept, torch.zeros(1000), 1.0, kept=0.9999, stochastic=True)
     assert torch.equal(lost, torch.ones_like(lost))
     assert float(kept.double().mean()) == pytest.approx(0.9999**1000, rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (3,), (5, 7), (0, 4)])
+def test_rounding_at_random_takes_any_shape(shape: tuple[int, ...]) -> None:
+    parameter = torch.ones(shape, dtype=BF16)
+    add(parameter, torch.full(shape, STEP / 2), 1.0, stochastic=True)
+    assert ((parameter == 1) | (parameter == 1 + STEP)).all()
 
 
 def test_what_bfloat16_holds_is_never_rounded() -> None:
