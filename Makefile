@@ -28,7 +28,7 @@ PYTEST := $(BIN)/pytest --numprocesses 2 --dist worksteal
 
 test: .venv/dev
 	$(PYTEST) $(ARGS)
-	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras tests/recipes $(ARGS)
+	KERAS_BACKEND=tensorflow $(PYTEST) tests/keras tests/recipes/test_keras_classifier.py $(ARGS)
 	KERAS_BACKEND=jax $(PYTEST) tests/keras $(ARGS)
 
 test-fast: .venv/dev
