@@ -42,6 +42,7 @@ PEERS: dict[str, dict[str, Any]] = {
 }
 OURS: dict[str, dict[str, Any]] = {
     "ours": {"way": "full", "optimizer": "ticks_sign"},
+    "ours-momentum-0.9": {"way": "full", "optimizer": "ticks_sign", "momentum": 0.9},
     "ours-bf16": {"way": "full", "optimizer": "ticks_sign", "body": "bf16"},
     "ours-bf16-checkpointing": {
         "way": "full",
@@ -160,12 +161,13 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
     chosen = dict(OURS[name])
     way, body = chosen.pop("way"), chosen.pop("body", "fp32")
     config = defaults("text", AdaptConfig(way=way, body=body), chosen.pop("optimizer", "adamw"))
+    momentum = chosen.pop("momentum", config.optimizer.momentum)
     config = replace(
         config,
         model=model,
         data=DataConfig(data=(__file__,)),  # a name only: the rows are given
         ticks=ticks,
-        optimizer=replace(config.optimizer, learning_rate=rate),
+        optimizer=replace(config.optimizer, learning_rate=rate, momentum=momentum),
         evaluate_every=ticks + 1,
         checkpoint_every=ticks + 1,
         precision="bf16",

@@ -178,9 +178,10 @@ _with_fast_backward: Callable[..., Tensor] = _FastBackward.apply
 def _slopes(qkv: Documents, slope: Tensor, scale: float) -> Documents:
     """The gradients of queries, keys and values, for that of the result, `slope`."""
     count = slope.shape[2]
-    # Kernels are built for each new shape. What is added comes after all, so nothing attends to it.
-    added = (0, 0, 0, -count % _STEP)
-    qkv, slope = Documents(*(pad(each, added) for each in qkv)), pad(slope, added)
+    if more := -count % _STEP:
+        # Kernels are built for each new shape. What is added comes last, so nothing attends to it.
+        *given, slope = (pad(each, (0, 0, 0, more)) for each in (*qkv, slope))
+        qkv = Documents(*given)
     documents, _, length, size = qkv.queries.shape
     groups = documents * qkv.keys.shape[1]
     # The queries that share a key head are rows of one matrix product.
