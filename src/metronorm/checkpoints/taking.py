@@ -56,7 +56,6 @@ def take(
     state: Mapping[str, Any],
     tensors: Mapping[str, Tensor] | None = None,
     world: World = ONE_PROCESS,
-    copy: bool = True,
     most_copied: int | None = None,
     memory: Taken | None = None,
 ) -> Taken:
@@ -71,9 +70,8 @@ def take(
             updates done.
         tensors: more to keep beside the optimizer's, such as averages of the weights.
         world: the ranks that save together.
-        copy: False where the checkpoint is written before the training goes on: tensors are copied
-            only where that is needed to write them.
-        most_copied: bytes; if this rank has more, it is as with `copy=False`.
+        most_copied: bytes; None: any number. Of more nothing is copied but what must be, to write
+            it: the checkpoint must be written before the training goes on.
         memory: an earlier one that is no longer needed: this one is put where it was, as far as the
             tensors are alike. New memory makes a copy take three times as long.
 
@@ -99,7 +97,7 @@ def take(
             for each in (weights, more)
         ]
         size = sum(part.local.nbytes for each in parts for part in each.values())
-        copy = copy and (most_copied is None or size <= most_copied)
+        copy = most_copied is None or size <= most_copied
         earlier = (memory.model, memory.state) if memory and memory.copied else ({}, {})
         mine = [
             {name: _mine(part, copy, into.get(name)) for name, part in each.items()}

@@ -188,6 +188,6 @@ def save(
 ) -> Path:
     """`take` and `write` in one; arguments and errors as of these."""
     taken = take(
-        model=model, optimizer=optimizer, state=state, tensors=tensors, world=world, copy=False
+        model=model, optimizer=optimizer, state=state, tensors=tensors, world=world, most_copied=0
     )
     return write(directory, taken, world)

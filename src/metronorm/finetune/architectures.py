@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from metronorm.errors import ConfigError
 from metronorm.finetune.packed_attention import packed_mask, use_packed_attention
+from metronorm.loss.products import STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Kind = Literal["causal", "classifier"]
-
-_STEP = 32  # positions
 
 
 class Head(NamedTuple):
@@ -126,17 +125,13 @@ def _causal_body(model: Any, batch: Mapping[str, Any]) -> Tensor:
 
 
 def _step(model: Any) -> int:
-    """Of what the positions of a batch are made a multiple; 1: nothing is padded.
-
-    For each new shape of a bfloat16 product on a CPU, oneDNN builds kernels: this takes as long as
-    several products, and megabytes that stay.
-    """
+    """Of what the positions of a batch are made a multiple; 1: nothing is padded."""
     if model.device.type != "cpu":
         return 1
     dtype = model.get_input_embeddings().weight.dtype
     if torch.is_autocast_enabled("cpu") and dtype == torch.float32:
         dtype = torch.get_autocast_dtype("cpu")
-    return _STEP if dtype == torch.bfloat16 else 1
+    return STEP if dtype == torch.bfloat16 else 1
 
 
 def _rows(model: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -68,7 +68,7 @@ class Config(TrainConfig):
     smaller micro-batches of the same tick, fewer rows of logits at once, activations computed
     again. Nothing: no limit."""
     loss_chunk: int = 0
-    """Rows of logits that exist at once. 0: as many as take 64 MiB."""
+    """Rows of logits that exist at once. 0: as many as take 128 MiB."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -93,15 +93,14 @@ def foresee(ready: Preparation, order: Packs | Rows, asked: Config | None) -> di
     """
     config: Any = ready.step.config
     limit = parse_size(config.memory) if config.memory else None
-    with discarding_gradients(ready.step.model):
-        _activations(ready, order, config, None)  # it loads libraries, builds kernels
+    activations = _activations(ready, order, config, None)  # first: it loads libraries
     rest = resting(ready)
     if rest is None:
         if limit is not None:
             raise ConfigError("--memory is for one process on a CPU of Linux", got=config.memory)
         return None
     if limit is None or asked is None:
-        found = rest.with_beats(_activations(ready, order, config, None) or 0, config.micro_batches)
+        found = rest.with_beats(activations or 0, config.micro_batches)
         _check(found, limit)
     else:
         found = _choose(ready, rest, order, asked, int(limit * (1 - RESERVE)))

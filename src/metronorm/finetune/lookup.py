@@ -25,29 +25,35 @@ if TYPE_CHECKING:
 def add_rows_alone(model: Any) -> None:
     """Let the token embeddings of a transformers model do so, in place, if they are plain."""
     table = model.get_input_embeddings()
-    if type(table) is nn.Embedding and table.max_norm is None and not table.sparse:
+    if type(table) is nn.Embedding and not _has_options(table):
         table.__dict__["forward"] = functools.partial(_looked_up, table)  # of this one alone
+
+
+def _has_options(table: nn.Embedding) -> bool:
+    return (
+        table.padding_idx is not None
+        or table.max_norm is not None
+        or table.scale_grad_by_freq
+        or table.sparse
+    )
 
 
 def _looked_up(table: nn.Embedding, ids: Tensor) -> Tensor:
     weight = table.weight
     plain = not (torch.is_grad_enabled() and weight.requires_grad) or torch.compiler.is_compiling()
-    if plain or type(weight) is not nn.Parameter or table.scale_grad_by_freq:
-        return functional.embedding(
-            ids, weight, table.padding_idx, scale_grad_by_freq=table.scale_grad_by_freq
-        )
-    return _lookup(weight, ids, table.padding_idx)
+    if plain or type(weight) is not nn.Parameter:
+        return functional.embedding(ids, weight)
+    return _lookup(weight, ids)
 
 
 class _Lookup(torch.autograd.Function):
-    """`weight[ids]`; the row of `padding` gets no gradient, as in torch."""
+    """`weight[ids]`."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, ids: Tensor, padding: int | None) -> Tensor:
+    def forward(ctx: Any, weight: Tensor, ids: Tensor) -> Tensor:
         ctx.save_for_backward(weight, ids)
         ctx.edge = get_gradient_edge(weight)
         ctx.leaf = weight if weight.is_leaf else None
-        ctx.padding = padding
         return functional.embedding(ids, weight)
 
     @staticmethod
@@ -56,15 +62,13 @@ class _Lookup(torch.autograd.Function):
         weight, ids = ctx.saved_tensors
         dtype = torch.promote_types(weight.dtype, torch.float32)
         ids, rows = ids.reshape(-1), slope.reshape(-1, slope.shape[-1]).to(dtype)
-        if ctx.padding is not None:
-            rows = rows * (ids != ctx.padding).unsqueeze(1)
 
         def write(total: Tensor, is_new: bool) -> None:
             if is_new:
                 total.zero_()
             total.index_add_(0, ids, rows)
 
-        return pass_on(write, ctx.edge.node, ctx.leaf, weight, dtype), None, None
+        return pass_on(write, ctx.edge.node, ctx.leaf, weight, dtype), None
 
 
 _lookup: Callable[..., Tensor] = _Lookup.apply

@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import pad
 
 from metronorm.finetune._torch_private import softmax_slope
 from metronorm.finetune.library import library
+from metronorm.loss.products import STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from torch import nn
 
 NAME = "metronorm_packed"
-_STEP = 32  # queries; the length of a document is made a multiple of it
 _BLOCK = 128  # queries; with more of them less is left out, with fewer products are small
 
 
@@ -178,9 +177,9 @@ _with_fast_backward: Callable[..., Tensor] = _FastBackward.apply
 def _slopes(qkv: Documents, slope: Tensor, scale: float) -> Documents:
     """The gradients of queries, keys and values, for that of the result, `slope`."""
     count = slope.shape[2]
-    if more := -count % _STEP:
-        # Kernels are built for each new shape. What is added comes last, so nothing attends to it.
-        *given, slope = (pad(each, (0, 0, 0, more)) for each in (*qkv, slope))
+    if more := -count % STEP:
+        # what is added comes last, so nothing attends to it
+        *given, slope = (F.pad(each, (0, 0, 0, more)) for each in (*qkv, slope))
         qkv = Documents(*given)
     documents, _, length, size = qkv.queries.shape
     groups = documents * qkv.keys.shape[1]

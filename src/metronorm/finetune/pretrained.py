@@ -7,17 +7,11 @@ import io
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from metronorm.errors import (
-    ConfigError,
-    DataError,
-    MetronormError,
-    MissingDependencyError,
-    OutOfMemoryError,
-)
+from metronorm.errors import ConfigError, DataError, OutOfMemoryError
 from metronorm.finetune.architectures import Kind, check_architecture
 from metronorm.finetune.library import quietly
 from metronorm.finetune.mean_pooling import add_averaging_layer, is_averaged
@@ -29,13 +23,13 @@ from metronorm.finetune.model_files import (
     read_config,
     weight_files,
 )
-from metronorm.memory import available_bytes, is_out_of_memory
-from metronorm.scalars import is_number
-from metronorm.text import printable, shortened, size
+from metronorm.finetune.vocabulary import context_of, explaining, load_tokenizer
+from metronorm.memory import available_bytes
+from metronorm.text import size
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 
 @dataclass(frozen=True)
@@ -103,71 +97,6 @@ def load(
         return _load_gguf(transformers, source, files, kind, dtype)
 
 
-class Vocabulary(NamedTuple):
-    """What data need of a model before it is loaded.
-
-    Attributes:
-        tokenizer: of transformers.
-        context: most tokens that the model sees at once.
-    """
-
-    tokenizer: Any
-    context: int
-
-
-def load_vocabulary(path: str | os.PathLike[str], kind: Kind = "causal") -> Vocabulary:
-    """The tokenizer of a model and the size of its context, without its weights.
-
-    What `load` would refuse without reading weights is refused: before data are read for it.
-
-    Args:
-        path: as for `load`.
-        kind: as for `load`.
-
-    Raises:
-        ConfigError, DataError, MissingDependencyError: as `load`.
-    """
-    source = Path(path).expanduser()
-    files = find_model(source)
-    where: dict[str, Any] = {"gguf_file": files.gguf} if files.gguf else {}
-    if files.gguf:
-        check_gguf_magic(files)
-    else:
-        check_architecture(read_config(files), kind)
-        check_weights(files)
-    with quietly() as transformers:
-        with _explaining("a GGUF file" if files.gguf else "a model's config", source):
-            config = transformers.AutoConfig.from_pretrained(
-                files.directory, local_files_only=True, **where
-            )
-        check_architecture(config.to_dict(), kind)
-        tokenizer = _tokenizer(transformers, source, config, files)
-    return Vocabulary(tokenizer, _context(config, tokenizer))
-
-
-@contextlib.contextmanager
-def _explaining(what: str, source: Path) -> Iterator[None]:
-    """Turn whatever a library raises over a file into one line."""
-    try:
-        yield
-    except MetronormError:
-        raise
-    except Exception as error:  # these libraries raise anything, also bare Exception
-        if is_out_of_memory(error):
-            raise
-        if isinstance(error, ImportError):
-            reason = str(error).strip().partition("\n")[0]
-            raise MissingDependencyError(
-                f"{what} needs a package", got=reason, fix="pip install 'metronorm[finetune]'"
-            ) from None
-        reason = shortened(" ".join(str(error).split()), 300) or type(error).__name__
-        raise DataError(
-            f"{what} must be readable",
-            got=f"{source}: {printable(reason)}",
-            fix="download the model again",
-        ) from None
-
-
 def _load_directory(
     transformers: Any,
     source: Path,
@@ -178,15 +107,15 @@ def _load_directory(
 ) -> Pretrained:
     check_architecture(read_config(files), kind)
     names, averaged = check_weights(files), is_averaged(files.directory)
-    with _explaining("a model's config", source):
+    with explaining("a model's config", source):
         config = transformers.AutoConfig.from_pretrained(files.directory, local_files_only=True)
-    tokenizer = _tokenizer(transformers, source, config, files)
+    tokenizer = load_tokenizer(transformers, source, config, files)
     auto, anew = transformers.AutoModelForCausalLM, False
     if kind == "classifier":
         auto = transformers.AutoModelForSequenceClassification
         anew = _set_labels(config, labels, has_head="classifier.weight" in names)
     _shell(auto, source, config, files, dtype)
-    with _explaining("a model", source):
+    with explaining("a model", source):
         model, report = auto.from_pretrained(
             files.directory,
             config=config,
@@ -260,13 +189,13 @@ def _load_gguf(
 ) -> Pretrained:
     check_gguf_magic(files)
     where: dict[str, Any] = {"gguf_file": files.gguf, "local_files_only": True}
-    with _explaining("a GGUF file", source):
+    with explaining("a GGUF file", source):
         config = transformers.AutoConfig.from_pretrained(files.directory, **where)
     check_architecture(config.to_dict(), kind)
     shell = _shell(transformers.AutoModelForCausalLM, source, config, files, dtype)
-    tokenizer = _tokenizer(transformers, source, config, files)
+    tokenizer = load_tokenizer(transformers, source, config, files)
     # Its progress bar is not one of those that `quietly` stops.
-    with _explaining("a GGUF file", source), contextlib.redirect_stderr(io.StringIO()):
+    with explaining("a GGUF file", source), contextlib.redirect_stderr(io.StringIO()):
         model, report = transformers.AutoModelForCausalLM.from_pretrained(
             files.directory, config=config, dtype=dtype, output_loading_info=True, **where
         )
@@ -289,34 +218,6 @@ def _moved(model: Any, shell: Any) -> Any:
     return shell.eval()
 
 
-def _tokenizer(transformers: Any, source: Path, config: Any, files: ModelFiles) -> Any:
-    where: dict[str, Any] = {"local_files_only": True}
-    kind = transformers.AutoTokenizer
-    if files.gguf is not None:
-        where["gguf_file"] = files.gguf
-        # AutoTokenizer makes the same one, but reads the whole file for it once more: 5 seconds.
-        kind = transformers.PreTrainedTokenizerFast
-    elif not any((files.directory / name).exists() for name in _TOKENIZERS):
-        raise DataError(
-            "a model must come with its tokenizer",
-            got=f"no {' and no '.join(_TOKENIZERS)} in {source}",
-            fix="download it from where the model is",
-        )
-    with _explaining("a model's tokenizer", source):
-        tokenizer = kind.from_pretrained(files.directory, **where)
-    tokenizer.init_kwargs.pop("local_files_only", None)  # it would be saved with the tokenizer
-    if len(tokenizer) > config.vocab_size:
-        raise DataError(
-            "a tokenizer must have at most as many tokens as the model has embeddings",
-            got=f"{len(tokenizer):,} tokens and {config.vocab_size:,} embeddings in {source}",
-            fix="the tokenizer that the model was trained with",
-        )
-    return tokenizer
-
-
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-
 def _shell(auto: Any, source: Path, config: Any, files: ModelFiles, dtype: torch.dtype) -> Any:
     """A model of the config without memory for its weights, if they can be there and fit."""
     kept = sum(path.stat().st_size for path in weight_files(files))
@@ -327,7 +228,7 @@ def _shell(auto: Any, source: Path, config: Any, files: ModelFiles, dtype: torch
     )
     if config.num_hidden_layers * config.hidden_size > kept:  # a norm's weight alone is as large
         raise missing
-    with _explaining("a model's config", source), torch.device("meta"):
+    with explaining("a model's config", source), torch.device("meta"):
         shell = auto.from_config(config, dtype=dtype)
     parameters = sum(value.numel() for value in shell.parameters())
     if parameters > kept * (8 if files.gguf else 1):  # a weight is at least a bit or a byte
@@ -348,9 +249,4 @@ def _pretrained(
     # A padding index would keep the embedding of that token from learning. Padding is known by its
     # place; the token, often the one that ends an answer, is one like any other.
     model.get_input_embeddings().padding_idx = None
-    return Pretrained(model, tokenizer, source, kind, _context(model.config, tokenizer), drawn)
-
-
-def _context(config: Any, tokenizer: Any) -> int:
-    most, longest = config.max_position_embeddings, tokenizer.model_max_length
-    return int(min(most, longest) if is_number(longest) and longest > 0 else most)
+    return Pretrained(model, tokenizer, source, kind, context_of(model.config, tokenizer), drawn)

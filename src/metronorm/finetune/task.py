@@ -15,10 +15,11 @@ from metronorm.finetune.data_config import DataConfig
 from metronorm.finetune.fitting import check_alone, foresee, least
 from metronorm.finetune.packing import Packs, Rows
 from metronorm.finetune.preparing import prepare
-from metronorm.finetune.pretrained import load, load_vocabulary
+from metronorm.finetune.pretrained import load
 from metronorm.finetune.solving import solving
 from metronorm.finetune.tuned import Tuned
 from metronorm.finetune.updates import lost_updates
+from metronorm.finetune.vocabulary import load_vocabulary
 from metronorm.text import printable
 from metronorm.train.task import Task
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from metronorm.finetune.config import Config
     from metronorm.finetune.examples import Examples
     from metronorm.finetune.preparing import Prepared
-    from metronorm.finetune.pretrained import Vocabulary
+    from metronorm.finetune.vocabulary import Vocabulary
 
 _NAMED = 12  # rows of a tick, in a message
 _CONTEXT = 512  # tokens, where nothing else is chosen

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+STEP = 32
+"""Of what rows are made a multiple, where products on a CPU are rounded to bfloat16: for each new
+shape oneDNN builds kernels, which takes as long as several products, and memory that stays."""
+
 
 def multiply(
     a: Tensor, b: Tensor, *, out: Tensor, bfloat16: bool = False, add: bool = False

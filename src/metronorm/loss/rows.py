@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch.nn.functional import pad
 
 from metronorm.loss.checks import IGNORED
+from metronorm.loss.products import STEP
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from metronorm.loss.checks import Options
-
-
-_STEP = 32  # rows
 
 
 class Rows(NamedTuple):
@@ -33,9 +31,7 @@ class Rows(NamedTuple):
 class Counted(NamedTuple):
     """Which rows count, without their features.
 
-    For each new number of rows, products that are rounded to bfloat16 on a CPU build kernels: this
-    takes as long as several products, and megabytes that stay. So there may be some `added` rows at
-    the end, of weight 0, with features of 0.
+    There may be some `added` rows at the end, of weight 0, with features of 0.
     """
 
     chosen: Tensor | None  # (rows - added,) int64, their numbers; None: all count
@@ -44,8 +40,8 @@ class Counted(NamedTuple):
     added: int = 0
 
     def in_steps(self, options: Options) -> Counted:
-        """The same with rows added, where that avoids kernels."""
-        added = -len(self.targets) % _STEP
+        """The same with rows added, where that avoids kernels (see `products.STEP`)."""
+        added = -len(self.targets) % STEP
         if not (added and options.bfloat16 and self.targets.device.type == "cpu"):
             return self
         targets, weights = (pad(each, (0, added)) for each in (self.targets, self.weights))

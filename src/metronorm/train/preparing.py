@@ -147,8 +147,7 @@ class Preparation:
         if found:
             found.load_model(model, world=world)
         self.averages = Averages(model, config)
-        foresees = task.foresee is not None and world.size == 1
-        self.forecast = task.foresee(self) if task.foresee and foresees else None
+        self.forecast = task.foresee(self) if task.foresee and world.size == 1 else None
         optimizer = self.step.optimizer  # its imports take seconds, which are no tick's
         if found:
             found.load_optimizer(optimizer, self.averages, branch=branch, world=world)
