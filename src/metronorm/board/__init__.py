@@ -1,0 +1,3 @@
+"""The board: runs in a web page, while they are written and afterwards (docs/board.md)."""
+
+__all__: list[str] = []
