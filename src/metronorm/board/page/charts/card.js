@@ -1,0 +1,221 @@
+// A card with one line chart: its title, the values under the cursor, what is not on the axis, and
+// the chart itself, read by eyes, keys and screen readers.
+
+import { h, icon, fill } from "../dom.js";
+import * as format from "../format.js";
+import { failure } from "../parts/messages.js";
+import { showTable } from "../parts/table_dialog.js";
+import { t } from "../words.js";
+import { describe, nearestIndex, xWords } from "./describing.js";
+import { keysOf } from "./keys.js";
+import { Plot } from "./plot.js";
+
+const LABELS = 60; // under the cursor, at most; the nearest first
+
+export class LineCard {
+  /**
+   * title: of the card. span: of the view. settings(): { x, y }.
+   * load({ from, to, width, left, ratio }, signal): Promise of { lines, extent, several, uneven, events?, hidden? }.
+   * formatY: for values of this chart.
+   */
+  constructor({ title, dimTitle = "", span, settings, load, formatY = format.value }) {
+    Object.assign(this, { title, span, settings, load, formatY });
+    this.lines = [];
+    this.line = 0; // which line the keys are about
+    this.places = h("div", { class: "plot", tabindex: "0", role: "application", "aria-roledescription": t("chart") });
+    this.strip = h("div", { class: "strip" });
+    this.chips = h("div", { class: "chips" });
+    this.told = h("div", { class: "card-told" });
+    this.element = h(
+      "section",
+      { class: "card", "aria-label": title },
+      h(
+        "header",
+        {},
+        h("h3", { title }, dimTitle && h("span", { class: "dim" }, dimTitle), title.slice(dimTitle.length)),
+        this.chips,
+        button("table", t("chart.table"), () => this.table()),
+        button("wide", t("chart.wide"), () => this.widen()),
+      ),
+      this.strip,
+      h("div", { class: "plot-place" }, this.places, this.told),
+    );
+    this.keys = keysOf(this);
+    this.places.addEventListener("keydown", this.keys);
+    this.places.addEventListener("blur", () => this.span.source === this && this.span.point(null, this));
+    this.themed = () => this.draw();
+  }
+
+  /** Begin to draw and to fetch; until `sleep`. */
+  wake() {
+    if (this.plot) return;
+    this.plot = new Plot(this.places, {
+      zoom: (stretch) => this.span.show(stretch),
+      zoomBy: (factor, x) => this.span.zoom(factor, x),
+      pan: (share) => this.span.pan(share),
+      whole: () => this.span.whole(),
+      cursor: (x, y) => {
+        this.y = y;
+        this.span.point(x, this);
+      },
+      resized: () => this.fetch(),
+    });
+    this.off = this.span.on((what) => this.heard(what));
+    window.addEventListener("themechange", this.themed);
+    this.draw();
+    this.fetch();
+  }
+
+  sleep() {
+    if (!this.plot) return;
+    this.off();
+    window.removeEventListener("themechange", this.themed);
+    this.asked?.abort();
+    this.plot.destroy();
+    this.plot = null;
+    this.lines = [];
+  }
+
+  heard(what) {
+    if (what === "move") this.plot.view(this.span.now);
+    else if (what === "rest") this.fetch();
+    else {
+      // under the pointer uPlot has moved the cursor itself
+      if (this.span.source !== this) this.plot.cursorAt(this.span.cursor ?? null);
+      this.label();
+    }
+  }
+
+  /** Fetch the stretch exactly as it is drawn; an answer that is too late is thrown away. */
+  async fetch() {
+    if (!this.plot) return;
+    this.asked?.abort();
+    const asked = (this.asked = new AbortController());
+    // a single run shown whole needs no stretch: the server knows its newest tick
+    const whole = !this.span.chosen && (!this.several || !this.span.extent);
+    const now = whole ? null : this.span.now;
+    try {
+      const found = await this.load({ from: now?.[0], to: now?.[1], ...this.plot.pixels }, asked.signal);
+      if (asked.signal.aborted || !this.plot) return;
+      Object.assign(this, found);
+      this.element.classList.add("loaded");
+      fill(this.told, found.lines.some((line) => line.x.length) ? null : h("p", {}, t("chart.empty")));
+      if (found.extent) this.span.include(found.extent);
+      this.draw();
+      // runs of different length are reduced for the stretch that all of them share
+      if (found.uneven && whole) this.fetch();
+    } catch (error) {
+      if (error.name === "AbortError" || asked.signal.aborted) return;
+      fill(this.told, failure(error, () => this.fetch()));
+      if (!error.status && error.status !== 0) throw error;
+    }
+  }
+
+  draw() {
+    if (!this.plot) return;
+    const { x, y } = this.settings();
+    const view = this.span.now ?? [0, 1];
+    const linear = y === "asinh" ? linearPart(this.lines) : undefined;
+    this.plot.show({ lines: this.lines, view, y, linear, xKind: x, formatY: this.formatY, events: this.events ?? [] });
+    this.places.setAttribute("aria-label", describe(this));
+    this.count();
+    this.label();
+  }
+
+  /** Chips: what the axis cannot show, and a click that goes there. */
+  count() {
+    const sum = (key) => this.lines.reduce((total, { counts }) => total + (counts?.[key] ?? 0), 0);
+    const firsts = this.lines.map(({ counts }) => counts?.first_nan).filter(Number.isFinite);
+    const bad = [["nan", "NaN"], ["inf", "+Inf"], ["-inf", "−Inf"]].filter(([key]) => sum(key));
+    this.firstBad = firsts.length ? Math.min(...firsts) : null;
+    const go = () => this.toFirstBad();
+    const chips = bad.map(([key, name]) =>
+      h("button", { type: "button", class: "chip bad", title: t("chart.first"), on: { click: go } }, `${name} ${format.whole(sum(key))}`),
+    );
+    if (this.settings().y === "log" && sum("nonpositive")) {
+      chips.push(h("span", { class: "chip", title: t("chart.nonpositive") }, `≤ 0: ${format.whole(sum("nonpositive"))}`));
+    }
+    if (this.hidden) chips.push(h("span", { class: "chip" }, this.hidden));
+    fill(this.chips, chips);
+  }
+
+  toFirstBad() {
+    if (this.firstBad === null || this.firstBad === undefined) return;
+    const [from, to] = this.span.now;
+    const half = Math.max((to - from) / 40, 20);
+    this.span.show([this.firstBad - half, this.firstBad + half]);
+    this.span.point(this.firstBad, null);
+  }
+
+  /** The values under the cursor in a strip outside of the plot, the nearest to the pointer first. */
+  label() {
+    const x = this.span.cursor;
+    const entries = this.lines
+      .filter((line) => line.x.length)
+      .map((line) => {
+        const at = x === null || x === undefined ? lastIndex(line) : nearestIndex(line.x, x);
+        return { line, x: line.x[at], y: line.y[at] };
+      });
+    if (this.span.source === this && this.y !== null && this.y !== undefined && x !== null) {
+      entries.sort((a, b) => distance(a.y, this.y) - distance(b.y, this.y));
+    }
+    const at = x === null || x === undefined ? t("chart.last") : xWords(this.settings().x, entries[0]?.x ?? x);
+    const single = entries.length === 1;
+    fill(
+      this.strip,
+      h("span", { class: "at" }, at),
+      entries.slice(0, LABELS).map(({ line, y }) =>
+        h(
+          "span",
+          { class: "value", style: { "--run": line.color } },
+          h("i", {}),
+          !single && h("span", { class: "who" }, line.label),
+          h("b", {}, this.formatY(y)),
+        ),
+      ),
+    );
+    const event = x !== null && x !== undefined && this.events?.length ? this.nearEvent(x) : null;
+    if (event) this.strip.prepend(h("span", { class: "event" }, event.label));
+  }
+
+  nearEvent(x) {
+    const [from, to] = this.span.now;
+    const reach = (to - from) / 80;
+    return this.events.find((event) => Math.abs(event.x - x) <= reach);
+  }
+
+  widen() {
+    this.element.classList.toggle("wide");
+  }
+
+  /** All points that are drawn, as a table. */
+  table() {
+    const { x } = this.settings();
+    const columns = [t(`x.${x}`), ...this.lines.map((line) => line.label)];
+    const [from, to] = this.span.now ?? [-Infinity, Infinity];
+    const rows = new Map();
+    this.lines.forEach((line, i) => {
+      for (let k = 0; k < line.x.length; k += 1) {
+        if (line.x[k] < from || line.x[k] > to) continue;
+        if (!rows.has(line.x[k])) rows.set(line.x[k], []);
+        rows.get(line.x[k])[i] = line.y[k];
+      }
+    });
+    const sorted = [...rows].sort((a, b) => a[0] - b[0]);
+    showTable(this.title, columns, sorted.map(([at, values]) => [xWords(x, at), ...this.lines.map((_, i) => (values[i] === undefined ? "" : this.formatY(values[i])))]));
+  }
+}
+
+const distance = (a, b) => (Number.isFinite(a) ? Math.abs(a - b) : Infinity);
+const lastIndex = (line) => Math.max(0, line.x.length - 1);
+
+function button(name, words, click) {
+  return h("button", { type: "button", class: "quiet", title: words, "aria-label": words, on: { click } }, icon(name));
+}
+
+/** Where an asinh axis turns from linear to logarithmic: a thousandth of the largest value. */
+function linearPart(lines) {
+  let most = 0;
+  for (const { y } of lines) for (const each of y) if (Number.isFinite(each)) most = Math.max(most, Math.abs(each));
+  return most ? 10 ** Math.floor(Math.log10(most) - 3) : 1;
+}

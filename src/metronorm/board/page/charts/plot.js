@@ -1,0 +1,296 @@
+// The only file that knows uPlot. A plot draws lines in a stretch of x, with rails and events, and
+// reports gestures. What is fetched, and when, is not its matter.
+//
+// A line: { id, label, color, dash, width, x, y, band?, rails?, faint? }; x ascends. y may be NaN or
+// infinite: the line has a gap there, and the rails have a mark.
+
+import { faded, themed } from "../colors.js";
+import * as format from "../format.js";
+import { drawBands, drawEvents, drawRails } from "./marks.js";
+
+export const RAIL = 14; // CSS pixels above the plot for events, NaN and infinities
+const Y_AXIS = 58; // the same in all charts, so that one cursor stands over another
+const POINTS_UP_TO = 12; // lines that get a dot under the cursor
+const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
+
+export class Plot {
+  /** handlers: zoom([from, to]), pan(share), whole(), cursor(x or null, y). */
+  constructor(host, handlers) {
+    this.host = host;
+    this.handlers = handlers;
+    this.lines = [];
+    this.signature = null;
+    this.own = false; // whether a cursor comes from outside
+    this.observer = new ResizeObserver(() => this.resize());
+    this.observer.observe(host);
+    this.gestures = listenToGestures(host, this);
+  }
+
+  /** The plotted area in device pixels: what a series is reduced to. */
+  get pixels() {
+    const { width, left } = this.u.bbox;
+    return { width: Math.round(width), left, ratio: uPlot.pxRatio };
+  }
+
+  /** Draw. what: { lines, view, y, xKind, formatY, events, faded } */
+  show(what) {
+    this.what = what;
+    this.lines = what.lines;
+    const signature = JSON.stringify([
+      what.y,
+      what.xKind,
+      what.linear,
+      what.lines.map(({ id, color, dash, width }) => [id, color, dash, width]),
+      themed("ink"),
+    ]);
+    this.range = yRange(what);
+    if (signature === this.signature) {
+      this.u.setData(aligned(what.lines), false);
+      this.view(what.view);
+    } else {
+      this.signature = signature;
+      this.u?.destroy();
+      const size = { width: this.host.clientWidth || 320, height: this.host.clientHeight || 200 };
+      this.u = new uPlot({ ...this.options(what), ...size }, aligned(what.lines), this.host);
+      this.u.over.setAttribute("aria-hidden", "true");
+      this.view(what.view);
+    }
+  }
+
+  /** Show another stretch with the lines that are there. */
+  view(stretch) {
+    if (!this.u || !stretch) return;
+    this.what.view = stretch;
+    this.u.batch(() => {
+      this.u.setScale("x", { min: stretch[0], max: stretch[1] });
+      this.u.setScale("y", { min: this.range[0], max: this.range[1] });
+    });
+  }
+
+  options(what) {
+    const ink = themed("dim");
+    const hairline = themed("hairline");
+    const grid = { stroke: hairline, width: 1 };
+    const ticks = { stroke: hairline, width: 1, size: 4 };
+    const many = what.lines.length > POINTS_UP_TO;
+    return {
+      padding: [RAIL + 4, 22, 0, 0],
+      legend: { show: false },
+      focus: { alpha: many ? 1 : 0.3 },
+      cursor: {
+        y: false,
+        drag: { x: true, y: false, setScale: false },
+        focus: { prox: many || what.lines.length < 2 ? -1 : 20 },
+        points: { show: !many, size: 7 },
+        dataIdx: nearestWithValue,
+      },
+      scales: {
+        x: { time: false, auto: false, range: (_, min, max) => [min, max] },
+        y: {
+          auto: false,
+          distr: { log: 3, asinh: 4 }[what.y] ?? 1,
+          asinh: what.linear,
+          range: (_, min, max) => [min, max],
+        },
+      },
+      axes: [
+        { stroke: ink, font: FONT, grid, ticks, size: 26, gap: 3, ...xAxis(what.xKind) },
+        {
+          stroke: ink,
+          font: FONT,
+          grid,
+          ticks,
+          size: Y_AXIS,
+          gap: 4,
+          values: (_, splits) => splits.map((each) => (each === null ? "" : what.formatY(each))),
+        },
+      ],
+      series: [{}, ...what.lines.map(seriesOf)],
+      hooks: {
+        drawClear: [(u) => drawBands(u, this.lines)],
+        drawAxes: [(u) => drawEvents(u, this.what.events ?? [])],
+        draw: [(u) => drawRails(u, this.lines)],
+        setCursor: [(u) => this.moved(u)],
+        setSelect: [(u) => this.selected(u)],
+      },
+    };
+  }
+
+  moved(u) {
+    if (this.own) return;
+    const { left, top } = u.cursor;
+    if (left === null || left < 0) this.handlers.cursor(null, null);
+    else this.handlers.cursor(u.posToVal(left, "x"), u.posToVal(top, "y"));
+  }
+
+  selected(u) {
+    const { left, width } = u.select;
+    if (width < 3) return;
+    const stretch = [u.posToVal(left, "x"), u.posToVal(left + width, "x")];
+    u.setSelect({ left: 0, top: 0, width: 0, height: 0 }, false);
+    this.handlers.zoom(stretch);
+  }
+
+  /** Put the cursor at an x that another chart, or a key, has chosen; null takes it away. */
+  cursorAt(x) {
+    if (!this.u) return;
+    this.own = true;
+    const inside = x !== null && this.what.view && x >= this.what.view[0] && x <= this.what.view[1];
+    const left = inside ? this.u.valToPos(x, "x") : -10;
+    this.u.setCursor({ left, top: inside ? this.u.over.clientHeight / 2 : -10 }, false);
+    this.own = false;
+  }
+
+  resize() {
+    const { clientWidth: width, clientHeight: height } = this.host;
+    if (!this.u || !width || !height || (width === this.u.width && height === this.u.height)) return;
+    const before = this.pixels.width;
+    this.u.setSize({ width, height });
+    if (this.pixels.width !== before) this.handlers.resized();
+  }
+
+  destroy() {
+    this.observer.disconnect();
+    this.gestures();
+    this.u?.destroy();
+    this.u = null;
+    this.signature = null;
+  }
+}
+
+function seriesOf(line) {
+  return {
+    label: line.label,
+    stroke: line.faint ? faded(line.color, 0.55) : line.color,
+    width: line.width ?? 1.5,
+    dash: line.dash?.length ? line.dash : undefined,
+    points: { size: 5, fill: line.color },
+  };
+}
+
+function xAxis(kind) {
+  if (kind === "time") {
+    const units = [1, 10, 100, 1e3, 5e3, 15e3, 30e3, 60e3, 300e3, 900e3, 1800e3];
+    const incrs = [...units, ...[1, 2, 6, 12, 24, 48, 168].map((hours) => hours * 3600e3)];
+    return { space: 110, incrs, values: (_, splits, __, ___, step) => splits.map((x) => format.moment(x, step)) };
+  }
+  if (kind === "elapsed" || kind === "training") {
+    const units = [0.001, 0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 86400, 259200, 864000];
+    return { space: 80, incrs: units.map((s) => s * 1e9), values: (_, splits) => splits.map((x) => format.duration(x)) };
+  }
+  const incrs = [1, 2, 5, 10, 20, 25, 50, 100];
+  for (let size = 1000; size <= 1e15; size *= 10) incrs.push(size / 5, size / 4, size / 2, size);
+  return { space: 60, incrs, values: (_, splits) => splits.map((x) => (Math.abs(x) >= 1e5 ? format.si(x) : format.whole(x))) };
+}
+
+/** Where the value nearest to the cursor is, in a line that has none at many of the shared x. */
+function nearestWithValue(u, series, index) {
+  const values = u.data[series];
+  if (!values || values[index] !== undefined) return index;
+  let [low, high] = [index, index];
+  while (low > 0 && values[low] === undefined) low -= 1;
+  while (high < values.length - 1 && values[high] === undefined) high += 1;
+  const x = u.data[0];
+  const nearer = x[index] - x[low] <= x[high] - x[index] ? low : high;
+  return values[nearer] === undefined ? (nearer === low ? high : low) : nearer;
+}
+
+/**
+ * Lines with their own x as columns over one shared x: undefined where a line has no point (it is
+ * drawn through), null where it has a gap. An x that a line has twice gets two rows.
+ */
+export function aligned(lines) {
+  if (lines.length === 1) return [lines[0].x, gaps(lines[0].y)];
+  const places = lines.map(() => 0);
+  const shared = [];
+  const columns = lines.map(() => []);
+  for (;;) {
+    let x = Infinity;
+    lines.forEach((line, i) => {
+      if (places[i] < line.x.length && line.x[places[i]] < x) x = line.x[places[i]];
+    });
+    if (x === Infinity) break;
+    shared.push(x);
+    lines.forEach((line, i) => {
+      if (places[i] < line.x.length && line.x[places[i]] === x) {
+        const y = line.y[places[i]];
+        columns[i].push(Number.isFinite(y) ? y : null);
+        places[i] += 1;
+      } else {
+        columns[i].push(undefined);
+      }
+    });
+  }
+  return [shared, ...columns];
+}
+
+const gaps = (values) => Array.from(values, (y) => (Number.isFinite(y) ? y : null));
+
+/** The y that are shown: all finite values in the stretch, and a little air. */
+export function yRange({ lines, view, y }) {
+  let [low, high] = [Infinity, -Infinity];
+  const take = (x, value) => {
+    if (!Number.isFinite(value) || (y === "log" && value <= 0)) return;
+    if (view && (x < view[0] || x > view[1])) return;
+    if (value < low) low = value;
+    if (value > high) high = value;
+  };
+  for (const { x, y: values, band } of lines) {
+    for (let i = 0; i < x.length; i += 1) take(x[i], values[i]);
+    if (band) {
+      for (let i = 0; i < band.x.length; i += 1) {
+        take(band.x[i], band.min[i]);
+        take(band.x[i], band.max[i]);
+      }
+    }
+  }
+  if (low === Infinity) return y === "log" ? [0.1, 10] : [0, 1];
+  if (y === "log") {
+    const air = low === high ? 2 : (high / low) ** 0.04; // a log axis must not reach 0
+    return [Math.max(low / air, Number.MIN_VALUE * 1e16), Math.min(high * air, 1e308)];
+  }
+  const air = low === high ? Math.abs(low) * 0.05 || 1 : (high - low) * 0.05;
+  return [low - air, high + air];
+}
+
+/** Panning, and zooming by the wheel; a drag without a key selects, which uPlot does itself. */
+function listenToGestures(host, plot) {
+  let grip = null;
+  const over = () => plot.u?.over.getBoundingClientRect();
+  const down = (event) => {
+    if (!(event.shiftKey || event.button === 1) || !plot.u?.over.contains(event.target)) return;
+    event.preventDefault();
+    event.stopPropagation();
+    grip = event.clientX;
+  };
+  const move = (event) => {
+    if (grip === null) return;
+    const share = (grip - event.clientX) / over().width;
+    grip = event.clientX;
+    plot.handlers.pan(share);
+  };
+  const up = () => {
+    grip = null;
+  };
+  const wheel = (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.shiftKey) return; // a plain wheel scrolls the page
+    event.preventDefault();
+    const box = over();
+    if (!box) return;
+    if (event.shiftKey) plot.handlers.pan((event.deltaY || event.deltaX) / box.width);
+    else plot.handlers.zoomBy(Math.exp(event.deltaY / 300), plot.u.posToVal(event.clientX - box.left, "x"));
+  };
+  const twice = () => plot.handlers.whole();
+  host.addEventListener("mousedown", down, true);
+  window.addEventListener("mousemove", move);
+  window.addEventListener("mouseup", up);
+  host.addEventListener("wheel", wheel, { passive: false });
+  host.addEventListener("dblclick", twice, true);
+  return () => {
+    host.removeEventListener("mousedown", down, true);
+    window.removeEventListener("mousemove", move);
+    window.removeEventListener("mouseup", up);
+    host.removeEventListener("wheel", wheel);
+    host.removeEventListener("dblclick", twice, true);
+  };
+}

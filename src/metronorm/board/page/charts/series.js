@@ -1,0 +1,63 @@
+// Series from the server. What the charts ask for in one moment becomes one request per run, and
+// few requests run at once.
+
+import { getColumns, ofRun } from "../api.js";
+import { lines } from "../columns.js";
+
+const AT_ONCE = 4; // requests: a browser opens six connections, and one is the stream
+const NAMES = 24; // per request, so that the first chart need not wait for the last
+
+const waiting = new Map(); // key -> { route, id, values, wishes: Map(name -> [wish]) }
+const queue = [];
+let running = 0;
+let timer = null;
+
+/** One name of one run: { line, ghosts, meta }; line is null where the run has nothing of it. */
+export function askSeries(id, name, values, signal, route = "series") {
+  const key = JSON.stringify([route, id, values]);
+  return new Promise((resolve, reject) => {
+    const group = waiting.get(key) ?? { route, id, values, wishes: new Map() };
+    waiting.set(key, group);
+    group.wishes.set(name, [...(group.wishes.get(name) ?? []), { resolve, reject, signal }]);
+    timer ??= setTimeout(send);
+  });
+}
+
+function send() {
+  timer = null;
+  for (const group of waiting.values()) {
+    const names = [...group.wishes.keys()];
+    for (let i = 0; i < names.length; i += NAMES) queue.push({ ...group, names: names.slice(i, i + NAMES) });
+  }
+  waiting.clear();
+  next();
+}
+
+function next() {
+  while (running < AT_ONCE && queue.length) {
+    const { route, id, values, wishes, names } = queue.shift();
+    const wanted = names.filter((name) => wishes.get(name).some(({ signal }) => !signal?.aborted));
+    if (!wanted.length) continue;
+    running += 1;
+    getColumns(ofRun(id, route), { ...values, names: wanted })
+      .then((answer) => {
+        const tracks = lines(answer);
+        for (const name of wanted) {
+          const own = tracks.filter((track) => track.name === name);
+          const found = {
+            line: own.find((track) => !track.ghost) ?? null,
+            ghosts: own.filter((track) => track.ghost),
+            meta: answer.meta,
+          };
+          for (const { resolve } of wishes.get(name)) resolve(found);
+        }
+      })
+      .catch((error) => {
+        for (const name of wanted) for (const { reject } of wishes.get(name)) reject(error);
+      })
+      .finally(() => {
+        running -= 1;
+        next();
+      });
+  }
+}

@@ -1,0 +1,55 @@
+// Colours of runs in both themes: every hue has 3:1 against its ground. From the eleventh run on a
+// dash is the second code.
+
+const LIGHT = ["#2f66d0", "#c2570c", "#2b8a3e", "#c92a4b", "#8a4fd3", "#0c7f91", "#8a5a2b", "#b83280", "#747a12", "#5c6b7a"];
+const DARK = ["#6fa1ff", "#ff9a4d", "#5ccf75", "#ff7a8a", "#b794f6", "#4cc9dc", "#d0a177", "#f27fc6", "#c3c74e", "#9fb0c0"];
+const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
+
+export function isDark() {
+  const chosen = document.documentElement.dataset.theme;
+  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+}
+
+/** The colour of a run: the server gives an index, or the colour that a person chose. */
+export function colorOf(index) {
+  if (typeof index === "string") return index;
+  const hues = isDark() ? DARK : LIGHT;
+  return hues[(index ?? 0) % hues.length];
+}
+
+export function dashOf(index) {
+  if (typeof index !== "number") return [];
+  return DASHES[Math.floor(index / LIGHT.length) % DASHES.length];
+}
+
+/** A colour of the theme, by its name in theme.css. */
+export function themed(name) {
+  return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+}
+
+/** A colour with an opacity of 0 to 1. */
+export function faded(color, opacity) {
+  const wide = color.length === 4 ? [...color.slice(1)].map((sign) => sign + sign).join("") : color.slice(1);
+  return `#${wide}${Math.round(255 * opacity).toString(16).padStart(2, "0")}`;
+}
+
+// Phases have fixed colours, so that one phase looks the same in every run.
+const PHASES = {
+  data: 0, forward: 2, backward: 4, update: 1, communicate: 3, checkpoint: 6, evaluate: 5, unattributed: 9,
+};
+const OTHERS = [7, 8, 0, 2, 4, 1, 3, 5];
+
+export function phaseColor(name, order) {
+  const known = PHASES[name];
+  return colorOf(known ?? OTHERS[order % OTHERS.length]);
+}
+
+// viridis by nine stops: light is much, in both themes
+const STOPS = [[68, 1, 84], [71, 44, 122], [59, 81, 139], [44, 113, 142], [33, 144, 141], [39, 173, 129], [92, 200, 99], [170, 220, 50], [253, 231, 37]];
+
+/** The colour of a share of 0 to 1, as [red, green, blue]. */
+export function heat(share) {
+  const place = Math.min(1, Math.max(0, share)) * (STOPS.length - 1);
+  const low = Math.min(STOPS.length - 2, Math.floor(place));
+  return STOPS[low].map((from, i) => Math.round(from + (place - low) * (STOPS[low + 1][i] - from)));
+}

@@ -1,0 +1,95 @@
+// The beginning: words, login, the frame around the views, and the view that the address names.
+
+import { ApiError, send, whenLoginNeeded } from "./api.js";
+import { fill, h } from "./dom.js";
+import { openHeader } from "./parts/header.js";
+import { openRail } from "./parts/rail.js";
+import { failure } from "./parts/messages.js";
+import { askForToken } from "./parts/login.js";
+import { cursor, heard, loadRuns, onRuns } from "./runs.js";
+import { go, onState, state } from "./state.js";
+import { listen } from "./stream.js";
+import { loadWords, t } from "./words.js";
+
+const main = document.getElementById("main");
+let view = null; // what is open: { name, update, close }
+let wanted = 0;
+
+const modules = {
+  runs: () => import("./views/runs.js"),
+  metrics: () => import("./views/metrics.js"),
+  ticks: () => import("./views/ticks.js"),
+  resources: () => import("./views/resources.js"),
+  norms: () => import("./views/norms.js"),
+  diagnosis: () => import("./views/diagnosis.js"),
+  samples: () => import("./views/samples.js"),
+  config: () => import("./views/config.js"),
+  compare: () => import("./views/compare.js"),
+};
+
+async function show() {
+  const number = (wanted += 1);
+  const name = state.view;
+  const module = await modules[name]();
+  if (number !== wanted) return;
+  view?.close?.();
+  fill(main);
+  main.className = `view view-${name}`;
+  main.setAttribute("aria-label", t(`view.${name}`));
+  document.title = `${t(`view.${name}`)} · Metronorm`;
+  view = { name, ...module.open(main) };
+  window.scrollTo(0, 0);
+}
+
+async function login() {
+  const fragment = location.hash.match(/^#token=([^&]+)/);
+  if (!fragment) return;
+  // the token leaves the address, and with it the browser's history, before anything else happens
+  history.replaceState(null, "", `${location.pathname}${location.search}`);
+  go({ view: "runs" }, { replace: true });
+  await send("POST", "login", { token: decodeURIComponent(fragment[1]) });
+}
+
+async function begin() {
+  await loadWords(document.documentElement.lang);
+  document.getElementById("skip").textContent = t("skip");
+  whenLoginNeeded(() => askForToken());
+  try {
+    await login();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    fill(main, failure(error));
+    askForToken(error);
+    return;
+  }
+  const header = openHeader(document.getElementById("top"));
+  openRail(document.getElementById("rail"));
+  onState(async (keys) => {
+    header.update();
+    if (keys.has("view")) await show();
+    else view?.update?.(keys);
+  });
+  onRuns((ids) => view?.runs?.(ids));
+  try {
+    await loadRuns();
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+    fill(main, failure(error, begin));
+    return;
+  }
+  await show();
+  listen(cursor, (name, value) => {
+    if (name === "runs") heard(value);
+    else if (name === "reset") loadRuns().catch(() => {});
+    else header.link(value);
+  });
+}
+
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  main.focus();
+});
+begin().catch((error) => {
+  fill(main, h("p", { class: "empty" }, String(error)));
+  throw error;
+});

@@ -1,0 +1,85 @@
+// The bar at the top: the views, whether the page is live, language and theme.
+
+import { fill, h, icon } from "../dom.js";
+import { isDark } from "../colors.js";
+import { VIEWS, link, prefer, state } from "../state.js";
+import { language, t } from "../words.js";
+
+export function openHeader(root) {
+  const links = new Map(VIEWS.map((view) => [view, h("a", { href: "#" }, t(`view.${view}`))]));
+  const live = h("span", { class: "link", role: "status" });
+  const theme = h("button", { type: "button", class: "quiet", on: { click: turn } });
+  const other = language === "zh" ? "en" : "zh";
+  const speak = h(
+    "button",
+    {
+      type: "button",
+      class: "quiet",
+      lang: other === "zh" ? "zh-Hans" : "en",
+      on: {
+        click() {
+          prefer("language", other);
+          location.reload();
+        },
+      },
+    },
+    other === "zh" ? "中文" : "English",
+  );
+
+  function turn() {
+    const next = isDark() ? "light" : "dark";
+    document.documentElement.dataset.theme = next;
+    prefer("theme", next);
+    draw();
+    window.dispatchEvent(new Event("themechange"));
+  }
+
+  function draw() {
+    const words = t(isDark() ? "theme.light" : "theme.dark");
+    fill(theme, icon(isDark() ? "sun" : "moon"));
+    theme.setAttribute("aria-label", words);
+    theme.title = words;
+    for (const [view, anchor] of links) {
+      anchor.href = link({ view });
+      if (view === state.view) anchor.setAttribute("aria-current", "page");
+      else anchor.removeAttribute("aria-current");
+    }
+    links.get(state.view).scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  const menu = h(
+    "button",
+    {
+      type: "button",
+      class: "quiet only-small",
+      "aria-label": t("rail.open"),
+      "aria-expanded": "false",
+      on: {
+        click() {
+          const open = document.body.classList.toggle("rail-open");
+          menu.setAttribute("aria-expanded", String(open));
+        },
+      },
+    },
+    icon("menu"),
+  );
+  fill(
+    root,
+    menu,
+    h("a", { class: "brand", href: "#runs" }, "Metronorm"),
+    h("nav", { "aria-label": t("views") }, ...links.values()),
+    h("div", { class: "corner" }, live, speak, theme),
+  );
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    draw();
+    window.dispatchEvent(new Event("themechange"));
+  });
+  draw();
+  return {
+    update: draw,
+    link(how) {
+      live.dataset.link = how;
+      live.textContent = t(`link.${how}`);
+    },
+  };
+}

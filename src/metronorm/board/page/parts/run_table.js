@@ -1,0 +1,193 @@
+// The table of runs: sorted, grouped, with the baseline first and differences to it in percent.
+
+import { colorOf } from "../colors.js";
+import { h, icon } from "../dom.js";
+import * as format from "../format.js";
+import { ageOf, getRun, kindOf, saveNotes, shownIds } from "../runs.js";
+import { go, link, state } from "../state.js";
+import { t } from "../words.js";
+import { stateWords, toggleShown } from "./rail.js";
+import { editNote } from "./run_header.js";
+
+const FIXED = ["name", "state", "tick", "begun"];
+
+/** What a column is called: "loss last", or the key of the config. */
+export function columnWords(column) {
+  const [how, name] = split(column);
+  return how === "config" ? name : how === "cursor" ? t("column.cursor") : `${name} ${t(`column.${how}`)}`;
+}
+
+export function split(column) {
+  const at = column.indexOf(":");
+  return at < 0 ? [column, ""] : [column.slice(0, at), column.slice(at + 1)];
+}
+
+/** ids in the order of the address: "-last:loss" is descending; the baseline stands first. */
+export function sorted(ids, cells) {
+  const wanted = state.sort ?? "-begun";
+  const column = wanted.replace(/^-/, "");
+  const sign = wanted.startsWith("-") ? -1 : 1;
+  const keyed = ids.map((id) => [id, sortable(id, column, cells)]);
+  keyed.sort(([, a], [, b]) => compare(a, b, sign));
+  const order = keyed.map(([id]) => id);
+  const starred = order.filter((id) => getRun(id).starred && id !== state.pin);
+  const rest = order.filter((id) => !getRun(id).starred && id !== state.pin);
+  return [...order.filter((id) => id === state.pin), ...starred, ...rest];
+}
+
+function compare(a, b, sign) {
+  const missing = (x) => x === null || x === undefined || Number.isNaN(x);
+  if (missing(a) || missing(b)) return missing(a) - missing(b); // what is missing stands last
+  if (typeof a === "number" && typeof b === "number") return sign * (a - b);
+  return sign * String(a).localeCompare(String(b), undefined, { numeric: true });
+}
+
+function sortable(id, column, cells) {
+  const run = getRun(id);
+  if (column === "name") return run.label;
+  if (column === "state") return run.state;
+  if (column === "tick") return run.tick;
+  if (column === "begun") return run.begun_ns;
+  const value = cells(id, column);
+  return format.number(value) ?? value;
+}
+
+/** groups: Map(label -> ids), or null. cells(id, column): the value of a chosen column. */
+export function runTable({ ids, columns, cells, groups }) {
+  const rows = new Map();
+  const shown = new Set(shownIds());
+  const make = (id) => {
+    const row = rowOf(id, columns, cells, shown.has(id));
+    rows.set(id, row);
+    return row.element;
+  };
+  const body = groups
+    ? [...groups].map(([label, own]) => h("tbody", {}, groupRow(label, own, columns, cells), sorted(own, cells).map(make)))
+    : h("tbody", {}, sorted(ids, cells).map(make));
+  const element = h(
+    "table",
+    { class: "run-table" },
+    h("caption", { class: "sr" }, t("view.runs")),
+    h("thead", {}, h("tr", {}, h("td", {}), FIXED.concat(columns).map(headOf), h("td", {}))),
+    body,
+  );
+  return { element, rows };
+}
+
+function headOf(column) {
+  const wanted = state.sort ?? "-begun";
+  const direction = wanted === column ? "ascending" : wanted === `-${column}` ? "descending" : null;
+  const words = FIXED.includes(column) ? t(`column.${column}`) : columnWords(column);
+  const arrow = direction === "ascending" ? " ↑" : direction === "descending" ? " ↓" : "";
+  return h(
+    "th",
+    { scope: "col", class: column === "name" || column === "state" ? "text" : null, "aria-sort": direction },
+    h(
+      "button",
+      {
+        type: "button",
+        class: "sort",
+        title: words,
+        on: { click: () => go({ sort: direction === "ascending" ? `-${column}` : column }, { replace: true }) },
+      },
+      words + arrow,
+    ),
+  );
+}
+
+function rowOf(id, columns, cells, isShown) {
+  const run = getRun(id);
+  const stateCell = h("td", { class: "text" });
+  const tick = h("td", {});
+  const begun = h("td", {});
+  const values = new Map(columns.map((column) => [column, h("td", { class: split(column)[0] === "config" ? "text" : null })]));
+  const save = (changes) => saveNotes(id, changes).catch((error) => alertOf(element, error));
+  const press = (key, name) =>
+    h(
+      "button",
+      { type: "button", class: "quiet", "aria-pressed": String(Boolean(run[key])), "aria-label": `${t(`run.${key}`)}: ${run.label}`, title: t(`run.${key}`), on: { click: () => save({ [key]: !getRun(id)[key] }) } },
+      icon(name),
+    );
+  const element = h(
+    "tr",
+    { class: id === state.pin ? "pinned" : null, style: { "--run": colorOf(run.color) } },
+    h(
+      "td",
+      { class: "marks" },
+      h("input", { type: "checkbox", class: "swatch", checked: isShown, "aria-label": t("rail.show", { name: run.label }), on: { change: () => toggleShown(id) } }),
+    ),
+    h(
+      "th",
+      { scope: "row", class: "text" },
+      h("a", { href: link({ view: "metrics", run: id }) }, run.label),
+      (run.tags ?? []).map((tag) => h("span", { class: "tag" }, tag)),
+      run.note && h("p", { class: "dim note" }, run.note),
+      run.damaged && h("p", { class: "damage" }, run.damaged),
+    ),
+    stateCell,
+    tick,
+    begun,
+    [...values.values()],
+    h(
+      "td",
+      { class: "actions" },
+      press("starred", "star"),
+      h(
+        "button",
+        { type: "button", class: "quiet", "aria-pressed": String(state.pin === id), "aria-label": `${t("run.pin")}: ${run.label}`, title: t("run.pin"), on: { click: () => go({ pin: state.pin === id ? undefined : id }, { replace: true }) } },
+        icon("pin"),
+      ),
+      press("hidden", "eye"),
+      h("button", { type: "button", class: "quiet", "aria-label": `${t("run.note")}: ${run.label}`, title: t("run.note"), on: { click: () => editNote(getRun(id), save) } }, icon("note")),
+    ),
+  );
+  const row = {
+    element,
+    update() {
+      const now = getRun(id);
+      if (!now) return;
+      const age = ageOf(now);
+      stateCell.replaceChildren(h("span", { class: "state", "data-kind": kindOf(now) }, now.damaged ? t("state.damaged") : now.stalled ? t("state.stalled") : stateWords(now.state)));
+      stateCell.title = age === null ? "" : t("ago", { time: format.seconds(Math.max(0, Math.round(age / 1e9))) });
+      tick.replaceChildren(format.whole(now.tick ?? 0), now.total ? h("span", { class: "dim" }, ` / ${format.whole(now.total)}`) : "");
+      begun.textContent = now.begun_ns ? format.moment(now.begun_ns / 1e6, 60e3) : "–";
+      for (const column of columns) row.cell(column);
+    },
+    cell(column) {
+      const value = cells(id, column);
+      const parts = [value === undefined || value === null ? "–" : format.withUnit(split(column)[1], format.number(value) ?? value)];
+      const base = state.pin && state.pin !== id ? format.number(cells(state.pin, column)) : null;
+      const own = format.number(value);
+      if (base !== null && own !== null && split(column)[0] !== "config") parts.push(h("span", { class: "dim diff" }, ` ${format.change(own, base)}`));
+      values.get(column).replaceChildren(...parts);
+    },
+  };
+  row.update();
+  return row;
+}
+
+/** The head of a group: how many runs, and the mean of each column with its standard error. */
+function groupRow(label, ids, columns, cells) {
+  const mean = (column) => {
+    if (split(column)[0] === "config") return "";
+    const values = ids.map((id) => format.number(cells(id, column))).filter(Number.isFinite);
+    if (!values.length) return "";
+    const middle = values.reduce((sum, each) => sum + each, 0) / values.length;
+    if (values.length < 2) return format.value(middle);
+    const variance = values.reduce((sum, each) => sum + (each - middle) ** 2, 0) / (values.length - 1);
+    return `${format.value(middle)} ± ${format.value(Number(Math.sqrt(variance / values.length).toPrecision(2)))}`;
+  };
+  return h(
+    "tr",
+    { class: "group" },
+    h("td", {}),
+    h("th", { scope: "rowgroup", class: "text", colspan: FIXED.length }, `${state.group} = ${label}`, h("span", { class: "dim" }, ` · ${t("group.runs", { n: ids.length })}`)),
+    columns.map((column) => h("td", {}, mean(column))),
+    h("td", {}),
+  );
+}
+
+function alertOf(row, error) {
+  row.title = error.message;
+  row.classList.add("failed");
+}

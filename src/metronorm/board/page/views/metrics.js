@@ -1,0 +1,195 @@
+// Metrics: a card for each, over the runs that are shown, or over one run with its events and the
+// ticks that a resume has replaced.
+
+import { LineCard } from "../charts/card.js";
+import { Grid } from "../charts/grid.js";
+import { Span } from "../charts/span.js";
+import { fill, h } from "../dom.js";
+import * as format from "../format.js";
+import { eventMarks } from "../parts/event_marks.js";
+import { groupsOf } from "../parts/groups.js";
+import { empty, failure } from "../parts/messages.js";
+import { loadMetric, settings } from "../parts/metric_lines.js";
+import { runHeader } from "../parts/run_header.js";
+import { sectionsOf } from "../parts/sections.js";
+import { AXES, SCALES, choice, select, smoothing, zoomButtons } from "../parts/toolbar.js";
+import { infoOf, loaded, order, shownIds } from "../runs.js";
+import { go, state } from "../state.js";
+import { t } from "../words.js";
+
+const CARDS = 48; // of a section, before somebody asks for more
+const REFRESH_MS = 1000; // while runs are written
+const OPEN_UP_TO = 60; // names: with more, only the first section is open
+
+export function open(root) {
+  const span = new Span();
+  const grid = new Grid();
+  const place = h("div", {});
+  let header = null;
+  let names = null;
+  let events = [];
+  let groups = null;
+  let drawn = "";
+
+  const ids = () => {
+    const list = state.run ? [state.run] : shownIds();
+    return state.pin && !list.includes(state.pin) ? [...list, state.pin] : list;
+  };
+
+  const filter = h("input", {
+    type: "search",
+    class: "field",
+    placeholder: t("metrics.filter"),
+    "aria-label": t("metrics.filter"),
+    value: state.metric ?? "",
+    on: { input: () => go({ metric: filter.value.trim() || undefined }, { replace: true }) },
+  });
+  const bar = h("div", { class: "toolbar" });
+
+  function toolbar(keys) {
+    fill(
+      bar,
+      filter,
+      select("x", t("axis.x"), AXES, "tick", (axis) => t(`x.${axis}`)),
+      choice("y", t("axis.y"), SCALES, "linear"),
+      smoothing(),
+      !state.run && select("group", t("group.by"), ["", ...keys], "", (key) => key || t("group.none")),
+      zoomButtons(span),
+    );
+  }
+
+  async function build() {
+    const wanted = ids();
+    drawn = JSON.stringify(wanted);
+    grid.clear();
+    header = state.run ? runHeader(state.run) : null;
+    fill(root, header?.element ?? h("h2", { class: "sr" }, t("view.metrics")), bar, place);
+    if (!wanted.length) {
+      fill(place, loaded && order.length ? empty(t("metrics.none"), t("metrics.none.why")) : noRuns());
+      return;
+    }
+    fill(place, skeleton());
+    const infos = await Promise.allSettled(wanted.map((id) => infoOf(id)));
+    if (drawn !== JSON.stringify(wanted)) return;
+    const known = infos.filter((each) => each.status === "fulfilled").map((each) => each.value);
+    if (!known.length) {
+      fill(place, failure(infos[0].reason, build));
+      return;
+    }
+    groups = state.run || !state.group ? null : groupsOf(wanted, known, state.group);
+    names = [...new Set(known.flatMap((info) => info.metrics))];
+    toolbar(groupsOf.keys(known));
+    sections();
+    if (state.run) {
+      events = await eventMarks(state.run, settings().x).catch(() => []);
+      for (const card of grid.cards.values()) card.events = events;
+      grid.redraw();
+    } else {
+      events = [];
+    }
+  }
+
+  function sections() {
+    grid.clear();
+    const wanted = state.metric?.toLowerCase();
+    const listed = wanted ? names.filter((name) => name.toLowerCase().includes(wanted)) : names;
+    if (!listed.length) {
+      fill(place, names.length ? empty(t("metrics.notfound", { text: state.metric })) : empty(t("metrics.empty"), t("metrics.empty.why"), 'clock.log(loss=loss)'));
+      return;
+    }
+    fill(
+      place,
+      sectionsOf(listed).map(([prefix, own], i) => section(prefix, own, i === 0 || Boolean(wanted) || listed.length <= OPEN_UP_TO)),
+    );
+  }
+
+  function section(prefix, own, isOpen) {
+    const cards = h("div", { class: "cards" });
+    const more = h("button", { type: "button", on: { click: () => add() } });
+    let shown = 0;
+    const add = () => {
+      for (const name of own.slice(shown, shown + CARDS)) cards.append(grid.add(cardOf(name, prefix)));
+      shown = Math.min(own.length, shown + CARDS);
+      more.textContent = t("metrics.more", { shown: format.whole(shown), all: format.whole(own.length) });
+      more.hidden = shown >= own.length;
+    };
+    const details = h(
+      "details",
+      { class: "section", open: isOpen },
+      h("summary", {}, prefix.replace(/[_./]$/, "") || t("metrics.plain"), h("span", { class: "dim" }, format.whole(own.length))),
+      cards,
+      more,
+    );
+    details.addEventListener("toggle", () => details.open && !shown && add());
+    if (isOpen) add();
+    return details;
+  }
+
+  function cardOf(name, prefix) {
+    const card = new LineCard({
+      title: name,
+      dimTitle: prefix && name.startsWith(prefix) && name !== prefix ? prefix : "",
+      span,
+      settings,
+      load: (request, signal) =>
+        loadMetric(ids(), name, request, signal, { ghosts: Boolean(state.run), groups }),
+    });
+    card.events = events;
+    return card;
+  }
+
+  let timer = null;
+  function refresh() {
+    timer ??= setTimeout(() => {
+      timer = null;
+      const past = span.chosen && !span.follow && span.extent && span.chosen[1] < span.extent[1];
+      if (!past && !document.hidden) grid.refresh();
+    }, REFRESH_MS);
+  }
+
+  build();
+  return {
+    update(keys) {
+      if (["run", "shown", "pin", "group"].some((key) => keys.has(key))) {
+        if (keys.has("run")) span.forget();
+        span.read();
+        build();
+        return;
+      }
+      if (keys.has("x")) {
+        span.forget();
+        go({ from: undefined, to: undefined, follow: undefined }, { replace: true });
+        span.read();
+        build();
+        return;
+      }
+      if (keys.has("metric")) {
+        filter.value = document.activeElement === filter ? filter.value : (state.metric ?? "");
+        sections();
+      }
+      if (keys.has("from") || keys.has("to")) {
+        const before = JSON.stringify(span.chosen);
+        span.read();
+        if (before !== JSON.stringify(span.chosen)) span.tell("move");
+      }
+      grid.refresh();
+    },
+    runs(changed) {
+      header?.update();
+      if (changed === null) {
+        if (JSON.stringify(ids()) !== drawn) build();
+      } else if (changed.some((id) => ids().includes(id))) {
+        refresh();
+      }
+    },
+    close() {
+      clearTimeout(timer);
+      grid.clear();
+      span.close();
+    },
+  };
+}
+
+const skeleton = () => h("div", { class: "cards" }, Array.from({ length: 6 }, () => h("div", { class: "card skeleton" })));
+
+export const noRuns = () => empty(t("runs.none"), t("runs.none.why"), "make train");
