@@ -168,9 +168,19 @@ export function open(root) {
     await load();
     draw();
     if (state.group) card?.fetch();
-    if (known.waiting) naming = setTimeout(begin, WAIT_MS);
+    if (known.waiting) naming = setTimeout(moreNames, WAIT_MS);
   }
+
+  /** Names of metrics come bit by bit where there are many runs. */
   let naming = null;
+  async function moreNames() {
+    const before = [metric(), String(columns())];
+    known = await getJson("columns").catch(() => known);
+    toolbar();
+    if (metric() !== before[0]) chartOf();
+    if (String(columns()) !== before[1]) await load().then(draw);
+    if (known.waiting) naming = setTimeout(moreNames, WAIT_MS);
+  }
 
   let timer = null;
   const waiting = new Set();
