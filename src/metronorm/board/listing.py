@@ -1,0 +1,348 @@
+"""The runs that a board shows: found again and again, each with its id, colour and standing.
+
+A look (`Listing.look`) costs a few milliseconds for a thousand runs. What it looks at:
+
+| what | how often |
+| --- | --- |
+| whether the folders that hold runs changed | at every look; all are searched every half minute |
+| runs that are running or have not begun: their newest files | at every look |
+| all other runs: `run.json`, notes, newest files | every 15 seconds |
+| events of runs whose files changed | in a thread of their own, many runs in one query |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metronorm.board.finding import Found, find_runs
+from metronorm.board.notes import FILE, FOLDER, Notes, read_notes
+from metronorm.board.standing import Signature, Standing, last_tick, read_standings, signature
+from metronorm.errors import MetronormError, RunError
+from metronorm.store.run_directory import RUN_FILE, RunInfo, read_run_info, tape_folder
+from metronorm.text import flat, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+COLORS = 10  # of the page's palette; number 10 is colour 0 with another dash
+SEARCH_NS, FULL_NS = 30_000_000_000, 15_000_000_000
+LARGE_CONFIG = 256 << 10  # bytes of a run.json whose config is not kept in memory
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+_UNDER_WAY = ("running", "running or killed", "not begun")
+
+
+@dataclass
+class Entry:
+    """A run of the list. `info` is None and `damaged` the reason if it cannot be read."""
+
+    id: str
+    directory: Path
+    folder: str
+    info: RunInfo | None
+    damaged: str | None
+    stamp: tuple[int, ...]
+    large: bool = False
+    notes: Notes = field(default_factory=Notes)
+    notes_stamp: tuple[int, ...] = ()
+    standing: Standing | None = None
+    signature: Signature = field(default_factory=Signature)
+    state: str | None = None
+    total: int | None = None
+    color: int = 0
+    next_look_ns: int = 0
+
+    @property
+    def name(self) -> str:
+        """The name of the run; that of its folder, if it is damaged."""
+        return printable(self.info.name if self.info else self.directory.name)
+
+    def config(self) -> dict[str, Any]:
+        """The options by their whole names, as `run.json` has them."""
+        if self.info is None:
+            return {}
+        with contextlib.suppress(RunError):
+            return flat(read_run_info(self.directory).config if self.large else self.info.config)
+        return {}
+
+    def listed(self, now_ns: int) -> dict[str, Any]:
+        """What the page's list has of the run; times are in nanoseconds since 1970."""
+        standing, notes = self.standing or Standing(), self.notes
+        state = "damaged" if self.damaged else self.state
+        return {
+            "id": self.id,
+            "name": self.name,
+            "folder": printable(self.folder),
+            "state": None if state is None else printable(state),
+            "stalled": standing.is_stalled(state or "", now_ns),
+            "tick": standing.tick,
+            "total": self.total,
+            "age_ns": max(now_ns - standing.time_ns, 0) if standing.time_ns else None,
+            "begun_ns": self.info.created_ns if self.info else None,
+            "color": notes.color or self.color,
+            "damaged": self.damaged,
+            "not_finite": standing.not_finite,
+            "tags": notes.tags,
+            "starred": notes.starred,
+            "hidden": notes.hidden,
+            "note": notes.note,
+        }
+
+
+class Listing:
+    """The runs below some folders.
+
+    Args:
+        roots: folders that hold runs, and runs.
+        now: returns the time in nanoseconds since 1970.
+
+    `close` ends its thread. All methods may be called from any thread.
+    """
+
+    def __init__(self, roots: Iterable[Path], *, now: Callable[[], int] = time.time_ns) -> None:
+        self.roots = [root.absolute() for root in roots]
+        self.notices: list[str] = []
+        self._base = os.path.commonpath(self.roots) if self.roots else ""
+        self._now = now
+        self._lock = threading.RLock()
+        self._entries: dict[str, Entry] = {}
+        self._found = Found()
+        self._searched_ns = self._full_ns = 0
+        self._versions: dict[str, int] = {}
+        self._version = 0
+        self._removed: dict[str, int] = {}
+        self._pending: set[str] = set()
+        self._wake = threading.Condition(self._lock)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._stand, name="board-listing", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        with self._wake:
+            self._closing.set()
+            self._wake.notify_all()
+        self._thread.join()
+
+    @property
+    def version(self) -> int:
+        """A number that grows with every change of any run."""
+        return self._version
+
+    def entries(self) -> list[Entry]:
+        """All runs, the newest first."""
+        with self._lock:
+            found = list(self._entries.values())
+        return sorted(found, key=lambda one: one.info.created_ns if one.info else 0, reverse=True)
+
+    def entry(self, run: str) -> Entry:
+        """The run with an id.
+
+        Raises:
+            RunError: there is none, or it is damaged.
+        """
+        found = self._entries.get(run)
+        if found is None:
+            raise UnknownRunError("the run must be on the board", got=repr(run))
+        return found
+
+    def changed_since(self, version: int) -> tuple[list[Entry], list[str]]:
+        """The runs that have changed after a version, and the ids of those that have gone."""
+        with self._lock:
+            changed = [one for one in self._entries.values() if self._versions[one.id] > version]
+            return changed, [run for run, gone in self._removed.items() if gone > version]
+
+    def wait_until_known(self, seconds: float) -> None:
+        """Wait until it is known how every run stands, but no longer than some seconds."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._closing.is_set() or not self._pending, seconds)
+
+    def look(self) -> None:
+        """Look at the files again."""
+        now = self._now()
+        with self._lock:
+            search = now - self._searched_ns >= SEARCH_NS or not self._found.is_same()
+            full = search or now - self._full_ns >= FULL_NS
+            if search:
+                self._searched_ns = now
+                self._found = find_runs(self.roots)
+                self.notices = self._found.notices
+            if full:
+                self._full_ns = now
+                self._read_all(self._found.runs)
+            for entry in self._entries.values():
+                if full or entry.state is None or entry.state in _UNDER_WAY:
+                    self._look_at(entry, now)
+            if self._pending:
+                self._wake.notify_all()
+
+    def refresh_notes(self, entry: Entry) -> None:
+        """Read the notes of a run again."""
+        with self._lock:
+            self._read_notes(entry)
+
+    def _read_all(self, directories: list[Path]) -> None:
+        """Read the descriptions and notes that have changed; give ids and colours."""
+        known = {entry.directory: entry for entry in self._entries.values()}
+        entries: dict[str, Entry] = {}
+        for directory in directories:
+            stamp = _stamp(directory / RUN_FILE)
+            entry = known.get(directory)
+            if entry is None or entry.stamp != stamp:
+                entry = self._read(directory, stamp)
+            run = _own_id(entry)
+            if run in entries:  # a copy
+                run = f"{run}-{_digest(str(directory))[:8]}"
+            if entry.id != run:
+                entry.id = run
+                self._changed(entry)
+            entries[run] = entry
+            self._read_notes(entry)
+        for run in self._entries.keys() - entries.keys():
+            self._version += 1
+            self._removed[run] = self._version
+        for run in entries:
+            self._removed.pop(run, None)
+        self._entries = entries
+        self._pending &= entries.keys()
+        self._versions = {run: self._versions[run] for run in entries}
+        self._give_colors()
+
+    def _read(self, directory: Path, stamp: tuple[int, ...]) -> Entry:
+        info, damaged = None, None
+        try:
+            info = read_run_info(directory)
+        except MetronormError as error:
+            damaged = printable(str(error))
+        entry = Entry("", directory, os.path.relpath(directory, self._base), info, damaged, stamp)
+        if entry.folder == ".":
+            entry.folder = directory.name
+        if info is not None and stamp and stamp[1] > LARGE_CONFIG:
+            entry.large = True
+            entry.info = RunInfo(**{**_fields(info), "config": {}})
+        return entry
+
+    def _read_notes(self, entry: Entry) -> None:
+        stamp = _stamp(entry.directory / FOLDER / FILE)
+        if stamp != entry.notes_stamp:
+            entry.notes_stamp = stamp
+            notes = read_notes(entry.directory)
+            if notes != entry.notes:
+                entry.notes = notes
+                self._changed(entry)
+
+    def _give_colors(self) -> None:
+        """A colour for each run from its id; the next one, if fewer runs have that."""
+        used = [0] * COLORS
+        oldest = sorted(
+            self._entries.values(),
+            key=lambda one: (one.info.created_ns if one.info else 0, one.id),
+        )
+        for entry in oldest:
+            wanted = int(_digest(entry.id)[:8], 16) % COLORS
+            fewest = min(used)
+            at = next(
+                each for each in (*range(wanted, COLORS), *range(wanted)) if used[each] == fewest
+            )
+            color = at + COLORS * used[at]
+            used[at] += 1
+            if entry.color != color:
+                entry.color = color
+                self._changed(entry)
+
+    def _look_at(self, entry: Entry, now: int) -> None:
+        """Look whether a run has got records; what they say is read by the thread."""
+        if entry.info is None:
+            return
+        standing = entry.standing
+        found = signature(entry.directory)
+        if standing is None or found[:2] != entry.signature[:2]:
+            if now >= entry.next_look_ns:
+                self._pending.add(entry.id)
+        elif found != entry.signature:
+            self._read_tick(entry, standing)
+            entry.signature = found
+        if standing is not None:
+            self._set_state(entry, standing)
+
+    def _read_tick(self, entry: Entry, standing: Standing) -> None:
+        for rank in standing.ranks[:1]:
+            last = last_tick(tape_folder(entry.directory, "ticks", standing.attempt, rank))
+            if last is not None and last.time_ns > standing.time_ns:
+                standing.tick, standing.time_ns = last.tick, last.time_ns
+                standing.wall_ns = last.wall_ns
+                self._changed(entry)
+
+    def _set_state(self, entry: Entry, standing: Standing) -> None:
+        state = standing.state(entry.directory)
+        if state != entry.state:
+            entry.state = state
+            self._changed(entry)
+
+    def _changed(self, entry: Entry) -> None:
+        self._version += 1
+        self._versions[entry.id] = self._version
+
+    def _stand(self) -> None:
+        """The thread: find out how runs stand whose files have changed."""
+        while not self._closing.is_set():
+            with self._wake:
+                self._wake.wait_for(lambda: self._closing.is_set() or self._pending)
+                entries = {
+                    entry.directory: (entry, entry.info)
+                    for entry in (self._entries[run] for run in self._pending)
+                    if entry.info is not None
+                }
+            begun = self._now()
+            seen = {directory: signature(directory) for directory in entries}
+            places = [(directory, info) for directory, (_, info) in entries.items()]
+            for directory, standing in read_standings(places):
+                entry, info = entries[directory]
+                total = standing.total(directory, info)
+                with self._wake:
+                    if self._entries.get(entry.id) is entry:
+                        entry.standing, entry.total = standing, total
+                        entry.signature = seen[directory]
+                        # a run with many events is not read all the time
+                        entry.next_look_ns = self._now() + 5 * (self._now() - begun)
+                        self._set_state(entry, standing)
+                        self._changed(entry)
+                    self._pending.discard(entry.id)
+                    self._wake.notify_all()
+                if self._closing.is_set():
+                    return
+
+
+class UnknownRunError(RunError):
+    """An id that no run of the board has."""
+
+
+def _own_id(entry: Entry) -> str:
+    """The id of a run, fit for an address: a run may come from anybody, with any id."""
+    if entry.info is None:
+        return f"damaged-{_digest(str(entry.directory))[:16]}"
+    run = entry.info.id
+    return run if _ID.fullmatch(run) else f"run-{_digest(run)[:16]}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _fields(info: RunInfo) -> dict[str, Any]:
+    return {name: getattr(info, name) for name in RunInfo.__struct_fields__}

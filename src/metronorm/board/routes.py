@@ -1,0 +1,276 @@
+"""What the board answers below `/api/`. The guard has checked a request before it comes here.
+
+A run is named by its id in the list, never by a path. A metric is read only if it is asked for.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import msgspec
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response, StreamingResponse
+
+from metronorm import __version__
+from metronorm.board import details
+from metronorm.board.answers import Json, bounded, problem
+from metronorm.board.listing import UnknownRunError
+from metronorm.board.notes import change_notes
+from metronorm.board.query import QueryError, parse
+from metronorm.board.searching import search
+from metronorm.board.state import BusyError
+from metronorm.board.values import KINDS
+from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
+from metronorm.runs import open_run
+from metronorm.text import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from metronorm.board.listing import Entry
+    from metronorm.board.state import Board
+    from metronorm.runs import Run
+
+MOST_COLUMNS, MOST_BODY = 100, 256 << 10
+TABLE_SECONDS = 0.5  # after which the table has what was read until then
+MOST_SAMPLE = 64 << 20  # bytes of a sample that is shown
+_SAMPLE_TYPES = {
+    "text": "text/plain; charset=utf-8",
+    "table": "text/plain; charset=utf-8",
+    "picture": "image/png",
+    "audio": "audio/wav",
+}
+
+
+def api(board: Board) -> APIRouter:
+    """The routes of a board."""
+    router = APIRouter(prefix="/api", default_response_class=Json)
+    listing = board.listing
+
+    async def read(run: str, make: Callable[[Run], Any], *, key: str = "") -> Json:
+        """An answer from the files of a run; kept under a key while they are the same."""
+        entry = listing.entry(run)
+
+        def answer() -> Any:
+            return make(open_run(entry.directory))
+
+        if key:
+            return Json(await board.call(board.kept, key, entry, answer))
+        return Json(await board.call(answer))
+
+    def chosen(runs: list[str]) -> list[Entry]:
+        return [listing.entry(run) for run in runs] if runs else listing.entries()
+
+    @router.get("/runs")
+    async def runs() -> Json:
+        await board.call(listing.look)
+        await board.call(listing.wait_until_known, 0.1)
+        now = time.time_ns()
+        return Json(
+            {
+                "runs": [entry.listed(now) for entry in listing.entries()],
+                "cursor": board.stream.cursor,
+                "notices": [printable(notice) for notice in listing.notices],
+                "roots": [printable(str(root)) for root in listing.roots],
+                "version": __version__,
+            }
+        )
+
+    @router.get("/table")
+    async def table(
+        columns: list[str] = Query([]),  # noqa: B008 - FastAPI's way
+        runs: list[str] = Query([]),  # noqa: B008
+    ) -> Json:
+        if len(columns) > MOST_COLUMNS:
+            raise ConfigError(f"a table has at most {MOST_COLUMNS} columns", got=str(len(columns)))
+        pairs = [_column(column) for column in columns]
+        entries = chosen(runs)
+        metrics = sorted({name for kind, name in pairs if kind != "config"})
+
+        def answer() -> dict[str, Any]:
+            left = board.values.read(entries, metrics, seconds=TABLE_SECONDS)
+            waiting = [entry.id for entry in left]
+            waiting += [one.id for one in entries if one.standing is None and not one.damaged]
+            return {
+                "rows": {entry.id: _row(board, entry, pairs) for entry in entries},
+                "waiting": waiting if metrics else [],
+            }
+
+        return Json(await board.call(answer))
+
+    @router.get("/columns")
+    async def column_names() -> Json:
+        def answer() -> dict[str, Any]:
+            entries = listing.entries()
+            options = dict.fromkeys(name for entry in entries for name in entry.config())
+            names, waiting = board.values.names(entries, seconds=TABLE_SECONDS)
+            return {"metrics": names, "config": [*options], "waiting": len(waiting)}
+
+        return Json(await board.call(answer))
+
+    @router.get("/search")
+    async def search_runs(q: str = "") -> Json:
+        try:
+            query = parse(q)
+        except QueryError as error:
+            return Json({**problem(error), "at": error.at})
+        now = time.time_ns()
+        found = await board.call(search, query, listing.entries(), board.values, now)
+        return Json({"ids": found})
+
+    @router.get("/stream")
+    async def stream(request: Request, since: str = "") -> Response:
+        if board.stream.is_full:
+            raise BusyError("a board has room for a hundred pages", fix="close some")
+        last = request.headers.get("last-event-id", since)
+        headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+        return StreamingResponse(
+            board.stream.events(last), media_type="text/event-stream", headers=headers
+        )
+
+    @router.get("/runs/{run}")
+    async def info(run: str) -> Json:
+        entry = listing.entry(run)
+        answer = await read(run, details.info, key="info")
+        return Json({"id": entry.id, **msgspec.json.decode(answer.body)})
+
+    @router.get("/runs/{run}/events")
+    async def events(
+        run: str,
+        begin: int | None = Query(None, alias="from"),
+        end: int | None = Query(None, alias="to"),
+        names: list[str] = Query([]),  # noqa: B008
+        limit: int = Query(details.MOST_EVENTS, ge=1),
+    ) -> Json:
+        return await read(
+            run, lambda it: details.events(it, begin=begin, end=end, names=names, limit=limit)
+        )
+
+    @router.get("/runs/{run}/slowest")
+    async def slowest(run: str, n: int = Query(20, ge=1)) -> Json:
+        return await read(run, lambda it: details.slowest(it, n), key=f"slowest {n}")
+
+    @router.get("/runs/{run}/diagnosis")
+    async def diagnosis(run: str) -> Json:
+        return await read(run, details.diagnosis, key="diagnosis")
+
+    @router.get("/runs/{run}/config")
+    async def config(run: str) -> Json:
+        return await read(run, details.config, key="config")
+
+    @router.get("/runs/{run}/compare")
+    async def compare(run: str, other: str = Query(alias="with")) -> Json:
+        second = listing.entry(other)
+        return await read(run, lambda it: details.comparison(it, open_run(second.directory)))
+
+    @router.get("/runs/{run}/samples")
+    async def samples(run: str) -> Json:
+        return await read(run, details.samples, key="samples")
+
+    @router.get("/runs/{run}/samples/{number}")
+    async def sample(run: str, number: int) -> Response:
+        entry = listing.entry(run)
+        return await board.call(_sample, entry, number)
+
+    @router.put("/runs/{run}/notes")
+    async def notes(run: str, request: Request) -> Json:
+        entry = listing.entry(run)
+        changes = await body(request)
+        found = await board.call(change_notes, entry.directory, changes)
+        await board.call(listing.refresh_notes, entry)
+        return Json(msgspec.structs.asdict(found))
+
+    return router
+
+
+def _column(text: str) -> tuple[str, str]:
+    """The kind and the name of a column of the table."""
+    kind, _, name = text.partition(":")
+    if kind not in (*KINDS, "config") or not name:
+        raise ConfigError(
+            f"a column is config:OPTION, or a metric with {', '.join(KINDS)}",
+            got=repr(text),
+            fix="last:loss",
+        )
+    return kind, name
+
+
+def _row(board: Board, entry: Entry, pairs: list[tuple[str, str]]) -> dict[str, Any]:
+    if entry.damaged:
+        return {}
+    kinds = {kind for kind, _ in pairs}
+    config = entry.config() if kinds & {"config", "best"} else {}
+    row: dict[str, Any] = {}
+    for kind, name in pairs:
+        if kind == "config":
+            if name in config:
+                row[f"config:{name}"] = bounded({name: config[name]})[0].get(name)
+        elif (value := board.values.known(entry, name)) is not None:
+            row[f"{kind}:{name}"] = value.of(kind, name, config)
+    return row
+
+
+def _sample(entry: Entry, number: int) -> Response:
+    found = open_run(entry.directory).samples("full")
+    if not 0 <= number < len(found):
+        raise UnknownRunError("there must be such a sample", got=str(number))
+    sample = found[number]
+    if sample.path is not None:
+        # a run may come from anybody, with a link to a file of the person who looks at it
+        inside = sample.path.resolve().is_relative_to(entry.directory.resolve())
+        if not inside:
+            raise RunError("a sample must be in its run", got=f"{sample.path}, a link")
+        if sample.path.exists() and sample.path.stat().st_size > MOST_SAMPLE:
+            raise RunError("a sample of at most 64 MiB is shown", got=str(sample.path))
+    name = re.sub(r"[^\w.-]+", "_", sample.path.name if sample.path else "text.txt", flags=re.A)
+    return Response(
+        sample.read(),
+        media_type=_SAMPLE_TYPES[sample.kind],
+        headers={
+            "Content-Security-Policy": "default-src 'none'; sandbox; frame-ancestors 'none'",
+            "Content-Disposition": f'inline; filename="{name}"',
+            "Cache-Control": "private, no-cache",
+        },
+    )
+
+
+async def body(request: Request) -> Any:
+    """The JSON that a request brings.
+
+    Raises:
+        ConfigError: it is no JSON, or is too long.
+    """
+    data = b""
+    async for piece in request.stream():
+        data += piece
+        if len(data) > MOST_BODY:
+            raise ConfigError(f"a request has at most {MOST_BODY >> 10} KiB")
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError("a request must bring JSON", got=printable(str(error))) from None
+
+
+def failure(_: Request, error: Exception) -> Json:
+    """The answer to a request that cannot be fulfilled."""
+    if isinstance(error, duckdb.Error):
+        if isinstance(error, duckdb.OutOfMemoryException):
+            error = OutOfMemoryError("reading this takes more memory than there is")
+        else:
+            error = RunError(
+                "a run's files must be readable",
+                got=str(error).partition("\n")[0],
+                fix="metronorm seal RUN, which sets damaged parts aside",
+            )
+    assert isinstance(error, MetronormError)
+    status = 422
+    if isinstance(error, UnknownRunError):
+        status = 404
+    elif isinstance(error, ConfigError):
+        status = 400
+    elif isinstance(error, BusyError | OutOfMemoryError):
+        status = 503
+    return Json(problem(error), status_code=status)

@@ -1,0 +1,87 @@
+"""What a board keeps between two requests: the list, what was read, and the threads that read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from metronorm.board.listing import Listing
+from metronorm.board.stream import Stream
+from metronorm.board.values import Values
+from metronorm.errors import MetronormError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from metronorm.board.listing import Entry
+
+T = TypeVar("T")
+
+MOST_WAITING = 200  # requests; a page has fewer at once
+MOST_KEPT = 50  # answers that take long, such as a diagnosis
+
+
+class BusyError(MetronormError):
+    """More requests wait than can be answered soon."""
+
+
+class Board:
+    """The state of a board.
+
+    Files are read in a few threads, however many people ask.
+
+    Args:
+        roots: folders that hold runs, and runs.
+    """
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        self.listing = Listing(roots)
+        self.values = Values()
+        self._threads = ThreadPoolExecutor(
+            min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="board"
+        )
+        self._waiting = 0
+        self._kept: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = OrderedDict()
+        self._kept_lock = threading.Lock()
+        self.stream = Stream(self.listing, self.call)
+
+    async def call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """The result of a function that reads files, from a thread.
+
+        Raises:
+            BusyError: too many requests wait already.
+        """
+        if self._waiting >= MOST_WAITING:
+            raise BusyError("a board answers a few requests at once", fix="a moment later")
+        self._waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._threads, function, *arguments)
+        finally:
+            self._waiting -= 1
+
+    def kept(self, key: str, entry: Entry, make: Callable[[], T]) -> T:
+        """What a function returns, kept while the files of the run are the same."""
+        place, stamp = (key, entry.directory), (entry.stamp, entry.signature)
+        with self._kept_lock:
+            found = self._kept.get(place)
+            if found is not None and found[0] == stamp:
+                self._kept.move_to_end(place)
+                result: T = found[1]
+                return result
+        result = make()
+        with self._kept_lock:
+            self._kept[place] = stamp, result
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        return result
+
+    def close(self) -> None:
+        """End the threads."""
+        self.listing.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)

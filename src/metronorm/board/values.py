@@ -1,0 +1,263 @@
+"""The last, lowest and highest value of metrics, for the table of many runs.
+
+A metric is read when somebody asks for it, and kept until the run's files change.
+
+| a run that | is read |
+| --- | --- |
+| has ended, in one attempt of one rank, all of it sealed | with others like it, in one query |
+| any other | by itself, as `open_run` reads it |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from metronorm.errors import MetronormError
+from metronorm.runs import open_run
+from metronorm.runs.directions import better
+from metronorm.store.engine import connect
+from metronorm.store.parquet_parts import scan, schemas
+from metronorm.store.run_directory import tape_folder
+from metronorm.store.schema import FIXED
+from metronorm.store.sql_columns import identifier
+from metronorm.store.unsealed_lines import sealed_parts, unsealed_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    import duckdb
+
+    from metronorm.board.listing import Entry
+    from metronorm.board.standing import Signature
+
+AT_ONCE = 100  # runs in one query
+KINDS = ("last", "min", "max", "best")
+
+
+class Value(NamedTuple):
+    """A metric of a run: its last logged value, and its lowest and highest finite one."""
+
+    last: float
+    low: float | None
+    high: float | None
+
+    def of(self, kind: str, metric: str, config: dict[str, Any]) -> float | None:
+        """The value of a kind: "last", "min", "max" or "best"; None if it is not known.
+
+        Args:
+            kind: the kind.
+            metric: the name of the metric.
+            config: of the run; it may say what is best.
+        """
+        if kind == "best":
+            direction = better(metric, config)
+            kind = {"lower": "min", "higher": "max", None: ""}[direction]
+        return {"last": self.last, "min": self.low, "max": self.high}.get(kind)
+
+
+class Values:
+    """Reads values of metrics, and keeps them. All methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[Path, str], tuple[Signature, Value | None]] = {}
+        self._names: dict[Path, tuple[Signature, tuple[str, ...]]] = {}
+        self._same: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def known(self, entry: Entry, metric: str) -> Value | None:
+        """The value that was read last; None if the run has no such metric."""
+        found = self._kept.get((entry.directory, metric))
+        return found[1] if found else None
+
+    def read(
+        self, entries: Iterable[Entry], metrics: Sequence[str], *, seconds: float
+    ) -> list[Entry]:
+        """Read values that are not known or have changed.
+
+        Args:
+            entries: the runs.
+            metrics: names; a run need not have them.
+            seconds: after this time no more runs are begun.
+
+        Returns:
+            The runs that are left to read.
+        """
+        until = time.monotonic() + seconds
+        waiting = [one for one in entries if self._lacks(one, metrics)]
+        if not waiting:
+            return []
+        with self._lock:
+            # what another request has read meanwhile is not read again
+            waiting = [one for one in waiting if self._lacks(one, metrics)]
+            parts = {one.directory: part for one in waiting if (part := _only_part(one))}
+            together = [one for one in waiting if one.directory in parts]
+            others = [one for one in waiting if one.directory not in parts]
+            while together and time.monotonic() < until:
+                batch, together = together[:AT_ONCE], together[AT_ONCE:]
+                others += self._read_together(batch, parts, metrics)
+            while others and time.monotonic() < until:
+                self._read_one(others.pop(0), metrics)
+        return [*together, *others]
+
+    def names(self, entries: Iterable[Entry], *, seconds: float) -> tuple[list[str], list[Entry]]:
+        """The names of all metrics of some runs, which takes no look at the values.
+
+        Args:
+            entries: the runs.
+            seconds: after this time no more runs are begun.
+
+        Returns:
+            The names, those of the first run first, and the runs that are left to read.
+        """
+        until = time.monotonic() + seconds
+        entries = [entry for entry in entries if entry.standing]
+        with self._lock:
+            waiting = [
+                entry
+                for entry in entries
+                if entry.directory not in self._names
+                or self._names[entry.directory][0] != entry.signature
+            ]
+            parts = [(entry, part) for entry in waiting if (part := _only_part(entry))]
+            while parts and time.monotonic() < until:
+                self._read_names(parts[:AT_ONCE])
+                del parts[:AT_ONCE]
+            left = []
+            for entry in waiting:
+                found = self._names.get(entry.directory)
+                if found is not None and found[0] == entry.signature:
+                    continue
+                if time.monotonic() < until:
+                    self._read_own_names(entry)
+                else:
+                    left.append(entry)
+            known = (self._names.get(entry.directory) for entry in entries)
+            names = dict.fromkeys(name for found in known if found for name in found[1])
+        return [*names], left
+
+    def _read_names(self, parts: Sequence[tuple[Entry, Path]]) -> None:
+        """Read the names of runs of one part each; of damaged ones nothing is kept."""
+        import duckdb
+
+        signatures = [entry.signature for entry, _ in parts]
+        try:
+            with connect(threads=1) as connection:
+                found = schemas(connection, [part for _, part in parts])
+        except (duckdb.Error, MetronormError):
+            return
+        own = ("attempt", "rank", *FIXED["ticks"])
+        for (entry, _), signature, schema in zip(parts, signatures, found, strict=True):
+            names = tuple(
+                name for name, _ in schema if not name.endswith("_ns") and name not in own
+            )
+            # most runs have the same names
+            self._names[entry.directory] = signature, self._same.setdefault(names, names)
+
+    def _read_own_names(self, entry: Entry) -> None:
+        import duckdb
+
+        signature, names = entry.signature, tuple[str, ...]()
+        with contextlib.suppress(duckdb.Error, MetronormError):
+            names = tuple(open_run(entry.directory).ticks().metrics)
+        self._names[entry.directory] = signature, self._same.setdefault(names, names)
+
+    def _lacks(self, entry: Entry, metrics: Sequence[str]) -> bool:
+        if entry.standing is None:  # it is damaged, or will be looked at
+            return False
+        kept = (self._kept.get((entry.directory, metric)) for metric in metrics)
+        return any(found is None or found[0] != entry.signature for found in kept)
+
+    def _keep(
+        self, entry: Entry, signature: Signature, values: dict[str, Value], metrics: Sequence[str]
+    ) -> None:
+        for metric in metrics:
+            self._kept[entry.directory, metric] = signature, values.get(metric)
+
+    def _read_together(
+        self, entries: Sequence[Entry], parts: dict[Path, Path], metrics: Sequence[str]
+    ) -> list[Entry]:
+        """Read runs of one part each; those that cannot be read so are returned."""
+        import duckdb
+
+        signatures = [entry.signature for entry in entries]
+        files = [parts[entry.directory] for entry in entries]
+        try:
+            with connect(threads=1) as connection:
+                found = _read_parts(connection, files, metrics)
+        except (duckdb.Error, MetronormError):
+            return [*entries]
+        for entry, file, signature in zip(entries, files, signatures, strict=True):
+            self._keep(entry, signature, found[file], metrics)
+        return []
+
+    def _read_one(self, entry: Entry, metrics: Sequence[str]) -> None:
+        import duckdb
+
+        signature, values = entry.signature, dict[str, Value]()
+        try:
+            table = open_run(entry.directory).ticks()
+            names = [metric for metric in metrics if metric in table.metrics]
+            if names:
+                # of each metric, the first rank that has it
+                rows = table.only("tick", "rank", *names).fetch(
+                    f"select {_measures(names)} from ticks group by rank order by rank"
+                )
+                for row in rows:
+                    values = _values(row, names) | values
+        except (duckdb.Error, MetronormError):
+            pass  # the page of the run says what is wrong with it
+        self._keep(entry, signature, values, metrics)
+
+
+def _only_part(entry: Entry) -> Path | None:
+    """The one Parquet part that has all ticks of a run; None if there are more, or lines."""
+    standing = entry.standing
+    if standing is None or standing.amended or (standing.attempt, standing.ranks) != (0, (0,)):
+        return None
+    folder = tape_folder(entry.directory, "ticks", 0, 0)
+    try:
+        parts = sealed_parts(folder)
+        lines = any(path.stat().st_size for path in unsealed_files(folder))
+    except (OSError, MetronormError):
+        return None
+    return parts[0] if len(parts) == 1 and not lines and entry.state != "running" else None
+
+
+def _read_parts(
+    connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], metrics: Sequence[str]
+) -> dict[Path, dict[str, Value]]:
+    by_names: dict[tuple[str, ...], list[Path]] = {}
+    for part, schema in zip(parts, schemas(connection, parts), strict=True):
+        columns = {name for name, _ in schema}
+        by_names.setdefault(tuple(name for name in metrics if name in columns), []).append(part)
+    found: dict[Path, dict[str, Value]] = {part: {} for part in parts}
+    for names, same in by_names.items():
+        if not names:
+            continue
+        by_path = {str(part.resolve()): part for part in same}
+        options = "hive_partitioning = false, filename = true"
+        rows = connection.execute(
+            f"select filename, {_measures(names)} from {scan(same, options)} group by filename"
+        ).fetchall()
+        for path, *row in rows:
+            found[by_path[path]] = _values(row, names)
+    return found
+
+
+def _measures(names: Sequence[str]) -> str:
+    """SQL: how many values each metric has, the last one, the lowest and the highest."""
+    return ", ".join(
+        "count({0}), arg_max({0}, if({0} is null, null, tick)), "
+        "min({0}) filter (isfinite({0})), max({0}) filter (isfinite({0}))".format(identifier(name))
+        for name in names
+    )
+
+
+def _values(row: Sequence[Any], names: Sequence[str]) -> dict[str, Value]:
+    return {
+        name: Value(*row[4 * at + 1 : 4 * at + 4]) for at, name in enumerate(names) if row[4 * at]
+    }
