@@ -71,20 +71,29 @@ class Stream:
             sent = int(version) if name == self._name and version.isdecimal() else -1
             if sent < 0:
                 sent = self._listing.version
-                yield self._event("reset", {})
+                yield self._event("reset", sent, {})
             while not self._closing.is_set():
                 if (now := self._listing.version) > sent:
                     entries, removed = self._listing.changed_since(sent)
                     sent = now
                     news = [_news(entry) for entry in entries]
-                    yield self._event("runs", {"runs": news, "removed": removed})
-                async with self._changed:
-                    try:
-                        await asyncio.wait_for(self._changed.wait(), COMMENT_SECONDS)
-                    except TimeoutError:
-                        yield b": still here\n\n"
+                    news += [{"id": run, "gone": True} for run in removed]
+                    yield self._event("runs", sent, {"runs": news})
+                if not await self._wait(sent):
+                    yield b": still here\n\n"
         finally:
             self._listeners -= 1
+
+    async def _wait(self, version: int) -> bool:
+        """Wait for news after a version; False if there were none for long."""
+        try:
+            async with asyncio.timeout(COMMENT_SECONDS), self._changed:
+                await self._changed.wait_for(
+                    lambda: self._closing.is_set() or self._listing.version > version
+                )
+        except TimeoutError:
+            return False
+        return True
 
     async def _look(self) -> None:
         """Look at the runs while somebody listens."""
@@ -100,9 +109,9 @@ class Stream:
                 await asyncio.wait_for(self._closing.wait(), LOOK_SECONDS)
         self._looking = None
 
-    def _event(self, name: str, data: dict[str, Any]) -> bytes:
+    def _event(self, name: str, version: int, data: dict[str, Any]) -> bytes:
         text = bytes(Json(data).body).decode()
-        return f"id: {self.cursor}\nevent: {name}\ndata: {text}\n\n".encode()
+        return f"id: {self._name}-{version}\nevent: {name}\ndata: {text}\n\n".encode()
 
 
 def _news(entry: Entry) -> dict[str, Any]:
