@@ -32,8 +32,8 @@ def test_without_torch() -> None:
 from importlib.machinery import PathFinder
 find = PathFinder.find_spec
 # as if it were not installed; SciPy takes a None in sys.modules for torch
-PathFinder.find_spec = lambda name, *more: (
-    None if name.partition(".")[0] == "torch" else find(name, *more)
+PathFinder.find_spec = staticmethod(
+    lambda name, *more: None if name.partition(".")[0] == "torch" else find(name, *more)
 )
 import keras
 from metronorm.keras import LayerNormalization, Ticks
