@@ -84,11 +84,9 @@ def report(**values: Any) -> None:
 def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> None:
     import torch
 
-    # most of what they have is no name that a type checker knows
+    # most of what they have is no name that a type checker knows; each side loads what it needs
     datasets: Any = importlib.import_module("datasets")
     transformers: Any = importlib.import_module("transformers")
-    trl: Any = importlib.import_module("trl")
-    peft: Any = importlib.import_module("peft")
     transformers.utils.logging.set_verbosity_error()
     chosen = dict(PEERS[name])
     dtype = torch.bfloat16 if name == "trainer-bf16" or "lora" in name else torch.float32
@@ -123,6 +121,7 @@ def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> No
 
     arguments: dict[str, Any] = {"model": net, "train_dataset": rows, "callbacks": [Told()]}
     if "lora" in name:
+        peft: Any = importlib.import_module("peft")
         lora = peft.LoraConfig(
             r=16, lora_alpha=16, use_rslora=True, target_modules="all-linear", task_type="CAUSAL_LM"
         )
@@ -131,6 +130,7 @@ def train_peer(name: str, model: str, data: Data, rate: float, ticks: int) -> No
         else:
             arguments["model"] = peft.get_peft_model(net, lora)
     if name.startswith("trl"):
+        trl: Any = importlib.import_module("trl")
         trainer = trl.SFTTrainer(
             args=trl.SFTConfig(dataset_kwargs={"skip_prepare_dataset": True}, **config),
             processing_class=transformers.AutoTokenizer.from_pretrained(model),

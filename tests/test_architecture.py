@@ -157,6 +157,7 @@ ARROWS = {
     "store": set(),
     "clock": {"store"},
     "runs": {"store"},
+    "memory": {"cgroup"},
     "norm": set(),
     "optim": set(),
     "loss": set(),

@@ -8,6 +8,7 @@ import resource
 import sys
 from typing import TYPE_CHECKING
 
+from metronorm.cgroup import bytes_left
 from metronorm.errors import MetronormError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -17,15 +18,18 @@ SMALLER_BATCH = "a smaller --batch-size with more --micro-batches, which gives t
 
 
 def available_bytes() -> int | None:
-    """Bytes of memory that the system says are free; None where it does not say (not Linux)."""
+    """Bytes of memory that are free for this process; None where nobody says it (not Linux).
+
+    What the machine has, or what the limit of a container leaves (`metronorm.cgroup`) if less.
+    """
     try:
         with open("/proc/meminfo") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
+            found = dict(line.split(":") for line in file)
+        free = int(found["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    left = bytes_left()
+    return free if left is None else min(free, left)
 
 
 def resident_bytes() -> int | None:

@@ -152,16 +152,16 @@ def test_the_fastest_that_fits_is_chosen(tmp_path: Path) -> None:
             choice for choice, bytes_ in zip(choices(config), each, strict=True) if bytes_ <= limit
         )
         assert chosen(limit) == expected
-    with pytest.raises(OutOfMemoryError, match="at least"):
-        chosen(min(each) - 1)
-
-
-def test_what_cannot_fit_is_refused_with_its_parts(tmp_path: Path) -> None:
-    config = config_of(tmp_path, "chat", "full", memory="50MiB")
     with pytest.raises(OutOfMemoryError, match=r"at least .*--way lora") as caught:
-        train(task, config, tmp_path / "run")
+        chosen(min(each) - 1)
     assert "parameters" in str(caught.value)
     assert "process" in str(caught.value)
+
+
+def test_less_than_the_process_holds_is_refused_before_anything_is_tried(tmp_path: Path) -> None:
+    config = config_of(tmp_path, "chat", "full", memory="50MiB")
+    with pytest.raises(OutOfMemoryError, match=r"to load the model and its data, and 45 MiB"):
+        train(task, config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

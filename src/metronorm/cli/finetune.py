@@ -167,8 +167,14 @@ def _finish(outcome: Outcome, run: Path, data: Read, arguments: Any) -> int:
     from metronorm.finetune.finishing import finish
 
     form = None if arguments.save == "auto" else arguments.save
-    found = finish(run, data, stops=arguments.training.stops, form=form, dtype=arguments.save_dtype)
-    print_figures(found.figures)
+    found = finish(
+        run,
+        data,
+        stops=arguments.training.stops,
+        form=form,
+        dtype=arguments.save_dtype,
+        tell=print_figures,
+    )
     print(f"\nsaved and proven: {found.directory}\n  {found.proof}")
     if arguments.fail_unless_better and not (found.figures and found.figures[0].is_better):
         print("metronorm finetune: the held-out loss is not lower", file=sys.stderr)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from metronorm.allocator import page_out
 from metronorm.errors import ConfigError
 from metronorm.finetune.gated_mlp import keep_no_products
 from metronorm.finetune.lookup import add_rows_alone
@@ -168,8 +169,11 @@ def _set_dtypes(model: nn.Module, config: AdaptConfig, top: list[nn.Module]) -> 
         trains = parameter.requires_grad and config.way != "full"
         if parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):
             dtype = torch.float32 if trains or id(parameter) in wide else body
+            given = parameter.data
             # one weight that lies in the mapped file would keep all of that in memory
-            parameter.data = parameter.data.to(dtype, copy=body != torch.float32)
+            parameter.data = given.to(dtype, copy=body != torch.float32)
+            if parameter.data is not given:
+                page_out(given.data_ptr(), given.nbytes)
     if body == torch.float32:
         return
     keep_input_dtype(model)

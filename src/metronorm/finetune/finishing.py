@@ -18,7 +18,7 @@ from metronorm.text import short_number
 from metronorm.train import train
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from metronorm.finetune.config import Config
@@ -90,6 +90,7 @@ def finish(
     stops: int = STOPS,
     form: Form | None = None,
     dtype: Saved = "fp32",
+    tell: Callable[[list[Figure]], None] = lambda figures: None,
 ) -> Finished:
     """Evaluate the model before and after, export it, and prove what was exported.
 
@@ -100,6 +101,7 @@ def finish(
         stops: prompts to answer, see `Config`.
         form: "adapter" or "model"; None: the adapter where the way has one.
         dtype: of the weights of a whole model.
+        tell: is called with the figures before anything is saved.
 
     Raises:
         RunError: the directory cannot be written, or has a model already.
@@ -116,6 +118,7 @@ def finish(
         figures = before_and_after(adapted, exam, found, config)
     else:
         put_trained(adapted, found, config)
+    tell(figures)
     if form is None:
         form = "model" if why_no_adapter(adapted) else "adapter"
     shown = held_out or prepared.train

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from metronorm.errors import ConfigError, OutOfMemoryError
-from metronorm.memory import available_bytes, resident_bytes
+from metronorm.memory import available_bytes, peak_bytes, resident_bytes
 from metronorm.planning.forecasting import resting
 from metronorm.planning.live_bytes import TooManyBytesError, beat_bytes
 from metronorm.ranks import find_place
@@ -42,6 +42,7 @@ _log = logging.getLogger("metronorm")
 
 RESERVE = 0.1  # of the memory is left free: a forecast may be wrong by as much
 _CHUNKS = (256, 64, 16)  # rows of logits
+_MUST = "a fine-tuning must fit into --memory, of which a tenth is left free"
 _ADVICE = (
     "--way lora or norm, --body bf16, --optimizer.name ticks_sign, a smaller --context, or more "
     "memory"
@@ -119,6 +120,21 @@ def check_alone(config: Config) -> None:
         )
 
 
+def check_loaded(config: Config) -> None:
+    """Refuse a limit that the process has passed already, before anything is tried out.
+
+    Raises:
+        OutOfMemoryError: it has.
+    """
+    limit, held = int(parse_size(config.memory) * (1 - RESERVE)), peak_bytes()
+    if held > limit:
+        raise OutOfMemoryError(
+            _MUST,
+            got=f"{size(held)} to load the model and its data, and {size(limit)} to hold them",
+            fix="more memory, or a smaller model",
+        )
+
+
 def _choose(
     ready: Preparation, rest: Resting, order: Packs | Rows, asked: Config, limit: int
 ) -> Forecast:
@@ -168,7 +184,7 @@ def _check(found: Forecast, limit: int | None) -> None:
     if limit is not None:
         if found.total > limit:
             raise OutOfMemoryError(
-                "a fine-tuning must fit into --memory, of which a tenth is left free",
+                _MUST,
                 got=f"at least {found}, and {size(limit)} to hold it",
                 fix=_ADVICE,
             )

@@ -12,7 +12,7 @@ from metronorm.errors import ConfigError, DivergenceError
 from metronorm.finetune.adapting import adapt, groups
 from metronorm.finetune.base import check_frozen, frozen_id
 from metronorm.finetune.data_config import DataConfig
-from metronorm.finetune.fitting import check_alone, foresee, least
+from metronorm.finetune.fitting import check_alone, check_loaded, foresee, least
 from metronorm.finetune.packing import Packs, Rows
 from metronorm.finetune.preparing import prepare
 from metronorm.finetune.pretrained import load
@@ -123,6 +123,8 @@ def task_of(config: Config, data: Read, *, resume: bool = False) -> Task:
 
     def model() -> Tuned:
         made = load_adapted(config, prepared.labels)
+        if asked:
+            check_loaded(asked)
         adapted[:] = [made]
         frozen[:] = [frozen_id(made)]  # before FSDP2 gives each rank a part
         return Tuned(made, prepared.class_weights, config.loss_chunk or None)

@@ -1,0 +1,72 @@
+"""The memory that a container or a batch system leaves to this process: Linux's control groups.
+
+A process is in one group of memory, and each group above it can have a limit too. `/proc/meminfo`
+knows of none of them. Both versions of control groups are read (the kernel's documentation,
+admin-guide/cgroup-v1/memory and cgroup-v2):
+
+| version | limit | used | of it, cached files that the kernel lets go |
+| --- | --- | --- | --- |
+| 2 | `memory.max` | `memory.current` | `inactive_file` in `memory.stat` |
+| 1 | `memory.limit_in_bytes` | `memory.usage_in_bytes` | `total_inactive_file` |
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+_PROCESS = Path("/proc/self/cgroup")
+_ROOT = Path("/sys/fs/cgroup")
+
+
+class _Files(NamedTuple):
+    """Names of one version."""
+
+    limit: str
+    used: str
+    cached: str
+
+
+_VERSION_1 = _Files("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+_VERSION_2 = _Files("memory.max", "memory.current", "inactive_file")
+
+
+def bytes_left(process: Path = _PROCESS, root: Path = _ROOT) -> int | None:
+    """Bytes that this process may take until it meets the limit of a group; None: no limit.
+
+    Args:
+        process: the file that says which groups it is in.
+        root: where the groups are mounted.
+    """
+    try:
+        lines = process.read_text().splitlines()
+    except OSError:
+        return None
+    left = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            top, files = root, _VERSION_2
+        elif "memory" in controllers.split(","):
+            top, files = root / "memory", _VERSION_1
+        else:
+            continue
+        folder = top / path.lstrip("/")
+        if not folder.is_dir():  # of the machine, where the container sees only its own group
+            folder = top
+        for group in (folder, *folder.parents):
+            left.append(_left(group, files))
+            if group == top:
+                break
+    return min((each for each in left if each is not None), default=None)
+
+
+def _left(group: Path, files: _Files) -> int | None:
+    try:
+        limit = int((group / files.limit).read_text())  # "max" is none
+        used = int((group / files.used).read_text())
+        stat = (group / "memory.stat").read_text()
+    except (OSError, ValueError):
+        return None
+    counts = dict(line.split(" ", 1) for line in stat.splitlines() if " " in line)
+    return max(0, limit - used + int(counts.get(files.cached, 0)))
