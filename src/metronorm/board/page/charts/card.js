@@ -1,4 +1,4 @@
-// A card with one line chart: its title, the values under the cursor, what is not on the axis, and
+// A card with one chart: its title, the values under the cursor, what is not on the axis, and
 // the chart itself, read by eyes, keys and screen readers.
 
 import { h, icon, fill } from "../dom.js";
@@ -12,14 +12,15 @@ import { Plot } from "./plot.js";
 
 const LABELS = 60; // under the cursor, at most; the nearest first
 
-export class LineCard {
+export class ChartCard {
   /**
    * title: of the card. span: of the view. settings(): { x, y }.
    * load({ from, to, width, left, ratio }, signal): Promise of { lines, extent, several, uneven, events?, hidden? }.
-   * formatY: for values of this chart.
+   * formatY: for values of this chart. makePlot(host, handlers): what draws, lines by default.
+   * legend: an element below the chart.
    */
-  constructor({ title, dimTitle = "", span, settings, load, formatY = format.value }) {
-    Object.assign(this, { title, span, settings, load, formatY });
+  constructor({ title, dimTitle = "", span, settings, load, formatY = format.value, makePlot = null, legend = null }) {
+    Object.assign(this, { title, span, settings, load, formatY, makePlot, legend });
     this.lines = [];
     this.line = 0; // which line the keys are about
     this.places = h("div", { class: "plot", tabindex: "0", role: "application", "aria-roledescription": t("chart") });
@@ -39,6 +40,7 @@ export class LineCard {
       ),
       this.strip,
       h("div", { class: "plot-place" }, this.places, this.told),
+      legend,
     );
     this.keys = keysOf(this);
     this.places.addEventListener("keydown", this.keys);
@@ -49,7 +51,7 @@ export class LineCard {
   /** Begin to draw and to fetch; until `sleep`. */
   wake() {
     if (this.plot) return;
-    this.plot = new Plot(this.places, {
+    const handlers = {
       zoom: (stretch) => this.span.show(stretch),
       zoomBy: (factor, x) => this.span.zoom(factor, x),
       pan: (share) => this.span.pan(share),
@@ -59,7 +61,8 @@ export class LineCard {
         this.span.point(x, this);
       },
       resized: () => this.fetch(),
-    });
+    };
+    this.plot = this.makePlot?.(this.places, handlers) ?? new Plot(this.places, handlers);
     this.off = this.span.on((what) => this.heard(what));
     window.addEventListener("themechange", this.themed);
     this.draw();
@@ -97,7 +100,7 @@ export class LineCard {
     try {
       const found = await this.load({ from: now?.[0], to: now?.[1], ...this.plot.pixels }, asked.signal);
       if (asked.signal.aborted || !this.plot) return;
-      Object.assign(this, found);
+      Object.assign(this, found, { found });
       this.element.classList.add("loaded");
       fill(this.told, found.lines.some((line) => line.x.length) ? null : h("p", {}, t("chart.empty")));
       if (found.extent) this.span.include(found.extent);
@@ -116,7 +119,8 @@ export class LineCard {
     const { x, y } = this.settings();
     const view = this.span.now ?? [0, 1];
     const linear = y === "asinh" ? linearPart(this.lines) : undefined;
-    this.plot.show({ lines: this.lines, view, y, linear, xKind: x, formatY: this.formatY, events: this.events ?? [] });
+    const { lines, formatY, found } = this;
+    this.plot.show({ lines, view, y, linear, xKind: x, formatY, found, events: this.events ?? [] });
     this.places.setAttribute("aria-label", describe(this));
     this.count();
     this.label();
@@ -149,33 +153,39 @@ export class LineCard {
 
   /** The values under the cursor in a strip outside of the plot, the nearest to the pointer first. */
   label() {
-    const x = this.span.cursor;
-    const entries = this.lines
+    const x = this.span.cursor ?? null;
+    const pointed = x !== null && this.span.source === this && Number.isFinite(this.y);
+    let entries = this.lines
       .filter((line) => line.x.length)
       .map((line) => {
-        const at = x === null || x === undefined ? lastIndex(line) : nearestIndex(line.x, x);
+        const at = x === null ? lastValue(line) : nearestIndex(line.x, x);
         return { line, x: line.x[at], y: line.y[at] };
       });
-    if (this.span.source === this && this.y !== null && this.y !== undefined && x !== null) {
+    if (this.plot?.rowAt) {
+      if (!pointed) {
+        fill(this.strip, h("span", {}, t("chart.point")));
+        return;
+      }
+      entries = entries.slice(this.y, this.y + 1); // of a heat map only the row under the pointer
+    } else if (pointed) {
       entries.sort((a, b) => distance(a.y, this.y) - distance(b.y, this.y));
     }
-    const at = x === null || x === undefined ? t("chart.last") : xWords(this.settings().x, entries[0]?.x ?? x);
-    const single = entries.length === 1;
+    const event = x !== null && this.events?.length ? this.nearEvent(x) : null;
+    const named = entries.length > 1 || this.plot?.rowAt;
     fill(
       this.strip,
-      h("span", { class: "at" }, at),
+      event && h("span", { class: "event" }, event.label),
+      h("span", { class: "at" }, x === null ? t("chart.last") : xWords(this.settings().x, entries[0]?.x ?? x)),
       entries.slice(0, LABELS).map(({ line, y }) =>
         h(
           "span",
-          { class: "value", style: { "--run": line.color } },
-          h("i", {}),
-          !single && h("span", { class: "who" }, line.label),
+          { class: "value", style: { "--run": line.color ?? "" } },
+          line.color && h("i", {}),
+          named && h("span", { class: "who" }, line.label),
           h("b", {}, this.formatY(y)),
         ),
       ),
     );
-    const event = x !== null && x !== undefined && this.events?.length ? this.nearEvent(x) : null;
-    if (event) this.strip.prepend(h("span", { class: "event" }, event.label));
   }
 
   nearEvent(x) {
@@ -206,8 +216,14 @@ export class LineCard {
   }
 }
 
+/** Where the last finite value is; where there is none, the last point. */
+function lastValue({ x, y }) {
+  let at = x.length - 1;
+  while (at > 0 && !Number.isFinite(y[at])) at -= 1;
+  return Number.isFinite(y[at]) ? at : x.length - 1;
+}
+
 const distance = (a, b) => (Number.isFinite(a) ? Math.abs(a - b) : Infinity);
-const lastIndex = (line) => Math.max(0, line.x.length - 1);
 
 function button(name, words, click) {
   return h("button", { type: "button", class: "quiet", title: words, "aria-label": words, on: { click } }, icon(name));

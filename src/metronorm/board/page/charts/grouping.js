@@ -38,7 +38,7 @@ function meanOf(lines, [first, last], width) {
     band.min[i] = mean - half;
     band.max[i] = mean + half;
   }
-  return { x, y, band, rails: {}, counts: {} };
+  return { x, y, band, isMean: true, rails: {}, counts: {} };
 }
 
 /** The value of a line at x, on the straight between its neighbours; NaN outside of the line. */

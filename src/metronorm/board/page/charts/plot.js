@@ -5,13 +5,16 @@
 // infinite: the line has a gap there, and the rails have a mark.
 
 import { faded, themed } from "../colors.js";
-import * as format from "../format.js";
+import { xAxis } from "./axes.js";
+import { listenToGestures } from "./gestures.js";
 import { drawBands, drawEvents, drawRails } from "./marks.js";
 
 export const RAIL = 14; // CSS pixels above the plot for events, NaN and infinities
-const Y_AXIS = 58; // the same in all charts, so that one cursor stands over another
+export const Y_AXIS = 58; // the same in all charts, so that one cursor stands over another
+export const X_AXIS = 26;
+export const RIGHT = 22; // room for half of the last label
 const POINTS_UP_TO = 12; // lines that get a dot under the cursor
-const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
+export const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
 
 export class Plot {
   /** handlers: zoom([from, to]), pan(share), whole(), cursor(x or null, y). */
@@ -23,7 +26,10 @@ export class Plot {
     this.own = false; // whether a cursor comes from outside
     this.observer = new ResizeObserver(() => this.resize());
     this.observer.observe(host);
-    this.gestures = listenToGestures(host, this);
+    this.gestures = listenToGestures(host, () => this.u.over.getBoundingClientRect(), {
+      ...handlers,
+      zoomBy: (factor, share) => handlers.zoomBy(factor, this.what.view[0] + share * (this.what.view[1] - this.what.view[0])),
+    });
   }
 
   /** The plotted area in device pixels: what a series is reduced to. */
@@ -74,7 +80,7 @@ export class Plot {
     const ticks = { stroke: hairline, width: 1, size: 4 };
     const many = what.lines.length > POINTS_UP_TO;
     return {
-      padding: [RAIL + 4, 22, 0, 0],
+      padding: [RAIL + 4, RIGHT, 0, 0],
       legend: { show: false },
       focus: { alpha: many ? 1 : 0.3 },
       cursor: {
@@ -94,7 +100,7 @@ export class Plot {
         },
       },
       axes: [
-        { stroke: ink, font: FONT, grid, ticks, size: 26, gap: 3, ...xAxis(what.xKind) },
+        { stroke: ink, font: FONT, grid, ticks, size: X_AXIS, gap: 3, ...axisOf(what.xKind) },
         {
           stroke: ink,
           font: FONT,
@@ -102,7 +108,7 @@ export class Plot {
           ticks,
           size: Y_AXIS,
           gap: 4,
-          values: (_, splits) => splits.map((each) => (each === null ? "" : what.formatY(each))),
+          values: (_, splits) => splits.map((each) => (each === null || (what.y === "log" && !isRound(each)) ? "" : what.formatY(each))),
         },
       ],
       series: [{}, ...what.lines.map(seriesOf)],
@@ -168,19 +174,9 @@ function seriesOf(line) {
   };
 }
 
-function xAxis(kind) {
-  if (kind === "time") {
-    const units = [1, 10, 100, 1e3, 5e3, 15e3, 30e3, 60e3, 300e3, 900e3, 1800e3];
-    const incrs = [...units, ...[1, 2, 6, 12, 24, 48, 168].map((hours) => hours * 3600e3)];
-    return { space: 110, incrs, values: (_, splits, __, ___, step) => splits.map((x) => format.moment(x, step)) };
-  }
-  if (kind === "elapsed" || kind === "training") {
-    const units = [0.001, 0.01, 0.1, 0.5, 1, 5, 10, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 86400, 259200, 864000];
-    return { space: 80, incrs: units.map((s) => s * 1e9), values: (_, splits) => splits.map((x) => format.duration(x)) };
-  }
-  const incrs = [1, 2, 5, 10, 20, 25, 50, 100];
-  for (let size = 1000; size <= 1e15; size *= 10) incrs.push(size / 5, size / 4, size / 2, size);
-  return { space: 60, incrs, values: (_, splits) => splits.map((x) => (Math.abs(x) >= 1e5 ? format.si(x) : format.whole(x))) };
+function axisOf(kind) {
+  const { steps, space, label } = xAxis(kind);
+  return { incrs: steps, space, values: (_, splits, __, ___, step) => splits.map((x) => label(x, step)) };
 }
 
 /** Where the value nearest to the cursor is, in a line that has none at many of the shared x. */
@@ -226,7 +222,16 @@ export function aligned(lines) {
 
 const gaps = (values) => Array.from(values, (y) => (Number.isFinite(y) ? y : null));
 
-/** The y that are shown: all finite values in the stretch, and a little air. */
+/** Whether a number is a digit and zeros: the ends of a log axis are not, and get no label. */
+function isRound(x) {
+  const digit = Math.abs(x) / 10 ** Math.floor(Math.log10(Math.abs(x)));
+  return Math.abs(digit - Math.round(digit)) < 1e-6;
+}
+
+/**
+ * The y that are shown: all finite values in the stretch, and a little air. The interval of a mean
+ * of two runs can be as wide as you like, so it does not count.
+ */
 export function yRange({ lines, view, y }) {
   let [low, high] = [Infinity, -Infinity];
   const take = (x, value) => {
@@ -235,9 +240,9 @@ export function yRange({ lines, view, y }) {
     if (value < low) low = value;
     if (value > high) high = value;
   };
-  for (const { x, y: values, band } of lines) {
+  for (const { x, y: values, band, isMean } of lines) {
     for (let i = 0; i < x.length; i += 1) take(x[i], values[i]);
-    if (band) {
+    if (band && !isMean) {
       for (let i = 0; i < band.x.length; i += 1) {
         take(band.x[i], band.min[i]);
         take(band.x[i], band.max[i]);
@@ -251,46 +256,4 @@ export function yRange({ lines, view, y }) {
   }
   const air = low === high ? Math.abs(low) * 0.05 || 1 : (high - low) * 0.05;
   return [low - air, high + air];
-}
-
-/** Panning, and zooming by the wheel; a drag without a key selects, which uPlot does itself. */
-function listenToGestures(host, plot) {
-  let grip = null;
-  const over = () => plot.u?.over.getBoundingClientRect();
-  const down = (event) => {
-    if (!(event.shiftKey || event.button === 1) || !plot.u?.over.contains(event.target)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    grip = event.clientX;
-  };
-  const move = (event) => {
-    if (grip === null) return;
-    const share = (grip - event.clientX) / over().width;
-    grip = event.clientX;
-    plot.handlers.pan(share);
-  };
-  const up = () => {
-    grip = null;
-  };
-  const wheel = (event) => {
-    if (!event.ctrlKey && !event.metaKey && !event.shiftKey) return; // a plain wheel scrolls the page
-    event.preventDefault();
-    const box = over();
-    if (!box) return;
-    if (event.shiftKey) plot.handlers.pan((event.deltaY || event.deltaX) / box.width);
-    else plot.handlers.zoomBy(Math.exp(event.deltaY / 300), plot.u.posToVal(event.clientX - box.left, "x"));
-  };
-  const twice = () => plot.handlers.whole();
-  host.addEventListener("mousedown", down, true);
-  window.addEventListener("mousemove", move);
-  window.addEventListener("mouseup", up);
-  host.addEventListener("wheel", wheel, { passive: false });
-  host.addEventListener("dblclick", twice, true);
-  return () => {
-    host.removeEventListener("mousedown", down, true);
-    window.removeEventListener("mousemove", move);
-    window.removeEventListener("mouseup", up);
-    host.removeEventListener("wheel", wheel);
-    host.removeEventListener("dblclick", twice, true);
-  };
 }

@@ -15,10 +15,10 @@ export function settings() {
 
 /**
  * Load one metric. ids: of the runs. groups: null, or Map(label -> ids).
- * Returns what a `LineCard` wants.
+ * Returns what a `ChartCard` wants.
  */
-export async function loadMetric(ids, name, { from, to, width, left, ratio }, signal, { ghosts = false, groups = null, route = "series" } = {}) {
-  const { x, y, smooth } = settings();
+export async function loadMetric(ids, name, { from, to, width, left, ratio }, signal, { ghosts = false, groups = null, route = "series", settings: own = settings } = {}) {
+  const { x, y, smooth } = own();
   const values = { x, y, from, to, width, left, ratio, smooth: smooth || undefined, ghosts: ghosts ? 1 : undefined };
   const found = await Promise.allSettled(ids.map((id) => askSeries(id, name, values, signal, route)));
   const failed = found.find((each) => each.status === "rejected");

@@ -9,6 +9,7 @@ import { go, link, onState, state } from "../state.js";
 import { t } from "../words.js";
 
 const MOST_ROWS = 200; // in the rail; the table has all
+const OVERLAYS = new Set(["runs", "metrics"]); // views that can show many runs at once
 
 /** The ids that the search finds, in the order of the list; null while there is no search. */
 export let found = null;
@@ -89,7 +90,7 @@ export function openRail(root) {
   function draw() {
     const ids = listedIds();
     const shown = new Set(shownIds());
-    const focus = state.run ?? null;
+    const focus = OVERLAYS.has(state.view) ? (state.run ?? null) : focusId();
     const drawn = ids.slice(0, MOST_ROWS);
     const kept = drawn.map((id) => {
       const row = rows.get(id) ?? makeRow(id);
@@ -188,5 +189,3 @@ export function stateWords(word) {
   const known = t(`state.${head}`);
   return (known === `state.${head}` ? head : known) + rest;
 }
-
-export { focusId };

@@ -1,7 +1,7 @@
 // Metrics: a card for each, over the runs that are shown, or over one run with its events and the
 // ticks that a resume has replaced.
 
-import { LineCard } from "../charts/card.js";
+import { ChartCard } from "../charts/card.js";
 import { Grid } from "../charts/grid.js";
 import { Span } from "../charts/span.js";
 import { fill, h } from "../dom.js";
@@ -126,7 +126,7 @@ export function open(root) {
   }
 
   function cardOf(name, prefix) {
-    const card = new LineCard({
+    const card = new ChartCard({
       title: name,
       dimTitle: prefix && name.startsWith(prefix) && name !== prefix ? prefix : "",
       span,

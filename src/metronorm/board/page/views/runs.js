@@ -1,7 +1,7 @@
 // Runs: one chart over all runs that are shown, and the table of all that are listed.
 
 import { ApiError, getJson } from "../api.js";
-import { LineCard } from "../charts/card.js";
+import { ChartCard } from "../charts/card.js";
 import { nearestIndex } from "../charts/describing.js";
 import { Grid } from "../charts/grid.js";
 import { Span } from "../charts/span.js";
@@ -139,7 +139,7 @@ export function open(root) {
       return;
     }
     const all = () => (state.pin && !shownIds().includes(state.pin) ? [...shownIds(), state.pin] : shownIds());
-    card = new LineCard({
+    card = new ChartCard({
       title: metric(),
       span,
       settings,

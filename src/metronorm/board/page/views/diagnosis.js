@@ -1,0 +1,31 @@
+// Diagnosis: what is wrong with a run, the most severe first, each with the ticks to look at.
+
+import { getJson, ofRun } from "../api.js";
+import { fill, h } from "../dom.js";
+import * as format from "../format.js";
+import { empty } from "../parts/messages.js";
+import { runView } from "../parts/run_view.js";
+import { link } from "../state.js";
+import { t } from "../words.js";
+
+export const open = (root) =>
+  runView(root, async ({ id, place }) => {
+    const { findings } = await getJson(ofRun(id, "diagnosis"));
+    if (!findings.length) fill(place, empty(t("diagnosis.none"), t("diagnosis.none.why")));
+    else fill(place, h("ul", { class: "findings" }, findings.map((finding) => h("li", {}, found(id, finding)))));
+    return {};
+  });
+
+function found(id, { rule, severity, what, advice, evidence, ticks }) {
+  return h(
+    "article",
+    { class: "finding", "data-severity": severity, "aria-label": rule },
+    h("header", {}, h("span", { class: "severity" }, t(`severity.${severity}`)), h("h3", {}, what)),
+    h("p", {}, advice),
+    evidence.length > 0 && h("dl", {}, evidence.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),
+    ticks.length > 0 && h("p", { class: "ticks" }, t("diagnosis.look"), ticks.map((tick) => h("a", { href: around(id, tick) }, format.whole(tick)))),
+    h("code", { class: "dim" }, rule),
+  );
+}
+
+const around = (id, tick) => link({ view: "metrics", run: id, x: undefined, from: tick - 50, to: tick + 50 });

@@ -1,0 +1,63 @@
+// Norms and gradients: layers × ticks, one number of every layer at a time.
+
+import { getColumns, ofRun } from "../api.js";
+import { ChartCard } from "../charts/card.js";
+import { Field } from "../charts/field.js";
+import { heatLegend, heatmap } from "../charts/heatmap.js";
+import { fill, h } from "../dom.js";
+import * as format from "../format.js";
+import { empty } from "../parts/messages.js";
+import { loadMetric, settings } from "../parts/metric_lines.js";
+import { runView } from "../parts/run_view.js";
+import { SCALES, choice, zoomButtons } from "../parts/toolbar.js";
+import { state } from "../state.js";
+import { t } from "../words.js";
+
+const heatSettings = () => ({ x: "tick", y: "linear" });
+
+export const open = (root) =>
+  runView(root, async ({ id, info, bar, place, span, grid }) => {
+    const { meta } = await getColumns(ofRun(id, "norms"), { width: 10 });
+    const stats = meta.stats ?? [];
+    const gradients = info.metrics.filter((name) => /grad/.test(name) && !/^norm\./.test(name));
+    if (!stats.length && !gradients.length) {
+      fill(place, empty(t("norms.none"), t("norms.none.why"), "norms = observe(model)\nwith norms.at(tick):\n    loss = model(batch)\nclock.log(**norms.numbers())"));
+      return {};
+    }
+    fill(bar, choice("y", t("axis.y"), SCALES, "linear"), zoomButtons(span));
+    const shown = state.stat ? stats.filter((stat) => stat === state.stat) : stats;
+    fill(
+      place,
+      h(
+        "div",
+        { class: "cards" },
+        gradients.map((name) => grid.add(new ChartCard({ title: name, span, settings, load: (request, signal) => loadMetric([id], name, request, signal, { ghosts: true }) }))),
+        shown.map((stat) => grid.add(layers(id, stat, span))),
+      ),
+    );
+    return { keys: ["stat"] };
+  });
+
+function layers(id, stat, span) {
+  const legend = heatLegend(stat);
+  const card = new ChartCard({
+    title: t("norms.of", { stat }),
+    span,
+    settings: heatSettings,
+    legend: legend.element,
+    makePlot: (host, handlers) => new Field(host, handlers, heatmap),
+    async load({ from, to, width }, signal) {
+      const { meta, columns } = await getColumns(ofRun(id, "norms"), { stat, from, to, width }, signal);
+      const [x, value] = ["x", "value"].map((kind) => columns.find((column) => column.kind === kind)?.data ?? new Float64Array());
+      const names = format.distinct(meta.layers);
+      // the first layer stands on top, as in the model's code
+      const lines = meta.layers
+        .map((layer, i) => ({ id: layer, label: layer, short: names[i], x, y: value.subarray(i * x.length, (i + 1) * x.length) }))
+        .reverse();
+      legend.show(lines, format.value);
+      return { lines, extent: meta.extent, step: meta.width };
+    },
+  });
+  card.element.classList.add("tall");
+  return card;
+}

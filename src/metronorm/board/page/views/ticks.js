@@ -1,0 +1,130 @@
+// Ticks: where their time goes, how long they take, the slowest, and the ranks beside each other.
+
+import { getColumns, getJson, ofRun } from "../api.js";
+import { ChartCard } from "../charts/card.js";
+import { Field } from "../charts/field.js";
+import { heatLegend, heatmap } from "../charts/heatmap.js";
+import { stacked } from "../charts/stacked.js";
+import { phaseColor } from "../colors.js";
+import { fill, h } from "../dom.js";
+import * as format from "../format.js";
+import { runView } from "../parts/run_view.js";
+import { tableOf } from "../parts/table_dialog.js";
+import { choice, zoomButtons } from "../parts/toolbar.js";
+import { link, state } from "../state.js";
+import { t } from "../words.js";
+
+const SLOWEST = 20;
+const settings = () => ({ x: "tick", y: "linear" });
+
+export const open = (root) =>
+  runView(root, async ({ id, info, bar, place, span, grid }) => {
+    const several = info.ranks.length > 1;
+    fill(bar, several && choice("ranks", t("ranks.value"), ["wall", "arrival"], "wall", (which) => t(`ranks.${which}`)), zoomButtons(span));
+    const slow = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("ticks.slowest") });
+    fill(
+      place,
+      h(
+        "div",
+        { class: "cards" },
+        wide(grid, phases(id, span)),
+        wide(grid, tickTimes(id, span)),
+        several && wide(grid, ranks(id, span)),
+      ),
+      h("section", { class: "panel" }, h("h3", {}, t("ticks.slowest")), slow),
+    );
+    const list = async () => fill(slow, slowTable(id, (await getJson(ofRun(id, "slowest"), { n: SLOWEST })).ticks));
+    await list();
+    return { refresh: () => list().catch(() => {}), keys: ["ranks"] };
+  });
+
+function wide(grid, card) {
+  card.element.classList.add("wide", "tall");
+  return grid.add(card);
+}
+
+function phases(id, span) {
+  const legend = h("div", { class: "legend" });
+  return new ChartCard({
+    title: t("ticks.phases"),
+    span,
+    settings,
+    formatY: format.duration,
+    legend,
+    makePlot: (host, handlers) => new Field(host, handlers, stacked),
+    async load({ from, to, width }, signal) {
+      const { meta, columns } = await getColumns(ofRun(id, "phases"), { from, to, width }, signal);
+      const x = columns.find(({ kind }) => kind === "x").data;
+      const lines = columns
+        .filter(({ kind }) => kind === "y")
+        .map(({ name, data }, i) => ({ id: name, label: name, color: phaseColor(name, i), x, y: data }));
+      fill(legend, lines.map(({ label, color }) => h("span", { style: { "--run": color } }, h("i", {}), label)));
+      return { lines, extent: meta.extent, step: meta.width };
+    },
+  });
+}
+
+function tickTimes(id, span) {
+  const legend = heatLegend(t("ticks.count"));
+  return new ChartCard({
+    title: t("ticks.times"),
+    span,
+    settings,
+    formatY: format.whole,
+    legend: legend.element,
+    makePlot: (host, handlers) => new Field(host, handlers, heatmap),
+    async load({ from, to, width }, signal) {
+      const { meta, columns } = await getColumns(ofRun(id, "ticktimes"), { from, to, width }, signal);
+      const [x, edges, count] = ["x", "edges", "count"].map((kind) => columns.find((column) => column.kind === kind).data);
+      const bins = Math.max(0, edges.length - 1);
+      const lines = Array.from({ length: bins }, (_, bin) => ({
+        id: String(bin),
+        label: `${format.duration(edges[bin])} – ${format.duration(edges[bin + 1])}`,
+        x,
+        y: Float64Array.from(x, (__, i) => count[i * bins + bin]),
+      }));
+      legend.show(lines, format.whole);
+      return { lines, extent: meta.extent, step: meta.width, edges };
+    },
+  });
+}
+
+function ranks(id, span) {
+  const legend = heatLegend(t(`ranks.${state.ranks ?? "wall"}`));
+  return new ChartCard({
+    title: t("ticks.ranks"),
+    span,
+    settings,
+    formatY: format.duration,
+    legend: legend.element,
+    makePlot: (host, handlers) => new Field(host, handlers, heatmap),
+    async load({ from, to, width }, signal) {
+      const { meta, columns } = await getColumns(ofRun(id, "ranks"), { from, to, width, value: state.ranks ?? "wall" }, signal);
+      const [x, rank, value] = ["x", "rank", "value"].map((kind) => columns.find((column) => column.kind === kind).data);
+      const lines = Array.from(rank, (number, i) => ({
+        id: String(number),
+        label: t("rank", { n: number }),
+        short: String(number),
+        x,
+        y: value.subarray(i * x.length, (i + 1) * x.length),
+      }));
+      legend.show(lines, format.duration);
+      return { lines, extent: meta.extent, step: meta.width };
+    },
+  });
+}
+
+function slowTable(id, ticks) {
+  const names = [...new Set(ticks.flatMap((tick) => Object.keys(tick.phases)))];
+  return tableOf(
+    [t("column.tick"), t("ticks.time"), t("attempt"), t("rank", { n: "" }).trim(), ...names],
+    ticks.map((each) => [
+      h("a", { href: link({ view: "metrics", run: id, x: undefined, from: each.tick - 50, to: each.tick + 50 }) }, format.whole(each.tick)),
+      format.duration(each.wall_ns),
+      String(each.attempt),
+      String(each.rank),
+      ...names.map((name) => (each.phases[name] === undefined ? "–" : format.duration(each.phases[name]))),
+    ]),
+    { caption: t("ticks.slowest.why") },
+  );
+}
