@@ -1,8 +1,8 @@
 // The only file that knows uPlot. A plot draws lines in a stretch of x, with rails and events, and
 // reports gestures. What is fetched, and when, is not its matter.
 //
-// A line: { id, label, color, dash, width, x, y, band?, rails?, faint? }; x ascends. y may be NaN or
-// infinite: the line has a gap there, and the rails have a mark.
+// A line: { id, label, color, dash, width, x, y, gaps?, band?, rails?, faint? }; x ascends. Where y
+// is not finite the line has a gap; `gaps` are more of them, as [x before, x after].
 
 import { faded, themed } from "../colors.js";
 import { xAxis } from "./axes.js";
@@ -111,7 +111,7 @@ export class Plot {
           values: (_, splits) => splits.map((each) => (each === null || (what.y === "log" && !isRound(each)) ? "" : what.formatY(each))),
         },
       ],
-      series: [{}, ...what.lines.map(seriesOf)],
+      series: [{}, ...what.lines.map((line) => ({ ...seriesOf(line), gaps: (u, i, _, __, found) => this.gaps(u, i, found) }))],
       hooks: {
         drawClear: [(u) => drawBands(u, this.lines)],
         drawAxes: [(u) => drawEvents(u, this.what.events ?? [])],
@@ -120,6 +120,12 @@ export class Plot {
         setSelect: [(u) => this.selected(u)],
       },
     };
+  }
+
+  /** Where a line has a gap, in canvas pixels: between points that values without a place divide. */
+  gaps(u, series, found) {
+    const own = this.lines[series - 1]?.gaps;
+    return own?.length ? own.map((pair) => pair.map((x) => Math.round(u.valToPos(x, "x", true)))) : found;
   }
 
   moved(u) {

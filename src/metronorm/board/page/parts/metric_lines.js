@@ -40,7 +40,7 @@ export async function loadMetric(ids, name, { from, to, width, left, ratio }, si
   };
 }
 
-function lineOf(id, { x, y, band, rails, counts }, label) {
+function lineOf(id, { x, y, gaps, band, rails, counts }, label) {
   const run = getRun(id);
   const pinned = id === state.pin;
   return {
@@ -48,6 +48,7 @@ function lineOf(id, { x, y, band, rails, counts }, label) {
     label,
     x,
     y,
+    gaps,
     band,
     rails,
     counts,
@@ -59,12 +60,13 @@ function lineOf(id, { x, y, band, rails, counts }, label) {
 }
 
 /** Ticks that a resume has replaced: the line of their attempt, faint and dashed. */
-function ghostOf(id, { ghost, x, y, rails }) {
+function ghostOf(id, { ghost, x, y, gaps, rails }) {
   return {
     id: `${id} ${ghost.attempt}`,
     label: t("ghost", { attempt: ghost.attempt }),
     x,
     y,
+    gaps,
     rails,
     color: colorOf(getRun(id)?.color),
     dash: [4, 4],

@@ -184,7 +184,7 @@ export function aboutRun(run) {
 
 /** A state in the reader's language; what follows a colon is data. */
 export function stateWords(word) {
-  if (!word) return t("state.not begun");
+  if (!word) return "…"; // the server has not read it yet
   const [, head, rest] = word.match(/^(failed|stopped by|stopped|killed|finished|running or killed|running|stalled|not begun)(.*)$/s) ?? [null, word, ""];
   const known = t(`state.${head}`);
   return (known === `state.${head}` ? head : known) + rest;

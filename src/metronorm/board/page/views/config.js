@@ -31,7 +31,7 @@ export const open = (root) =>
       },
     });
     fill(bar, filter);
-    const notices = [...(info.notices ?? []), ...(found.left_out?.length || found.left_out === true ? [t("config.leftout")] : [])];
+    const notices = [...(info.notices ?? []), ...(found.left_out ? [t("config.leftout")] : [])];
     fill(
       place,
       notices.map((notice) => h("p", { class: "notice" }, notice)),
