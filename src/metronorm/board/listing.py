@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from metronorm.board.finding import Found, find_runs
 from metronorm.board.notes import FILE, FOLDER, Notes, read_notes
 from metronorm.board.standing import Signature, Standing, last_tick, read_standings, signature
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 COLORS = 10  # of the page's palette; number 10 is colour 0 with another dash
 SEARCH_NS, FULL_NS = 30_000_000_000, 15_000_000_000
 LARGE_CONFIG = 256 << 10  # bytes of a run.json whose config is not kept in memory
+_KEPT = ("ticks", "best", "best_mode")  # of such a config
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _UNDER_WAY = ("running", "running or killed", "not begun")
 
@@ -226,7 +229,8 @@ class Listing:
             entry.folder = directory.name
         if info is not None and stamp and stamp[1] > LARGE_CONFIG:
             entry.large = True
-            entry.info = RunInfo(**{**_fields(info), "config": {}})
+            kept = {name: info.config[name] for name in _KEPT if name in info.config}
+            entry.info = msgspec.structs.replace(info, config=kept)
         return entry
 
     def _read_notes(self, entry: Entry) -> None:
@@ -342,7 +346,3 @@ def _stamp(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return found.st_mtime_ns, found.st_size, found.st_ino
-
-
-def _fields(info: RunInfo) -> dict[str, Any]:
-    return {name: getattr(info, name) for name in RunInfo.__struct_fields__}

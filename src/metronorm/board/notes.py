@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FOLDER, FILE = "board", "notes.json"
 
-_Tag = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+_Tag = Annotated[str, msgspec.Meta(max_length=100)]
 _Tags = Annotated[tuple[_Tag, ...], msgspec.Meta(max_length=50)]
 _Note = Annotated[str, msgspec.Meta(max_length=20_000)]
 _Color = Annotated[str, msgspec.Meta(pattern="^(#[0-9a-f]{6})?$")]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 OWN_NAMES = ("name", "folder", "state", "tag", "note", "id", "tick", "total", "age")
 FLAGS = ("starred", "hidden", "damaged", "stalled")
+NOT_FINITE = ("has:nan", "has:inf")
 OF_VALUES = ("last", "min", "max", "best")
 _MOST_CHARACTERS, _MOST_DEPTH = 4000, 50
 
@@ -224,26 +225,30 @@ class _Parser:
 
 def metric_of(name: str) -> tuple[str, str] | None:
     """What a name means as a metric, such as ("min", "loss"); None if it is no metric."""
-    if name.lower() in (*OWN_NAMES, "has") or name.startswith("config."):
+    if name in OWN_NAMES or name.startswith("config."):
         return None
     of, dot, rest = name.partition(".")
     return (of, rest) if dot and of in OF_VALUES and rest else ("last", name)
 
 
-def metrics_of(query: Query) -> set[str]:
-    """The metrics whose values a query needs."""
+def names_of(query: Query) -> set[str]:
+    """The names that a query compares; `has:NAME` as it is written."""
     match query:
         case Not(of):
-            return metrics_of(of)
+            return names_of(of)
         case AllOf(of) | AnyOf(of):
-            return set().union(*map(metrics_of, of))
+            return set().union(*map(names_of, of))
         case Compare("has", _, value):
-            own = ("nan", "inf", *OWN_NAMES)
-            return set() if value in own or value.startswith("config.") else {value}
+            return {f"has:{value}"}
         case Compare(name, _, _):
-            found = metric_of(name)
-            return {found[1]} if found else set()
+            return {name}
     return set()
+
+
+def metrics_of(query: Query) -> set[str]:
+    """The metrics whose values a query needs."""
+    names = {name.removeprefix("has:") for name in names_of(query) - {*NOT_FINITE}}
+    return {found[1] for name in names if (found := metric_of(name))}
 
 
 def matches(query: Query, look_up: Callable[[str], list[Any]]) -> bool:
@@ -321,7 +326,7 @@ def _number(value: Any) -> float | None:
         try:
             return float(value)
         except OverflowError:
-            return math.copysign(math.inf, value)
+            return math.inf if value > 0 else -math.inf
     if not isinstance(value, str):
         return None
     try:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from metronorm.board.query import FLAGS, matches, metric_of, metrics_of
+from metronorm.board.query import (
+    FLAGS,
+    NOT_FINITE,
+    OWN_NAMES,
+    matches,
+    metric_of,
+    metrics_of,
+    names_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -21,6 +29,11 @@ def search(query: Query, entries: Iterable[Entry], values: Values, now_ns: int) 
     entries = list(entries)
     # a run is read once for all metrics, and only for those that the query names
     values.read(entries, sorted(metrics_of(query)), seconds=_SECONDS)
+    if names_of(query) & {*NOT_FINITE}:
+        # the record names the metrics that have such a value, and the first of each
+        for entry in entries:
+            if entry.standing is not None:
+                values.read([entry], sorted(entry.standing.not_finite), seconds=_SECONDS)
     return [
         entry.id for entry in entries if matches(query, _Lookup(entry, values, now_ns).values_of)
     ]
@@ -49,7 +62,7 @@ class _Lookup:
             return [listed["state"] or "", *(["stalled"] if listed["stalled"] else [])]
         if name == "age":
             return [] if listed["age_ns"] is None else [listed["age_ns"] / 1e9]
-        if name in ("name", "folder", "note", "id", "tick", "total"):
+        if name in OWN_NAMES:
             return [] if listed[name] is None else [listed[name]]
         if name.startswith("config."):
             config = self._options()
@@ -63,12 +76,11 @@ class _Lookup:
         return [] if value is None else [value]
 
     def _has(self, name: str) -> list[Any]:
-        not_finite = self._listed["not_finite"].values()
-        if name == "nan":
-            return [value for value in not_finite if value == "nan"]
-        if name == "inf":
-            return [value for value in not_finite if value != "nan"]
-        return self.values_of(name)
+        if f"has:{name}" not in NOT_FINITE:
+            return self.values_of(name)
+        found = (self._values.known(self._entry, metric) for metric in self._listed["not_finite"])
+        counts = (value.nan if name == "nan" else value.infinite for value in found if value)
+        return [count for count in counts if count]
 
     def _options(self) -> dict[str, Any]:
         if self._config is None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from metronorm.board.listing import Listing
+from metronorm.board.standing import signature
 from metronorm.board.stream import Stream
 from metronorm.board.values import Values
 from metronorm.errors import MetronormError
@@ -67,7 +68,7 @@ class Board:
 
     def kept(self, key: str, entry: Entry, make: Callable[[], T]) -> T:
         """What a function returns, kept while the files of the run are the same."""
-        place, stamp = (key, entry.directory), (entry.stamp, entry.signature)
+        place, stamp = (key, entry.directory), (entry.stamp, signature(entry.directory))
         with self._kept_lock:
             found = self._kept.get(place)
             if found is not None and found[0] == stamp:

@@ -39,11 +39,16 @@ KINDS = ("last", "min", "max", "best")
 
 
 class Value(NamedTuple):
-    """A metric of a run: its last logged value, and its lowest and highest finite one."""
+    """A metric of a run: its last logged value, its lowest and highest finite one, and counts.
+
+    `nan` and `infinite` are how many of its values are NaN, and infinite.
+    """
 
     last: float
     low: float | None
     high: float | None
+    nan: int
+    infinite: int
 
     def of(self, kind: str, metric: str, config: dict[str, Any]) -> float | None:
         """The value of a kind: "last", "min", "max" or "best"; None if it is not known.
@@ -249,15 +254,16 @@ def _read_parts(
 
 
 def _measures(names: Sequence[str]) -> str:
-    """SQL: how many values each metric has, the last one, the lowest and the highest."""
+    """SQL: how many values each metric has, and the fields of `Value`."""
     return ", ".join(
         "count({0}), arg_max({0}, if({0} is null, null, tick)), "
-        "min({0}) filter (isfinite({0})), max({0}) filter (isfinite({0}))".format(identifier(name))
+        "min({0}) filter (isfinite({0})), max({0}) filter (isfinite({0})), "
+        "count(*) filter (isnan({0})), count(*) filter (isinf({0}))".format(identifier(name))
         for name in names
     )
 
 
 def _values(row: Sequence[Any], names: Sequence[str]) -> dict[str, Value]:
     return {
-        name: Value(*row[4 * at + 1 : 4 * at + 4]) for at, name in enumerate(names) if row[4 * at]
+        name: Value(*row[6 * at + 1 : 6 * at + 6]) for at, name in enumerate(names) if row[6 * at]
     }

@@ -1,0 +1,377 @@
+"""What the board answers about runs, beside what `metronorm.runs` reads of the same files."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from metronorm.board import routes
+from metronorm.clock import Clock
+from metronorm.runs import compare, diagnose, open_run
+
+from .boards import Served, record, serving
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("runs")
+    record(top / "good", [5.0, 1.0, 2.0], ticks=3, optimizer={"name": "ticks", "lr": 0.1})
+    record(top / "bad", [3.0, math.nan, math.inf, 4.0], ticks=9, optimizer={"name": "adam"})
+    record(top / "only nan", [math.nan])
+    with Clock(top / "odd", progress=False, config={"best": "score", "best_mode": "max"}) as clock:
+        for _ in clock.ticks([1, 2]):
+            clock.log(
+                **{"score": clock.tick, "a,b": 1, "<b>": 2, "x\x1b[2J": 3, "q\"uote's": 4, "é/ü": 5}
+            )
+        clock.log(late=7.0)
+        clock.event("custom", value="<script>alert(1)</script>", large="x" * 10_000)
+        clock.sample("text", "<script>alert(1)</script>")
+        clock.sample("table", [{"a": 1}])
+    record(top / "long a", [1 / tick for tick in range(1, 101)], lr=1)
+    record(top / "long b", [1 / tick for tick in range(1, 101)], lr=2)
+    record(top / "cut", [1.0])
+    (top / "cut" / "run.json").write_text("{")
+    return top
+
+
+@pytest.fixture(scope="module")
+def board(folder: Path) -> Iterator[Served]:
+    with serving(folder) as served:
+        yield served
+
+
+def run_of(board: Served, name: str) -> str:
+    return str(board.runs()[name]["id"])
+
+
+def table(board: Served, *columns: str) -> dict[str, dict[str, object]]:
+    """The rows of the table by the names of the runs."""
+    names = {run["id"]: name for name, run in board.runs().items()}
+    waiting: list[str] | None = None
+    while waiting is None or waiting:
+        answer = board.json("table", columns=list(columns))
+        waiting = answer["waiting"]
+    return {names[run]: row for run, row in answer["rows"].items()}
+
+
+def test_values_of_the_table(board: Served) -> None:
+    rows = table(board, "last:loss", "min:loss", "max:loss", "best:loss", "config:optimizer.lr")
+    assert rows["good"] == {
+        "last:loss": 2.0,
+        "min:loss": 1.0,
+        "max:loss": 5.0,
+        "best:loss": 1.0,
+        "config:optimizer.lr": 0.1,
+    }
+    assert rows["bad"] == {"last:loss": 4.0, "min:loss": 3.0, "max:loss": 4.0, "best:loss": 3.0}
+    assert rows["only nan"] == {
+        "last:loss": "nan",
+        "min:loss": None,
+        "max:loss": None,
+        "best:loss": None,
+    }
+    assert rows["odd"] == {}
+    assert rows["cut"] == {}
+
+
+def test_what_is_best_is_said_by_the_config_and_late_values_count(board: Served) -> None:
+    rows = table(board, "best:score", "last:late", "last:a,b", "last:<b>", "last:q\"uote's")
+    assert rows["odd"] == {
+        "best:score": 2.0,
+        "last:late": 7.0,
+        "last:a,b": 1.0,
+        "last:<b>": 2.0,
+        "last:q\"uote's": 4.0,
+    }
+    assert rows["good"] == {}
+
+
+def test_a_growing_run_has_its_newest_values(folder: Path, board: Served) -> None:
+    with Clock(folder / "growing", progress=False) as clock:
+        for tick in clock.ticks([1.0, 2.0, 3.0]):
+            clock.log(loss=tick)
+            if tick > 1:
+                clock.flush() if hasattr(clock, "flush") else None
+                row = table(board, "last:loss")["growing"]
+                assert row["last:loss"] == tick - 1
+    assert table(board, "last:loss", "max:loss")["growing"] == {"last:loss": 3.0, "max:loss": 3.0}
+    shutil.rmtree(folder / "growing")
+
+
+def test_wrong_columns_are_refused(board: Served) -> None:
+    for column in ("loss", "mean:loss", "last:", "config:"):
+        answer = board.client.get("/api/table", params={"columns": column})
+        assert answer.status_code == 400
+        assert answer.json()["fix"] == "last:loss"
+    many = {"columns": [f"last:{number}" for number in range(101)]}
+    assert board.client.get("/api/table", params=many).status_code == 400
+    assert board.client.get("/api/table", params={"runs": "../.."}).status_code == 404
+
+
+def test_names_for_pickers(board: Served) -> None:
+    table(board)  # waits until runs are known
+    answer = board.json("columns")
+    assert answer["waiting"] == 0
+    assert {"loss", "tokens", "score", "a,b", "late", "x\x1b[2J", "é/ü"} <= set(answer["metrics"])
+    assert not {"time_ns", "rank", "data_ns"} & set(answer["metrics"])
+    assert {"optimizer.lr", "optimizer.name", "ticks", "best_mode"} <= set(answer["config"])
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("loss<=2 state:finished", {"good", "long a", "long b"}),
+        ("has:nan", {"bad", "only nan"}),
+        ("has:inf", {"bad"}),
+        ("loss=nan", {"only nan"}),
+        ("config.optimizer.name=ticks", {"good"}),
+        ("damaged", {"cut"}),
+        ("state:damaged", {"cut"}),
+        ("best.score>=2", {"odd"}),
+        ("tick>=100 config.lr=2", {"long b"}),
+        ('"a,b"=1', {"odd"}),
+        ("long -config.lr=1", {"long b"}),
+    ],
+)
+def test_search(board: Served, query: str, names: set[str]) -> None:
+    table(board)
+    found = set(board.json("search", q=query)["ids"])
+    assert {name for name, run in board.runs().items() if run["id"] in found} == names
+
+
+def test_a_mistake_in_a_search_is_no_error_of_the_board(board: Served) -> None:
+    answer = board.json("search", q="loss<")
+    assert answer == {"error": "a value must follow <", "at": 5}
+
+
+def test_what_a_run_has(folder: Path, board: Served) -> None:
+    info = board.json(f"runs/{run_of(board, 'odd')}")
+    ticks = open_run(folder / "odd").ticks()
+    assert info["metrics"] == ticks.metrics
+    assert info["phases"] == ticks.phases
+    assert "memory_bytes" in info["resources"]
+    assert info["config"] == {"best": "score", "best_mode": "max"}
+    assert (info["state"], info["total"], info["ranks"]) == ("finished", None, [0])
+    (attempt,) = info["attempts"]
+    assert (attempt["first"], attempt["last"], attempt["state"]) == (1, 2, "finished")
+    assert info["axes"] == ["tick", "time", "elapsed", "training"]
+    assert "tokens" in board.json(f"runs/{run_of(board, 'good')}")["axes"]
+    assert info["notices"] == []
+
+
+def test_attempts_and_what_they_left_behind(folder: Path, board: Served) -> None:
+    record(folder / "resumed", [3.0, 2.0, 1.0])
+    with Clock(folder / "resumed", progress=False, resume=True) as clock:
+        for _ in clock.ticks([1], initial=1):
+            pass
+    info = board.json(f"runs/{run_of(board, 'resumed')}")
+    assert [(one["first"], one["last"]) for one in info["attempts"]] == [(1, 3), (2, 2)]
+    left = {"attempt": 0, "first": 2, "last": 3, "why": "resume", "by": 1}
+    assert info["left_behind"] == [left]
+    shutil.rmtree(folder / "resumed")
+
+
+def test_events_are_in_words_and_counted(board: Served) -> None:
+    run = run_of(board, "odd")
+    every = board.json(f"runs/{run}/events")
+    assert every["total"] == len(every["events"])
+    (custom,) = board.json(f"runs/{run}/events", names=["custom"])["events"]
+    assert custom["words"].startswith("custom: value <script>") or "custom" in custom["words"]
+    assert custom["fields"] is None  # they are long
+    assert board.json(f"runs/{run}/events", limit=1)["total"] == every["total"]
+    assert board.json(f"runs/{run}/events", **{"from": 3})["events"] == []
+    sql = "custom') or ('a' = 'a"
+    assert board.json(f"runs/{run}/events", names=[sql])["total"] == 0
+    times = [event["time_ns"] for event in every["events"]]
+    assert times == sorted(times)
+
+
+def test_the_slowest_ticks(folder: Path, board: Served) -> None:
+    ticks = board.json(f"runs/{run_of(board, 'long a')}/slowest", n=3)["ticks"]
+    query = "select tick, wall_ns from ticks order by wall_ns desc, tick limit 3"
+    expected = open_run(folder / "long a").ticks().sql(query).fetchall()
+    assert [(one["tick"], one["wall_ns"]) for one in ticks] == expected
+
+
+def test_the_diagnosis_is_that_of_the_command(folder: Path, board: Served) -> None:
+    found = board.json(f"runs/{run_of(board, 'bad')}/diagnosis")["findings"]
+    expected = diagnose(open_run(folder / "bad"))
+    assert [(one["rule"], one["what"]) for one in found] == [
+        (finding.rule, finding.what) for finding in expected
+    ]
+    assert ("not-finite", [2]) in [(one["rule"], one["ticks"]) for one in found]
+
+
+def test_a_comparison_has_differences_only_and_the_intervals(folder: Path, board: Served) -> None:
+    runs = [run_of(board, name) for name in ("long a", "long b")]
+    found = board.json(f"runs/{runs[0]}/compare", **{"with": runs[1]})
+    assert found["config"] == [{"key": "lr", "a": 1, "b": 2}]
+    assert found["versions"] == []
+    expected = compare(open_run(folder / "long a"), open_run(folder / "long b"))
+    median = next(one for one in found["measures"] if one["name"] == "tick_median_ns")
+    assert median["ratio"] == pytest.approx(expected.measures["tick_median_ns"].ratio)
+    assert found["statements"] == expected.statements
+    short = board.json(f"runs/{runs[0]}/compare", **{"with": run_of(board, "good")})
+    assert short["measures"] == []
+    assert "intervals need at least 50 ticks" in short["notes"][0]
+    assert {"key": "optimizer.lr", "b": 0.1} in short["config"]
+
+
+def test_samples_never_run(board: Served) -> None:
+    run = run_of(board, "odd")
+    samples = board.json(f"runs/{run}/samples")["samples"]
+    assert [(one["name"], one["kind"]) for one in samples] == [("text", "text"), ("table", "table")]
+    answer = board.client.get(f"/api/runs/{run}/samples/0")
+    assert answer.content == b"<script>alert(1)</script>"
+    assert answer.headers["content-type"] == "text/plain; charset=utf-8"
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert "script-src" not in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    for number in ("2", "-1", "x", "0/../../x", "%2e%2e"):
+        assert board.client.get(f"/api/runs/{run}/samples/{number}").status_code in (404, 422)
+
+
+def test_a_sample_that_is_a_link_out_of_its_run_is_not_shown(folder: Path, board: Served) -> None:
+    shutil.copytree(folder / "odd", folder / "link")
+    (path,) = [one.path for one in open_run(folder / "link").samples() if one.kind == "text"]
+    assert path is not None
+    (folder / "secret").write_text("a secret")
+    path.unlink()
+    path.symlink_to(folder / "secret")
+    runs = [run for run in board.json("runs")["runs"] if run["folder"] == "link"]
+    answer = board.client.get(f"/api/runs/{runs[0]['id']}/samples/0")
+    assert answer.status_code == 422
+    assert "secret" not in answer.text.replace("a link", "")
+    shutil.rmtree(folder / "link")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/page/../app.py",
+        "/page/..%2fapp.py",
+        "/page/%2e%2e/app.py",
+        "/page/%00",
+        "/vendor/../../errors.py",
+        "//etc/passwd",
+        "/api/runs/..%2f..%2fetc/config",
+        "/api/runs/../../etc/passwd",
+        "/page/",
+        "/page",
+        "/page/.hidden",
+    ],
+)
+def test_no_path_leads_to_another_file(board: Served, path: str) -> None:
+    answer = board.client.get(path)
+    assert answer.status_code in (400, 401, 404)
+    assert "import" not in answer.text
+
+
+def test_a_run_that_is_not_there_or_is_damaged(board: Served) -> None:
+    for route in ("", "/events", "/config", "/diagnosis", "/samples", "/slowest"):
+        assert board.client.get(f"/api/runs/nobody{route}").status_code == 404
+    damaged = board.runs()["cut"]
+    assert "must be a run description" in damaged["damaged"]
+    answer = board.client.get(f"/api/runs/{damaged['id']}")
+    assert answer.status_code == 422
+    assert "must be a run description" in answer.json()["error"]
+
+
+def test_a_part_that_is_damaged_is_an_error_of_that_run_alone(folder: Path, board: Served) -> None:
+    shutil.copytree(folder / "long a", folder / "broken")
+    (part,) = (folder / "broken" / "ticks").rglob("*.parquet")
+    data = part.read_bytes()
+    part.write_bytes(data[:100] + bytes(len(data) - 200) + data[-100:])
+    runs = {run["folder"]: run["id"] for run in board.json("runs")["runs"]}
+    for route in ("", "/slowest", "/diagnosis"):
+        answer = board.client.get(f"/api/runs/{runs['broken']}{route}")
+        assert answer.status_code in (200, 422)
+        if answer.status_code == 422:
+            assert "readable" in answer.json()["error"]
+    assert board.client.get(f"/api/runs/{runs['good']}/slowest").status_code == 200
+    shutil.rmtree(folder / "broken")
+
+
+def test_a_config_of_10_mb(folder: Path, board: Served) -> None:
+    config = {"text": "x" * 5_000_000, "list": list(range(700_000)), "deep": {"a": {"b": 1}}}
+    config |= {f"option {number}": number for number in range(6000)}
+    record(folder / "large", [1.0], **config)
+    run = run_of(board, "large")
+    answer = board.client.get(f"/api/runs/{run}/config")
+    assert len(answer.content) < 1 << 20
+    found = answer.json()
+    assert len(found["config"]) == 5000
+    assert found["left_out"] == 1003
+    assert len(found["config"]["text"]) == 2000
+    assert found["config"]["list"] == "list of 700,000"
+    assert found["config"]["deep.a.b"] == 1
+    assert len(board.client.get(f"/api/runs/{run}").content) < 1 << 20
+    assert table(board, "config:option 3")["large"] == {"config:option 3": 3}
+    shutil.rmtree(folder / "large")
+
+
+def test_a_tape_that_is_cut_while_it_is_read(folder: Path, board: Served) -> None:
+    with Clock(folder / "torn", progress=False) as clock:
+        for tick in clock.ticks(range(200)):
+            clock.log(loss=tick)
+    (part,) = (folder / "torn" / "ticks").rglob("*.parquet")
+    line = '{"tick":%d,"time_ns":%d,"wall_ns":1,"beats":1,"phases":{},"metrics":{"loss":%d}}\n'
+    whole = "".join(line % (tick, tick, tick) for tick in range(1, 201)).encode()
+    part.unlink()
+    tape = part.parent / "_live.jsonl"
+    run = ""
+    for length in range(len(whole), 0, -997):
+        tape.write_bytes(whole[:length])
+        run = run or run_of(board, "torn")
+        assert board.json(f"runs/{run}/slowest", n=100)["ticks"] is not None
+        ticks = whole[:length].count(b"\n")
+        assert board.json(f"runs/{run}")["attempts"][0]["last"] == ticks
+    shutil.rmtree(folder / "torn")
+
+
+def test_the_page_is_not_sent_again_if_it_is_the_same(board: Served) -> None:
+    first = board.client.get("/page/main.js")
+    assert first.headers["content-type"].startswith("text/javascript")
+    same = board.client.get("/page/main.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (same.status_code, same.content) == (304, b"")
+
+
+def test_notes_are_written_beside_the_run_and_change_nothing_of_it(
+    folder: Path, board: Served
+) -> None:
+    run = run_of(board, "good")
+    before = {path: path.read_bytes() for path in (folder / "good").rglob("*") if path.is_file()}
+    answer = board.client.put(f"/api/runs/{run}/notes", json={"tags": ["x"], "note": "<b>mine"})
+    assert answer.json()["note"] == "<b>mine"
+    assert board.runs()["good"]["tags"] == ["x"]
+    after = {path: path.read_bytes() for path in (folder / "good").rglob("*") if path.is_file()}
+    new = folder / "good" / "board" / "notes.json"
+    assert json.loads(after.pop(new)) == {"tags": ["x"], "note": "<b>mine"}
+    assert after == before
+    assert board.client.put(f"/api/runs/{run}/notes", json={"starred": 1}).status_code == 400
+    too_long = {"note": "x" * (300 << 10)}
+    assert board.client.put(f"/api/runs/{run}/notes", json=too_long).status_code == 400
+
+
+def test_a_board_without_runs_tells_where_it_looks(tmp_path: Path) -> None:
+    with serving(tmp_path / "later") as served:
+        answer = served.json("runs")
+        assert (answer["runs"], answer["roots"]) == ([], [str(tmp_path / "later")])
+        record(tmp_path / "later" / "first", [1.0])
+        assert list(served.runs()) == ["first"]
+
+
+def test_too_many_requests_are_told_to_come_back(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metronorm.board import state
+
+    with serving(folder) as served:
+        monkeypatch.setattr(state, "MOST_WAITING", 0)
+        answer = served.client.get("/api/runs")
+        assert answer.status_code == 503
+        assert answer.json()["error"] == "a board answers a few requests at once"
+    assert routes.MOST_COLUMNS == 100
