@@ -1,0 +1,6 @@
+"""The series of a run: its columns, read once, and reduced to what the pixels of a view show."""
+
+from metronorm.board.series.reduced import Column, Reduced
+from metronorm.board.series.run_series import RunSeries
+
+__all__ = ["Column", "Reduced", "RunSeries"]

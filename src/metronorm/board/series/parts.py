@@ -1,0 +1,162 @@
+"""The Parquet parts of one tape as columns."""
+
+from __future__ import annotations
+
+import threading
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from metronorm.board.series._arrays import missing
+from metronorm.store.engine import connect
+from metronorm.store.parquet_parts import has_parquet_magic, out_of_memory, scan, schemas
+from metronorm.store.sql_columns import identifier, literal, literal_glob
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import duckdb
+
+    from metronorm.board.series._arrays import Floats, Integers
+
+_BASE = ("tick", "time_ns", "wall_ns")
+_lock = threading.Lock()
+_connections: list[duckdb.DuckDBPyConnection] = []
+
+
+def connection() -> duckdb.DuckDBPyConnection:
+    """A connection of the calling thread to the one database of this process."""
+    with _lock:
+        if not _connections:
+            _connections.append(connect())
+        return _connections[0].cursor()
+
+
+class Parts:
+    """The rows of all parts of a tape, one after another.
+
+    Attributes:
+        paths: the parts, also those that cannot be read.
+        notices: one sentence for each part that cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self.paths: list[Path] = []
+        self.notices: list[str] = []
+        self._rows: list[tuple[Path, int]] = []  # the parts that can be read, with their rows
+        self._columns: dict[Path, dict[str, str]] = {}  # of each: names by names in lower case
+        self._base = {name: np.empty(0, np.int64) for name in _BASE}
+        self._order: Integers | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns, without the base columns."""
+        found: dict[str, str] = {}
+        for columns in self._columns.values():
+            found = columns | found
+        return [name for name in found.values() if name not in _BASE]
+
+    def read(self, paths: list[Path]) -> dict[str, Integers]:
+        """Read the base columns of the parts; those that were read before are not read again.
+
+        Raises:
+            RunError: a file may not be read.
+            OutOfMemoryError: reading them takes more memory than there is.
+        """
+        if paths[: len(self.paths)] != self.paths:
+            self.__init__()  # type: ignore[misc]
+        new = paths[len(self.paths) :]
+        self.paths = list(paths)
+        blocks = self._read_base([path for path in new if self._is_whole(path)])
+        self._base = {
+            name: np.concatenate([self._base[name], *(block[name] for block in blocks)])
+            for name in _BASE
+        }
+        ticks = self._base["tick"]
+        self._order = None if (ticks[1:] > ticks[:-1]).all() else np.argsort(ticks, kind="stable")
+        return {name: self._sorted(column) for name, column in self._base.items()}
+
+    def _sorted(self, column: Any) -> Any:
+        return column.copy() if self._order is None else column[self._order]
+
+    def _is_whole(self, path: Path) -> bool:
+        whole = has_parquet_magic(path)
+        if not whole:
+            self._leave_out(path)
+        return whole
+
+    def _leave_out(self, path: Path) -> None:
+        self.notices.append(f"{path}: a damaged part was left out")
+
+    def _read_base(self, paths: list[Path]) -> list[dict[str, Integers]]:
+        import duckdb
+
+        if not paths:
+            return []
+        try:
+            with connection() as database:
+                found = schemas(database, paths)
+                names = ", ".join(_BASE)
+                counts = dict(
+                    database.execute(
+                        f"select file_name, num_rows from parquet_file_metadata({_files(paths)})"
+                    ).fetchall()
+                )
+                block = database.execute(f"select {names} from {scan(paths)}").fetchnumpy()
+        except duckdb.OutOfMemoryException as error:
+            raise out_of_memory(error) from None
+        except duckdb.Error:
+            half = len(paths) // 2  # one of them is damaged: halves find out which
+            if not half:
+                self._leave_out(paths[0])
+                return []
+            return self._read_base(paths[:half]) + self._read_base(paths[half:])
+        for path, schema in zip(paths, found, strict=True):
+            self._rows.append((path, counts[str(path.resolve())]))
+            self._columns[path] = {name.lower(): name for name, _ in schema}
+        return [{name: np.asarray(block[name], np.int64) for name in _BASE}]
+
+    def column(self, name: str) -> Floats:
+        """A column of all rows; `missing` where a part or a row has none.
+
+        Raises:
+            OutOfMemoryError: reading it takes more memory than there is.
+        """
+        key = name.lower()
+        pieces = [np.empty(0)]
+        for spelling, group in groupby(self._rows, lambda row: self._columns[row[0]].get(key)):
+            pieces += self._read_column(spelling, list(group))
+        column: Floats = self._sorted(np.concatenate(pieces))
+        return column
+
+    def _read_column(self, name: str | None, rows: list[tuple[Path, int]]) -> list[Floats]:
+        import duckdb
+
+        count = sum(count for _, count in rows)
+        if name is None:
+            return [missing(count)]
+        query = (
+            f"select {identifier(name)}::DOUBLE as value from {scan([path for path, _ in rows])}"
+        )
+        try:
+            with connection() as database:
+                values = database.execute(query).fetchnumpy()["value"]
+        except duckdb.OutOfMemoryException as error:
+            raise out_of_memory(error) from None
+        except duckdb.Error:
+            half = len(rows) // 2
+            if not half:
+                self._leave_out(rows[0][0])
+                return [missing(count)]
+            return self._read_column(name, rows[:half]) + self._read_column(name, rows[half:])
+        column = missing(count)
+        if isinstance(values, np.ma.MaskedArray):
+            there = ~np.ma.getmaskarray(values)
+            column[there] = values.data[there]
+            return [column]
+        return [np.asarray(values, np.float64)]
+
+
+def _files(paths: list[Path]) -> str:
+    return f"[{', '.join(literal(literal_glob(path)) for path in paths)}]"

@@ -1,0 +1,188 @@
+"""All tapes of ticks of a run, and which of their rows are its history.
+
+| rows | |
+| --- | --- |
+| effective | of each tick those of the newest attempt: what led to the final parameters |
+| ghosts | ticks that a later attempt has left behind, by doing them again or by branching off |
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from metronorm.board.series.recorded_events import EventTape
+from metronorm.board.series.tapes import BASE, Tape
+from metronorm.runs.amendments import amendment
+from metronorm.runs.history import beginnings, left_behind
+from metronorm.store.run_directory import read_run_info, tape_folders
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from metronorm.board.series._arrays import Floats, Integers
+    from metronorm.runs.events import Event
+    from metronorm.runs.history import LeftBehind
+
+
+class Piece(NamedTuple):
+    """The rows of a tape from `first` on and before `end`; without an end, it grows."""
+
+    tape: Tape
+    first: int
+    end: int | None
+
+
+class Ghost(NamedTuple):
+    """Ticks that a later attempt has left behind."""
+
+    piece: Piece
+    left: LeftBehind
+
+
+class Recorded:
+    """The tapes of a run; `refresh` reads what is new.
+
+    `generation` changes when rows that were there are no longer what they were.
+
+    Args:
+        directory: the directory of the run.
+
+    Raises:
+        RunError: there is no run, or it has a newer schema.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.generation = 0
+        self.info = read_run_info(directory)
+        self._forget()
+
+    def _forget(self) -> None:
+        self.tapes: dict[tuple[int, int], Tape] = {}
+        self._events: dict[Path, EventTape] = {}
+        self._beginnings: list[Event] = []
+        self._left: list[LeftBehind] = []
+        self._firsts: list[tuple[int, int]] = []  # of each attempt: its first tick
+
+    def refresh(self) -> None:
+        """Read what is new.
+
+        Raises:
+            RunError: the run is gone, or a file may not be read.
+        """
+        info = read_run_info(self.directory)
+        if info.id != self.info.id:
+            self._forget()
+            self.generation += 1
+        self.info = info
+        known = set(self.tapes)
+        for folder in tape_folders(self.directory, "ticks"):
+            tape = Tape(folder, info.id)
+            self.tapes.setdefault((tape.attempt, tape.rank), tape)
+        for tape in self.tapes.values():
+            tape.refresh()
+        begun = self._read_events()
+        firsts = self._first_ticks()
+        if begun or known != set(self.tapes) or firsts != self._firsts:
+            self._firsts = firsts
+            self._left = left_behind(beginnings(firsts, self._beginnings))
+
+    def _first_ticks(self) -> list[tuple[int, int]]:
+        firsts: dict[int, int] = {}
+        for (attempt, _), tape in self.tapes.items():
+            if len(tape):
+                first = int(tape.base("tick")[0])
+                firsts[attempt] = min(firsts.get(attempt, first), first)
+        return sorted(firsts.items())
+
+    def _read_events(self) -> bool:
+        """Whether one of the new events says where an attempt begins."""
+        begun = False
+        for folder in tape_folders(self.directory, "events"):
+            tape = self._events.setdefault(folder, EventTape(folder, self.info.id))
+            for event in tape.read():
+                found = amendment(event) if event.name == "between" else None
+                ticks = self.tapes.get((event.attempt, event.rank))
+                if event.name != "between":
+                    self._beginnings.append(event)
+                    begun = True
+                elif found is not None and ticks is not None:
+                    ticks.amend(found)
+        return begun
+
+    @property
+    def ranks(self) -> list[int]:
+        """The ranks that have a tape in any attempt, in order."""
+        return sorted({rank for _, rank in self.tapes})
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all columns but the base columns, in the order of their first appearance."""
+        found: dict[str, str] = {}
+        for _, tape in sorted(self.tapes.items()):
+            for name in tape.names:
+                found.setdefault(name.lower(), name)
+        return list(found.values())
+
+    def history(self, rank: int) -> list[Piece]:
+        """The effective history of a rank, in the order of the ticks."""
+        found = []
+        for (attempt, own), tape in sorted(self.tapes.items()):
+            if own == rank:
+                ends = [left.first for left in self._left if left.attempt == attempt]
+                end = int(np.searchsorted(tape.base("tick"), min(ends))) if ends else None
+                found.append(Piece(tape, 0, end))
+        return found
+
+    def ghosts(self, rank: int) -> list[Ghost]:
+        """The ticks of a rank that were left behind, in the order of their attempts."""
+        found = []
+        for left in self._left:
+            tape = self.tapes.get((left.attempt, rank))
+            if tape is not None:
+                limits = [left.first, 2**63 - 1 if left.end is None else left.end]
+                first, end = map(int, np.searchsorted(tape.base("tick"), limits))
+                if first < end:
+                    found.append(Ghost(Piece(tape, first, end), left))
+        return found
+
+
+class Rows:
+    """The rows of some pieces, one after another; only the last one with any rows grows.
+
+    Args:
+        pieces: the pieces.
+    """
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self.pieces = pieces
+
+    def __len__(self) -> int:
+        return len(self.base("tick"))
+
+    def base(self, name: str) -> Integers:
+        """One of the columns `tick`, `time_ns` and `wall_ns`."""
+        return _joined([tape.base(name)[first:end] for tape, first, end in self.pieces], np.int64)
+
+    def column(self, name: str) -> Floats:
+        """Any column by its name, `missing` where a row has no value."""
+        if name in BASE:
+            return self.base(name).astype(np.float64)
+        return _joined([tape.column(name)[first:end] for tape, first, end in self.pieces], float)
+
+    def version(self, name: str) -> tuple[object, ...]:
+        """Is the same as before if the values of a column that were there before are the same."""
+        return tuple(
+            (tape, tape.generation, tape.changes.get(name, 0), first, end)
+            for tape, first, end in self.pieces
+        )
+
+
+def _joined(pieces: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
+    """The pieces as one array, without a copy where there is only one."""
+    some = [piece for piece in pieces if len(piece)]
+    return some[0] if len(some) == 1 else np.concatenate([np.empty(0, dtype), *some])

@@ -1,0 +1,93 @@
+"""The events that change ticks: values logged between them, and where attempts begin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from metronorm.board.series.parts import connection
+from metronorm.runs.events import Event
+from metronorm.runs.following.tail import Tail
+from metronorm.runs.history import BEGINNINGS
+from metronorm.store.parquet_parts import has_parquet_magic, out_of_memory, scan
+from metronorm.store.run_directory import folder_number
+from metronorm.store.sql_columns import literal
+from metronorm.store.unsealed_lines import DECODERS, read_tape
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_NAMES = ("between", *BEGINNINGS)
+
+
+class EventTape:
+    """The events `between`, `resume` and `branch` of one rank in one attempt.
+
+    Args:
+        folder: the folder of the tape.
+        identity: the `id` of the run.
+    """
+
+    def __init__(self, folder: Path, identity: str) -> None:
+        self._folder, self._identity = folder, identity
+        self._place = folder_number(folder.parent), folder_number(folder)
+        self._tail: Tail | None = None
+        self._seen: set[tuple[int, str, int]] = set()
+
+    def read(self) -> list[Event]:
+        """The events that were not returned before.
+
+        Raises:
+            RunError: a file may not be read.
+        """
+        records = self._tail.read() if self._tail else None
+        if records is not None:
+            return self._new([self._event(record) for record in records])
+        # the tail first: what comes meanwhile is then met twice, but not missed
+        self._tail = Tail(self._folder, "events", self._identity)
+        parts, lines = read_tape(self._folder, "events", self._identity)
+        decode = DECODERS["events"].decode
+        found = [self._event(decode(line)) for line in lines.whole if _concerns(line)]
+        return self._new([*self._sealed(parts), *found])
+
+    def _event(self, record: Any) -> Event:
+        attempt, rank = self._place
+        return Event(record.event, attempt, rank, record.tick, record.time_ns, record.fields)
+
+    def _new(self, events: list[Event]) -> list[Event]:
+        new = []
+        for event in events:
+            key = event.time_ns, event.name, event.tick
+            if event.name in _NAMES and key not in self._seen:
+                self._seen.add(key)
+                new.append(event)
+        return new
+
+    def _sealed(self, parts: list[Path]) -> list[Event]:
+        import duckdb
+
+        attempt, rank = self._place
+        names = ", ".join(map(literal, _NAMES))
+        found = []
+        for part in parts:
+            if not has_parquet_magic(part):
+                continue
+            query = f"""select event, tick, time_ns, fields::VARCHAR from {scan([part])}
+                        where event in ({names}) order by time_ns"""
+            try:
+                with connection() as database:
+                    rows = database.execute(query).fetchall()
+            except duckdb.OutOfMemoryException as error:
+                raise out_of_memory(error) from None
+            except duckdb.Error:  # damaged: `notices` of the run says so
+                continue
+            for name, tick, time_ns, fields in rows:
+                decoded = msgspec.json.decode(fields) if fields else {}
+                known = decoded if isinstance(decoded, dict) else {}
+                found.append(Event(name, attempt, rank, tick, time_ns, known))
+        return found
+
+
+def _concerns(line: bytes) -> bool:
+    return any(name.encode() in line for name in _NAMES)
