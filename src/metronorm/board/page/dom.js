@@ -12,11 +12,29 @@ export function h(tag, props = {}, ...children) {
     } else if (name === "value" || name === "checked" || name === "disabled") {
       element[name] = value;
     } else {
-      element.setAttribute(name, value === true ? "" : String(value));
+      element.setAttribute(name, value === true ? "" : visible(String(value)));
     }
   }
-  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return addTo(element, children);
+}
+
+/** Replace the children of an element. */
+export function fill(element, ...children) {
+  element.replaceChildren();
+  return addTo(element, children);
+}
+
+function addTo(element, children) {
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined || child === false) continue;
+    element.append(child instanceof Node ? child : visible(String(child)));
+  }
   return element;
+}
+
+/** Text with its invisible control signs, and those that turn the direction, as escapes. */
+export function visible(text) {
+  return text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }
 
 const PATHS = {
@@ -61,9 +79,3 @@ export function announce(text) {
 }
 let waiting = "";
 let timer = null;
-
-/** Replace the children of an element. */
-export function fill(element, ...children) {
-  element.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
-  return element;
-}

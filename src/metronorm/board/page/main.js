@@ -58,7 +58,6 @@ async function begin() {
     await login();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    fill(main, failure(error));
     askForToken(error);
     return;
   }
@@ -74,7 +73,7 @@ async function begin() {
     await loadRuns();
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    fill(main, failure(error, begin));
+    if (error.status !== 401) fill(main, failure(error, begin)); // or else the field for the token is there
     return;
   }
   await show();

@@ -11,6 +11,7 @@ export let order = []; // of ids, the newest first
 export let loaded = false;
 export let cursor; // of the stream: what the list knows already
 export let roots = []; // the folders that are watched
+export let notices = []; // what the server could not read
 
 /** Call `listener(ids)` when these runs have changed; null: the list itself. */
 export function onRuns(listener) {
@@ -39,6 +40,7 @@ export async function loadRuns() {
   loaded = true;
   cursor = answer.cursor;
   roots = answer.roots ?? [];
+  notices = answer.notices ?? [];
   notify(null);
 }
 

@@ -30,6 +30,19 @@ export function link(changes) {
   return `#${next.view}${text ? `?${text}` : ""}`;
 }
 
+/** The x axis of a view: what `from` and `to` of the address are measured in. */
+export function axisOf(view) {
+  const x = state.x ?? "tick";
+  if (view === "resources") return x === "elapsed" ? x : "time";
+  return view === "ticks" ? "tick" : x;
+}
+
+/** The address of another view; a stretch of x is kept only where it means the same. */
+export function linkTo(view) {
+  if (axisOf(view) === axisOf(state.view)) return link({ view });
+  return link({ view, from: undefined, to: undefined, follow: undefined });
+}
+
 /** Change the state. `replace`: do not make a step of the browser's history. */
 export function go(changes, { replace = false } = {}) {
   const address = link(changes);

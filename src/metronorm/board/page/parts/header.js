@@ -2,12 +2,14 @@
 
 import { fill, h, icon } from "../dom.js";
 import { isDark } from "../colors.js";
-import { VIEWS, link, prefer, state } from "../state.js";
+import { VIEWS, linkTo, prefer, state } from "../state.js";
 import { language, t } from "../words.js";
+import { showHelp } from "./help.js";
 
 export function openHeader(root) {
   const links = new Map(VIEWS.map((view) => [view, h("a", { href: "#" }, t(`view.${view}`))]));
   const live = h("span", { class: "link", role: "status" });
+  const help = h("button", { type: "button", class: "quiet", "aria-label": t("help"), title: t("help"), on: { click: showHelp } }, "?");
   const theme = h("button", { type: "button", class: "quiet", on: { click: turn } });
   const other = language === "zh" ? "en" : "zh";
   const speak = h(
@@ -40,7 +42,7 @@ export function openHeader(root) {
     theme.setAttribute("aria-label", words);
     theme.title = words;
     for (const [view, anchor] of links) {
-      anchor.href = link({ view });
+      anchor.href = linkTo(view);
       if (view === state.view) anchor.setAttribute("aria-current", "page");
       else anchor.removeAttribute("aria-current");
     }
@@ -68,7 +70,7 @@ export function openHeader(root) {
     menu,
     h("a", { class: "brand", href: "#runs" }, "Metronorm"),
     h("nav", { "aria-label": t("views") }, ...links.values()),
-    h("div", { class: "corner" }, live, speak, theme),
+    h("div", { class: "corner" }, live, help, speak, theme),
   );
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
     draw();

@@ -1,6 +1,7 @@
 // What is said where there is nothing to see: empty and error states, each with what to do.
 
 import { h } from "../dom.js";
+import { roots } from "../runs.js";
 import { t } from "../words.js";
 
 /** An error in its own place: what must hold, what arrived, what to try. */
@@ -14,6 +15,9 @@ export function failure(error, again) {
     again && h("button", { type: "button", on: { click: again } }, t("again")),
   );
 }
+
+/** What is said before the first run begins. */
+export const noRuns = () => empty(t("runs.none"), t("runs.none.why", { folders: roots.join(", ") }), "make train");
 
 /** A place that is empty for a reason: a title, why, and a command to copy. */
 export function empty(title, why, command) {

@@ -8,7 +8,7 @@ import { fill, h } from "../dom.js";
 import { focusId, getRun, infoOf, loaded, order } from "../runs.js";
 import { state } from "../state.js";
 import { t } from "../words.js";
-import { empty, failure } from "./messages.js";
+import { empty, failure, noRuns } from "./messages.js";
 import { runHeader } from "./run_header.js";
 
 const REFRESH_MS = 1000;
@@ -90,4 +90,4 @@ export function runView(root, build) {
   };
 }
 
-const nothing = () => (loaded && order.length ? empty(t("metrics.none"), t("metrics.none.why")) : empty(t("runs.none"), t("runs.none.why"), "make train"));
+const nothing = () => (loaded && order.length ? empty(t("metrics.none"), t("metrics.none.why")) : noRuns());

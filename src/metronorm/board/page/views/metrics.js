@@ -8,7 +8,7 @@ import { fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { eventMarks } from "../parts/event_marks.js";
 import { groupsOf } from "../parts/groups.js";
-import { empty, failure } from "../parts/messages.js";
+import { empty, failure, noRuns } from "../parts/messages.js";
 import { loadMetric, settings } from "../parts/metric_lines.js";
 import { runHeader } from "../parts/run_header.js";
 import { sectionsOf } from "../parts/sections.js";
@@ -41,8 +41,8 @@ export function open(root) {
     class: "field",
     placeholder: t("metrics.filter"),
     "aria-label": t("metrics.filter"),
-    value: state.metric ?? "",
-    on: { input: () => go({ metric: filter.value.trim() || undefined }, { replace: true }) },
+    value: state.filter ?? "",
+    on: { input: () => go({ filter: filter.value.trim() || undefined }, { replace: true }) },
   });
   const bar = h("div", { class: "toolbar" });
 
@@ -91,10 +91,10 @@ export function open(root) {
 
   function sections() {
     grid.clear();
-    const wanted = state.metric?.toLowerCase();
+    const wanted = state.filter?.toLowerCase();
     const listed = wanted ? names.filter((name) => name.toLowerCase().includes(wanted)) : names;
     if (!listed.length) {
-      fill(place, names.length ? empty(t("metrics.notfound", { text: state.metric })) : empty(t("metrics.empty"), t("metrics.empty.why"), 'clock.log(loss=loss)'));
+      fill(place, names.length ? empty(t("metrics.notfound", { text: state.filter })) : empty(t("metrics.empty"), t("metrics.empty.why"), 'clock.log(loss=loss)'));
       return;
     }
     fill(
@@ -163,8 +163,8 @@ export function open(root) {
         build();
         return;
       }
-      if (keys.has("metric")) {
-        filter.value = document.activeElement === filter ? filter.value : (state.metric ?? "");
+      if (keys.has("filter")) {
+        filter.value = document.activeElement === filter ? filter.value : (state.filter ?? "");
         sections();
       }
       if (keys.has("from") || keys.has("to")) {
@@ -191,5 +191,3 @@ export function open(root) {
 }
 
 const skeleton = () => h("div", { class: "cards" }, Array.from({ length: 6 }, () => h("div", { class: "card skeleton" })));
-
-export const noRuns = () => empty(t("runs.none"), t("runs.none.why"), "make train");

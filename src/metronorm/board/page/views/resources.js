@@ -6,11 +6,11 @@ import * as format from "../format.js";
 import { empty } from "../parts/messages.js";
 import { loadMetric } from "../parts/metric_lines.js";
 import { runView } from "../parts/run_view.js";
-import { AXES, SCALES, choice, select, smoothing, zoomButtons } from "../parts/toolbar.js";
-import { state } from "../state.js";
+import { SCALES, choice, select, smoothing, zoomButtons } from "../parts/toolbar.js";
+import { axisOf, state } from "../state.js";
 import { t } from "../words.js";
 
-const settings = () => ({ x: state.x ?? "time", y: state.y ?? "linear", smooth: Number(state.smooth ?? 0) });
+const settings = () => ({ x: axisOf("resources"), y: state.y ?? "linear", smooth: Number(state.smooth ?? 0) });
 
 export const open = (root) =>
   runView(root, ({ id, info, bar, place, span, grid }) => {
@@ -19,8 +19,7 @@ export const open = (root) =>
       fill(place, empty(t("resources.none"), t("resources.none.why")));
       return {};
     }
-    const axes = AXES.filter((axis) => axis === "time" || axis === "elapsed");
-    fill(bar, select("x", t("axis.x"), axes, "time", (axis) => t(`x.${axis}`)), choice("y", t("axis.y"), SCALES, "linear"), smoothing(), zoomButtons(span));
+    fill(bar, select("x", t("axis.x"), ["time", "elapsed"], "time", (axis) => t(`x.${axis}`)), choice("y", t("axis.y"), SCALES, "linear"), smoothing(), zoomButtons(span));
     const cards = names.map((name) =>
       grid.add(
         new ChartCard({

@@ -7,15 +7,14 @@ import { Grid } from "../charts/grid.js";
 import { Span } from "../charts/span.js";
 import { fill, h, icon } from "../dom.js";
 import { pickColumns } from "../parts/column_picker.js";
-import { empty, failure } from "../parts/messages.js";
+import { empty, failure, noRuns } from "../parts/messages.js";
 import { loadMetric, settings } from "../parts/metric_lines.js";
 import { listedIds, onFound } from "../parts/rail.js";
 import { runTable, split } from "../parts/run_table.js";
 import { AXES, SCALES, choice, select, smoothing, zoomButtons } from "../parts/toolbar.js";
-import { loaded, order, shownIds } from "../runs.js";
+import { loaded, notices, order, shownIds } from "../runs.js";
 import { go, state } from "../state.js";
 import { t } from "../words.js";
-import { noRuns } from "./metrics.js";
 
 const REFRESH_MS = 2000; // of values in the table, while runs are written
 const WAIT_MS = 300; // before values that were not read yet are asked for again
@@ -155,7 +154,7 @@ export function open(root) {
   });
 
   async function begin() {
-    fill(root, h("h2", { class: "sr" }, t("view.runs")), bar, chart, tableBar, told, place);
+    fill(root, h("h2", { class: "sr" }, t("view.runs")), bar, notices.map((notice) => h("p", { class: "notice" }, notice)), chart, tableBar, told, place);
     draw();
     try {
       known = await getJson("columns");

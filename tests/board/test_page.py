@@ -1,0 +1,260 @@
+"""The page in a real Chromium, on a real server over recorded runs."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from metronorm.clock import Clock
+from metronorm.runs import open_run
+
+from .boards import Served, serving
+from .browsers import PHONE, chromium, reading
+from .page_runs import ANSI, HTML, NAN, TICKS, record_all
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from playwright.sync_api import Browser
+
+VIEWS = (
+    *("runs", "metrics", "ticks", "resources", "norms", "diagnosis", "samples", "config"),
+    "compare",
+)
+PAGE = Path(__file__).parents[2] / "src/metronorm/board/page"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    record_all(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def board(folder: Path) -> Iterator[Served]:
+    with serving(folder) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def odd(board: Served) -> str:
+    return str(board.runs()["odd"]["id"])
+
+
+def test_both_languages_have_the_same_words_and_all_that_are_used() -> None:
+    english, chinese = (json.loads((PAGE / f"words.{it}.json").read_text()) for it in ("en", "zh"))
+    assert list(english) == list(chinese)
+    for key, words in english.items():
+        assert sorted(re.findall(r"\{\w+\}", words)) == sorted(re.findall(r"\{\w+\}", chinese[key]))
+    scripts = "".join(path.read_text() for path in PAGE.rglob("*.js"))
+    used = set(re.findall(r"""\bt\("([^"]+)\"""", scripts))
+    assert used <= set(english)
+
+
+def test_no_markup_is_made_from_text_and_nothing_is_inline() -> None:
+    for path in PAGE.rglob("*.js"):
+        assert not re.search(
+            r"innerHTML|outerHTML|insertAdjacentHTML|\beval\(|Function\(", path.read_text()
+        )
+    page = (PAGE / "index.html").read_text()
+    assert not re.search(r"<style|\sstyle=|\son\w+=|<script>|https?:", page)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        {"color_scheme": "light"},
+        {"color_scheme": "dark", "locale": "zh-CN"},
+        {"color_scheme": "dark", "viewport": PHONE},
+        {"color_scheme": "light", "viewport": PHONE, "locale": "zh-CN"},
+    ],
+    ids=lambda look: "-".join(str(it) if isinstance(it, str) else "phone" for it in look.values()),
+)
+def test_every_view_opens(
+    browser: Browser, board: Served, odd: str, look: dict[str, Any], request: Any
+) -> None:
+    words = json.loads((PAGE / "words.en.json").read_text())
+    with reading(browser, board, **look) as reader:
+        for view in VIEWS:
+            reader.open(f"{view}?run={odd}")
+            text = reader.page.locator("body").inner_text()
+            assert len(reader.page.locator("main").inner_text()) > 20, view
+            assert not [key for key in words if "." in key and key in text.split()], view
+            wide = reader.page.evaluate(
+                "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+            )
+            assert wide[0] == wide[1], f"{view} is wider than the window"
+            assert not reader.page.locator(".message.error").all_inner_texts(), view
+            reader.keep(f"{request.node.callspec.id}-{view}")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_barrier(browser: Browser, board: Served, odd: str, scheme: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python")
+    script = (Path(axe.__file__).parent / "axe.min.js").read_text()
+    with reading(browser, board, color_scheme=scheme) as reader:
+        for view in VIEWS:
+            reader.open(f"{view}?run={odd}")
+            reader.page.evaluate(script)
+            found = reader.page.evaluate("axe.run().then(({ violations }) => violations)")
+            assert [
+                (view, one["id"], one["nodes"][0]["html"], one["nodes"][0]["failureSummary"])
+                for one in found
+            ] == []
+
+
+def test_the_numbers_of_a_chart_are_those_of_duckdb(
+    browser: Browser, board: Served, folder: Path, odd: str
+) -> None:
+    with reading(browser, board) as reader:
+        reader.open(f"metrics?run={odd}&from=70&to=90")
+        _, rows = reader.table_of("loss")
+        ticks = open_run(folder / "run-1").ticks()
+        recorded = ticks.fetch("select tick, loss from ticks where tick between 70 and 90")
+        assert [row[0] for row in rows] == [f"tick {tick}" for tick, _ in recorded]
+        shown = [float(row[1]) for row in rows]
+        assert shown == pytest.approx([loss for _, loss in recorded], rel=1e-3)
+        assert max(shown) == 50  # the spike
+
+
+def test_what_has_no_place_on_an_axis_is_counted_and_reached(
+    browser: Browser, board: Served, odd: str
+) -> None:
+    with reading(browser, board) as reader:
+        reader.open(f"metrics?run={odd}&y=log")
+        chips = reader.card("loss").locator(".chip").all_inner_texts()
+        assert chips == ["NaN 1", "+Inf 1", "≤ 0: 1"]
+        reader.card("loss").locator(".plot").focus()
+        reader.page.keyboard.press("n")
+        reader.page.wait_for_function("location.hash.includes('from=')")
+        _, rows = reader.table_of("loss")
+        ticks = [int(row[0].removeprefix("tick ")) for row in rows]
+        assert ticks[0] < NAN < ticks[-1]
+        assert NAN not in ticks
+        assert ticks[-1] - ticks[0] < TICKS / 4
+
+
+def test_a_chart_is_read_by_keys_alone(
+    browser: Browser, board: Served, folder: Path, odd: str
+) -> None:
+    recorded = dict(open_run(folder / "run-1").ticks().fetch("select tick, loss from ticks"))
+    with reading(browser, board) as reader:
+        reader.open(f"metrics?run={odd}&from=1&to={TICKS}")
+        plot = reader.card("loss").locator(".plot")
+        assert "loss" in plot.get_attribute("aria-label")
+        plot.focus()
+        for keys, tick in [(["End"], TICKS), (["ArrowLeft"] * 2, TICKS - 2), (["Home"], 1)]:
+            for key in keys:
+                reader.page.keyboard.press(key)
+            said = f"tick {tick}: {recorded[tick]:.4g}"
+            reader.page.wait_for_function(
+                "said => document.getElementById('live').textContent === said", arg=said
+            )
+        reader.page.keyboard.press("+")
+        reader.page.wait_for_function("location.hash.includes('from=')")
+        reader.page.keyboard.press("0")
+        reader.page.wait_for_function("!location.hash.includes('from=')")
+
+
+def test_a_link_restores_the_view(browser: Browser, board: Served, odd: str) -> None:
+    view = f"metrics?run={odd}&x=elapsed&y=asinh&smooth=0.5"
+    with reading(browser, board) as reader:
+        reader.open(view)
+        before = reader.card("loss").locator(".plot").get_attribute("aria-label")
+        reader.page.reload()
+        reader.page.wait_for_selector(".view-metrics")
+        reader.settle()
+        assert reader.page.evaluate("location.hash") == f"#{view}"
+        assert reader.card("loss").locator(".plot").get_attribute("aria-label") == before
+        assert reader.page.locator("select").first.input_value() == "elapsed"
+
+
+def test_runs_are_searched_sorted_starred_and_pinned(
+    browser: Browser, board: Served, folder: Path, odd: str
+) -> None:
+    with reading(browser, board) as reader:
+        page = reader.page
+        reader.open("runs")
+        rows = page.locator(".run-table tbody tr")
+        assert rows.count() == 3
+        page.get_by_role("button", name="loss last").click()
+        page.wait_for_selector('[aria-sort="ascending"]')
+        values = [
+            float(it) for it in page.locator(".run-table tbody td:nth-child(6)").all_inner_texts()
+        ]
+        assert values == sorted(values)
+        row = rows.filter(has_text="odd")
+        row.get_by_role("button", name="Star").click()
+        page.wait_for_selector('.run-table [aria-pressed="true"]')
+        row.get_by_role("button", name="Pin").click()
+        page.wait_for_selector(".pinned")
+        assert rows.first.locator("th").inner_text().startswith("odd")
+        assert "%" in rows.nth(1).inner_text()
+        page.keyboard.press("/")
+        page.keyboard.type("config.optimizer.name=adam")
+        page.wait_for_function("document.querySelectorAll('.run-table tbody tr').length === 1")
+        page.keyboard.press("Escape")
+        page.wait_for_function("document.querySelectorAll('.run-table tbody tr').length === 3")
+        page.keyboard.type("loss <<")
+        page.wait_for_selector("#search[aria-invalid]")
+    assert json.loads((folder / "run-1/board/notes.json").read_text())["starred"] is True
+
+
+def test_names_are_never_markup(browser: Browser, board: Served) -> None:
+    run = board.runs()[HTML.replace("/", "")]["id"]
+    with reading(browser, board) as reader:
+        for view in VIEWS:
+            reader.open(f"{view}?run={run}")
+            assert reader.page.locator("main img, .rail img").count() == 0
+        reader.open(f"metrics?run={run}")
+        titles = reader.page.locator(".card h3").all_inner_texts()
+        assert HTML in titles
+        assert ANSI.replace("\x1b", "\\u001b").replace("\u202e", "\\u202e") in titles
+        reader.open(f"samples?run={run}")
+        reader.page.get_by_text("<b>tick 300</b>").wait_for()
+
+
+def test_new_ticks_and_new_runs_arrive_by_themselves(browser: Browser, tmp_path: Path) -> None:
+    with serving(tmp_path) as served, reading(browser, served) as reader:
+        reader.page.get_by_text("No runs yet").wait_for()
+        with Clock(tmp_path / "live", config={"ticks": 100}, progress=False) as clock:
+            for tick in clock.ticks(range(1, 8)):
+                clock.log(loss=1 / tick)
+                if tick == 3:
+                    clock.flush()
+                    reader.page.locator(".runs .name", has_text="live").wait_for()
+                    reader.page.locator(".runs a.run").click()
+                    reader.page.locator(".strip b", has_text=re.compile("^(0.5|1)$")).wait_for()
+            clock.flush()
+            reader.page.locator(".strip b", has_text="0.1667").wait_for()
+        reader.page.locator(".run-header .state", has_text="finished").wait_for()
+    assert math.isclose(1 / 6, 0.1667, rel_tol=1e-3)
+
+
+def test_an_unknown_token_gets_a_field_and_the_right_one_gets_in(
+    browser: Browser, board: Served
+) -> None:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(5000)
+    page.goto(board.url)
+    page.locator("#token").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_text("must be that of this board").wait_for()
+    page.locator("#token").fill("a token that is only for tests")
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_selector(".run-table")
+    assert "token" not in page.url
+    context.close()
