@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from metronorm.board.answers import Json
@@ -58,9 +60,16 @@ def create_app(
         board.close()
 
     # no pages that describe the interface: they load scripts of other sites
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_exception_handler(MetronormError, failure)
-    app.add_exception_handler(duckdb.Error, failure)
+    app = FastAPI(
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+        # the board sends nothing to anybody, whatever the environment says
+        telemetry={"tracing": False, "logs": False, "metrics": False, "auto_configure": False},
+    )
+    for error in (MetronormError, duckdb.Error, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(error, failure)
 
     files = _files(PAGE, "/page/") | _files(uplot_folder(), "/vendor/")
     files["/"] = PAGE / "index.html"

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 import msgspec
 from fastapi import APIRouter, Query, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from metronorm import __version__
@@ -21,16 +23,18 @@ from metronorm.board.listing import UnknownRunError
 from metronorm.board.notes import change_notes
 from metronorm.board.query import QueryError, parse
 from metronorm.board.searching import search
+from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
 from metronorm.board.state import BusyError
 from metronorm.board.values import KINDS
 from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
 from metronorm.runs import open_run
-from metronorm.text import printable
+from metronorm.text import printable, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metronorm.board.listing import Entry
+    from metronorm.board.series import Reduced, RunSeries
     from metronorm.board.state import Board
     from metronorm.runs import Run
 
@@ -60,6 +64,24 @@ def api(board: Board) -> APIRouter:
         if key:
             return Json(await board.call(board.kept, key, entry, answer))
         return Json(await board.call(answer))
+
+    async def columns(
+        run: str, request: Request, reduce: Callable[[RunSeries], Reduced]
+    ) -> Response:
+        """Arrays from the series of a run, unless the page has them already."""
+        entry = listing.entry(run)
+        tag = request.headers.get("if-none-match")
+
+        def answer() -> Response:
+            series = board.series(entry)
+            headers = {"ETag": f'"{series.cursor}"', "Cache-Control": "private, no-cache"}
+            if tag == headers["ETag"]:
+                return Response(status_code=304, headers=headers)
+            return Response(
+                reduce(series).to_bytes(), media_type="application/octet-stream", headers=headers
+            )
+
+        return await board.call(answer)
 
     def chosen(runs: list[str]) -> list[Entry]:
         return [listing.entry(run) for run in runs] if runs else listing.entries()
@@ -136,6 +158,130 @@ def api(board: Board) -> APIRouter:
         entry = listing.entry(run)
         answer = await read(run, details.info, key="info")
         return Json({"id": entry.id, **msgspec.json.decode(answer.body)})
+
+    @router.get("/runs/{run}/series")
+    async def series(
+        run: str,
+        request: Request,
+        names: list[str] = Query([]),  # noqa: B008
+        x: Axis = "tick",
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        left: float = 0,
+        ratio: float = 1,
+        smooth: float = 0,
+        y: str = "linear",
+        rank: int = 0,
+        ghosts: bool = False,
+        live: bool = False,
+    ) -> Response:
+        def reduce(it: RunSeries) -> Reduced:
+            # the page asks many runs for the metrics of one
+            known = {*it.names(), "wall_ns", *(f"{phase}_ns" for phase in it.phases())}
+            return it.reduce(
+                [name for name in names if name in known],
+                x=x,
+                begin=begin,
+                end=end,
+                width=width,
+                left=left,
+                ratio=ratio,
+                smooth=smooth,
+                rank=rank,
+                ghosts=ghosts,
+                y=y,
+                live=live,
+            )
+
+        return await columns(run, request, reduce)
+
+    @router.get("/runs/{run}/resources")
+    async def resources(
+        run: str,
+        request: Request,
+        names: list[str] = Query([]),  # noqa: B008
+        x: Axis = "time",
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        left: float = 0,
+        ratio: float = 1,
+        smooth: float = 0,
+        rank: int = 0,
+        y: str = "linear",
+        live: bool = False,
+    ) -> Response:
+        def reduce(it: RunSeries) -> Reduced:
+            known = {*it.resource_names()}
+            return it.resources(
+                [name for name in names if name in known],
+                x=x,
+                begin=begin,
+                end=end,
+                width=width,
+                left=left,
+                ratio=ratio,
+                smooth=smooth,
+                rank=rank,
+                y=y,
+                live=live,
+            )
+
+        return await columns(run, request, reduce)
+
+    @router.get("/runs/{run}/phases")
+    async def phases(
+        run: str,
+        request: Request,
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        rank: int = 0,
+    ) -> Response:
+        return await columns(
+            run, request, lambda it: it.phase_times(begin=begin, end=end, width=width, rank=rank)
+        )
+
+    @router.get("/runs/{run}/ticktimes")
+    async def tick_times(
+        run: str,
+        request: Request,
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        rank: int = 0,
+    ) -> Response:
+        return await columns(
+            run, request, lambda it: it.tick_times(begin=begin, end=end, width=width, rank=rank)
+        )
+
+    @router.get("/runs/{run}/ranks")
+    async def ranks(
+        run: str,
+        request: Request,
+        value: Literal["wall", "arrival"] = "wall",
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+    ) -> Response:
+        return await columns(
+            run, request, lambda it: it.rank_times(value, begin=begin, end=end, width=width)
+        )
+
+    @router.get("/runs/{run}/norms")
+    async def norms(
+        run: str,
+        request: Request,
+        stat: str | None = None,
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        rank: int = 0,
+    ) -> Response:
+        return await columns(
+            run, request, lambda it: it.norms(stat, begin=begin, end=end, width=width, rank=rank)
+        )
 
     @router.get("/runs/{run}/events")
     async def events(
@@ -256,6 +402,15 @@ async def body(request: Request) -> Any:
 
 def failure(_: Request, error: Exception) -> Json:
     """The answer to a request that cannot be fulfilled."""
+    if isinstance(error, HTTPException):
+        problems = {404: "there must be something at this address", 405: "the method must fit"}
+        text = problems.get(error.status_code, str(error.detail))
+        return Json({"error": text}, status_code=error.status_code, headers=error.headers)
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"][1:])
+        got = printable(shortened(repr(first.get("input")), 100))
+        return Json({"error": f"{name}: {first['msg']}", "got": got}, status_code=400)
     if isinstance(error, duckdb.Error):
         if isinstance(error, duckdb.OutOfMemoryException):
             error = OutOfMemoryError("reading this takes more memory than there is")
@@ -265,7 +420,9 @@ def failure(_: Request, error: Exception) -> Json:
                 got=str(error).partition("\n")[0],
                 fix="metronorm seal RUN, which sets damaged parts aside",
             )
-    assert isinstance(error, MetronormError)
+    if not isinstance(error, MetronormError):  # the terminal has its traceback
+        problem_of_ours = {"error": "this is a fault of the board", "got": type(error).__name__}
+        return Json(problem_of_ours, status_code=500)
     status = 422
     if isinstance(error, UnknownRunError):
         status = 404

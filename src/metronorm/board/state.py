@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from metronorm.board.listing import Listing
+from metronorm.board.series import RunSeries
 from metronorm.board.standing import signature
 from metronorm.board.stream import Stream
 from metronorm.board.values import Values
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_WAITING = 200  # requests; a page has fewer at once
+MOST_SERIES = 200  # runs whose columns are kept
 MOST_KEPT = 50  # answers that take long, such as a diagnosis
 
 
@@ -47,6 +49,7 @@ class Board:
             min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="board"
         )
         self._waiting = 0
+        self._series: OrderedDict[Path, tuple[tuple[int, ...], RunSeries]] = OrderedDict()
         self._kept: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = OrderedDict()
         self._kept_lock = threading.Lock()
         self.stream = Stream(self.listing, self.call)
@@ -81,6 +84,18 @@ class Board:
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         return result
+
+    def series(self, entry: Entry) -> RunSeries:
+        """The series of a run, as its files are now; those that were used last are kept."""
+        with self._kept_lock:
+            stamp, series = self._series.pop(entry.directory, ((), None))
+            if series is None or stamp != entry.stamp:
+                series = RunSeries(entry.directory)
+            self._series[entry.directory] = entry.stamp, series
+            while len(self._series) > MOST_SERIES:
+                self._series.popitem(last=False)
+        series.refresh()
+        return series
 
     def close(self) -> None:
         """End the threads."""
