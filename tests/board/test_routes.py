@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from metronorm.board import routes
+from metronorm.board.series import RunSeries
 from metronorm.clock import Clock
 from metronorm.runs import compare, diagnose, open_run
 
@@ -231,7 +232,7 @@ def test_samples_never_run(board: Served) -> None:
     assert "script-src" not in answer.headers["content-security-policy"]
     assert answer.headers["x-content-type-options"] == "nosniff"
     for number in ("2", "-1", "x", "0/../../x", "%2e%2e"):
-        assert board.client.get(f"/api/runs/{run}/samples/{number}").status_code in (404, 422)
+        assert board.client.get(f"/api/runs/{run}/samples/{number}").status_code in (400, 404)
 
 
 def test_a_sample_that_is_a_link_out_of_its_run_is_not_shown(folder: Path, board: Served) -> None:
@@ -375,3 +376,29 @@ def test_too_many_requests_are_told_to_come_back(
         assert answer.status_code == 503
         assert answer.json()["error"] == "a board answers a few requests at once"
     assert routes.MOST_COLUMNS == 100
+
+
+def test_series_are_those_of_the_run_and_are_not_sent_twice(folder: Path, board: Served) -> None:
+    run = run_of(board, "good")
+    query = {"names": ["loss", "no such metric"], "width": 500}
+    answer = board.client.get(f"/api/runs/{run}/series", params=query)
+    assert answer.headers["content-type"] == "application/octet-stream"
+    assert answer.content == RunSeries(folder / "good").reduce(["loss"], width=500.0).to_bytes()
+    headers = {"If-None-Match": answer.headers["etag"]}
+    again = board.client.get(f"/api/runs/{run}/series", params=query, headers=headers)
+    assert (again.status_code, again.content) == (304, b"")
+    for wrong in ({"x": "steps"}, {"width": 0}, {"from": 2, "to": 1}, {"smooth": 1}, {"rank": "a"}):
+        answer = board.client.get(f"/api/runs/{run}/series", params=query | wrong)
+        assert answer.status_code == 400
+        assert answer.json()["error"]
+
+
+def test_a_new_tick_changes_the_series(folder: Path, board: Served) -> None:
+    tags = set()
+    with Clock(folder / "live", progress=False) as clock:
+        for tick in clock.ticks([1.0, 2.0, 3.0]):
+            clock.log(loss=tick)
+            run = run_of(board, "live")
+            tags.add(board.client.get(f"/api/runs/{run}/series?names=loss").headers["etag"])
+    assert len(tags) == 3
+    shutil.rmtree(folder / "live")

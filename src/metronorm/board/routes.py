@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import msgspec
@@ -195,93 +195,6 @@ def api(board: Board) -> APIRouter:
             )
 
         return await columns(run, request, reduce)
-
-    @router.get("/runs/{run}/resources")
-    async def resources(
-        run: str,
-        request: Request,
-        names: list[str] = Query([]),  # noqa: B008
-        x: Axis = "time",
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        left: float = 0,
-        ratio: float = 1,
-        smooth: float = 0,
-        rank: int = 0,
-        y: str = "linear",
-        live: bool = False,
-    ) -> Response:
-        def reduce(it: RunSeries) -> Reduced:
-            known = {*it.resource_names()}
-            return it.resources(
-                [name for name in names if name in known],
-                x=x,
-                begin=begin,
-                end=end,
-                width=width,
-                left=left,
-                ratio=ratio,
-                smooth=smooth,
-                rank=rank,
-                y=y,
-                live=live,
-            )
-
-        return await columns(run, request, reduce)
-
-    @router.get("/runs/{run}/phases")
-    async def phases(
-        run: str,
-        request: Request,
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.phase_times(begin=begin, end=end, width=width, rank=rank)
-        )
-
-    @router.get("/runs/{run}/ticktimes")
-    async def tick_times(
-        run: str,
-        request: Request,
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.tick_times(begin=begin, end=end, width=width, rank=rank)
-        )
-
-    @router.get("/runs/{run}/ranks")
-    async def ranks(
-        run: str,
-        request: Request,
-        value: Literal["wall", "arrival"] = "wall",
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.rank_times(value, begin=begin, end=end, width=width)
-        )
-
-    @router.get("/runs/{run}/norms")
-    async def norms(
-        run: str,
-        request: Request,
-        stat: str | None = None,
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.norms(stat, begin=begin, end=end, width=width, rank=rank)
-        )
 
     @router.get("/runs/{run}/events")
     async def events(
