@@ -64,8 +64,11 @@ def test_the_columns_of_a_run(tmp_path: Path, shared: Path) -> None:
     (track,) = found.meta["tracks"]
     assert (track["rows"], track["nan"], track["first_nan"]) == (40, 1, 5)
     assert found.meta["extent"] == (1.0, 40.0)
-    with pytest.raises(ConfigError, match="column of the run; got 'lost'"):
-        series.reduce(["lost"])
+    names = [track["name"] for track in series.reduce(["lost", "loss"]).meta["tracks"]]
+    assert names == ["loss"]
+    for wrong in ({"width": 0}, {"begin": 2, "end": 2}, {"smooth": 1}, {"end": math.nan}):
+        with pytest.raises(ConfigError):
+            series.reduce(["loss"], **wrong)
 
 
 def test_a_run_is_read_on_while_it_is_written_and_sealed(tmp_path: Path, shared: Path) -> None:

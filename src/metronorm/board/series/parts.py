@@ -10,17 +10,18 @@ import numpy as np
 
 from metronorm.board.series._arrays import missing
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import has_parquet_magic, out_of_memory, scan, schemas
-from metronorm.store.sql_columns import identifier, literal, literal_glob
+from metronorm.store.parquet_parts import batches, has_parquet_magic, out_of_memory, scan, schemas
+from metronorm.store.sql_columns import identifier, literal, literal_glob, select
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import duckdb
 
     from metronorm.board.series._arrays import Floats, Integers
 
-_BASE = ("tick", "time_ns", "wall_ns")
+_MOST_AT_ONCE = 32  # columns in one query
 _lock = threading.Lock()
 _connections: list[duckdb.DuckDBPyConnection] = []
 
@@ -36,17 +37,21 @@ def connection() -> duckdb.DuckDBPyConnection:
 class Parts:
     """The rows of all parts of a tape, one after another.
 
+    Args:
+        base: the columns that every row has, all of them integers. The first one numbers the rows.
+
     Attributes:
         paths: the parts, also those that cannot be read.
         notices: one sentence for each part that cannot be read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, base: Sequence[str]) -> None:
+        self._names = base
         self.paths: list[Path] = []
         self.notices: list[str] = []
         self._rows: list[tuple[Path, int]] = []  # the parts that can be read, with their rows
         self._columns: dict[Path, dict[str, str]] = {}  # of each: names by names in lower case
-        self._base = {name: np.empty(0, np.int64) for name in _BASE}
+        self._base = {name: np.empty(0, np.int64) for name in base}
         self._order: Integers | None = None
 
     @property
@@ -55,7 +60,7 @@ class Parts:
         found: dict[str, str] = {}
         for columns in self._columns.values():
             found = columns | found
-        return [name for name in found.values() if name not in _BASE]
+        return [name for name in found.values() if name not in self._names]
 
     def read(self, paths: list[Path]) -> dict[str, Integers]:
         """Read the base columns of the parts; those that were read before are not read again.
@@ -65,16 +70,16 @@ class Parts:
             OutOfMemoryError: reading them takes more memory than there is.
         """
         if paths[: len(self.paths)] != self.paths:
-            self.__init__()  # type: ignore[misc]
+            self.__init__(self._names)  # type: ignore[misc]
         new = paths[len(self.paths) :]
         self.paths = list(paths)
         blocks = self._read_base([path for path in new if self._is_whole(path)])
         self._base = {
             name: np.concatenate([self._base[name], *(block[name] for block in blocks)])
-            for name in _BASE
+            for name in self._names
         }
-        ticks = self._base["tick"]
-        self._order = None if (ticks[1:] > ticks[:-1]).all() else np.argsort(ticks, kind="stable")
+        key = self._base[self._names[0]]
+        self._order = None if (key[1:] > key[:-1]).all() else np.argsort(key, kind="stable")
         return {name: self._sorted(column) for name, column in self._base.items()}
 
     def _sorted(self, column: Any) -> Any:
@@ -97,7 +102,7 @@ class Parts:
         try:
             with connection() as database:
                 found = schemas(database, paths)
-                names = ", ".join(_BASE)
+                names = ", ".join(self._names)
                 counts = dict(
                     database.execute(
                         f"select file_name, num_rows from parquet_file_metadata({_files(paths)})"
@@ -115,47 +120,62 @@ class Parts:
         for path, schema in zip(paths, found, strict=True):
             self._rows.append((path, counts[str(path.resolve())]))
             self._columns[path] = {name.lower(): name for name, _ in schema}
-        return [{name: np.asarray(block[name], np.int64) for name in _BASE}]
+        return [{name: np.asarray(block[name], np.int64) for name in self._names}]
 
-    def column(self, name: str) -> Floats:
-        """A column of all rows; `missing` where a part or a row has none.
+    def columns(self, names: Sequence[str]) -> dict[str, Floats]:
+        """Some columns of all rows; `missing` where a part or a row has none.
 
         Raises:
-            OutOfMemoryError: reading it takes more memory than there is.
+            OutOfMemoryError: reading them takes more memory than there is.
         """
-        key = name.lower()
-        pieces = [np.empty(0)]
-        for spelling, group in groupby(self._rows, lambda row: self._columns[row[0]].get(key)):
-            pieces += self._read_column(spelling, list(group))
-        column: Floats = self._sorted(np.concatenate(pieces))
-        return column
+        found: dict[str, Floats] = {}
+        for batch in batches(names, _MOST_AT_ONCE):
+            pieces = [[np.empty(0)] for _ in batch]
 
-    def _read_column(self, name: str | None, rows: list[tuple[Path, int]]) -> list[Floats]:
+            def spelled(row: tuple[Path, int], batch: Sequence[str] = batch) -> list[str | None]:
+                return [self._columns[row[0]].get(name.lower()) for name in batch]
+
+            for spellings, group in groupby(self._rows, spelled):
+                for piece, read in zip(pieces, self._read(spellings, list(group)), strict=True):
+                    piece += read
+            for name, piece in zip(batch, pieces, strict=True):
+                found[name] = self._sorted(np.concatenate(piece))
+        return found
+
+    def _read(self, names: list[str | None], rows: list[tuple[Path, int]]) -> list[list[Floats]]:
+        """The columns of some parts, each in pieces."""
         import duckdb
 
         count = sum(count for _, count in rows)
-        if name is None:
-            return [missing(count)]
-        query = (
-            f"select {identifier(name)}::DOUBLE as value from {scan([path for path, _ in rows])}"
-        )
+        wanted = [name for name in names if name is not None]
+        if not wanted:
+            return [[missing(count)] for _ in names]
+        query = select({f"c{at}": f"{identifier(name)}::DOUBLE" for at, name in enumerate(wanted)})
+        query = f"select {query} from {scan([path for path, _ in rows])}"
         try:
             with connection() as database:
-                values = database.execute(query).fetchnumpy()["value"]
+                values = database.execute(query).fetchnumpy()
         except duckdb.OutOfMemoryException as error:
             raise out_of_memory(error) from None
         except duckdb.Error:
             half = len(rows) // 2
             if not half:
                 self._leave_out(rows[0][0])
-                return [missing(count)]
-            return self._read_column(name, rows[:half]) + self._read_column(name, rows[half:])
-        column = missing(count)
-        if isinstance(values, np.ma.MaskedArray):
-            there = ~np.ma.getmaskarray(values)
-            column[there] = values.data[there]
-            return [column]
-        return [np.asarray(values, np.float64)]
+                return [[missing(count)] for _ in names]
+            halves = self._read(names, rows[:half]), self._read(names, rows[half:])
+            return [first + second for first, second in zip(*halves, strict=True)]
+        read = iter(values.values())
+        return [[missing(count) if name is None else _plain(next(read))] for name in names]
+
+
+def _plain(values: Any) -> Floats:
+    """A column as DuckDB returns it, with `missing` for null."""
+    if not isinstance(values, np.ma.MaskedArray):
+        return np.asarray(values, np.float64)
+    there = ~np.ma.getmaskarray(values)
+    column = missing(len(values))
+    column[there] = values.data[there]
+    return column
 
 
 def _files(paths: list[Path]) -> str:

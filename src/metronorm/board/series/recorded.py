@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metronorm.board.series.recorded_events import EventTape
-from metronorm.board.series.tapes import BASE, Tape
+from metronorm.board.series.tapes import BASES, Tape
 from metronorm.runs.amendments import amendment
 from metronorm.runs.history import beginnings, left_behind
-from metronorm.store.run_directory import read_run_info, tape_folders
+from metronorm.store.run_directory import folder_number, read_run_info, tape_folders
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from metronorm.board.series._arrays import Floats, Integers
     from metronorm.runs.events import Event
     from metronorm.runs.history import LeftBehind
+    from metronorm.store.schema import StoredTick
 
 
 class Piece(NamedTuple):
@@ -46,7 +48,8 @@ class Ghost(NamedTuple):
 class Recorded:
     """The tapes of a run; `refresh` reads what is new.
 
-    `generation` changes when rows that were there are no longer what they were.
+    Of many ranks only those are read that somebody has asked for, by `want`. `generation` changes
+    when rows that were there are no longer what they were.
 
     Args:
         directory: the directory of the run.
@@ -59,6 +62,7 @@ class Recorded:
         self.directory = directory
         self.generation = 0
         self.info = read_run_info(directory)
+        self._wanted: set[int] = set()
         self._forget()
 
     def _forget(self) -> None:
@@ -66,6 +70,8 @@ class Recorded:
         self._events: dict[Path, EventTape] = {}
         self._beginnings: list[Event] = []
         self._left: list[LeftBehind] = []
+        self._between: dict[tuple[int, int], list[StoredTick]] = {}  # of tapes to be read
+        self.ranks: list[int] = []  # that have a tape in any attempt
         self._firsts: list[tuple[int, int]] = []  # of each attempt: its first tick
 
     def refresh(self) -> None:
@@ -79,13 +85,17 @@ class Recorded:
             self._forget()
             self.generation += 1
         self.info = info
-        known = set(self.tapes)
-        for folder in tape_folders(self.directory, "ticks"):
-            tape = Tape(folder, info.id)
-            self.tapes.setdefault((tape.attempt, tape.rank), tape)
-        for tape in self.tapes.values():
+        begun, known = self._read_events(), set(self.tapes)
+        folders = tape_folders(self.directory, "ticks")
+        self.ranks = sorted(set(map(folder_number, folders)))
+        for folder in folders:
+            place = folder_number(folder.parent), folder_number(folder)
+            if place not in self.tapes and place[1] in self._wanted.union(self.ranks[:1]):
+                self.tapes[place] = Tape(folder, info.id)
+        for place, tape in self.tapes.items():
             tape.refresh()
-        begun = self._read_events()
+            for later in self._between.pop(place, ()):
+                tape.amend(later)
         firsts = self._first_ticks()
         if begun or known != set(self.tapes) or firsts != self._firsts:
             self._firsts = firsts
@@ -105,19 +115,23 @@ class Recorded:
         for folder in tape_folders(self.directory, "events"):
             tape = self._events.setdefault(folder, EventTape(folder, self.info.id))
             for event in tape.read():
-                found = amendment(event) if event.name == "between" else None
-                ticks = self.tapes.get((event.attempt, event.rank))
                 if event.name != "between":
                     self._beginnings.append(event)
                     begun = True
-                elif found is not None and ticks is not None:
-                    ticks.amend(found)
+                elif (found := amendment(event)) is not None:
+                    place = event.attempt, event.rank
+                    self._between.setdefault(place, []).append(found)
         return begun
 
-    @property
-    def ranks(self) -> list[int]:
-        """The ranks that have a tape in any attempt, in order."""
-        return sorted({rank for _, rank in self.tapes})
+    def want(self, *ranks: int) -> None:
+        """Read these ranks, too.
+
+        Raises:
+            RunError: as of `refresh`.
+        """
+        if not self._wanted.issuperset(ranks):
+            self._wanted.update(ranks)
+            self.refresh()
 
     @property
     def names(self) -> list[str]:
@@ -162,15 +176,20 @@ class Rows:
         self.pieces = pieces
 
     def __len__(self) -> int:
-        return len(self.base("tick"))
+        return len(self.base("time_ns"))
 
     def base(self, name: str) -> Integers:
         """One of the columns `tick`, `time_ns` and `wall_ns`."""
         return _joined([tape.base(name)[first:end] for tape, first, end in self.pieces], np.int64)
 
+    def load(self, names: Sequence[str]) -> None:
+        """Read some columns at once."""
+        for tape, _, _ in self.pieces:
+            tape.load([name for name in names if name not in BASES["ticks"]])
+
     def column(self, name: str) -> Floats:
         """Any column by its name, `missing` where a row has no value."""
-        if name in BASE:
+        if name in BASES["ticks"]:
             return self.base(name).astype(np.float64)
         return _joined([tape.column(name)[first:end] for tape, first, end in self.pieces], float)
 

@@ -19,7 +19,7 @@ from metronorm.board.series._arrays import Floats, Growing, missing
 from metronorm.board.series.parts import Parts
 from metronorm.runs.following.tail import Tail
 from metronorm.store.run_directory import folder_number
-from metronorm.store.schema import UNATTRIBUTED
+from metronorm.store.schema import UNATTRIBUTED, ResourceRecord
 from metronorm.store.unsealed_lines import DECODERS, read_tape, sealed_parts
 
 if TYPE_CHECKING:
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from metronorm.board.series._arrays import Integers
     from metronorm.store.schema import StoredTick
 
-# the columns that every row has; they are read at once
-BASE = ("tick", "time_ns", "wall_ns")
+# the columns that every row has: they are read at once; the first one numbers the rows
+BASES = {"ticks": ("tick", "time_ns", "wall_ns"), "resources": ("time_ns", "tick")}
 _UNATTRIBUTED_NS = f"{UNATTRIBUTED}_ns"
 
 
 class Tape:
-    """The ticks of one rank in one attempt, in the order of their numbers.
+    """The ticks, or the samples of the machine, of one rank in one attempt, in order.
 
     `generation` changes when rows are no longer what they were, and `changes` counts by column how
     often single values were changed afterwards.
@@ -43,16 +43,18 @@ class Tape:
     Args:
         folder: the folder of the tape.
         identity: the `id` of the run.
+        kind: "ticks" or "resources".
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(self, folder: Path, identity: str, kind: str = "ticks") -> None:
         self.attempt, self.rank = folder_number(folder.parent), folder_number(folder)
         self.generation = 0
         self.changes: dict[str, int] = {}
-        self._folder, self._identity = folder, identity
+        self._folder, self._identity, self._kind = folder, identity, kind
+        self._key = BASES[kind][0]
         self._tail: Tail | None = None
-        self._parts = Parts()
-        self._base = {name: Growing(np.empty(0, np.int64)) for name in BASE}
+        self._parts = Parts(BASES[kind])
+        self._base = {name: Growing(np.empty(0, np.int64)) for name in BASES[kind]}
         self._columns: dict[str, Growing] = {}
         self._lines: dict[str, tuple[list[int], list[float]]] = {}  # by column: rows and values
         self._spelling: dict[str, str] = {}
@@ -60,7 +62,7 @@ class Tape:
         self._waiting: dict[int, list[StoredTick]] = {}  # amendments of ticks that are to come
 
     def __len__(self) -> int:
-        return len(self._base["tick"])
+        return len(self._base[self._key])
 
     @property
     def names(self) -> Iterable[str]:
@@ -73,7 +75,7 @@ class Tape:
         return self._parts.notices
 
     def base(self, name: str) -> Integers:
-        """One of the `BASE` columns."""
+        """One of the `BASES` of its kind."""
         return self._base[name].array
 
     def refresh(self) -> None:
@@ -91,28 +93,29 @@ class Tape:
 
     def _read_again(self) -> None:
         # the tail first: records that come meanwhile are then met twice, but not missed
-        self._tail = Tail(self._folder, "ticks", self._identity)
-        parts, lines = read_tape(self._folder, "ticks", self._identity)
-        before = self._base["tick"].array
+        self._tail = Tail(self._folder, self._kind, self._identity)
+        parts, lines = read_tape(self._folder, self._kind, self._identity)
+        before = self._base[self._key].array
         rows = self._parts.read(parts)
         self._base = {name: Growing(column) for name, column in rows.items()}
         self._columns, self._lines = {}, {}
         for name in self._parts.names:
             self._spell(name)
         amendments, self._amendments = self._amendments, []
-        decode = DECODERS["ticks"].decode
+        decode = DECODERS[self._kind].decode
         self._add([decode(line) for line in lines.whole])
         for record, _ in amendments:
             self._amend(record)
-        if not np.array_equal(self._base["tick"].array[: len(before)], before):
+        if not np.array_equal(self._base[self._key].array[: len(before)], before):
             self.generation += 1
 
-    def _add(self, records: list[StoredTick]) -> None:
-        newest = int(self._base["tick"].array[-1]) if len(self) else -(2**63)
+    def _add(self, records: list[Any]) -> None:
+        newest = int(self._base[self._key].array[-1]) if len(self) else -(2**63)
         new = []
         for record in records:
-            if record.tick > newest:  # else it was met before
-                newest = record.tick
+            number = getattr(record, self._key)
+            if number > newest:  # else it was met before
+                newest = number
                 new.append(record)
         if not new:
             return
@@ -145,19 +148,27 @@ class Tape:
         return column
 
     def column(self, name: str) -> Floats:
-        """A column by its name, NaN with the bits of `MISSING` where a row has none.
+        """A column by its name; `missing` where a row has none.
 
         Raises:
             OutOfMemoryError: reading it takes more memory than there is.
         """
-        name = self._spelling.get(name.lower(), name)
-        if name not in self._columns:
-            sealed = self._parts.column(name)
+        self.load([name])
+        return self._columns[self._spelling.get(name.lower(), name)].array
+
+    def load(self, names: Iterable[str]) -> None:
+        """Read some columns at once, which is faster than one by one.
+
+        Raises:
+            OutOfMemoryError: reading them takes more memory than there is.
+        """
+        spelled = dict.fromkeys(self._spelling.get(name.lower(), name) for name in names)
+        new = [name for name in spelled if name not in self._columns]
+        for name, sealed in self._parts.columns(new).items():
             self._columns[name] = Growing(sealed)
             self._columns[name].append(self._of_lines(name, len(sealed)))
             for record, wall_ns in self._amendments:
                 self._amend_column(name, record, wall_ns)
-        return self._columns[name].array
 
     # --- what was logged after a tick; see `metronorm.runs.amendments` --------------------------
 
@@ -210,8 +221,10 @@ def _phases(record: StoredTick) -> list[tuple[str, int]]:
     return [(f"{name}_ns", spent) for name, spent in record.phases.items() if spent]
 
 
-def _values(record: StoredTick) -> list[tuple[str, float]]:
-    """The columns of a line, with their values; those of `BASE` are left out."""
+def _values(record: Any) -> list[tuple[str, float]]:
+    """The columns of a line, with their values; those of `BASES` are left out."""
+    if isinstance(record, ResourceRecord):
+        return list(record.values.items())
     found = [(f"{name}_ns", float(spent)) for name, spent in record.phases.items()]
     found += [(name, float(value)) for name, value in record.metrics.items()]
     found += [("beats", float(record.beats)), ("clock_ns", float(record.clock_ns))]
