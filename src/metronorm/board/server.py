@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import re
+import signal
 import socket
+import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,16 +17,18 @@ import psutil
 import uvicorn
 
 from metronorm.board.app import create_app
-from metronorm.board.guard import Login, host_and_port
 from metronorm.board.state import Board
 from metronorm.errors import ConfigError
 from metronorm.text import printable, shortened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from metronorm.board.guard import Login
+
 PORT, MOST_PORTS = 8765, 20  # the first port that is tried, and how many are
+_HOST = re.compile(r"[\w.-]+|\[?[0-9a-fA-F:.]+:[0-9a-fA-F:.]*\]?", re.ASCII)
 _EVERYWHERE = ("0.0.0.0", "::")
 
 
@@ -132,13 +137,11 @@ def names_of(host: str, more: Sequence[str] = ()) -> set[str]:
             if found.family in (socket.AF_INET, socket.AF_INET6)
         }
     for name in more:
-        bracketed = f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name
-        parsed = host_and_port(bracketed.lower(), "http")
-        if parsed is None:
+        if not _HOST.fullmatch(name):
             raise ConfigError(
                 "--allow-host must be the name of a host", got=repr(name), fix="board.example.org"
             )
-        names.add(parsed[0])
+        names.add(name.strip("[]").rstrip(".").lower())
     return names - set(_EVERYWHERE)
 
 
@@ -155,11 +158,29 @@ def is_open(host: str) -> bool:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server; when it ends, streams end first, so that it does not wait for them."""
+    """uvicorn's server, for a board.
+
+    When it ends, streams end first, so that it does not wait for them. Ctrl-C and SIGTERM are how
+    a board ends, and no failure: the process goes on then.
+    """
 
     def __init__(self, config: uvicorn.Config, board: Board) -> None:
         super().__init__(config)
         self._board = board
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """End with Ctrl-C and SIGTERM; uvicorn's own way kills the process afterwards."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End the streams, then the server."""

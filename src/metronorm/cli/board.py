@@ -8,6 +8,7 @@ import webbrowser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import tyro
 
@@ -74,7 +75,7 @@ def main(argv: list[str]) -> int:
             _say("other machines reach this board without encryption; docs/board.md has a proxy")
 
         def ready() -> None:
-            print(f"the board is at {address.url}{root}/#token={login.token}")
+            print(f"the board is at {address.url}{root}/#token={quote(login.token, safe='')}")
             print("stop it with Ctrl-C", flush=True)
             if arguments.open and not _open(f"{address.url}{root}/#token={login.ticket()}"):
                 _say("there is no browser: open the address by hand")
