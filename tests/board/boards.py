@@ -25,9 +25,9 @@ TOKEN = "a token that is only for tests"
 class Served:
     """A board that runs; `client` is logged in, `stranger` is not."""
 
-    def __init__(self, address: Address) -> None:
-        self.url, self.port = address.url, address.port
-        self.origin = {"Origin": self.url}
+    def __init__(self, address: Address, root_path: str = "") -> None:
+        self.url, self.port = f"{address.url}{root_path}", address.port
+        self.origin = {"Origin": address.url}
         self.client = httpx.Client(base_url=self.url, timeout=30)
         self.stranger = httpx.Client(base_url=self.url, timeout=30)
 
@@ -49,7 +49,7 @@ def serving(*roots: Path, **options: Any) -> Iterator[Served]:
     server = make_server(roots, address, Login(TOKEN), **options)
     thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[address.socket]),))
     thread.start()
-    served = Served(address)
+    served = Served(address, options.get("root_path", ""))
     try:
         answer = served.client.post("/api/login", json={"token": TOKEN})  # waits for the server
         assert answer.status_code == 204
