@@ -37,6 +37,7 @@ PAGES = [
         "training",
     )
 ]
+BOARD = ROOT / "docs" / "board.md"  # its configuration of nginx is run by tests/board
 KERAS = ROOT / "docs" / "keras.md"  # run by tests/keras, with TensorFlow
 
 
@@ -89,7 +90,7 @@ def test_the_figures_are_those_of_the_newest_rows() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("page", [*PAGES, KERAS], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, BOARD, KERAS], ids=lambda page: page.stem)
 def test_links_to_sections_of_a_page_exist(page: Path) -> None:
     text = page.read_text()
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)

@@ -56,7 +56,8 @@ class Entry:
     notes: Notes = field(default_factory=Notes)
     notes_stamp: tuple[int, ...] = ()
     standing: Standing | None = None
-    signature: Signature = field(default_factory=Signature)
+    signature: Signature = field(default_factory=Signature)  # of the last look
+    stood: Signature | None = None  # of the files that `standing` was read from
     state: str | None = None
     total: int | None = None
     color: int = 0
@@ -267,12 +268,12 @@ class Listing:
             return
         standing = entry.standing
         found = signature(entry.directory)
-        if standing is None or found[:2] != entry.signature[:2]:
-            if now >= entry.next_look_ns:
-                self._pending.add(entry.id)
-        elif found != entry.signature:
+        is_new = entry.stood is None or found[:2] != entry.stood[:2]
+        if is_new and now >= entry.next_look_ns:
+            self._pending.add(entry.id)
+        if standing is not None and found != entry.signature:
             self._read_tick(entry, standing)
-            entry.signature = found
+        entry.signature = found
         if standing is not None:
             self._set_state(entry, standing)
 
@@ -313,7 +314,7 @@ class Listing:
                 with self._wake:
                     if self._entries.get(entry.id) is entry:
                         entry.standing, entry.total = standing, total
-                        entry.signature = seen[directory]
+                        entry.stood = seen[directory]
                         # a run with many events is not read all the time
                         entry.next_look_ns = self._now() + 5 * (self._now() - begun)
                         self._set_state(entry, standing)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import duckdb
 import msgspec
@@ -66,19 +66,20 @@ def api(board: Board) -> APIRouter:
         return Json(await board.call(answer))
 
     async def columns(
-        run: str, request: Request, reduce: Callable[[RunSeries], Reduced]
+        run: str, request: Request, reduce: Callable[[RunSeries], Reduced], *, tagged: bool = True
     ) -> Response:
-        """Arrays from the series of a run, unless the page has them already."""
+        """Arrays from the series of a run; if they are tagged, only if the page lacks them."""
         entry = listing.entry(run)
-        tag = request.headers.get("if-none-match")
+        given = request.headers.get("if-none-match")
 
         def answer() -> Response:
             series = board.series(entry)
-            headers = {"ETag": f'"{series.cursor}"', "Cache-Control": "private, no-cache"}
-            if tag == headers["ETag"]:
-                return Response(status_code=304, headers=headers)
+            if tagged and given == f'"{series.cursor}"':
+                return Response(status_code=304, headers={"ETag": given})
+            data = reduce(series).to_bytes()
+            headers = {"Cache-Control": "private, no-cache", "ETag": f'"{series.cursor}"'}
             return Response(
-                reduce(series).to_bytes(), media_type="application/octet-stream", headers=headers
+                data, media_type="application/octet-stream", headers=headers if tagged else None
             )
 
         return await board.call(answer)
@@ -177,10 +178,8 @@ def api(board: Board) -> APIRouter:
         live: bool = False,
     ) -> Response:
         def reduce(it: RunSeries) -> Reduced:
-            # the page asks many runs for the metrics of one
-            known = {*it.names(), "wall_ns", *(f"{phase}_ns" for phase in it.phases())}
             return it.reduce(
-                [name for name in names if name in known],
+                names,
                 x=x,
                 begin=begin,
                 end=end,
@@ -195,6 +194,93 @@ def api(board: Board) -> APIRouter:
             )
 
         return await columns(run, request, reduce)
+
+    @router.get("/runs/{run}/resources")
+    async def resources(
+        run: str,
+        request: Request,
+        names: list[str] = Query([]),  # noqa: B008
+        x: Axis = "time",
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        left: float = 0,
+        ratio: float = 1,
+        smooth: float = 0,
+        rank: int = 0,
+        y: str = "linear",
+        live: bool = False,
+    ) -> Response:
+        def reduce(it: RunSeries) -> Reduced:
+            return it.resources(
+                names,
+                x=x,
+                begin=begin,
+                end=end,
+                width=width,
+                left=left,
+                ratio=ratio,
+                smooth=smooth,
+                rank=rank,
+                y=y,
+                live=live,
+            )
+
+        # the cursor is that of the ticks
+        return await columns(run, request, reduce, tagged=False)
+
+    @router.get("/runs/{run}/phases")
+    async def phases(
+        run: str,
+        request: Request,
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        rank: int = 0,
+    ) -> Response:
+        return await columns(
+            run, request, lambda it: it.phase_times(begin=begin, end=end, width=width, rank=rank)
+        )
+
+    @router.get("/runs/{run}/ticktimes")
+    async def tick_times(
+        run: str,
+        request: Request,
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        rank: int = 0,
+    ) -> Response:
+        return await columns(
+            run, request, lambda it: it.tick_times(begin=begin, end=end, width=width, rank=rank)
+        )
+
+    @router.get("/runs/{run}/ranks")
+    async def ranks(
+        run: str,
+        request: Request,
+        value: Literal["wall", "arrival"] = "wall",
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+    ) -> Response:
+        return await columns(
+            run, request, lambda it: it.rank_times(value=value, begin=begin, end=end, width=width)
+        )
+
+    @router.get("/runs/{run}/norms")
+    async def norms(
+        run: str,
+        request: Request,
+        stat: str | None = None,
+        begin: float | None = Query(None, alias="from"),
+        end: float | None = Query(None, alias="to"),
+        width: float = 1000,
+        rank: int = 0,
+    ) -> Response:
+        return await columns(
+            run, request, lambda it: it.norms(stat, begin=begin, end=end, width=width, rank=rank)
+        )
 
     @router.get("/runs/{run}/events")
     async def events(

@@ -221,7 +221,9 @@ class Values:
 def _only_part(entry: Entry) -> Path | None:
     """The one Parquet part that has all ticks of a run; None if there are more, or lines."""
     standing = entry.standing
-    if standing is None or standing.amended or (standing.attempt, standing.ranks) != (0, (0,)):
+    if standing is None or entry.stood != entry.signature or entry.state == "running":
+        return None
+    if standing.amended or (standing.attempt, standing.ranks) != (0, (0,)):
         return None
     folder = tape_folder(entry.directory, "ticks", 0, 0)
     try:
@@ -229,7 +231,7 @@ def _only_part(entry: Entry) -> Path | None:
         lines = any(path.stat().st_size for path in unsealed_files(folder))
     except (OSError, MetronormError):
         return None
-    return parts[0] if len(parts) == 1 and not lines and entry.state != "running" else None
+    return parts[0] if len(parts) == 1 and not lines else None
 
 
 def _read_parts(
