@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from metronorm.board import routes
@@ -49,8 +50,8 @@ def run_of(board: Served, name: str) -> str:
 
 
 def table(board: Served, *columns: str) -> dict[str, dict[str, object]]:
-    """The rows of the table by the names of the runs."""
-    names = {run["id"]: name for name, run in board.runs().items()}
+    """The rows of the table by the folders of the runs, which are their names too."""
+    names = {run["id"]: run["folder"] for run in board.json("runs")["runs"]}
     waiting: list[str] | None = None
     while waiting is None or waiting:
         answer = board.json("table", columns=list(columns))
@@ -330,6 +331,26 @@ def test_a_tape_that_is_cut_while_it_is_read(folder: Path, board: Served) -> Non
         ticks = whole[:length].count(b"\n")
         assert board.json(f"runs/{run}")["attempts"][0]["last"] == ticks
     shutil.rmtree(folder / "torn")
+
+
+@pytest.mark.parametrize("kind", ["ticks", "events"])
+def test_a_tape_of_2_gb_is_refused_and_takes_no_memory(
+    folder: Path, board: Served, kind: str
+) -> None:
+    shutil.copytree(folder / "long a", folder / "huge")
+    with open(folder / "huge" / kind / "attempt=0" / "rank=0" / "_live.jsonl", "wb") as tape:
+        tape.truncate(2 << 30)
+    runs = {run["folder"]: run["id"] for run in board.json("runs")["runs"]}
+    before = psutil.Process().memory_info().rss
+    table(board, "last:loss")
+    for route in ("", "/slowest", "/series?names=loss", "/events", "/diagnosis"):
+        answer = board.client.get(f"/api/runs/{runs['huge']}{route}")
+        assert answer.status_code == 422
+        assert answer.json()["fix"].startswith("metronorm seal ")
+    assert psutil.Process().memory_info().rss - before < 256 << 20
+    (huge,) = [run for run in board.json("runs")["runs"] if run["folder"] == "huge"]
+    assert "512 MiB of lines that are not sealed; got 2 GiB in" in huge["damaged"]
+    shutil.rmtree(folder / "huge")
 
 
 def test_the_page_is_not_sent_again_if_it_is_the_same(board: Served) -> None:

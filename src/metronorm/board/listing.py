@@ -79,7 +79,8 @@ class Entry:
     def listed(self, now_ns: int) -> dict[str, Any]:
         """What the page's list has of the run; times are in nanoseconds since 1970."""
         standing, notes = self.standing or Standing(), self.notes
-        state = "damaged" if self.damaged else self.state
+        damaged = self.damaged or (standing.problem and printable(standing.problem))
+        state = "damaged" if damaged else self.state
         return {
             "id": self.id,
             "name": self.name,
@@ -91,7 +92,7 @@ class Entry:
             "age_ns": max(now_ns - standing.time_ns, 0) if standing.time_ns else None,
             "begun_ns": self.info.created_ns if self.info else None,
             "color": notes.color or self.color,
-            "damaged": self.damaged,
+            "damaged": damaged,
             "not_finite": standing.not_finite,
             "tags": notes.tags,
             "starred": notes.starred,

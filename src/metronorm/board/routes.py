@@ -21,13 +21,13 @@ from metronorm.board import details
 from metronorm.board.answers import Json, bounded, problem
 from metronorm.board.listing import UnknownRunError
 from metronorm.board.notes import change_notes
+from metronorm.board.opening import open_checked
 from metronorm.board.query import QueryError, parse
 from metronorm.board.searching import search
 from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
 from metronorm.board.state import BusyError
 from metronorm.board.values import KINDS
 from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
-from metronorm.runs import open_run
 from metronorm.text import printable, shortened
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def api(board: Board) -> APIRouter:
         entry = listing.entry(run)
 
         def answer() -> Any:
-            return make(open_run(entry.directory))
+            return make(open_checked(entry.directory))
 
         if key:
             return Json(await board.call(board.kept, key, entry, answer))
@@ -309,7 +309,7 @@ def api(board: Board) -> APIRouter:
     @router.get("/runs/{run}/compare")
     async def compare(run: str, other: str = Query(alias="with")) -> Json:
         second = listing.entry(other)
-        return await read(run, lambda it: details.comparison(it, open_run(second.directory)))
+        return await read(run, lambda it: details.comparison(it, open_checked(second.directory)))
 
     @router.get("/runs/{run}/samples")
     async def samples(run: str) -> Json:
@@ -359,7 +359,7 @@ def _row(board: Board, entry: Entry, pairs: list[tuple[str, str]]) -> dict[str, 
 
 
 def _sample(entry: Entry, number: int) -> Response:
-    found = open_run(entry.directory).samples("full")
+    found = open_checked(entry.directory).samples("full")
     if not 0 <= number < len(found):
         raise UnknownRunError("there must be such a sample", got=str(number))
     sample = found[number]

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from metronorm.board.opening import check_size
 from metronorm.errors import RunError
 from metronorm.files import open_regular
 from metronorm.runs.config import planned_ticks, with_file
@@ -40,6 +41,7 @@ AT_ONCE = 200  # runs whose parts are read in one query
 _READ = ("changed", "between", "not finite", *STATE_EVENTS)
 _END = 64 << 10  # bytes at the end of a tape in which its last line usually is
 _MOST_RANKS = 64
+_MOST_LINE = 64 << 20  # bytes; a tape that ends with a longer line is damaged
 STALLED_NS, STALLED_TICKS = 60_000_000_000, 10  # no tick for this long, and for this many ticks
 
 
@@ -64,6 +66,7 @@ class Standing:
     tick: int = 0
     time_ns: int = 0
     wall_ns: int = 0
+    problem: str | None = None  # why its files cannot be read
 
     def state(self, directory: Path) -> str:
         """One of the states of `metronorm.runs.state`, as it is now."""
@@ -151,6 +154,7 @@ def _look(directory: Path, info: RunInfo) -> _Look:
             return look
         attempt = max(map(folder_number, attempts))
         ticks = _tapes(directory, "ticks", attempt)
+        check_size(directory)
         look.standing = found = Standing(attempt, tuple(map(folder_number, ticks)))
         for folder in _tapes(directory, "events", attempt):
             sealed, lines = read_tape(folder, "events", info.id)
@@ -166,7 +170,9 @@ def _look(directory: Path, info: RunInfo) -> _Look:
             elif last.time_ns >= found.time_ns:
                 found.tick, found.time_ns = max(last.tick, found.tick), last.time_ns
                 found.wall_ns = last.wall_ns
-    except (OSError, RunError):  # what cannot be read is missing in the list, and does not end it
+    except RunError as error:
+        look.standing.problem = str(error)
+    except OSError:  # a file was replaced meanwhile: the next look finds it
         pass
     return look
 
@@ -202,13 +208,15 @@ def _last_line(path: Path) -> bytes:
     except FileNotFoundError:
         return b""
     with open(file, "rb") as tape:
-        size = os.fstat(file).st_size
+        end = os.fstat(file).st_size
         length = _END
         while True:
-            tape.seek(max(size - length, 0))
+            tape.seek(max(end - length, 0))
             lines = tape.read(length).split(b"\n")[:-1]  # what follows the last newline is torn
-            if len(lines) > 1 or length >= size:
+            if len(lines) > 1 or length >= end:
                 return lines[-1] if lines else b""
+            if length >= _MOST_LINE:
+                return b""
             length *= 8
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from metronorm.board.listing import Listing
+from metronorm.board.opening import check_size
 from metronorm.board.series import RunSeries
 from metronorm.board.standing import signature
 from metronorm.board.stream import Stream
@@ -94,6 +95,7 @@ class Board:
             self._series[entry.directory] = entry.stamp, series
             while len(self._series) > MOST_SERIES:
                 self._series.popitem(last=False)
+        check_size(entry.directory)
         series.refresh()
         return series
 

@@ -15,8 +15,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metronorm.board.opening import open_checked
 from metronorm.errors import MetronormError
-from metronorm.runs import open_run
 from metronorm.runs.directions import better
 from metronorm.store.engine import connect
 from metronorm.store.parquet_parts import scan, schemas
@@ -167,7 +167,7 @@ class Values:
 
         signature, names = entry.signature, tuple[str, ...]()
         with contextlib.suppress(duckdb.Error, MetronormError):
-            names = tuple(open_run(entry.directory).ticks().metrics)
+            names = tuple(open_checked(entry.directory).ticks().metrics)
         self._names[entry.directory] = signature, self._same.setdefault(names, names)
 
     def _lacks(self, entry: Entry, metrics: Sequence[str]) -> bool:
@@ -204,7 +204,7 @@ class Values:
 
         signature, values = entry.signature, dict[str, Value]()
         try:
-            table = open_run(entry.directory).ticks()
+            table = open_checked(entry.directory).ticks()
             names = [metric for metric in metrics if metric in table.metrics]
             if names:
                 # of each metric, the first rank that has it

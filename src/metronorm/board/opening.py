@@ -1,0 +1,53 @@
+"""Opening a run that may come from anybody: one that would take all memory is refused."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from metronorm.errors import RunError
+from metronorm.runs import open_run
+from metronorm.store.run_directory import tape_folders
+from metronorm.store.schema import KINDS
+from metronorm.store.unsealed_lines import unsealed_files
+from metronorm.text import size
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from metronorm.runs import Run
+
+MOST_UNSEALED = 512 << 20  # bytes
+
+
+def open_checked(directory: Path) -> Run:
+    """Open a run as `open_run` does.
+
+    Raises:
+        RunError: see `check_size`; or there is no run, or it cannot be read.
+    """
+    check_size(directory)
+    return open_run(directory)
+
+
+def check_size(directory: Path) -> None:
+    """Check that the lines of a run fit into memory, where they take many times their size.
+
+    The clock seals a tape at 16 MiB, so that there are few lines, however long a run is.
+
+    Raises:
+        RunError: too many lines are not sealed, or a folder may not be read.
+    """
+    lines = 0
+    for kind in KINDS:
+        for folder in tape_folders(directory, kind):
+            try:
+                lines += sum(path.stat().st_size for path in unsealed_files(folder))
+            except FileNotFoundError:  # it was sealed meanwhile
+                continue
+    if lines > MOST_UNSEALED:
+        raise RunError(
+            f"a run on the board may have {size(MOST_UNSEALED)} of lines that are not sealed",
+            got=f"{size(lines)} in {directory}",
+            fix=f"metronorm seal {shlex.quote(str(directory))}",
+        )
