@@ -104,7 +104,8 @@ class Reader:
     def close(self) -> None:
         """Close the page; nothing may have gone wrong on it."""
         self.context.close()
-        assert self.problems == []
+        if self.problems:
+            pytest.fail("\n".join(["problems on the page:", *self.problems]))
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +137,7 @@ def test_what_has_no_place_on_an_axis_is_counted_and_reached(
         assert chips == ["NaN 1", "+Inf 1", "≤ 0: 1"]
         reader.card("loss").locator(".plot").focus()
         reader.page.keyboard.press("n")
-        reader.page.wait_for_function("location.hash.includes('from=')")
+        reader.page.wait_for_function("() => location.hash.includes('from=')")
         _, rows = reader.table_of("loss")
         ticks = [int(row[0].removeprefix("tick ")) for row in rows]
         assert ticks[0] < NAN < ticks[-1]
@@ -163,9 +162,9 @@ def test_a_chart_is_read_by_keys_alone(
                 "said => document.getElementById('live').textContent === said", arg=said
             )
         reader.page.keyboard.press("+")
-        reader.page.wait_for_function("location.hash.includes('from=')")
+        reader.page.wait_for_function("() => location.hash.includes('from=')")
         reader.page.keyboard.press("0")
-        reader.page.wait_for_function("!location.hash.includes('from=')")
+        reader.page.wait_for_function("() => !location.hash.includes('from=')")
 
 
 def test_a_link_restores_the_view(browser: Browser, board: Served, odd: str) -> None:
@@ -204,9 +203,13 @@ def test_runs_are_searched_sorted_starred_and_pinned(
         assert "%" in rows.nth(1).inner_text()
         page.keyboard.press("/")
         page.keyboard.type("config.optimizer.name=adam")
-        page.wait_for_function("document.querySelectorAll('.run-table tbody tr').length === 1")
+        page.wait_for_function(
+            "() => document.querySelectorAll('.run-table tbody tr').length === 1"
+        )
         page.keyboard.press("Escape")
-        page.wait_for_function("document.querySelectorAll('.run-table tbody tr').length === 3")
+        page.wait_for_function(
+            "() => document.querySelectorAll('.run-table tbody tr').length === 3"
+        )
         page.keyboard.type("loss <<")
         page.wait_for_selector("#search[aria-invalid]")
     assert json.loads((folder / "run-1/board/notes.json").read_text())["starred"] is True
@@ -238,9 +241,8 @@ def test_new_ticks_and_new_runs_arrive_by_themselves(browser: Browser, tmp_path:
                     reader.page.locator(".runs a.run").click()
                     reader.page.locator(".strip b", has_text=re.compile("^(0.5|1)$")).wait_for()
             clock.flush()
-            reader.page.locator(".strip b", has_text="0.1667").wait_for()
+            reader.page.locator(".strip b", has_text="0.1429").wait_for()
         reader.page.locator(".run-header .state", has_text="finished").wait_for()
-    assert math.isclose(1 / 6, 0.1667, rel_tol=1e-3)
 
 
 def test_an_unknown_token_gets_a_field_and_the_right_one_gets_in(

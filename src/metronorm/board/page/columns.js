@@ -32,7 +32,7 @@ export function lines({ meta, columns }) {
     return {
       name: track.name,
       ghost: track.ghost,
-      ...(track.kind === "points" ? { x: own.x, y: own.y } : slots(track, own, place)),
+      ...(track.kind === "points" ? { x: own.x, y: own.y } : slots(track, own, place, meta.width)),
       gaps: Array.from(own.gap_from, (from, i) => [from, own.gap_to[i]]),
       band: bandOf(track, own, place),
       rails: railsOf(own, place),
@@ -54,9 +54,12 @@ function placeIn({ begin, end, width, left, ratio }) {
   return (pixel) => begin + (end - begin) * (((pixel + Math.floor(left)) / ratio - cssLeft) / cssWidth);
 }
 
-function slots({ before, after }, own, place) {
+function slots({ before, after }, own, place, width) {
   const { column } = own;
-  const count = before.length + SLOTS.length * column.length + after.length;
+  // From four points per pixel on, uPlot draws column by column, as it would draw all data. Where
+  // columns are empty, copies of the first point make up the number.
+  const copies = Math.max(0, SLOTS.length * (width - column.length) + 2);
+  const count = before.length + copies + SLOTS.length * column.length + after.length;
   const [x, y] = [new Float64Array(count), new Float64Array(count)];
   let at = 0;
   const add = ([ownX, ownY]) => {
@@ -65,6 +68,7 @@ function slots({ before, after }, own, place) {
     at += 1;
   };
   before.forEach(add);
+  for (let i = 0; i < copies; i += 1) add([place(column[0] + STEP), own.first[0]]);
   for (let i = 0; i < column.length; i += 1) {
     SLOTS.forEach((kind, slot) => add([place(column[i] + (slot + 1) * STEP), own[kind][i]]));
   }

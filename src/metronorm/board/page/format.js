@@ -3,7 +3,7 @@
 /** A number from JSON: NaN and infinities are strings there. */
 export function number(value) {
   if (typeof value === "number") return value;
-  return { nan: NaN, inf: Infinity, "-inf": -Infinity }[value] ?? null;
+  return { nan: NaN, inf: Infinity, "-inf": -Infinity }[value] ?? null; // null: no number
 }
 
 export function value(x) {
@@ -90,7 +90,7 @@ export function change(to, from) {
 
 /** A value of a column that ends in its unit, and the name without it. */
 export function withUnit(name, x) {
-  if (x === null || x === undefined || !Number.isFinite(x)) return value(x);
+  if (!Number.isFinite(x)) return value(x);
   if (name.endsWith("_bytes")) return bytes(x);
   if (name.endsWith("_ns")) return duration(x);
   if (name.endsWith("_share") || name.endsWith("_utilization")) return percent(x);

@@ -38,7 +38,7 @@ export class Plot {
     return { width: Math.round(width), left, ratio: uPlot.pxRatio };
   }
 
-  /** Draw. what: { lines, view, y, xKind, formatY, events, faded } */
+  /** Draw. what: { lines, view, y, xKind, formatY, range?, linear?, events? }; without `range` all values in view. */
   show(what) {
     this.what = what;
     this.lines = what.lines;
@@ -49,7 +49,7 @@ export class Plot {
       what.lines.map(({ id, color, dash, width }) => [id, color, dash, width]),
       themed("ink"),
     ]);
-    this.range = yRange(what);
+    this.range = what.range ?? yRange(what);
     if (signature === this.signature) {
       this.u.setData(aligned(what.lines), false);
       this.view(what.view);

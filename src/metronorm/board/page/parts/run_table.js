@@ -1,7 +1,7 @@
 // The table of runs: sorted, grouped, with the baseline first and differences to it in percent.
 
 import { colorOf } from "../colors.js";
-import { h, icon } from "../dom.js";
+import { fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
 import { ageOf, getRun, kindOf, saveNotes, shownIds } from "../runs.js";
 import { go, link, state } from "../state.js";
@@ -97,49 +97,29 @@ function headOf(column) {
 
 function rowOf(id, columns, cells, isShown) {
   const run = getRun(id);
+  const name = h("th", { scope: "row", class: "text" });
   const stateCell = h("td", { class: "text" });
   const tick = h("td", {});
   const begun = h("td", {});
   const values = new Map(columns.map((column) => [column, h("td", { class: split(column)[0] === "config" ? "text" : null })]));
-  const save = (changes) => saveNotes(id, changes).catch((error) => alertOf(element, error));
-  const press = (key, name) =>
-    h(
-      "button",
-      { type: "button", class: "quiet", "aria-pressed": String(Boolean(run[key])), "aria-label": `${t(`run.${key}`)}: ${run.label}`, title: t(`run.${key}`), on: { click: () => save({ [key]: !getRun(id)[key] }) } },
-      icon(name),
-    );
+  const save = (changes) => saveNotes(id, changes).catch((error) => window.alert(error.message));
+  const button = (words, picture, click) =>
+    h("button", { type: "button", class: "quiet", "aria-label": `${words}: ${run.label}`, title: words, on: { click } }, icon(picture));
+  const star = button(t("run.starred"), "star", () => save({ starred: !getRun(id).starred }));
+  const hide = button(t("run.hidden"), "eye", () => save({ hidden: !getRun(id).hidden }));
+  const pin = button(t("run.pin"), "pin", () => go({ pin: state.pin === id ? undefined : id }, { replace: true }));
+  const note = button(t("run.note"), "note", () => editNote(getRun(id), save));
+  const swatch = h("input", { type: "checkbox", class: "swatch", checked: isShown, "aria-label": t("rail.show", { name: run.label }), on: { change: () => toggleShown(id) } });
   const element = h(
     "tr",
     { class: id === state.pin ? "pinned" : null, style: { "--run": colorOf(run.color) } },
-    h(
-      "td",
-      { class: "marks" },
-      h("input", { type: "checkbox", class: "swatch", checked: isShown, "aria-label": t("rail.show", { name: run.label }), on: { change: () => toggleShown(id) } }),
-    ),
-    h(
-      "th",
-      { scope: "row", class: "text" },
-      h("a", { href: link({ view: "metrics", run: id }) }, run.label),
-      (run.tags ?? []).map((tag) => h("span", { class: "tag" }, tag)),
-      run.note && h("p", { class: "dim note" }, run.note),
-      run.damaged && h("p", { class: "damage" }, run.damaged),
-    ),
+    h("td", { class: "marks" }, swatch),
+    name,
     stateCell,
     tick,
     begun,
     [...values.values()],
-    h(
-      "td",
-      { class: "actions" },
-      press("starred", "star"),
-      h(
-        "button",
-        { type: "button", class: "quiet", "aria-pressed": String(state.pin === id), "aria-label": `${t("run.pin")}: ${run.label}`, title: t("run.pin"), on: { click: () => go({ pin: state.pin === id ? undefined : id }, { replace: true }) } },
-        icon("pin"),
-      ),
-      press("hidden", "eye"),
-      h("button", { type: "button", class: "quiet", "aria-label": `${t("run.note")}: ${run.label}`, title: t("run.note"), on: { click: () => editNote(getRun(id), save) } }, icon("note")),
-    ),
+    h("td", { class: "actions" }, star, pin, hide, note),
   );
   const row = {
     element,
@@ -147,19 +127,32 @@ function rowOf(id, columns, cells, isShown) {
       const now = getRun(id);
       if (!now) return;
       const age = ageOf(now);
-      stateCell.replaceChildren(h("span", { class: "state", "data-kind": kindOf(now) }, now.damaged ? t("state.damaged") : now.stalled ? t("state.stalled") : stateWords(now.state)));
+      fill(
+        name,
+        h("a", { href: link({ view: "metrics", run: id }) }, now.label),
+        (now.tags ?? []).map((tag) => h("span", { class: "tag" }, tag)),
+        now.note && h("p", { class: "dim note" }, now.note),
+        now.damaged && h("p", { class: "damage" }, now.damaged),
+      );
+      const words = now.damaged ? t("state.damaged") : now.stalled ? t("state.stalled") : stateWords(now.state);
+      fill(stateCell, h("span", { class: "state", "data-kind": kindOf(now) }, words));
       stateCell.title = age === null ? "" : t("ago", { time: format.seconds(Math.max(0, Math.round(age / 1e9))) });
-      tick.replaceChildren(format.whole(now.tick ?? 0), now.total ? h("span", { class: "dim" }, ` / ${format.whole(now.total)}`) : "");
+      fill(tick, format.whole(now.tick ?? 0), now.total && h("span", { class: "dim" }, ` / ${format.whole(now.total)}`));
       begun.textContent = now.begun_ns ? format.moment(now.begun_ns / 1e6, 60e3) : "–";
+      for (const [each, pressed] of [[star, now.starred], [hide, now.hidden], [pin, id === state.pin]]) {
+        each.setAttribute("aria-pressed", String(Boolean(pressed)));
+      }
       for (const column of columns) row.cell(column);
     },
     cell(column) {
       const value = cells(id, column);
-      const parts = [value === undefined || value === null ? "–" : format.withUnit(split(column)[1], format.number(value) ?? value)];
-      const base = state.pin && state.pin !== id ? format.number(cells(state.pin, column)) : null;
       const own = format.number(value);
-      if (base !== null && own !== null && split(column)[0] !== "config") parts.push(h("span", { class: "dim diff" }, ` ${format.change(own, base)}`));
-      values.get(column).replaceChildren(...parts);
+      const base = state.pin && state.pin !== id && split(column)[0] !== "config" ? format.number(cells(state.pin, column)) : null;
+      fill(
+        values.get(column),
+        value === undefined || value === null ? "–" : format.withUnit(split(column)[1], own ?? value),
+        base !== null && own !== null && h("span", { class: "dim diff" }, ` ${format.change(own, base)}`),
+      );
     },
   };
   row.update();
@@ -185,9 +178,4 @@ function groupRow(label, ids, columns, cells) {
     columns.map((column) => h("td", {}, mean(column))),
     h("td", {}),
   );
-}
-
-function alertOf(row, error) {
-  row.title = error.message;
-  row.classList.add("failed");
 }
