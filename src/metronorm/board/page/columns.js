@@ -20,6 +20,7 @@ const RAILS = [
  * - x, y: the points, all of them finite; x ascends.
  * - gaps: [[from, to]] in x: the line is hidden there. For uPlot's hook `series.gaps`.
  * - band: null, or { x, min, max } of the values before they were smoothed.
+ * - rate: whether y is the growth per second of what is recorded.
  * - rails: the x of what the axis cannot show, at most one per pixel.
  * - counts: of the same in the view; first_nan is the first x of the whole line that is NaN or
  *   infinite.
@@ -32,6 +33,7 @@ export function lines({ meta, columns }) {
     return {
       name: track.name,
       ghost: track.ghost,
+      rate: track.rate ?? false,
       ...(track.kind === "points" ? { x: own.x, y: own.y } : slots(track, own, place, meta.width)),
       gaps: Array.from(own.gap_from, (from, i) => [from, own.gap_to[i]]),
       band: bandOf(track, own, place),

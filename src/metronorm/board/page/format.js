@@ -88,9 +88,12 @@ export function change(to, from) {
   return `${share >= 0 ? "+" : ""}${percent(share)}`;
 }
 
-/** A value of a column that ends in its unit, and the name without it. */
-export function withUnit(name, x) {
+/** A value of a column whose name ends in its unit; `rate`: it is the growth of that per second. */
+export function withUnit(name, x, rate = false) {
   if (!Number.isFinite(x)) return value(x);
+  if (rate && name.endsWith("_ns")) return percent(x / 1e9); // of one processor
+  if (rate && name.endsWith("_joules")) return `${value(x)} W`;
+  if (rate) return `${withUnit(name, x)}/s`;
   if (name.endsWith("_bytes")) return bytes(x);
   if (name.endsWith("_ns")) return duration(x);
   if (name.endsWith("_share") || name.endsWith("_utilization")) return percent(x);

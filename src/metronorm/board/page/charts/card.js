@@ -33,7 +33,7 @@ export class ChartCard {
       h(
         "header",
         {},
-        h("h3", { title }, dimTitle && h("span", { class: "dim" }, dimTitle), title.slice(dimTitle.length)),
+        h("h2", { title }, dimTitle && h("span", { class: "dim" }, dimTitle), title.slice(dimTitle.length)),
         this.chips,
         button("table", t("chart.table"), () => this.table()),
         button("wide", t("chart.wide"), () => this.widen()),

@@ -122,10 +122,11 @@ export class Plot {
     };
   }
 
-  /** Where a line has a gap, in canvas pixels: between points that values without a place divide. */
+  /** Where a line has gaps, in canvas pixels; those within one pixel hide nothing. */
   gaps(u, series, found) {
     const own = this.lines[series - 1]?.gaps;
-    return own?.length ? own.map((pair) => pair.map((x) => Math.round(u.valToPos(x, "x", true)))) : found;
+    const gaps = own?.length ? own.map((pair) => pair.map((x) => Math.round(u.valToPos(x, "x", true)))) : found;
+    return gaps.filter(([from, to]) => from < to);
   }
 
   moved(u) {

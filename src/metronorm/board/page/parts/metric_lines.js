@@ -40,7 +40,7 @@ export async function loadMetric(ids, name, { from, to, width, left, ratio }, si
   };
 }
 
-function lineOf(id, { x, y, gaps, band, rails, counts }, label) {
+function lineOf(id, { x, y, gaps, band, rails, counts, rate }, label) {
   const run = getRun(id);
   const pinned = id === state.pin;
   return {
@@ -52,6 +52,7 @@ function lineOf(id, { x, y, gaps, band, rails, counts }, label) {
     band,
     rails,
     counts,
+    rate,
     color: pinned ? themed("ink") : colorOf(run?.color),
     dash: pinned ? [] : dashOf(run?.color),
     width: pinned ? 2.5 : 1.5,

@@ -24,7 +24,7 @@ export function runHeader(id) {
   function draw() {
     const run = getRun(id);
     if (!run) {
-      fill(root, h("h2", {}, t("run.unknown")));
+      fill(root, h("h1", {}, t("run.unknown")));
       return;
     }
     root.style.setProperty("--run", colorOf(run.color));
@@ -45,7 +45,7 @@ export function runHeader(id) {
     fill(
       root,
       h("i", { class: "swatch-mark" }),
-      h("h2", { title: run.folder }, run.label),
+      h("h1", { title: run.folder }, run.label),
       h("span", { class: "state", "data-kind": kindOf(run) }, aboutRun(run)),
       share !== null && isRunning(run) && h("progress", { max: 1, value: share, "aria-label": t("run.progress") }),
       (run.tags ?? []).map((tag) => h("span", { class: "tag" }, tag)),

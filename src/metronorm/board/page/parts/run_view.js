@@ -34,7 +34,7 @@ export function runView(root, build) {
     span = new Span();
     built = null;
     if (!id || !getRun(id)) {
-      fill(root, place);
+      fill(root, h("h1", { class: "sr" }, t("runs")), place);
       fill(place, state.run ? empty(t("run.unknown"), t("run.unknown.why")) : nothing());
       return;
     }

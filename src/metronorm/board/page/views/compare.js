@@ -36,7 +36,7 @@ export function open(root) {
 
   async function begin() {
     const mine = (number += 1);
-    fill(root, h("h2", { class: "sr" }, t("view.compare")), bar, place);
+    fill(root, h("h1", { class: "sr" }, t("view.compare")), bar, place);
     if (order.length < 2) {
       fill(bar);
       bar.hidden = true;
@@ -63,12 +63,12 @@ export function open(root) {
     const said = [...(found.statements ?? []), ...(found.notes ?? [])];
     const names = [`A · ${getRun(a()).label}`, `B · ${getRun(b()).label}`];
     return [
-      h("section", { class: "panel" }, h("h3", {}, t("compare.said")), h("ul", { class: "statements" }, said.map((text) => h("li", {}, text)))),
+      h("section", { class: "panel" }, h("h2", {}, t("compare.said")), h("ul", { class: "statements" }, said.map((text) => h("li", {}, text)))),
       found.measures?.length > 0 &&
         h(
           "section",
           { class: "panel scroll", tabindex: "0", role: "region", "aria-label": t("compare.measures") },
-          h("h3", {}, t("compare.measures")),
+          h("h2", {}, t("compare.measures")),
           tableOf([t("compare.measure"), ...names, t("compare.change"), t("compare.interval")], found.measures.map(measure)),
         ),
       h(
@@ -106,7 +106,7 @@ function differences(title, list, names) {
   return h(
     "section",
     { class: "panel scroll", tabindex: "0", role: "region", "aria-label": title },
-    h("h3", {}, title),
+    h("h2", {}, title),
     list?.length
       ? tableOf(["", ...names], list.map(({ key, a, b }) => [key, format.value(a ?? null), format.value(b ?? null)]))
       : h("p", { class: "dim" }, t("compare.equal")),
@@ -119,7 +119,7 @@ function git(found, names) {
   return h(
     "section",
     { class: "panel" },
-    h("h3", {}, t("config.git")),
+    h("h2", {}, t("config.git")),
     tableOf(["", ...names], [["git", words(found.a), words(found.b)]]),
     found.diff && h("pre", { class: "command" }, found.diff),
   );

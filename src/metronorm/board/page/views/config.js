@@ -41,14 +41,14 @@ export const open = (root) =>
   });
 
 function panel(title, values) {
-  return h("section", { class: "panel" }, h("h3", {}, title), h("dl", { class: "options" }, Object.entries(values).map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", {}, format.value(value))))));
+  return h("section", { class: "panel" }, h("h2", {}, title), h("dl", { class: "options" }, Object.entries(values).map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", {}, format.value(value))))));
 }
 
 function changes(list) {
   return h(
     "section",
     { class: "panel" },
-    h("h3", {}, t("config.changes")),
+    h("h2", {}, t("config.changes")),
     list.map(({ attempt, time_ns: time, ...fields }) =>
       h("div", {}, h("p", { class: "dim" }, `${t("ghost.short", { attempt })} · ${format.moment(time / 1e6)}`), h("pre", { class: "command" }, JSON.stringify(fields, null, 2))),
     ),

@@ -20,7 +20,7 @@ function found(id, { rule, severity, what, advice, evidence, ticks }) {
   return h(
     "article",
     { class: "finding", "data-severity": severity, "aria-label": rule },
-    h("header", {}, h("span", { class: "severity" }, t(`severity.${severity}`)), h("h3", {}, what)),
+    h("header", {}, h("span", { class: "severity" }, t(`severity.${severity}`)), h("h2", {}, what)),
     h("p", {}, advice),
     evidence.length > 0 && h("dl", {}, evidence.map(([name, text]) => h("div", {}, h("dt", {}, name), h("dd", {}, text)))),
     ticks.length > 0 && h("p", { class: "ticks" }, t("diagnosis.look"), ticks.map((tick) => h("a", { href: around(id, tick) }, format.whole(tick)))),

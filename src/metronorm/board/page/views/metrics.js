@@ -10,6 +10,8 @@ import { eventMarks } from "../parts/event_marks.js";
 import { groupsOf } from "../parts/groups.js";
 import { empty, failure, noRuns } from "../parts/messages.js";
 import { loadMetric, settings } from "../parts/metric_lines.js";
+import { phaseCard } from "../parts/phase_card.js";
+import { resourceCard } from "../parts/resource_card.js";
 import { runHeader } from "../parts/run_header.js";
 import { sectionsOf } from "../parts/sections.js";
 import { AXES, SCALES, choice, select, smoothing, zoomButtons } from "../parts/toolbar.js";
@@ -19,6 +21,7 @@ import { t } from "../words.js";
 
 const CARDS = 48; // of a section, before somebody asks for more
 const REFRESH_MS = 1000; // while runs are written
+const TICK_TIME = "wall_ns";
 const OPEN_UP_TO = 60; // names: with more, only the first section is open
 
 export function open(root) {
@@ -27,6 +30,7 @@ export function open(root) {
   const place = h("div", {});
   let header = null;
   let names = null;
+  let resources = [];
   let events = [];
   let groups = null;
   let drawn = "";
@@ -63,7 +67,7 @@ export function open(root) {
     drawn = JSON.stringify(wanted);
     grid.clear();
     header = state.run ? runHeader(state.run) : null;
-    fill(root, header?.element ?? h("h2", { class: "sr" }, t("view.metrics")), bar, place);
+    fill(root, header?.element ?? h("h1", { class: "sr" }, t("view.metrics")), bar, place);
     if (!wanted.length) {
       fill(place, loaded && order.length ? empty(t("metrics.none"), t("metrics.none.why")) : noRuns());
       return;
@@ -78,6 +82,7 @@ export function open(root) {
     }
     groups = state.run || !state.group ? null : groupsOf(wanted, known, state.group);
     names = [...new Set(known.flatMap((info) => info.metrics))];
+    resources = state.run ? known[0].resources : [];
     toolbar(groupsOf.keys(known));
     sections();
     if (state.run) {
@@ -99,16 +104,29 @@ export function open(root) {
     }
     fill(
       place,
-      sectionsOf(listed).map(([prefix, own], i) => section(prefix, own, i === 0 || Boolean(wanted) || listed.length <= OPEN_UP_TO)),
+      sectionsOf(listed).map(([prefix, own], i) => {
+        const title = prefix.replace(/[_./]$/, "") || t("metrics.plain");
+        return section(title, own, (name) => cardOf(name, prefix), i === 0 || Boolean(wanted) || listed.length <= OPEN_UP_TO);
+      }),
+      state.run && !wanted && beside(),
     );
   }
 
-  function section(prefix, own, isOpen) {
+  /** The time and the machine of one run, under the same cursor as its metrics. */
+  function beside() {
+    const time = h("div", { class: "cards" }, settings().x === "tick" && grid.add(phaseCard(state.run, span)), grid.add(cardOf(TICK_TIME, "", { title: t("ticks.time"), formatY: format.duration })));
+    return [
+      h("details", { class: "section", open: true }, h("summary", {}, t("view.ticks")), time),
+      resources.length > 0 && section(t("view.resources"), resources, (name) => resourceCard(state.run, name, span, settings), true),
+    ];
+  }
+
+  function section(title, own, make, isOpen) {
     const cards = h("div", { class: "cards" });
     const more = h("button", { type: "button", on: { click: () => add() } });
     let shown = 0;
     const add = () => {
-      for (const name of own.slice(shown, shown + CARDS)) cards.append(grid.add(cardOf(name, prefix)));
+      for (const name of own.slice(shown, shown + CARDS)) cards.append(grid.add(make(name)));
       shown = Math.min(own.length, shown + CARDS);
       more.textContent = t("metrics.more", { shown: format.whole(shown), all: format.whole(own.length) });
       more.hidden = shown >= own.length;
@@ -116,7 +134,7 @@ export function open(root) {
     const details = h(
       "details",
       { class: "section", open: isOpen },
-      h("summary", {}, prefix.replace(/[_./]$/, "") || t("metrics.plain"), h("span", { class: "dim" }, format.whole(own.length))),
+      h("summary", {}, title, h("span", { class: "dim" }, format.whole(own.length))),
       cards,
       more,
     );
@@ -125,9 +143,10 @@ export function open(root) {
     return details;
   }
 
-  function cardOf(name, prefix) {
+  function cardOf(name, prefix, { title = name, formatY } = {}) {
     const card = new ChartCard({
-      title: name,
+      title,
+      formatY,
       dimTitle: prefix && name.startsWith(prefix) && name !== prefix ? prefix : "",
       span,
       settings,

@@ -119,7 +119,7 @@ export function open(root) {
   const tableBar = h(
     "div",
     { class: "table-bar" },
-    h("h3", {}, t("view.runs")),
+    h("h2", {}, t("view.runs")),
     count,
     h(
       "label",
@@ -154,7 +154,7 @@ export function open(root) {
   });
 
   async function begin() {
-    fill(root, h("h2", { class: "sr" }, t("view.runs")), bar, notices.map((notice) => h("p", { class: "notice" }, notice)), chart, tableBar, told, place);
+    fill(root, h("h1", { class: "sr" }, t("view.runs")), bar, notices.map((notice) => h("p", { class: "notice" }, notice)), chart, tableBar, told, place);
     draw();
     try {
       known = await getJson("columns");

@@ -49,7 +49,7 @@ function cardOf(id, sample) {
   return h(
     "article",
     { class: "sample" },
-    h("header", {}, h("h3", {}, sample.name), h("span", { class: "dim" }, t("at.tick", { x: format.whole(sample.tick) })), sample.attempt > 0 && h("span", { class: "dim" }, t("ghost.short", { attempt: sample.attempt }))),
+    h("header", {}, h("h2", {}, sample.name), h("span", { class: "dim" }, t("at.tick", { x: format.whole(sample.tick) })), sample.attempt > 0 && h("span", { class: "dim" }, t("ghost.short", { attempt: sample.attempt }))),
     body,
   );
 }

@@ -4,10 +4,9 @@ import { getColumns, getJson, ofRun } from "../api.js";
 import { ChartCard } from "../charts/card.js";
 import { Field } from "../charts/field.js";
 import { heatLegend, heatmap } from "../charts/heatmap.js";
-import { stacked } from "../charts/stacked.js";
-import { phaseColor } from "../colors.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
+import { phaseCard } from "../parts/phase_card.js";
 import { runView } from "../parts/run_view.js";
 import { tableOf } from "../parts/table_dialog.js";
 import { choice, zoomButtons } from "../parts/toolbar.js";
@@ -27,11 +26,11 @@ export const open = (root) =>
       h(
         "div",
         { class: "cards" },
-        wide(grid, phases(id, span)),
+        wide(grid, phaseCard(id, span)),
         wide(grid, tickTimes(id, span)),
         several && wide(grid, ranks(id, span)),
       ),
-      h("section", { class: "panel" }, h("h3", {}, t("ticks.slowest")), slow),
+      h("section", { class: "panel" }, h("h2", {}, t("ticks.slowest")), slow),
     );
     const list = async () => fill(slow, slowTable(id, (await getJson(ofRun(id, "slowest"), { n: SLOWEST })).ticks));
     await list();
@@ -41,27 +40,6 @@ export const open = (root) =>
 function wide(grid, card) {
   card.element.classList.add("wide", "tall");
   return grid.add(card);
-}
-
-function phases(id, span) {
-  const legend = h("div", { class: "legend" });
-  return new ChartCard({
-    title: t("ticks.phases"),
-    span,
-    settings,
-    formatY: format.duration,
-    legend,
-    makePlot: (host, handlers) => new Field(host, handlers, stacked),
-    async load({ from, to, width }, signal) {
-      const { meta, columns } = await getColumns(ofRun(id, "phases"), { from, to, width }, signal);
-      const x = columns.find(({ kind }) => kind === "x").data;
-      const lines = columns
-        .filter(({ kind }) => kind === "y")
-        .map(({ name, data }, i) => ({ id: name, label: name, color: phaseColor(name, i), x, y: data }));
-      fill(legend, lines.map(({ label, color }) => h("span", { style: { "--run": color } }, h("i", {}), label)));
-      return { lines, extent: meta.extent, step: meta.width };
-    },
-  });
 }
 
 function tickTimes(id, span) {

@@ -1,0 +1,16 @@
+// One thing that is sampled of the machine.
+
+import { ChartCard } from "../charts/card.js";
+import * as format from "../format.js";
+import { loadMetric } from "./metric_lines.js";
+
+export function resourceCard(id, name, span, settings) {
+  const card = new ChartCard({
+    title: name,
+    span,
+    settings,
+    formatY: (value) => format.withUnit(name, value, card.lines[0]?.rate),
+    load: (request, signal) => loadMetric([id], name, request, signal, { route: "resources", settings }),
+  });
+  return card;
+}
