@@ -21,6 +21,12 @@ export function value(x) {
   return minus(String(Number(x.toPrecision(4))));
 }
 
+/** The same for a column of numbers: always four digits, so that they stand below each other. */
+export function fourDigits(name, x) {
+  const text = withUnit(name, x);
+  return /^\u2212?\d+\.?\d*$/.test(text) && !Number.isInteger(x) && Math.abs(x) < 1e4 ? minus(x.toPrecision(4)) : text;
+}
+
 export const whole = (x) => minus(Math.round(x).toLocaleString("en-US"));
 const minus = (text) => text.replace("-", "−").replace("e−", "e-");
 const trim = (text) => text.replace(/\.?0+e/, "e").replace("e+", "e");

@@ -150,7 +150,7 @@ function rowOf(id, columns, cells, isShown) {
       const base = state.pin && state.pin !== id && split(column)[0] !== "config" ? format.number(cells(state.pin, column)) : null;
       fill(
         values.get(column),
-        value === undefined || value === null ? "–" : format.withUnit(split(column)[1], own ?? value),
+        value === undefined || value === null ? "–" : format.fourDigits(split(column)[1], own ?? value),
         base !== null && own !== null && h("span", { class: "dim diff" }, ` ${format.change(own, base)}`),
       );
     },

@@ -30,11 +30,11 @@ export function choice(key, words, values, otherwise, name = (value) => t(`${key
   );
 }
 
-export function select(key, words, values, otherwise, name) {
+export function select(key, words, values, otherwise, name, { quiet = false } = {}) {
   return h(
     "label",
     { class: "select" },
-    h("span", {}, words),
+    h("span", { class: quiet && "sr" }, words),
     h(
       "select",
       { on: { change: (event) => go({ [key]: event.target.value || undefined }, { replace: true }) } },

@@ -65,6 +65,7 @@ export function open(root) {
   async function build() {
     const wanted = ids();
     drawn = JSON.stringify(wanted);
+    events = [];
     grid.clear();
     header = state.run ? runHeader(state.run) : null;
     fill(root, header?.element ?? h("h1", { class: "sr" }, t("view.metrics")), bar, place);
@@ -89,8 +90,6 @@ export function open(root) {
       events = await eventMarks(state.run, settings().x).catch(() => []);
       for (const card of grid.cards.values()) card.events = events;
       grid.redraw();
-    } else {
-      events = [];
     }
   }
 

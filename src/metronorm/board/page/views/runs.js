@@ -106,7 +106,7 @@ export function open(root) {
   function toolbar() {
     fill(
       bar,
-      known.metrics.length > 0 && select("metric", t("metric"), known.metrics.slice(0, 500), "loss", (name) => name),
+      known.metrics.length > 0 && select("metric", t("metric"), known.metrics.slice(0, 500), "loss", (name) => name, { quiet: true }),
       select("x", t("axis.x"), AXES, "tick", (axis) => t(`x.${axis}`)),
       choice("y", t("axis.y"), SCALES, "linear"),
       smoothing(),
@@ -167,18 +167,19 @@ export function open(root) {
     await load();
     draw();
     if (state.group) card?.fetch();
-    if (known.waiting) naming = setTimeout(moreNames, WAIT_MS);
+    if (known.waiting) naming ??= setTimeout(moreNames, WAIT_MS);
   }
 
   /** Names of metrics come bit by bit where there are many runs. */
   let naming = null;
   async function moreNames() {
+    naming = null;
     const before = [metric(), String(columns())];
     known = await getJson("columns").catch(() => known);
     toolbar();
     if (metric() !== before[0]) chartOf();
     if (String(columns()) !== before[1]) await load().then(draw);
-    if (known.waiting) naming = setTimeout(moreNames, WAIT_MS);
+    if (known.waiting) naming ??= setTimeout(moreNames, WAIT_MS);
   }
 
   let timer = null;
@@ -217,13 +218,12 @@ export function open(root) {
       else card?.fetch();
     },
     runs(ids) {
+      // a new run may log other metrics, and those of a run that has just begun are not known yet
+      if (ids === null || !known.metrics.length) naming ??= setTimeout(moreNames, WAIT_MS);
       if (ids === null) {
-        if (!known.metrics.length && order.length) begin();
-        else {
-          const before = drawn;
-          draw();
-          if (before !== drawn) load().then(draw).then(() => (card ? card.fetch() : chartOf()));
-        }
+        const before = drawn;
+        draw();
+        if (before !== drawn) load().then(draw).then(() => (card ? card.fetch() : chartOf()));
         return;
       }
       for (const id of ids) table?.rows.get(id)?.update();
