@@ -60,8 +60,13 @@ class Reader:
         self.problems: list[str] = []
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
         self.page.on("console", self._heard)
+        self.page.on("response", self._answered)
         self.page.goto(f"{served.url}/#token={TOKEN}")
         self.page.wait_for_selector(".view-runs")
+
+    def _answered(self, response: Any) -> None:
+        if response.status >= 400:
+            self.problems.append(f"{response.url}: {response.text()}")
 
     def _heard(self, message: Any) -> None:
         if message.type in ("error", "warning"):

@@ -109,7 +109,7 @@ export function withUnit(name, x, rate = false) {
   return value(x);
 }
 
-/** The part of each name that differs: the common beginning and end are left out. */
+/** The part of each name that differs: the common beginning, up to a whole word, is left out. */
 export function distinct(names) {
   if (names.length < 2) return names;
   let start = 0;

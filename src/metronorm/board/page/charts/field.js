@@ -2,7 +2,7 @@
 // cursor and the gestures of a `Plot`, and the same methods; a painter fills the area.
 //
 // A painter: { paint(ctx, area, what), yLabels(what): [[share of the height, text]],
-//              rowAt?(what, share): index of a line }.
+//              rowAt?(what, share): index of a line, left?: CSS pixels for the labels }.
 
 import { faded, themed } from "../colors.js";
 import { h } from "../dom.js";
@@ -11,6 +11,7 @@ import { listenToGestures } from "./gestures.js";
 import { FONT, RIGHT, X_AXIS, Y_AXIS } from "./plot.js";
 
 const TOP = 8;
+const LETTER = 6; // CSS pixels that a letter of a label takes
 
 export class Field {
   constructor(host, handlers, painter) {
@@ -36,7 +37,8 @@ export class Field {
   /** The area inside of the axes, in CSS pixels of the canvas. */
   get area() {
     const { clientWidth, clientHeight } = this.host;
-    return { left: Y_AXIS, top: TOP, width: Math.max(10, clientWidth - Y_AXIS - RIGHT), height: Math.max(10, clientHeight - TOP - X_AXIS) };
+    const left = this.painter.left ?? Y_AXIS;
+    return { left, top: TOP, width: Math.max(10, clientWidth - left - RIGHT), height: Math.max(10, clientHeight - TOP - X_AXIS) };
   }
 
   get box() {
@@ -46,7 +48,7 @@ export class Field {
   }
 
   get pixels() {
-    return { width: Math.round(this.area.width * this.ratio), left: Math.round(Y_AXIS * this.ratio), ratio: this.ratio };
+    return { width: Math.round(this.area.width * this.ratio), left: Math.round(this.area.left * this.ratio), ratio: this.ratio };
   }
 
   xAt(share) {
@@ -119,7 +121,8 @@ export class Field {
     ctx.textAlign = "right";
     ctx.textBaseline = "middle";
     for (const [share, text] of this.painter.yLabels(this.what, area.height)) {
-      const short = text.length > 9 ? `…${text.slice(-8)}` : text;
+      const most = Math.floor((area.left - 8) / LETTER);
+      const short = text.length > most ? `…${text.slice(1 - most)}` : text;
       ctx.fillText(short, area.left - 6, area.top + area.height * (1 - share));
     }
   }

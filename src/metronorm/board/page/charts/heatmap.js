@@ -44,6 +44,9 @@ export const heatmap = {
   },
 };
 
+/** The same with room for names of layers. */
+export const namedHeatmap = { ...heatmap, left: 116 };
+
 function boundsOf(lines) {
   let [low, high] = [Infinity, -Infinity];
   for (const { y } of lines) {

@@ -105,10 +105,10 @@ function measure({ name, unit, a, b, ratio, low, high }) {
 function differences(title, list, names) {
   return h(
     "section",
-    { class: "panel scroll", tabindex: "0", role: "region", "aria-label": title },
+    { class: "panel scroll differences", tabindex: "0", role: "region", "aria-label": title },
     h("h2", {}, title),
     list?.length
-      ? tableOf(["", ...names], list.map(({ key, a, b }) => [key, format.value(a ?? null), format.value(b ?? null)]))
+      ? tableOf([t("config.option"), ...names], list.map(({ key, a, b }) => [key, format.value(a ?? null), format.value(b ?? null)]))
       : h("p", { class: "dim" }, t("compare.equal")),
   );
 }
@@ -118,9 +118,9 @@ function git(found, names) {
   const words = (side) => (typeof side === "string" ? side : side ? Object.values(side).map(String).join(" ") : "–");
   return h(
     "section",
-    { class: "panel" },
+    { class: "panel scroll", tabindex: "0", role: "region", "aria-label": t("config.git") },
     h("h2", {}, t("config.git")),
-    tableOf(["", ...names], [["git", words(found.a), words(found.b)]]),
+    tableOf([t("config.option"), ...names], [["git", words(found.a), words(found.b)]]),
     found.diff && h("pre", { class: "command" }, found.diff),
   );
 }

@@ -41,7 +41,7 @@ export const open = (root) =>
   });
 
 function panel(title, values) {
-  return h("section", { class: "panel" }, h("h2", {}, title), h("dl", { class: "options" }, Object.entries(values).map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", {}, format.value(value))))));
+  return h("section", { class: "panel" }, h("h2", {}, title), h("dl", { class: "options" }, Object.entries(values).map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", {}, format.withUnit(key, value))))));
 }
 
 function changes(list) {

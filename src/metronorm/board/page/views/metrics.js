@@ -83,7 +83,8 @@ export function open(root) {
     }
     groups = state.run || !state.group ? null : groupsOf(wanted, known, state.group);
     names = [...new Set(known.flatMap((info) => info.metrics))];
-    resources = state.run ? known[0].resources : [];
+    // the machine is sampled in time, not at ticks
+    resources = state.run && ["time", "elapsed"].includes(settings().x) ? known[0].resources : [];
     toolbar(groupsOf.keys(known));
     sections();
     if (state.run) {

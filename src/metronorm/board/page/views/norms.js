@@ -3,7 +3,7 @@
 import { getColumns, ofRun } from "../api.js";
 import { ChartCard } from "../charts/card.js";
 import { Field } from "../charts/field.js";
-import { heatLegend, heatmap } from "../charts/heatmap.js";
+import { heatLegend, namedHeatmap } from "../charts/heatmap.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { empty } from "../parts/messages.js";
@@ -45,14 +45,14 @@ function layers(id, stat, span) {
     span,
     settings: heatSettings,
     legend: legend.element,
-    makePlot: (host, handlers) => new Field(host, handlers, heatmap),
+    makePlot: (host, handlers) => new Field(host, handlers, namedHeatmap),
     async load({ from, to, width }, signal) {
       const { meta, columns } = await getColumns(ofRun(id, "norms"), { stat, from, to, width }, signal);
       const [x, value] = ["x", "value"].map((kind) => columns.find((column) => column.kind === kind)?.data ?? new Float64Array());
       const names = format.distinct(meta.layers);
       // the first layer stands on top, as in the model's code
       const lines = meta.layers
-        .map((layer, i) => ({ id: layer, label: layer, short: names[i], x, y: value.subarray(i * x.length, (i + 1) * x.length) }))
+        .map((layer, i) => ({ id: layer, label: layer, short: names[i], x, y: held(value.subarray(i * x.length, (i + 1) * x.length)) }))
         .reverse();
       legend.show(lines, format.value);
       return { lines, extent: meta.extent, step: meta.width };
@@ -60,4 +60,12 @@ function layers(id, stat, span) {
   });
   card.element.classList.add("tall");
   return card;
+}
+
+/** Layers are observed at every so many ticks: until the next time, the last value stands. */
+function held(values) {
+  const found = Float64Array.from(values);
+  const end = found.findLastIndex(Number.isFinite);
+  for (let i = 1; i < end; i += 1) if (!Number.isFinite(found[i])) found[i] = found[i - 1];
+  return found;
 }

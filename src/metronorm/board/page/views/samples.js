@@ -41,8 +41,8 @@ export const open = (root) =>
 
 function cardOf(id, sample) {
   const address = `api/${ofRun(id, `samples/${sample.number}`)}`;
-  const body = h("div", { class: "sample-body", tabindex: "0", role: "region", "aria-label": sample.name });
   const words = `${sample.name}, ${t("at.tick", { x: format.whole(sample.tick) })}`;
+  const body = h("div", { class: "sample-body", tabindex: "0", role: "region", "aria-label": `${words}, ${sample.number}` });
   if (sample.kind === "picture") fill(body, h("img", { src: address, alt: words, loading: "lazy" }));
   else if (sample.kind === "audio") fill(body, h("audio", { src: address, controls: true, preload: "none", "aria-label": words }));
   else read(body, address, sample.kind);
