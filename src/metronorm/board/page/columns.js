@@ -19,6 +19,7 @@ const RAILS = [
  * The lines of an answer `{ meta, columns: [{ kind, track, data }] }`, one for each track:
  * - x, y: the points, all of them finite; x ascends.
  * - gaps: [[from, to]] in x: the line is hidden there. For uPlot's hook `series.gaps`.
+ * - typical: values of which none stands there because it is an extreme.
  * - band: null, or { x, min, max } of the values before they were smoothed.
  * - rate: whether y is the growth per second of what is recorded.
  * - rails: the x of what the axis cannot show, at most one per pixel.
@@ -36,6 +37,7 @@ export function lines({ meta, columns }) {
       rate: track.rate ?? false,
       ...(track.kind === "points" ? { x: own.x, y: own.y } : slots(track, own, place, meta.width)),
       gaps: Array.from(own.gap_from, (from, i) => [from, own.gap_to[i]]),
+      typical: own.last ?? own.y,
       band: bandOf(track, own, place),
       rails: railsOf(own, place),
       counts: {

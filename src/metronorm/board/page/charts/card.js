@@ -5,10 +5,12 @@ import { h, icon, fill } from "../dom.js";
 import * as format from "../format.js";
 import { failure } from "../parts/messages.js";
 import { showTable } from "../parts/table_dialog.js";
+import { go, state } from "../state.js";
 import { t } from "../words.js";
 import { describe, nearestIndex, xWords } from "./describing.js";
 import { keysOf } from "./keys.js";
 import { Plot } from "./plot.js";
+import { outside } from "./ranges.js";
 
 const LABELS = 60; // under the cursor, at most; the nearest first
 
@@ -116,11 +118,11 @@ export class ChartCard {
 
   draw() {
     if (!this.plot) return;
-    const { x, y } = this.settings();
+    const { x, y, fit } = this.settings();
     const view = this.span.now ?? [0, 1];
     const linear = y === "asinh" ? linearPart(this.lines) : undefined;
     const { lines, formatY, found } = this;
-    this.plot.show({ lines, view, y, linear, xKind: x, formatY, found, events: this.events ?? [] });
+    this.plot.show({ lines, view, y, fit, linear, xKind: x, formatY, found, events: this.events ?? [] });
     this.places.setAttribute("aria-label", describe(this));
     this.count();
     this.label();
@@ -138,6 +140,10 @@ export class ChartCard {
     );
     if (this.settings().y === "log" && sum("nonpositive")) {
       chips.push(h("span", { class: "chip", title: t("chart.nonpositive") }, `≤ 0: ${format.whole(sum("nonpositive"))}`));
+    }
+    if (this.settings().fit && this.plot.range && this.span.now) {
+      const { above, below } = outside(this.lines, this.plot.range, this.span.now, this.plot.pixels.width);
+      if (above || below) chips.push(h("span", { class: "chip", title: t("chart.outside") }, `↑ ${format.whole(above)} ↓ ${format.whole(below)}`));
     }
     if (this.hidden) chips.push(h("span", { class: "chip" }, this.hidden));
     fill(this.chips, chips);
@@ -192,6 +198,10 @@ export class ChartCard {
     const [from, to] = this.span.now;
     const reach = (to - from) / 80;
     return this.events.find((event) => Math.abs(event.x - x) <= reach);
+  }
+
+  fit() {
+    go({ fit: state.fit ? undefined : 1 }, { replace: true });
   }
 
   widen() {

@@ -7,7 +7,7 @@
 // | up, down | another line |
 // | + − 0 | zoom in, out, show all |
 // | shift + left, right | pan |
-// | f, n, t, w | follow, first NaN, table, wide |
+// | f, n, c, t, w | follow, first NaN, clip what is rare, table, wide |
 
 import { announce } from "../dom.js";
 import { nearestIndex, xWords } from "./describing.js";
@@ -40,6 +40,7 @@ const actions = {
   "shift+ArrowRight": (card) => card.span.pan(0.2),
   f: (card) => card.span.toggleFollow(),
   n: (card) => card.toFirstBad(),
+  c: (card) => card.fit(),
   t: (card) => card.table(),
   w: (card) => card.widen(),
 };

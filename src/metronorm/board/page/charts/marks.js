@@ -8,6 +8,7 @@
 // | ▼ | foot of the plot | −Inf |
 // | short stroke | foot of the plot | a value of 0 or less on a log axis |
 // | thin line with a flag | rail above | an event |
+// | arrow | edges of the plot | a value that a fitted range leaves out |
 
 import { faded, themed } from "../colors.js";
 
@@ -88,6 +89,23 @@ export function drawRails(u, lines) {
     each(u, rails.inf, (x) => triangle(ctx, x, bbox.top - 2 * px, -7 * px, 4 * px));
     each(u, rails["-inf"], (x) => triangle(ctx, x, foot - 8 * px, 7 * px, 4 * px));
     each(u, rails.nonpositive, (x) => ctx.fillRect(x - px, foot - 6 * px, 2 * px, 6 * px));
+  }
+  ctx.restore();
+}
+
+/** Arrows at the edges, where a fitted range leaves values out. */
+export function drawOutside(u, lines) {
+  const { ctx, bbox } = u;
+  const px = uPlot.pxRatio;
+  const { min, max } = u.scales.y;
+  ctx.save();
+  for (const { x, y, color } of lines) {
+    ctx.fillStyle = color;
+    for (let i = 0; i < x.length; i += 1) {
+      if (x[i] < u.scales.x.min || x[i] > u.scales.x.max) continue;
+      if (y[i] > max) triangle(ctx, u.valToPos(x[i], "x", true), bbox.top + 7 * px, -6 * px, 4 * px);
+      else if (y[i] < min) triangle(ctx, u.valToPos(x[i], "x", true), bbox.top + bbox.height - 7 * px, 6 * px, 4 * px);
+    }
   }
   ctx.restore();
 }

@@ -7,7 +7,8 @@
 import { faded, themed } from "../colors.js";
 import { xAxis } from "./axes.js";
 import { listenToGestures } from "./gestures.js";
-import { drawBands, drawEvents, drawRails } from "./marks.js";
+import { drawBands, drawEvents, drawOutside, drawRails } from "./marks.js";
+import { rangeOf } from "./ranges.js";
 
 export const RAIL = 14; // CSS pixels above the plot for events, NaN and infinities
 export const Y_AXIS = 58; // the same in all charts, so that one cursor stands over another
@@ -38,7 +39,10 @@ export class Plot {
     return { width: Math.round(width), left, ratio: uPlot.pxRatio };
   }
 
-  /** Draw. what: { lines, view, y, xKind, formatY, range?, linear?, events? }; without `range` all values in view. */
+  /**
+   * Draw. what: { lines, view, y, xKind, formatY, range?, fit?, linear?, events? }; without
+   * `range` all values in view are shown, with `fit` most of them.
+   */
   show(what) {
     this.what = what;
     this.lines = what.lines;
@@ -49,7 +53,7 @@ export class Plot {
       what.lines.map(({ id, color, dash, width }) => [id, color, dash, width]),
       themed("ink"),
     ]);
-    this.range = what.range ?? yRange(what);
+    this.range = what.range ?? rangeOf(what);
     if (signature === this.signature) {
       this.u.setData(aligned(what.lines), false);
       this.view(what.view);
@@ -115,7 +119,7 @@ export class Plot {
       hooks: {
         drawClear: [(u) => drawBands(u, this.lines)],
         drawAxes: [(u) => drawEvents(u, this.what.events ?? [])],
-        draw: [(u) => drawRails(u, this.lines)],
+        draw: [(u) => drawRails(u, this.lines), (u) => this.what.fit && drawOutside(u, this.lines)],
         setCursor: [(u) => this.moved(u)],
         setSelect: [(u) => this.selected(u)],
       },
@@ -183,7 +187,7 @@ function seriesOf(line) {
 
 function axisOf(kind) {
   const { steps, space, label } = xAxis(kind);
-  return { incrs: steps, space, values: (_, splits, __, ___, step) => splits.map((x) => label(x, step)) };
+  return { incrs: steps, space, values: (_, splits, __, ___, step) => splits.map((x, i) => label(x, step, splits[i - 1])) };
 }
 
 /** Where the value nearest to the cursor is, in a line that has none at many of the shared x. */
@@ -233,34 +237,4 @@ const gaps = (values) => Array.from(values, (y) => (Number.isFinite(y) ? y : nul
 function isRound(x) {
   const digit = Math.abs(x) / 10 ** Math.floor(Math.log10(Math.abs(x)));
   return Math.abs(digit - Math.round(digit)) < 1e-6;
-}
-
-/**
- * The y that are shown: all finite values in the stretch, and a little air. The interval of a mean
- * of two runs can be as wide as you like, so it does not count.
- */
-export function yRange({ lines, view, y }) {
-  let [low, high] = [Infinity, -Infinity];
-  const take = (x, value) => {
-    if (!Number.isFinite(value) || (y === "log" && value <= 0)) return;
-    if (view && (x < view[0] || x > view[1])) return;
-    if (value < low) low = value;
-    if (value > high) high = value;
-  };
-  for (const { x, y: values, band, isMean } of lines) {
-    for (let i = 0; i < x.length; i += 1) take(x[i], values[i]);
-    if (band && !isMean) {
-      for (let i = 0; i < band.x.length; i += 1) {
-        take(band.x[i], band.min[i]);
-        take(band.x[i], band.max[i]);
-      }
-    }
-  }
-  if (low === Infinity) return y === "log" ? [0.1, 10] : [0, 1];
-  if (y === "log") {
-    const air = low === high ? 2 : (high / low) ** 0.04; // a log axis must not reach 0
-    return [Math.max(low / air, Number.MIN_VALUE * 1e16), Math.min(high * air, 1e308)];
-  }
-  const air = low === high ? Math.abs(low) * 0.05 || 1 : (high - low) * 0.05;
-  return [low - air, high + air];
 }

@@ -5,7 +5,7 @@ import { t } from "../words.js";
 
 const KEYS = [
   ["/", "search"], ["?", "help"], ["← →", "point"], ["PgUp PgDn Home End", "leap"], ["↑ ↓", "line"], ["+ − 0", "zoom"],
-  ["⇧← ⇧→", "pan"], ["f", "follow"], ["n", "nan"], ["t", "table"], ["w", "wide"],
+  ["⇧← ⇧→", "pan"], ["f", "follow"], ["n", "nan"], ["c", "clip"], ["t", "table"], ["w", "wide"],
 ];
 const GESTURES = [["drag", "choose"], ["shift", "pan"], ["ctrl", "zoom"], ["double", "whole"]];
 const QUERIES = ["loss<1.5", "state:killed", "has:nan", "config.optimizer.name=ticks", "tag:baseline", "loss<2 -state:running"];

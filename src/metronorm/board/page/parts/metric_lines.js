@@ -8,9 +8,9 @@ import { getRun } from "../runs.js";
 import { state } from "../state.js";
 import { t } from "../words.js";
 
-/** How x, y and smoothing stand in the address. */
+/** How x, y, smoothing and the fit of y stand in the address. */
 export function settings() {
-  return { x: state.x ?? "tick", y: state.y ?? "linear", smooth: Number(state.smooth ?? 0) };
+  return { x: state.x ?? "tick", y: state.y ?? "linear", smooth: Number(state.smooth ?? 0), fit: Boolean(state.fit) };
 }
 
 /**
@@ -40,7 +40,7 @@ export async function loadMetric(ids, name, { from, to, width, left, ratio }, si
   };
 }
 
-function lineOf(id, { x, y, gaps, band, rails, counts, rate }, label) {
+function lineOf(id, { x, y, gaps, typical, band, rails, counts, rate }, label) {
   const run = getRun(id);
   const pinned = id === state.pin;
   return {
@@ -49,6 +49,7 @@ function lineOf(id, { x, y, gaps, band, rails, counts, rate }, label) {
     x,
     y,
     gaps,
+    typical,
     band,
     rails,
     counts,

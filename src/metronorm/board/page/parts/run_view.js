@@ -66,7 +66,7 @@ export function runView(root, build) {
         span.read();
         if (before !== String(span.chosen)) span.tell("move");
       }
-      if (["from", "to", "y", "smooth"].some((key) => keys.has(key))) grid.refresh();
+      if (["from", "to", "y", "smooth", "fit"].some((key) => keys.has(key))) grid.refresh();
     },
     runs(ids) {
       header?.update();

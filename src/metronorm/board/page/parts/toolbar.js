@@ -47,6 +47,27 @@ export function select(key, words, values, otherwise, name, { quiet = false } = 
   );
 }
 
+/** The button that fits y to all but the rarest values. */
+export function fitting() {
+  return h(
+    "button",
+    {
+      type: "button",
+      class: "quiet",
+      title: t("fit"),
+      "aria-label": t("fit"),
+      "aria-pressed": String(Boolean(state.fit)),
+      on: {
+        click({ currentTarget: button }) {
+          go({ fit: state.fit ? undefined : 1 }, { replace: true });
+          button.setAttribute("aria-pressed", String(Boolean(state.fit)));
+        },
+      },
+    },
+    "99%",
+  );
+}
+
 export function smoothing() {
   const told = h("output", {}, Number(state.smooth ?? 0).toFixed(2));
   let timer = null;

@@ -14,7 +14,7 @@ import { phaseCard } from "../parts/phase_card.js";
 import { resourceCard } from "../parts/resource_card.js";
 import { runHeader } from "../parts/run_header.js";
 import { sectionsOf } from "../parts/sections.js";
-import { AXES, SCALES, choice, select, smoothing, zoomButtons } from "../parts/toolbar.js";
+import { AXES, SCALES, choice, fitting, select, smoothing, zoomButtons } from "../parts/toolbar.js";
 import { infoOf, loaded, order, shownIds } from "../runs.js";
 import { go, state } from "../state.js";
 import { t } from "../words.js";
@@ -56,6 +56,7 @@ export function open(root) {
       filter,
       select("x", t("axis.x"), AXES, "tick", (axis) => t(`x.${axis}`)),
       choice("y", t("axis.y"), SCALES, "linear"),
+      fitting(),
       smoothing(),
       !state.run && select("group", t("group.by"), ["", ...keys], "", (key) => key || t("group.none")),
       zoomButtons(span),

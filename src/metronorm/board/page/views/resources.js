@@ -4,11 +4,11 @@ import { fill, h } from "../dom.js";
 import { empty } from "../parts/messages.js";
 import { resourceCard } from "../parts/resource_card.js";
 import { runView } from "../parts/run_view.js";
-import { SCALES, choice, select, smoothing, zoomButtons } from "../parts/toolbar.js";
+import { SCALES, choice, fitting, select, smoothing, zoomButtons } from "../parts/toolbar.js";
 import { axisOf, state } from "../state.js";
 import { t } from "../words.js";
 
-const settings = () => ({ x: axisOf("resources"), y: state.y ?? "linear", smooth: Number(state.smooth ?? 0) });
+const settings = () => ({ x: axisOf("resources"), y: state.y ?? "linear", smooth: Number(state.smooth ?? 0), fit: Boolean(state.fit) });
 
 export const open = (root) =>
   runView(root, ({ id, info, bar, place, span, grid }) => {
@@ -17,7 +17,7 @@ export const open = (root) =>
       fill(place, empty(t("resources.none"), t("resources.none.why")));
       return {};
     }
-    fill(bar, select("x", t("axis.x"), ["time", "elapsed"], "time", (axis) => t(`x.${axis}`)), choice("y", t("axis.y"), SCALES, "linear"), smoothing(), zoomButtons(span));
+    fill(bar, select("x", t("axis.x"), ["time", "elapsed"], "time", (axis) => t(`x.${axis}`)), choice("y", t("axis.y"), SCALES, "linear"), fitting(), smoothing(), zoomButtons(span));
     const cards = names.map((name) => grid.add(resourceCard(id, name, span, settings)));
     fill(place, h("div", { class: "cards" }, cards));
     return { keys: ["x"] };

@@ -11,7 +11,7 @@ import { empty, failure, noRuns } from "../parts/messages.js";
 import { loadMetric, settings } from "../parts/metric_lines.js";
 import { listedIds, onFound } from "../parts/rail.js";
 import { runTable, split } from "../parts/run_table.js";
-import { AXES, SCALES, choice, select, smoothing, zoomButtons } from "../parts/toolbar.js";
+import { AXES, SCALES, choice, fitting, select, smoothing, zoomButtons } from "../parts/toolbar.js";
 import { loaded, notices, order, shownIds } from "../runs.js";
 import { go, state } from "../state.js";
 import { t } from "../words.js";
@@ -109,6 +109,7 @@ export function open(root) {
       known.metrics.length > 0 && select("metric", t("metric"), known.metrics.slice(0, 500), "loss", (name) => name, { quiet: true }),
       select("x", t("axis.x"), AXES, "tick", (axis) => t(`x.${axis}`)),
       choice("y", t("axis.y"), SCALES, "linear"),
+      fitting(),
       smoothing(),
       known.config.length > 0 && select("group", t("group.by"), [NO_GROUP, ...known.config], NO_GROUP, (key) => key || t("group.none")),
       zoomButtons(span),
