@@ -4,9 +4,9 @@ A look (`Listing.look`) costs a few milliseconds for a thousand runs. What it lo
 
 | what | how often |
 | --- | --- |
-| whether the folders that hold runs changed | at every look; all are searched every half minute |
+| whether the folders that hold runs changed | at every look; all are searched every minute |
 | runs that are running or have not begun: their newest files | at every look |
-| all other runs: `run.json`, notes, newest files | every 15 seconds |
+| all other runs: `run.json`, notes, folders | every 15 seconds, or 200 times what it takes |
 | events of runs whose files changed | in a thread of their own, many runs in one query |
 """
 
@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 COLORS = 10  # of the page's palette; number 10 is colour 0 with another dash
-SEARCH_NS, FULL_NS = 30_000_000_000, 15_000_000_000
+SEARCH_NS, FULL_NS = 60_000_000_000, 15_000_000_000
+FULL_TIMES = 200  # what a full look cost, until the next
 LARGE_CONFIG = 256 << 10  # bytes of a run.json whose config is not kept in memory
 _KEPT = ("ticks", "best", "best_mode")  # of such a config
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -57,6 +58,7 @@ class Entry:
     notes_stamp: tuple[int, ...] = ()
     standing: Standing | None = None
     signature: Signature = field(default_factory=Signature)  # of the last look
+    folders: tuple[tuple[int, ...], ...] = ()  # the times of those that get files
     stood: Signature | None = None  # of the files that `standing` was read from
     state: str | None = None
     total: int | None = None
@@ -119,7 +121,7 @@ class Listing:
         self._lock = threading.RLock()
         self._entries: dict[str, Entry] = {}
         self._found = Found()
-        self._searched_ns = self._full_ns = 0
+        self._searched_ns = self._full_ns = self._cost_ns = 0
         self._versions: dict[str, int] = {}
         self._version = 0
         self._removed: dict[str, int] = {}
@@ -172,9 +174,10 @@ class Listing:
     def look(self) -> None:
         """Look at the files again."""
         now = self._now()
+        begun_ns = time.monotonic_ns()
         with self._lock:
             search = now - self._searched_ns >= SEARCH_NS or not self._found.is_same()
-            full = search or now - self._full_ns >= FULL_NS
+            full = search or now - self._full_ns >= max(FULL_NS, FULL_TIMES * self._cost_ns)
             if search:
                 self._searched_ns = now
                 self._found = find_runs(self.roots)
@@ -185,6 +188,8 @@ class Listing:
             for entry in self._entries.values():
                 if full or entry.state is None or entry.state in _UNDER_WAY:
                     self._look_at(entry, now)
+            if full:
+                self._cost_ns = time.monotonic_ns() - begun_ns
             if self._pending:
                 self._wake.notify_all()
 
@@ -268,6 +273,13 @@ class Listing:
         if entry.info is None:
             return
         standing = entry.standing
+        if standing is not None and entry.state not in _UNDER_WAY:
+            # an attempt that has ended gets no lines: a new one, or sealing, changes a folder
+            names = (str(entry.directory / "ticks"), *entry.signature.tapes)
+            folders = tuple(map(_stamp, names))
+            if folders == entry.folders and entry.stood == entry.signature:
+                return
+            entry.folders = folders
         found = signature(entry.directory)
         is_new = entry.stood is None or found[:2] != entry.stood[:2]
         if is_new and now >= entry.next_look_ns:
@@ -342,9 +354,9 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def _stamp(path: Path) -> tuple[int, ...]:
+def _stamp(path: Path | str) -> tuple[int, ...]:
     try:
-        found = path.stat()
+        found = os.stat(path)  # noqa: PTH116 - of a text too, without the cost of a Path
     except OSError:
         return ()
     return found.st_mtime_ns, found.st_size, found.st_ino
