@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +14,14 @@ def expand(line: Line, view: View) -> tuple[list[float], list[float]]:
     """The points of a line in a view."""
     if line.kind == "points":
         return line.arrays["x"].tolist(), line.arrays["y"].tolist()
-    four = [line.arrays[name].tolist() for name in ("first", "min", "max", "last")]
+    pixels, *four = (
+        line.arrays[name].tolist() for name in ("column", "first", "min", "max", "last")
+    )
+    size = max(4, math.ceil((4 * view.width + 2) / max(len(pixels), 1)))
     points = list(line.before)
-    for pixel, *values in zip(line.arrays["column"].tolist(), *four, strict=True):
-        for place, value in enumerate(values, 1):
-            points.append((float(view.values(pixel + place / 32)), value))
+    for pixel, first, low, high, last in zip(pixels, *four, strict=True):
+        for slot, value in enumerate([first, low, high, *[last] * (size - 3)], 1):
+            points.append((float(view.values(pixel + slot / 8 / size)), value))
     points += line.after
     return [x for x, _ in points], [y for _, y in points]
 

@@ -109,7 +109,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(cases)
 def test_what_is_sent_has_the_pixels_of_all_points(case: Case) -> None:
     x, y = case.line()

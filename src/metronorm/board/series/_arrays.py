@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -27,6 +30,12 @@ def missing(count: int) -> Floats:
     return np.full(count, _MISSING_BITS).view(np.float64)
 
 
+def joined(pieces: Sequence[npt.NDArray[Any]], dtype: Any = np.float64) -> npt.NDArray[Any]:
+    """The pieces as one array, without a copy where only one has elements."""
+    some = [piece for piece in pieces if len(piece)]
+    return some[0] if len(some) == 1 else np.concatenate([np.empty(0, dtype), *some])
+
+
 class Growing:
     """An array that grows at its end in amortized constant time.
 
@@ -35,8 +44,9 @@ class Growing:
     """
 
     def __init__(self, values: npt.NDArray[Any]) -> None:
-        self._held = values  # copied only when more is appended
+        self._held = values
         self._count = len(values)
+        self._is_own = False  # copied when something is appended or changed
 
     def __len__(self) -> int:
         return self._count
@@ -46,6 +56,12 @@ class Growing:
         """The values; what is appended later does not change them."""
         return self._held[: self._count]
 
+    def change(self, at: int, value: float) -> None:
+        """Replace one value; whoever has asked for the array before may see it or not."""
+        if not self._is_own:
+            self._held, self._is_own = self._held.copy(), True
+        self._held[at] = value
+
     def append(self, values: npt.NDArray[Any]) -> None:
         """Add values at the end."""
         if not len(values):
@@ -54,6 +70,6 @@ class Growing:
         if count > len(self._held):
             held = np.empty(count + count // 2, self._held.dtype)
             held[: self._count] = self.array
-            self._held = held
+            self._held, self._is_own = held, True
         self._held[self._count : count] = values
         self._count = count

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from metronorm.board.series._arrays import missing
+from metronorm.board.series._arrays import joined, missing
 from metronorm.store.engine import connect
 from metronorm.store.parquet_parts import batches, has_parquet_magic, out_of_memory, scan, schemas
 from metronorm.store.sql_columns import identifier, literal, literal_glob, select
@@ -75,7 +75,7 @@ class Parts:
         self.paths = list(paths)
         blocks = self._read_base([path for path in new if self._is_whole(path)])
         self._base = {
-            name: np.concatenate([self._base[name], *(block[name] for block in blocks)])
+            name: joined([self._base[name], *(block[name] for block in blocks)], np.int64)
             for name in self._names
         }
         key = self._base[self._names[0]]
@@ -83,7 +83,7 @@ class Parts:
         return {name: self._sorted(column) for name, column in self._base.items()}
 
     def _sorted(self, column: Any) -> Any:
-        return column.copy() if self._order is None else column[self._order]
+        return column if self._order is None else column[self._order]
 
     def _is_whole(self, path: Path) -> bool:
         whole = has_parquet_magic(path)
@@ -130,7 +130,7 @@ class Parts:
         """
         found: dict[str, Floats] = {}
         for batch in batches(names, _MOST_AT_ONCE):
-            pieces = [[np.empty(0)] for _ in batch]
+            pieces: list[list[Floats]] = [[] for _ in batch]
 
             def spelled(row: tuple[Path, int], batch: Sequence[str] = batch) -> list[str | None]:
                 return [self._columns[row[0]].get(name.lower()) for name in batch]
@@ -139,7 +139,7 @@ class Parts:
                 for piece, read in zip(pieces, self._read(spellings, list(group)), strict=True):
                     piece += read
             for name, piece in zip(batch, pieces, strict=True):
-                found[name] = self._sorted(np.concatenate(piece))
+                found[name] = self._sorted(joined(piece))
         return found
 
     def _read(self, names: list[str | None], rows: list[tuple[Path, int]]) -> list[list[Floats]]:

@@ -8,10 +8,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from metronorm.board.series._arrays import joined
 from metronorm.board.series.recorded_events import EventTape
 from metronorm.board.series.tapes import BASES, Tape
 from metronorm.runs.amendments import amendment
@@ -21,8 +22,6 @@ from metronorm.store.run_directory import folder_number, read_run_info, tape_fol
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-
-    import numpy.typing as npt
 
     from metronorm.board.series._arrays import Floats, Integers
     from metronorm.runs.events import Event
@@ -180,7 +179,7 @@ class Rows:
 
     def base(self, name: str) -> Integers:
         """One of the columns `tick`, `time_ns` and `wall_ns`."""
-        return _joined([tape.base(name)[first:end] for tape, first, end in self.pieces], np.int64)
+        return joined([tape.base(name)[first:end] for tape, first, end in self.pieces], np.int64)
 
     def load(self, names: Sequence[str]) -> None:
         """Read some columns at once."""
@@ -191,7 +190,7 @@ class Rows:
         """Any column by its name, `missing` where a row has no value."""
         if name in BASES["ticks"]:
             return self.base(name).astype(np.float64)
-        return _joined([tape.column(name)[first:end] for tape, first, end in self.pieces], float)
+        return joined([tape.column(name)[first:end] for tape, first, end in self.pieces])
 
     def version(self, name: str) -> tuple[object, ...]:
         """Is the same as before if the values of a column that were there before are the same."""
@@ -199,9 +198,3 @@ class Rows:
             (tape, tape.generation, tape.changes.get(name, 0), first, end)
             for tape, first, end in self.pieces
         )
-
-
-def _joined(pieces: list[npt.NDArray[Any]], dtype: Any) -> npt.NDArray[Any]:
-    """The pieces as one array, without a copy where there is only one."""
-    some = [piece for piece in pieces if len(piece)]
-    return some[0] if len(some) == 1 else np.concatenate([np.empty(0, dtype), *some])

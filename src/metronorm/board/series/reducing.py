@@ -155,10 +155,7 @@ def _columns(points: Points, view: View, reach: Reach, raw: Points | None) -> Li
     at = points.finite_before(starts)
     until = np.append(at[1:], points.finite_before(np.array([end])))
     for right in np.flatnonzero((at < until) & (pixels >= width)):  # at the right edge itself
-        inside = points.finite[at[right] : until[right]]
-        place_x = float(x[starts[right]])
-        drawn = (inside[0], inside.min(), inside.max(), inside[-1])
-        line.after += [(place_x, float(value)) for value in dict.fromkeys(drawn)]
+        line.after += _few(points, int(at[right]), int(until[right]))
     opened = int(pixels[-1]) if len(pixels) else opened
     for number in outside:
         place, opened = _follow(points, number, view, opened)
@@ -173,11 +170,31 @@ def _columns(points: Points, view: View, reach: Reach, raw: Points | None) -> Li
         "max": high,
         "last": points.finite[until - 1],
     }
+    _join_to_first_column(line, int(view.pixels(x[[reach.begin]])[0]))
     if raw is not None:
         low, high = raw.levels.extremes(raw.finite, at, until)
         line.arrays |= {"band_min": low, "band_max": high}
     line.arrays |= gaps(points, reach, view)
     return line
+
+
+def _join_to_first_column(line: Line, pixel: int) -> None:
+    """A point left of the view that opens a column in it is the first point of that column."""
+    column, first = line.arrays["column"], line.arrays["first"]
+    if line.before and len(column) and column[0] == pixel:
+        _, first[0] = line.before.pop()
+        for name, extreme in (("min", min), ("max", max)):
+            values = line.arrays[name]
+            values[0] = extreme(values[0], first[0])
+
+
+def _few(points: Points, at: int, until: int) -> list[tuple[float, float]]:
+    """Some finite values of one column as at most four points."""
+    if until - at <= 4:
+        return [point(points, points.finite_point(number)) for number in range(at, until)]
+    x, first = point(points, points.finite_point(at))
+    inside = points.finite[at:until]
+    return [(x, value) for value in (first, *map(float, (inside.min(), inside.max(), inside[-1])))]
 
 
 def _finite_between(points: Points, begin: int, end: int) -> list[int]:
@@ -201,14 +218,15 @@ def _follow(
     x, value = point(points, number)
     pixel = int(view.pixels(points.x[[number]])[0])
     if opened is not None and opened != pixel and x < view.values(opened + 1.0):
-        return (float(view.values(opened + 1 / 32)), value), opened
+        return (float(view.values(opened + 1 / 16)), value), opened
     return (x, value), pixel
 
 
 def gaps(points: Points, reach: Reach, view: View) -> dict[str, Any]:
     """Between what values of x a line is hidden, as uPlot's `findGaps` finds it.
 
-    Gaps that hide nothing in this view are left out.
+    Gaps that hide nothing in this view are left out, but for one: with any gap, uPlot also cuts
+    the line at the edges of the plot.
     """
     bad = points.bad[slice(*np.searchsorted(points.bad, [reach.begin, reach.last]))]
     first = bad[np.diff(bad, prepend=-2) > 1]
@@ -216,6 +234,8 @@ def gaps(points: Points, reach: Reach, view: View) -> dict[str, Any]:
     begin, end = points.x[first - 1], points.x[last + 1]
     pixels = np.stack([view.pixels(begin), view.pixels(end)], 1)
     seen = (pixels[:, 0] < pixels[:, 1]) & (pixels[:, 1] >= 0) & (pixels[:, 0] <= view.width)
+    if not seen.any():
+        return {"gap_from": begin[:1], "gap_to": end[:1]}
     _, kept = np.unique(pixels[seen], axis=0, return_index=True)
     return {"gap_from": begin[seen][kept], "gap_to": end[seen][kept]}
 

@@ -183,15 +183,15 @@ class Tape:
         if row is None:
             self._waiting.setdefault(record.tick, []).append(record)
             return
-        wall, time = self._base["wall_ns"].array, self._base["time_ns"].array
-        wall_ns, spent = int(wall[row]), sum(record.phases.values())
+        wall, time = self._base["wall_ns"], self._base["time_ns"]
+        wall_ns, spent = int(wall.array[row]), sum(record.phases.values())
         self._amendments.append((record, wall_ns))
         for name in self._columns:
             self._amend_column(name, record, wall_ns)
         changed = {self._spell(name) for name in record.metrics}
         if spent > 0:
-            wall[row] += spent
-            time[row] = max(int(time[row]), record.time_ns)
+            wall.change(row, wall_ns + spent)
+            time.change(row, max(int(time.array[row]), record.time_ns))
             changed |= {self._spell(name) for name, _ in _phases(record)}
             changed |= {"wall_ns", "time_ns", _UNATTRIBUTED_NS}
         for name in changed:
@@ -199,17 +199,18 @@ class Tape:
 
     def _amend_column(self, name: str, record: StoredTick, wall_ns: int) -> None:
         row = self._row(record.tick)
-        column = self._columns[name].array
         if row is None:
             return
+        column = self._columns[name]
+        before = float(column.array[row])
         for metric, value in record.metrics.items():
             if self._spell(metric) == name:
-                column[row] = float(value)
+                column.change(row, float(value))
         for phase, spent in _phases(record):
             if self._spell(phase) == name:
-                column[row] = spent if np.isnan(column[row]) else column[row] + spent
-        if name == _UNATTRIBUTED_NS and record.phases and np.isnan(column[row]):
-            column[row] = wall_ns
+                column.change(row, spent if np.isnan(before) else before + spent)
+        if name == _UNATTRIBUTED_NS and record.phases and np.isnan(before):
+            column.change(row, wall_ns)
 
     def _row(self, tick: int) -> int | None:
         ticks = self._base["tick"].array
