@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,11 +16,13 @@ def expand(line: Line, view: View) -> tuple[list[float], list[float]]:
     pixels, *four = (
         line.arrays[name].tolist() for name in ("column", "first", "min", "max", "last")
     )
-    size = max(4, math.ceil((4 * view.width + 2) / max(len(pixels), 1)))
     points = list(line.before)
-    for pixel, first, low, high, last in zip(pixels, *four, strict=True):
-        for slot, value in enumerate([first, low, high, *[last] * (size - 3)], 1):
-            points.append((float(view.values(pixel + slot / 8 / size)), value))
+    # from four points per pixel on, uPlot draws column by column: copies make up the number
+    copies = max(0, 4 * (int(view.width) - len(pixels)) + 2) if pixels else 0
+    points += [(float(view.values(pixels[0] + 1 / 32)), four[0][0]) for _ in range(copies)]
+    for pixel, *values in zip(pixels, *four, strict=True):
+        for slot, value in enumerate(values, 1):
+            points.append((float(view.values(pixel + slot / 32)), value))
     points += line.after
     return [x for x, _ in points], [y for _, y in points]
 

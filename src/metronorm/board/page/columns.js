@@ -62,7 +62,7 @@ function slots({ before, after }, own, place, width) {
   const { column } = own;
   // From four points per pixel on, uPlot draws column by column, as it would draw all data. Where
   // columns are empty, copies of the first point make up the number.
-  const copies = Math.max(0, SLOTS.length * (width - column.length) + 2);
+  const copies = column.length ? Math.max(0, SLOTS.length * (width - column.length) + 2) : 0;
   const count = before.length + copies + SLOTS.length * column.length + after.length;
   const [x, y] = [new Float64Array(count), new Float64Array(count)];
   let at = 0;

@@ -218,7 +218,7 @@ def _follow(
     x, value = point(points, number)
     pixel = int(view.pixels(points.x[[number]])[0])
     if opened is not None and opened != pixel and x < view.values(opened + 1.0):
-        return (float(view.values(opened + 1 / 16)), value), opened
+        return (float(view.values(opened + 1 / 32)), value), opened
     return (x, value), pixel
 
 
