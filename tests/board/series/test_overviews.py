@@ -141,8 +141,10 @@ def test_the_machine_over_time(tmp_path: Path) -> None:
         assert ys == [[100, 101, 102, 103, 104, 105], [second] * 4]
         seal_run(run)
         series.refresh()
-    with pytest.raises(ConfigError, match="axis time or elapsed"):
-        series.resources(["load"], x="tick")
+    assert series.resources(["load"], x="tick").meta["extent"] == (1, 2)
+    with pytest.raises(ConfigError, match="axis must be one of"):
+        series.resources(["load"], x="epoch")  # type: ignore[arg-type]
+    assert series.nbytes > 0
 
 
 def test_a_run_without_ticks(tmp_path: Path) -> None:
@@ -152,3 +154,21 @@ def test_a_run_without_ticks(tmp_path: Path) -> None:
     for found in (series.phase_times(), series.tick_times(), series.rank_times(), series.norms()):
         assert found.to_bytes()
     assert series.resources(["memory_bytes"]).meta["tracks"] == []
+
+
+def test_samples_beside_ticks_that_were_left_behind_are_left_out(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    for attempt, first in ((0, 1), (1, 5)):
+        ticks = range(first, first + 8)
+        write_tape(run, [line(tick, {"tokens": 10.0}) for tick in ticks], attempt=attempt)
+        samples = [
+            encode({"tick": tick, "time_ns": tick, "values": {"load": float(attempt)}})
+            for tick in (first - 1, first + 2, first + 5)
+        ]
+        write_tape(run, samples, kind="resources", attempt=attempt)
+    series = RunSeries(run)
+    for axis, scale in (("tick", 1), ("tokens", 10)):
+        found = series.resources(["load"], x=axis)  # type: ignore[arg-type]
+        known = arrays(found)
+        assert known["x"].tolist() == [scale * tick for tick in (3, 4, 7, 10)]
+        assert known["y"].tolist() == [0, 1, 1, 1]

@@ -56,6 +56,11 @@ class Growing:
         """The values; what is appended later does not change them."""
         return self._held[: self._count]
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it holds, also those for values to come."""
+        return self._held.nbytes
+
     def change(self, at: int, value: float) -> None:
         """Replace one value; whoever has asked for the array before may see it or not."""
         if not self._is_own:

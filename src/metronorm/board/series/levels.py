@@ -27,6 +27,11 @@ class Levels:
     def __init__(self) -> None:
         self._levels: list[tuple[Growing, Growing]] = []
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that all levels take."""
+        return sum(low.nbytes + high.nbytes for low, high in self._levels)
+
     def extend(self, values: Floats) -> None:
         """Take in the values at the end that are new.
 

@@ -141,14 +141,22 @@ class Recorded:
                 found.setdefault(name.lower(), name)
         return list(found.values())
 
+    @property
+    def ends(self) -> dict[int, int]:
+        """The first tick of each attempt that a later attempt has left behind."""
+        found: dict[int, int] = {}
+        for left in self._left:
+            found[left.attempt] = min(found.get(left.attempt, left.first), left.first)
+        return found
+
     def history(self, rank: int) -> list[Piece]:
         """The effective history of a rank, in the order of the ticks."""
-        found = []
+        found, ends = [], self.ends
         for (attempt, own), tape in sorted(self.tapes.items()):
             if own == rank:
-                ends = [left.first for left in self._left if left.attempt == attempt]
-                end = int(np.searchsorted(tape.base("tick"), min(ends))) if ends else None
-                found.append(Piece(tape, 0, end))
+                end = ends.get(attempt)
+                rows = None if end is None else int(np.searchsorted(tape.base("tick"), end))
+                found.append(Piece(tape, 0, rows))
         return found
 
     def ghosts(self, rank: int) -> list[Ghost]:

@@ -111,6 +111,17 @@ class RunSeries:
         with self._lock:
             return [notice for tape in self._recorded.tapes.values() for notice in tape.notices]
 
+    @property
+    def nbytes(self) -> int:
+        """About how many bytes the columns and what was made of them take."""
+        with self._lock:
+            held = [*self._recorded.tapes.values()]
+            held += [tape for machine in self._machines.values() for tape in machine.tapes]
+            found = sum(tape.nbytes for tape in held)
+            found += sum(track.nbytes for _, track in self._tracks.values())
+            found += sum(smoothed.nbytes for _, smoothed in self._smoothed.values())
+            return found + sum(axis.nbytes for _, axis in self._axes.values())
+
     def _begin(self) -> None:
         if not self._read:
             self.refresh()
@@ -316,7 +327,7 @@ class RunSeries:
         self,
         names: Sequence[str],
         *,
-        x: str = "time",
+        x: Axis = "time",
         begin: float | None = None,
         end: float | None = None,
         width: float = 1000,
@@ -329,20 +340,26 @@ class RunSeries:
     ) -> Reduced:
         """What a chart draws of the machine; the arguments are those of `reduce`.
 
-        What only grows is shown as its rate per second: then `rate` of the track is true.
+        What only grows is shown as its rate per second: then `rate` of the track is true. On an
+        axis of ticks, what was sampled in ticks that were left behind is left out.
         """
         _check_smoothing(smooth)
         with self._lock:
             machine = self._machine(rank)
-            start_ns = begin_ns(Rows(self._recorded.history(rank)))
-            place = machine.positions(x, start_ns)
+            rows = Rows(self._recorded.history(rank))
+            start_ns = begin_ns(rows)
+            if x in ("time", "elapsed"):
+                place, which = machine.times(x, start_ns)
+            else:
+                ends = self._recorded.ends
+                place, which = machine.ticks(ends, rows.base("tick"), self._axis(x, rows, rank))
             extent = _extent([place])
             view = View(*_stretch(extent, begin, end), width, left, ratio)
             known = set(machine.names)
             found: list[tuple[str, LeftBehind | None, Line]] = []
             for name in names:
                 if name in known:
-                    column = machine.column(name)
+                    column = machine.column(name)[which]
                     track, positive = Track(), Track(positive=y == "log")
                     track.extend(column)
                     positive.extend(column)

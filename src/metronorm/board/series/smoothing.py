@@ -30,6 +30,11 @@ class Smoothed:
         """The smoothed values."""
         return self._smooth.array
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes that it takes."""
+        return self._smooth.nbytes + self.levels.nbytes
+
     def extend(self, values: Floats) -> None:
         """Take in the values at the end that are new; those before must be the same."""
         done = len(self._smooth)

@@ -70,6 +70,12 @@ class Tape:
         return self._spelling.values()
 
     @property
+    def nbytes(self) -> int:
+        """About how many bytes the columns take; a value of an unsealed line is an object."""
+        columns = sum(held.nbytes for held in (*self._base.values(), *self._columns.values()))
+        return columns + 64 * sum(len(rows) for rows, _ in self._lines.values())
+
+    @property
     def notices(self) -> list[str]:
         """One sentence for each part that could not be read."""
         return self._parts.notices

@@ -61,6 +61,12 @@ class Track:
         return self._done if self._rows is None else len(self._rows)
 
     @property
+    def nbytes(self) -> int:
+        """The bytes that it takes beside the column."""
+        held = (self._rows, self._values, self._finite, self._bad)
+        return self.levels.nbytes + sum(each.nbytes for each in held if each is not None)
+
+    @property
     def values(self) -> Floats:
         """The value of each point."""
         return self._column if self._values is None else self._values.array
