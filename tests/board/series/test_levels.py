@@ -64,7 +64,7 @@ def test_a_track_grows(pieces: list[int], seed: int, positive: bool) -> None:
     ]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(pieces=pieces, weight=st.sampled_from([0.0, 0.5, 0.9, 0.999]), seed=st.integers(0, 99))
 def test_smoothing_is_a_mean_of_all_values_until_there(
     pieces: list[int], weight: float, seed: int
