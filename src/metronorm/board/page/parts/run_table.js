@@ -5,7 +5,7 @@ import { fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
 import { ageOf, getRun, kindOf, saveNotes, shownIds } from "../runs.js";
 import { go, link, state } from "../state.js";
-import { t } from "../words.js";
+import { counted, t } from "../words.js";
 import { stateWords, toggleShown } from "./rail.js";
 import { editNote } from "./run_header.js";
 
@@ -134,8 +134,8 @@ function rowOf(id, columns, cells, isShown) {
         now.note && h("p", { class: "dim note" }, now.note),
         now.damaged && h("p", { class: "damage" }, now.damaged),
       );
-      const words = now.damaged ? t("state.damaged") : now.stalled ? t("state.stalled") : stateWords(now.state);
-      fill(stateCell, h("span", { class: "state", "data-kind": kindOf(now) }, words));
+      const standing = now.damaged ? t("state.damaged") : now.stalled ? t("state.stalled") : stateWords(now.state);
+      fill(stateCell, h("span", { class: "state", "data-kind": kindOf(now) }, standing));
       stateCell.title = age === null ? "" : t("ago", { time: format.seconds(Math.max(0, Math.round(age / 1e9))) });
       fill(tick, format.whole(now.tick ?? 0), now.total && h("span", { class: "dim" }, ` / ${format.whole(now.total)}`));
       begun.textContent = now.begun_ns ? format.moment(now.begun_ns / 1e6, 60e3) : "–";
@@ -150,7 +150,7 @@ function rowOf(id, columns, cells, isShown) {
       const base = state.pin && state.pin !== id && split(column)[0] !== "config" ? format.number(cells(state.pin, column)) : null;
       fill(
         values.get(column),
-        value === undefined || value === null ? "–" : format.fourDigits(split(column)[1], own ?? value),
+        value === undefined || value === null ? "–" : cellWords(split(column), own ?? value),
         base !== null && own !== null && h("span", { class: "dim diff" }, ` ${format.change(own, base)}`),
       );
     },
@@ -158,6 +158,8 @@ function rowOf(id, columns, cells, isShown) {
   row.update();
   return row;
 }
+
+const cellWords = ([how, name], value) => (how === "config" ? format.value(value) : format.fourDigits(name, value));
 
 /** The head of a group: how many runs, and the mean of each column with its standard error. */
 function groupRow(label, ids, columns, cells) {
@@ -174,7 +176,7 @@ function groupRow(label, ids, columns, cells) {
     "tr",
     { class: "group" },
     h("td", {}),
-    h("th", { scope: "rowgroup", class: "text", colspan: FIXED.length }, `${state.group} = ${label}`, h("span", { class: "dim" }, ` · ${t("group.runs", { n: ids.length })}`)),
+    h("th", { scope: "rowgroup", class: "text", colspan: FIXED.length }, `${state.group} = ${label}`, h("span", { class: "dim" }, ` · ${counted("group.runs", ids.length)}`)),
     columns.map((column) => h("td", {}, mean(column))),
     h("td", {}),
   );
