@@ -68,6 +68,12 @@ def test_no_markup_is_made_from_text_and_nothing_is_inline() -> None:
     assert not re.search(r"<style|\sstyle=|\son\w+=|<script>|https?:", page)
 
 
+def test_all_modules_are_asked_for_at_once() -> None:
+    links = re.findall(r'"modulepreload" href="page/([^"]+)"', (PAGE / "index.html").read_text())
+    modules = {str(path.relative_to(PAGE)) for path in PAGE.rglob("*.js")}
+    assert sorted(links) == sorted(modules - {"early.js", "main.js"})
+
+
 @pytest.mark.parametrize(
     "look",
     [

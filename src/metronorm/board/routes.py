@@ -125,12 +125,24 @@ def api(board: Board) -> APIRouter:
         return Json(await board.call(answer))
 
     @router.get("/columns")
-    async def column_names() -> Json:
+    async def column_names(runs: list[str] = Query([])) -> Json:  # noqa: B008
+        entries = chosen(runs)
+
         def answer() -> dict[str, Any]:
-            entries = listing.entries()
-            options = dict.fromkeys(name for entry in entries for name in entry.config())
+            configs = [entry.config() for entry in entries]
+            options: dict[str, set[str]] = {}
+            for config in configs:
+                for name in config:
+                    options.setdefault(name, set())
+            for name, values in options.items():
+                values.update(repr(config.get(name)) for config in configs)
             names, waiting = board.values.names(entries, seconds=TABLE_SECONDS)
-            return {"metrics": names, "config": [*options], "waiting": len(waiting)}
+            return {
+                "metrics": names,
+                "config": [*options],
+                "differing": [name for name, values in options.items() if len(values) > 1],
+                "waiting": len(waiting),
+            }
 
         return Json(await board.call(answer))
 

@@ -58,6 +58,13 @@ const PATHS = {
 
 /** A small drawing, hidden from screen readers: the button around it has the words. */
 export function icon(name) {
+  drawn[name] ??= draw(name);
+  return drawn[name].cloneNode(true); // (a table has thousands)
+}
+
+const drawn = {};
+
+function draw(name) {
   const space = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(space, "svg");
   for (const [key, value] of [["viewBox", "0 0 16 16"], ["class", "icon"], ["aria-hidden", "true"]]) {

@@ -51,7 +51,12 @@ async function login() {
 }
 
 async function begin() {
-  await loadWords(document.documentElement.lang);
+  // what needs no login comes while the list of runs is asked for
+  const words = loadWords(document.documentElement.lang);
+  const fragment = location.hash.startsWith("#token=");
+  const runs = fragment ? null : loadRuns();
+  runs?.catch(() => {});
+  await words;
   document.getElementById("skip").textContent = t("skip");
   whenLoginNeeded(() => askForToken());
   try {
@@ -70,10 +75,11 @@ async function begin() {
   });
   onRuns((ids) => view?.runs?.(ids));
   try {
-    await loadRuns();
+    await (runs ?? loadRuns());
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    if (error.status !== 401) fill(main, failure(error, begin)); // or else the field for the token is there
+    if (error.status === 401) askForToken();
+    else fill(main, failure(error, begin));
     return;
   }
   await show();

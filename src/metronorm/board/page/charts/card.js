@@ -103,10 +103,11 @@ export class ChartCard {
       const found = await this.load({ from: now?.[0], to: now?.[1], ...this.plot.pixels }, asked.signal);
       if (asked.signal.aborted || !this.plot) return;
       Object.assign(this, found, { found });
-      this.element.classList.add("loaded");
       fill(this.told, found.lines.some((line) => line.x.length) ? null : h("p", {}, t("chart.empty")));
       if (found.extent) this.span.include(found.extent);
       this.draw();
+      this.element.classList.add("loaded");
+      this.element.dataset.shown = (this.span.now ?? []).join(" "); // for tests: what is drawn exactly
       // runs of different length are reduced for the stretch that all of them share
       if (found.uneven && whole) this.fetch();
     } catch (error) {

@@ -5,7 +5,7 @@ import { getColumns, ofRun } from "../api.js";
 import { lines } from "../columns.js";
 
 const AT_ONCE = 4; // requests: a browser opens six connections, and one is the stream
-const NAMES = 24; // per request, so that the first chart need not wait for the last
+const NAMES = [1, 5, 24]; // in the first, second, and all later requests: the first chart waits for no other
 
 const waiting = new Map(); // key -> { route, id, values, wishes: Map(name -> [wish]) }
 const queue = [];
@@ -27,9 +27,14 @@ function send() {
   timer = null;
   for (const group of waiting.values()) {
     const names = [...group.wishes.keys()];
-    for (let i = 0; i < names.length; i += NAMES) queue.push({ ...group, names: names.slice(i, i + NAMES) });
+    for (let i = 0, count = 0; i < names.length; count += 1) {
+      const most = NAMES[Math.min(count, NAMES.length - 1)];
+      queue.push({ ...group, names: names.slice(i, i + most), order: count });
+      i += most;
+    }
   }
   waiting.clear();
+  queue.sort((a, b) => a.order - b.order); // the first chart of all runs before the second of any
   next();
 }
 

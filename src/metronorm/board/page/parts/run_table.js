@@ -142,6 +142,9 @@ function rowOf(id, columns, cells, isShown) {
       for (const [each, pressed] of [[star, now.starred], [hide, now.hidden], [pin, id === state.pin]]) {
         each.setAttribute("aria-pressed", String(Boolean(pressed)));
       }
+      row.values();
+    },
+    values() {
       for (const column of columns) row.cell(column);
     },
     cell(column) {

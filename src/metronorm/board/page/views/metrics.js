@@ -1,6 +1,7 @@
 // Metrics: a card for each, over the runs that are shown, or over one run with its events and the
 // ticks that a resume has replaced.
 
+import { ApiError, getJson } from "../api.js";
 import { ChartCard } from "../charts/card.js";
 import { Grid } from "../charts/grid.js";
 import { Span } from "../charts/span.js";
@@ -20,6 +21,7 @@ import { go, state } from "../state.js";
 import { t } from "../words.js";
 
 const CARDS = 48; // of a section, before somebody asks for more
+const WAIT_MS = 300; // before names that were not read yet are asked for again
 const REFRESH_MS = 1000; // while runs are written
 const TICK_TIME = "wall_ns";
 const OPEN_UP_TO = 60; // names: with more, only the first section is open
@@ -34,6 +36,7 @@ export function open(root) {
   let events = [];
   let groups = null;
   let drawn = "";
+  let naming = null;
 
   const ids = () => {
     const list = state.run ? [state.run] : shownIds();
@@ -66,7 +69,8 @@ export function open(root) {
   async function build() {
     const wanted = ids();
     drawn = JSON.stringify(wanted);
-    events = [];
+    clearTimeout(naming);
+    [events, groups, resources] = [[], null, []];
     grid.clear();
     header = state.run ? runHeader(state.run) : null;
     fill(root, header?.element ?? h("h1", { class: "sr" }, t("view.metrics")), bar, place);
@@ -75,18 +79,25 @@ export function open(root) {
       return;
     }
     fill(place, skeleton());
-    const infos = await Promise.allSettled(wanted.map((id) => infoOf(id)));
-    if (drawn !== JSON.stringify(wanted)) return;
-    const known = infos.filter((each) => each.status === "fulfilled").map((each) => each.value);
-    if (!known.length) {
-      fill(place, failure(infos[0].reason, build));
+    let keys = [];
+    try {
+      if (state.run) {
+        const info = await infoOf(state.run);
+        [names, resources] = [info.metrics, info.resources];
+      } else {
+        const known = await getJson("columns", { runs: wanted });
+        const grouped = await groupsOf(wanted, state.group);
+        if (drawn !== JSON.stringify(wanted)) return;
+        [names, keys, groups] = [known.metrics, known.differing, grouped];
+        if (known.waiting) naming = setTimeout(build, WAIT_MS);
+      }
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      fill(place, failure(error, build));
       return;
     }
-    groups = state.run || !state.group ? null : groupsOf(wanted, known, state.group);
-    names = [...new Set(known.flatMap((info) => info.metrics))];
-    // the machine is sampled in time, not at ticks
-    resources = state.run && ["time", "elapsed"].includes(settings().x) ? known[0].resources : [];
-    toolbar(groupsOf.keys(known));
+    if (drawn !== JSON.stringify(wanted)) return;
+    toolbar(keys);
     sections();
     if (state.run) {
       events = await eventMarks(state.run, settings().x).catch(() => []);
@@ -204,6 +215,7 @@ export function open(root) {
     },
     close() {
       clearTimeout(timer);
+      clearTimeout(naming);
       grid.clear();
       span.close();
     },

@@ -7,6 +7,7 @@ import { Grid } from "../charts/grid.js";
 import { Span } from "../charts/span.js";
 import { fill, h, icon } from "../dom.js";
 import { pickColumns } from "../parts/column_picker.js";
+import { grouping } from "../parts/groups.js";
 import { empty, failure, noRuns } from "../parts/messages.js";
 import { loadMetric, settings } from "../parts/metric_lines.js";
 import { listedIds, onFound } from "../parts/rail.js";
@@ -27,7 +28,7 @@ export function open(root) {
   const bar = h("div", { class: "toolbar" });
   const place = h("div", { class: "scroll table-place", tabindex: "0", role: "region", "aria-label": t("view.runs") });
   const told = h("div", {});
-  let known = { metrics: [], config: [] };
+  let known = { metrics: [], config: [], differing: [] };
   let values = {}; // id -> column -> value
   let table = null;
   let card = null;
@@ -59,19 +60,12 @@ export function open(root) {
     clearTimeout(asking);
     asking = setTimeout(async () => {
       await load(ids.filter((id) => order.includes(id)));
-      draw();
+      show();
     }, WAIT_MS);
   }
 
   function groups(ids) {
-    if (!state.group) return null;
-    const found = new Map();
-    for (const id of ids) {
-      const value = values[id]?.[`config:${state.group}`];
-      const label = value === undefined || value === null ? "–" : String(value);
-      found.set(label, [...(found.get(label) ?? []), id]);
-    }
-    return found;
+    return state.group ? grouping(ids, (id) => values[id]?.[`config:${state.group}`]) : null;
   }
 
   function draw() {
@@ -85,6 +79,13 @@ export function open(root) {
     }
     table = runTable({ ids, columns: columns(), cells: cell, groups: groups(ids) });
     fill(place, table.element);
+  }
+
+  /** Put values into the table; where they decide the order, it is made anew. */
+  function show() {
+    const column = (state.sort ?? "").replace(/^-/, "");
+    if (state.group || columns().includes(column)) draw();
+    else for (const row of table?.rows.values() ?? []) row.values();
   }
 
   async function load(ids = listedIds()) {
@@ -111,7 +112,7 @@ export function open(root) {
       choice("y", t("axis.y"), SCALES, "linear"),
       fitting(),
       smoothing(),
-      known.config.length > 0 && select("group", t("group.by"), [NO_GROUP, ...known.config], NO_GROUP, (key) => key || t("group.none")),
+      known.differing.length > 0 && select("group", t("group.by"), [NO_GROUP, ...known.differing], NO_GROUP, (key) => key || t("group.none")),
       zoomButtons(span),
     );
   }
@@ -165,8 +166,9 @@ export function open(root) {
     }
     toolbar();
     chartOf();
-    await load();
     draw();
+    await load();
+    show();
     if (state.group) card?.fetch();
     if (known.waiting) naming ??= setTimeout(moreNames, WAIT_MS);
   }
