@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metronorm.board.series._arrays import joined, missing
+from metronorm.board.series.cache import LEAST_ROWS
 from metronorm.store.engine import connect
 from metronorm.store.parquet_parts import batches, has_parquet_magic, out_of_memory, scan, schemas
 from metronorm.store.sql_columns import identifier, literal, literal_glob, select
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import duckdb
 
     from metronorm.board.series._arrays import Floats, Integers
+    from metronorm.board.series.cache import Cache
 
 _MOST_AT_ONCE = 32  # columns in one query
 _lock = threading.Lock()
@@ -39,14 +41,15 @@ class Parts:
 
     Args:
         base: the columns that every row has, all of them integers. The first one numbers the rows.
+        cache: where columns of many rows are kept; None: nowhere.
 
     Attributes:
         paths: the parts, also those that cannot be read.
         notices: one sentence for each part that cannot be read.
     """
 
-    def __init__(self, base: Sequence[str]) -> None:
-        self._names = base
+    def __init__(self, base: Sequence[str], cache: Cache | None = None) -> None:
+        self._names, self._cache = base, cache
         self.paths: list[Path] = []
         self.notices: list[str] = []
         self._rows: list[tuple[Path, int]] = []  # the parts that can be read, with their rows
@@ -70,7 +73,7 @@ class Parts:
             OutOfMemoryError: reading them takes more memory than there is.
         """
         if paths[: len(self.paths)] != self.paths:
-            self.__init__(self._names)  # type: ignore[misc]
+            self.__init__(self._names, self._cache)  # type: ignore[misc]
         new = paths[len(self.paths) :]
         self.paths = list(paths)
         blocks = self._read_base([path for path in new if self._is_whole(path)])
@@ -129,18 +132,31 @@ class Parts:
             OutOfMemoryError: reading them takes more memory than there is.
         """
         found: dict[str, Floats] = {}
-        for batch in batches(names, _MOST_AT_ONCE):
-            pieces: list[list[Floats]] = [[] for _ in batch]
+        count = sum(count for _, count in self._rows)
+        if self._cache is None or count < LEAST_ROWS:
+            for batch in batches(names, _MOST_AT_ONCE):
+                found |= self._columns_of(batch, self._rows)
+        else:
+            parts, damaged = [path for path, _ in self._rows], len(self.notices)
+            for name in names:
+                begin, known = self._cache.load(name, parts, count) or (np.empty(0), 0)
+                rest = self._columns_of([name], self._rows[known:])[name]
+                found[name] = joined([begin, rest])
+                if known < len(parts) and len(self.notices) == damaged:
+                    self._cache.save(name, parts, found[name])
+        return {name: self._sorted(column) for name, column in found.items()}
 
-            def spelled(row: tuple[Path, int], batch: Sequence[str] = batch) -> list[str | None]:
-                return [self._columns[row[0]].get(name.lower()) for name in batch]
+    def _columns_of(self, names: Sequence[str], rows: list[tuple[Path, int]]) -> dict[str, Floats]:
+        """Some columns of some parts."""
+        pieces: list[list[Floats]] = [[] for _ in names]
 
-            for spellings, group in groupby(self._rows, spelled):
-                for piece, read in zip(pieces, self._read(spellings, list(group)), strict=True):
-                    piece += read
-            for name, piece in zip(batch, pieces, strict=True):
-                found[name] = self._sorted(joined(piece))
-        return found
+        def spelled(row: tuple[Path, int]) -> list[str | None]:
+            return [self._columns[row[0]].get(name.lower()) for name in names]
+
+        for spellings, group in groupby(rows, spelled):
+            for piece, read in zip(pieces, self._read(spellings, list(group)), strict=True):
+                piece += read
+        return {name: joined(piece) for name, piece in zip(names, pieces, strict=True)}
 
     def _read(self, names: list[str | None], rows: list[tuple[Path, int]]) -> list[list[Floats]]:
         """The columns of some parts, each in pieces."""

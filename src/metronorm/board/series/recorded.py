@@ -52,13 +52,14 @@ class Recorded:
 
     Args:
         directory: the directory of the run.
+        cache: whether columns of many rows are kept there.
 
     Raises:
         RunError: there is no run, or it has a newer schema.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, *, cache: bool) -> None:
+        self.directory, self._cache = directory, cache
         self.generation = 0
         self.info = read_run_info(directory)
         self._wanted: set[int] = set()
@@ -90,7 +91,7 @@ class Recorded:
         for folder in folders:
             place = folder_number(folder.parent), folder_number(folder)
             if place not in self.tapes and place[1] in self._wanted.union(self.ranks[:1]):
-                self.tapes[place] = Tape(folder, info.id)
+                self.tapes[place] = Tape(folder, info.id, cache=self._cache)
         for place, tape in self.tapes.items():
             tape.refresh()
             for later in self._between.pop(place, ()):

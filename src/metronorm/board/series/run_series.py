@@ -51,14 +51,16 @@ class RunSeries:
 
     Args:
         directory: the directory of the run.
+        cache: keep columns of millions of rows in `RUN/board/levels/`, which may be deleted. A
+            folder that may not be written works, too.
 
     Raises:
         RunError: there is no run, or it has a newer schema.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]) -> None:
+    def __init__(self, directory: str | os.PathLike[str], *, cache: bool = True) -> None:
         self._lock = threading.RLock()
-        self._recorded = Recorded(Path(directory).absolute())
+        self._recorded = Recorded(Path(directory).absolute(), cache=cache)
         self._tracks: dict[tuple[object, ...], tuple[tuple[object, ...], Track]] = {}
         self._smoothed: dict[tuple[object, ...], tuple[Track, Smoothed]] = {}
         self._axes: dict[tuple[object, ...], tuple[object, Floats]] = {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metronorm.board.series._arrays import Floats, Growing, missing
+from metronorm.board.series.cache import Cache
 from metronorm.board.series.parts import Parts
 from metronorm.runs.following.tail import Tail
 from metronorm.store.run_directory import folder_number
@@ -44,16 +45,19 @@ class Tape:
         folder: the folder of the tape.
         identity: the `id` of the run.
         kind: "ticks" or "resources".
+        cache: whether columns of many rows are kept in the directory of the run.
     """
 
-    def __init__(self, folder: Path, identity: str, kind: str = "ticks") -> None:
+    def __init__(
+        self, folder: Path, identity: str, kind: str = "ticks", *, cache: bool = False
+    ) -> None:
         self.attempt, self.rank = folder_number(folder.parent), folder_number(folder)
         self.generation = 0
         self.changes: dict[str, int] = {}
         self._folder, self._identity, self._kind = folder, identity, kind
         self._key = BASES[kind][0]
         self._tail: Tail | None = None
-        self._parts = Parts(BASES[kind])
+        self._parts = Parts(BASES[kind], Cache(folder) if cache else None)
         self._base = {name: Growing(np.empty(0, np.int64)) for name in BASES[kind]}
         self._columns: dict[str, Growing] = {}
         self._lines: dict[str, tuple[list[int], list[float]]] = {}  # by column: rows and values
