@@ -16,11 +16,12 @@ from metronorm.board.series.reduced import Column
 from metronorm.store.schema import UNATTRIBUTED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from metronorm.board.series._arrays import Floats, Integers
     from metronorm.board.series.recorded import Rows
     from metronorm.board.series.tracks import Points
+    from metronorm.runs import Table
 
 UNATTRIBUTED_NS = f"{UNATTRIBUTED}_ns"
 _BINS_PER_OCTAVE, _MOST_BINS = 8, 48
@@ -108,18 +109,15 @@ def tick_times(rows: Rows, cut: Buckets) -> list[Column]:
     ]
 
 
-def layers(
-    tracks: Callable[[str], Points], names: Sequence[str], ticks: Integers, cut: Buckets
-) -> list[Column]:
-    """The highest value of each metric in each bucket: `value[name * buckets + bucket]`.
+def layers(tracks: Sequence[Points], ticks: Integers, cut: Buckets) -> list[Column]:
+    """The highest value of each track in each bucket: `value[track * buckets + bucket]`.
 
-    NaN where a metric has no finite value.
+    NaN where a track has no finite value.
     """
     # from rows to points: a metric need not be logged at every tick
     places = np.append(ticks, np.iinfo(np.int64).max)[cut.edges].astype(float)
     found = []
-    for name in names:
-        points = tracks(name)
+    for points in tracks:
         at = points.finite_before(np.searchsorted(points.x, places))
         some = at[:-1] < at[1:]
         values = np.full(len(cut.begins), np.nan)
@@ -128,8 +126,34 @@ def layers(
     return [Column("x", cut.begins), Column("value", np.concatenate([np.empty(0), *found]))]
 
 
-def ranks_query(value: str, begin: float, size: int, end: float) -> str:
-    """SQL of the mean of a column for each rank and bucket, over a table `ticks`."""
-    return f"""select rank, tick // {size}, avg({value}) from ticks
-               where tick >= {math.ceil(begin)} and tick <= {math.floor(end)}
-               group by 1, 2 order by 1, 2"""
+def norm_numbers(metrics: Sequence[str]) -> dict[str, list[str]]:
+    """Of metrics `norm.LAYER.NUMBER`: the layers that have each number."""
+    found: dict[str, list[str]] = {}
+    for name in metrics:
+        first, _, rest = name.partition(".")
+        layer, _, number = rest.rpartition(".")
+        if first == "norm" and layer:
+            found.setdefault(number, []).append(layer)
+    return found
+
+
+def rank_times(ticks: Table, ranks: Sequence[int], column: str, cut: Buckets) -> list[Column]:
+    """The mean of a column for each rank and bucket: `value[rank * buckets + bucket]`.
+
+    By SQL, as the columns of many ranks cannot all be kept. NaN where nothing is known.
+    """
+    found = np.full((len(ranks), len(cut.begins)), np.nan)
+    if column in ticks.columns and len(cut.begins):
+        first, last = int(cut.begins[0]), int(cut.begins[-1]) + cut.size - 1
+        rows = ticks.only("rank", "tick", column).fetch(
+            f"""select rank, tick // {cut.size}, avg({column}) from ticks
+                where tick between {first} and {last} and {column} is not null group by 1, 2"""
+        )
+        for rank, number, mean in rows:
+            if rank in ranks:
+                found[ranks.index(rank), number - first // cut.size] = mean
+    return [
+        Column("x", cut.begins),
+        Column("rank", np.array(ranks, np.int32)),
+        Column("value", found.ravel()),
+    ]

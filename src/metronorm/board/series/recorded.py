@@ -201,6 +201,11 @@ class Rows:
             return self.base(name).astype(np.float64)
         return joined([tape.column(name)[first:end] for tape, first, end in self.pieces])
 
+    @property
+    def place(self) -> tuple[tuple[int, int, int], ...]:
+        """What names these rows, also when more are added: attempt, rank and first row of each."""
+        return tuple((tape.attempt, tape.rank, first) for tape, first, _ in self.pieces)
+
     def version(self, name: str) -> tuple[object, ...]:
         """Is the same as before if the values of a column that were there before are the same."""
         return tuple(

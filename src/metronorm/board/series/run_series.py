@@ -6,23 +6,22 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from metronorm.board.series.axes import begin_ns, positions, unit_of
-from metronorm.board.series.buckets import reduce_live
+from metronorm.board.series.axes import begin_ns
+from metronorm.board.series.drawing import draw
+from metronorm.board.series.kept import Kept
 from metronorm.board.series.machine import Machine, is_rate
 from metronorm.board.series.overviews import (
     Buckets,
     buckets,
     layers,
+    norm_numbers,
     phase_times,
-    ranks_query,
+    rank_times,
     tick_times,
 )
 from metronorm.board.series.pixels import MOST_PIXELS, View
 from metronorm.board.series.recorded import Recorded, Rows
 from metronorm.board.series.reduced import Column, Reduced
-from metronorm.board.series.reducing import add_marks, reduce_line
 from metronorm.board.series.smoothing import Smoothed
 from metronorm.board.series.tracks import Track
 from metronorm.errors import ConfigError
@@ -35,13 +34,10 @@ if TYPE_CHECKING:
 
     from metronorm.board.series._arrays import Floats
     from metronorm.board.series.axes import Axis
-    from metronorm.board.series.recorded import Ghost
     from metronorm.board.series.reducing import Line
-    from metronorm.board.series.tracks import Points
     from metronorm.runs.history import LeftBehind
 
 BAR_PIXELS, CELL_PIXELS = 2, 4  # the width of a bar and of a cell of a heat map, at least
-_MOST_TRACKS = 256  # that are kept; the one that was not used for longest goes first
 
 
 class RunSeries:
@@ -61,9 +57,7 @@ class RunSeries:
     def __init__(self, directory: str | os.PathLike[str], *, cache: bool = True) -> None:
         self._lock = threading.RLock()
         self._recorded = Recorded(Path(directory).absolute(), cache=cache)
-        self._tracks: dict[tuple[object, ...], tuple[tuple[object, ...], Track]] = {}
-        self._smoothed: dict[tuple[object, ...], tuple[Track, Smoothed]] = {}
-        self._axes: dict[tuple[object, ...], tuple[object, Floats]] = {}
+        self._kept = Kept(self._recorded)
         self._machines: dict[int, Machine] = {}
         self._read = False
 
@@ -119,10 +113,7 @@ class RunSeries:
         with self._lock:
             held = [*self._recorded.tapes.values()]
             held += [tape for machine in self._machines.values() for tape in machine.tapes]
-            found = sum(tape.nbytes for tape in held)
-            found += sum(track.nbytes for _, track in self._tracks.values())
-            found += sum(smoothed.nbytes for _, smoothed in self._smoothed.values())
-            return found + sum(axis.nbytes for _, axis in self._axes.values())
+            return self._kept.nbytes + sum(tape.nbytes for tape in held)
 
     def _begin(self) -> None:
         if not self._read:
@@ -172,24 +163,20 @@ class RunSeries:
             rows = Rows(self._recorded.history(rank))
             names = self._known(names)
             rows.load(names)
-            axis = self._axis(x, rows, rank)
-            left_behind = self._recorded.ghosts(rank) if ghosts else []
-            others = [(ghost, *self._ghost(ghost, x, rows, axis)) for ghost in left_behind]
-            whole = [axis, *(place for _, _, place in others)]
-            extent = _extent(whole)
+            axis = self._kept.axis(x, rank)
+            places: list[tuple[LeftBehind | None, Rows, Floats]] = [(None, rows, axis)]
+            for ghost in self._recorded.ghosts(rank) if ghosts else ():
+                own = Rows([ghost.piece])
+                places.append((ghost.left, own, self._kept.ghost_axis(x, own, rank)))
+            extent = _extent([place for _, _, place in places])
             view = View(*_stretch(extent, begin, end), width, left, ratio)
-            found: list[tuple[str, LeftBehind | None, Line]] = []
-            reduce = reduce_live if live else reduce_line
-            places = [(None, rows, axis), *((ghost.left, own, at) for ghost, own, at in others)]
+            found = []
             for name in names:
                 for left_by, own, place in places:
-                    logged = self._track(name, own, positive=y == "log").points(place)
-                    if smooth:  # over all finite values, whatever the axis can show
-                        raw = self._track(name, own).points(place)
-                        line = reduce(self._smooth(name, own, raw, smooth), view, raw=raw)
-                    else:
-                        line = reduce(logged, view)
-                    add_marks(line, logged, view)
+                    track = self._kept.track(name, own)
+                    shown = self._kept.track(name, own, positive=y == "log").points(place)
+                    smoothed = self._kept.smoothed(name, own, smooth) if smooth else None
+                    line = draw(track.points(place), shown, smoothed, view, live=live)
                     found.append((name, left_by, line))
             time = rows.base("time_ns")
             return Reduced.of(
@@ -198,7 +185,7 @@ class RunSeries:
                 {
                     "x": x,
                     "rank": rank,
-                    "unit": unit_of(self.names()) if x == "tokens" else None,
+                    "unit": self._kept.unit if x == "tokens" else None,
                     "begin_ns": begin_ns(rows),
                     "extent": extent,
                     "rows": len(rows),
@@ -263,19 +250,9 @@ class RunSeries:
             raise ConfigError("the value must be wall or arrival", got=repr(value))
         with self._lock:
             _, cut, meta = self._buckets(begin, end, int(width / CELL_PIXELS), 0)
-            # of many ranks not all columns can be kept
             ticks = open_run(self._recorded.directory).ticks()
-            ranks, column = self._recorded.ranks, f"{value}_ns"
-            found = np.full((len(ranks), len(cut.begins)), np.nan)
-            if column in ticks.columns and len(cut.begins):
-                last = cut.begins[-1] + cut.size - 1
-                query = ranks_query(column, cut.begins[0], cut.size, last)
-                first = int(cut.begins[0]) // cut.size
-                for rank, number, mean in ticks.only("rank", "tick", column).fetch(query):
-                    if mean is not None:
-                        found[ranks.index(rank), number - first] = mean
-            columns = [Column("x", cut.begins), Column("rank", np.array(ranks, np.int32))]
-            return Reduced([*columns, Column("value", found.ravel())], meta)
+            found = rank_times(ticks, self._recorded.ranks, f"{value}_ns", cut)
+            return Reduced(found, meta)
 
     def norms(
         self,
@@ -293,18 +270,15 @@ class RunSeries:
         """
         with self._lock:
             rows, cut, meta = self._buckets(begin, end, int(width / CELL_PIXELS), rank)
-            parts = [name.split(".") for name in self.names() if name.startswith("norm.")]
-            known = [(".".join(each[1:-1]), each[-1]) for each in parts if len(each) > 2]
-            meta["stats"] = list(dict.fromkeys(number for _, number in known))
-            meta["layers"] = [layer for layer, number in known if number == stat]
+            known = norm_numbers(self.names())
+            meta |= {"stats": [*known], "layers": known.get(stat or "", [])}
             if stat is None:
                 return Reduced([Column("x", cut.begins)], meta)
             names = [f"norm.{layer}.{stat}" for layer in meta["layers"]]
             rows.load(names)
-            axis = self._axis("tick", rows, rank)
-            ticks = rows.base("tick")
-            found = layers(lambda name: self._track(name, rows).points(axis), names, ticks, cut)
-            return Reduced(found, meta)
+            axis, ticks = self._kept.axis("tick", rank), rows.base("tick")
+            tracks = [self._kept.track(name, rows).points(axis) for name in names]
+            return Reduced(layers(tracks, ticks, cut), meta)
 
     def _buckets(
         self, begin: float | None, end: float | None, most: int, rank: int
@@ -312,7 +286,7 @@ class RunSeries:
         self._begin()
         self._recorded.want(rank)
         rows = Rows(self._recorded.history(rank))
-        extent = _extent([self._axis("tick", rows, rank)])
+        extent = _extent([self._kept.axis("tick", rank)])
         view = View(*_stretch(extent, begin, end), 1)
         cut = buckets(rows.base("tick"), view.begin, view.end, min(max(most, 1), MOST_PIXELS))
         meta = {"extent": extent, "width": cut.size, "rank": rank, "rows": len(rows)}
@@ -354,28 +328,20 @@ class RunSeries:
                 place, which = machine.times(x, start_ns)
             else:
                 ends = self._recorded.ends
-                place, which = machine.ticks(ends, rows.base("tick"), self._axis(x, rows, rank))
+                place, which = machine.ticks(ends, rows.base("tick"), self._kept.axis(x, rank))
             extent = _extent([place])
             view = View(*_stretch(extent, begin, end), width, left, ratio)
-            known = set(machine.names)
             found: list[tuple[str, LeftBehind | None, Line]] = []
-            for name in names:
-                if name in known:
-                    column = machine.column(name)[which]
-                    track, positive = Track(), Track(positive=y == "log")
-                    track.extend(column)
-                    positive.extend(column)
-                    raw, smoothed = track.points(place), Smoothed(smooth)
-                    logged = positive.points(place)
-                    reduce = reduce_live if live else reduce_line
-                    if smooth:
-                        smoothed.extend(raw.finite)
-                        points = raw._replace(finite=smoothed.values, levels=smoothed.levels)
-                        line = reduce(points, view, raw=raw)
-                    else:
-                        line = reduce(logged, view)
-                    add_marks(line, logged, view)
-                    found.append((name, None, line))
+            for name in (name for name in names if name in machine.names):
+                column = machine.column(name)[which]
+                track, shown, smoothed = Track(), Track(positive=y == "log"), None
+                track.extend(column)
+                shown.extend(column)
+                if smooth:
+                    smoothed = Smoothed(smooth)
+                    smoothed.extend(track.finite)
+                line = draw(track.points(place), shown.points(place), smoothed, view, live=live)
+                found.append((name, None, line))
             meta = {"x": x, "rank": rank, "begin_ns": start_ns, "extent": extent}
             answer = Reduced.of(found, view, meta | {"rows": len(place), "cursor": self.cursor})
             for track_meta in answer.meta["tracks"]:
@@ -390,70 +356,6 @@ class RunSeries:
             machine = self._machines[rank] = Machine(self._recorded.directory, rank)
         machine.refresh(self._recorded.info.id)
         return machine
-
-    # --- what is kept ---------------------------------------------------------------------------
-
-    def _axis(self, x: Axis, rows: Rows, rank: int) -> Floats:
-        unit = unit_of(self.names()) if x == "tokens" else None
-        others = [other for other in self._recorded.ranks if other != rank and x == "tokens"]
-        self._recorded.want(*others)
-        histories = [Rows(self._recorded.history(other)) for other in others]
-        version = (
-            [own.version(name) for own in (rows, *histories) for name in _needed(x, unit)],
-            len(rows),
-        )
-        known = self._axes.get((x, rank))
-        if known is None or known[0] != version:
-            known = version, positions(x, rows, histories, unit)
-            self._axes[x, rank] = known
-        return known[1]
-
-    def _ghost(self, ghost: Ghost, x: Axis, rows: Rows, axis: Floats) -> tuple[Rows, Floats]:
-        """The rows of a ghost and where they stand: sums go on from where it was left behind."""
-        own = Rows([ghost.piece])
-        unit = unit_of(self.names()) if x == "tokens" else None
-        place = positions(x, own, (), unit)
-        if x in ("tokens", "training"):
-            before = int(np.searchsorted(rows.base("tick"), own.base("tick")[0]))
-            place += axis[before - 1] if before else 0.0
-        elif x == "elapsed":
-            place += begin_ns(own) - begin_ns(rows)
-        return own, place
-
-    def _track(self, name: str, rows: Rows, *, positive: bool = False) -> Track:
-        key = (
-            name,
-            positive,
-            *((tape.attempt, tape.rank, first) for tape, first, _ in rows.pieces),
-        )
-        version = rows.version(name)
-        known, track = self._tracks.pop(key, ((), Track()))
-        if known != version:
-            track = Track(positive=positive)
-        track.extend(rows.column(name))
-        self._tracks[key] = version, track
-        while len(self._tracks) > _MOST_TRACKS:
-            self._tracks.pop(next(iter(self._tracks)))
-        return track
-
-    def _smooth(self, name: str, rows: Rows, raw: Points, weight: float) -> Points:
-        track = self._track(name, rows)
-        key = (name, weight, *((tape.attempt, tape.rank, first) for tape, first, _ in rows.pieces))
-        source, smoothed = self._smoothed.pop(key, (None, Smoothed(weight)))
-        if source is not track:
-            smoothed = Smoothed(weight)
-        smoothed.extend(raw.finite)
-        self._smoothed[key] = track, smoothed
-        while len(self._smoothed) > _MOST_TRACKS // 4:
-            self._smoothed.pop(next(iter(self._smoothed)))
-        return raw._replace(finite=smoothed.values, levels=smoothed.levels)
-
-
-def _needed(x: Axis, unit: str | None) -> list[str]:
-    """The columns that an axis is made of."""
-    if x == "tokens" and unit:
-        return ["tick", unit]
-    return {"tick": ["tick"], "training": ["wall_ns"]}.get(x, ["time_ns", "wall_ns"])
 
 
 def _extent(axes: Sequence[Floats]) -> tuple[float, float]:
