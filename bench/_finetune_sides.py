@@ -218,8 +218,7 @@ def held_out_loss(net: Any, data: Data) -> float:
     return total / count
 
 
-OUT = os.fdopen(os.dup(1), "w")
-
 if __name__ == "__main__":
+    OUT = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print is no line of ours
     main()

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _finetune_sides import OURS
 from _plays import plays
 from _rows import append
 
@@ -97,6 +98,12 @@ def speed(arguments: Any, folder: Path) -> None:
             append(NAME, f"{side.case}, speed by processor time", "tokens/s", busy)
             append(NAME, f"{side.case}, peak memory of the process", "MiB", [side.peak])
             append(NAME, f"{side.case}, loss held out after {ticks} ticks", "nats", [held_out])
+        for ours in [side for side in group if side.name in OURS]:
+            for peer in [side for side in group if side.name not in OURS]:
+                ratios = [b / a for a, b in zip(ours.walls, peer.walls, strict=True)]
+                append(NAME, f"{ours.name}, speed over that of {peer.name}", "ratio", ratios)
+                memory = [ours.peak / peer.peak]
+                append(NAME, f"{ours.name}, peak memory over that of {peer.name}", "ratio", memory)
 
 
 def quality(arguments: Any, folder: Path) -> None:
@@ -129,7 +136,7 @@ class Side:
     """A process that trains."""
 
     def __init__(self, name: str, setting: Setting, rate: float, seed: int = 0) -> None:
-        self.case = f"{name}, rate {rate:g}"
+        self.name, self.case = name, f"{name}, rate {rate:g}"
         script = Path(__file__).with_name("_finetune_sides.py")
         options = [name, setting.model, setting.rows, rate, setting.ticks, seed]
         self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (open as long as the process)
