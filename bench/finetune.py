@@ -221,11 +221,11 @@ class Side:
         found = self._go()
         self.seconds.append(time.perf_counter() - begin)
         self.processor.append(found["cpu"])
+        self.peak = found["peak"]  # that of the training, without what is held out
 
     def finish(self) -> float:
         """Let it end; the loss on what is held out."""
         found = self._go()
-        self.peak = found["peak"]
         self.process.communicate("\n")
         return float(found["held_out"])
 
