@@ -257,6 +257,7 @@ def prepare(
     answers = np.zeros(ids.shape, dtype=bool)
     answers[:, -round(answer * length) :] = True
     np.savez(setting.rows, ids=ids, answers=answers, beats=beats, held_out=held_out)
+    os.sync()  # a model is on the disk before it is trained; pages not written yet would stay
     return setting
 
 
