@@ -5,11 +5,11 @@ import { getColumns, ofRun } from "../api.js";
 import { lines } from "../columns.js";
 
 const AT_ONCE = 4; // requests: a browser opens six connections, and one is the stream
-const NAMES = [1, 5, 24]; // in the first, second, and all later requests: the first chart waits for no other
+const NAMES = [1, 4]; // in the first and in all later requests of a run: a chart waits for few others
 
 const waiting = new Map(); // key -> { route, id, values, wishes: Map(name -> [wish]) }
 const queue = [];
-let running = 0;
+const busy = new Set(); // runs that are asked: the server reads a run for one request at a time
 let timer = null;
 
 /** One name of one run: { line, ghosts, meta }; line is null where the run has nothing of it. */
@@ -39,30 +39,34 @@ function send() {
 }
 
 function next() {
-  while (running < AT_ONCE && queue.length) {
-    const { route, id, values, wishes, names } = queue.shift();
-    const wanted = names.filter((name) => wishes.get(name).some(({ signal }) => !signal?.aborted));
-    if (!wanted.length) continue;
-    running += 1;
-    getColumns(ofRun(id, route), { ...values, names: wanted })
-      .then((answer) => {
-        const tracks = lines(answer);
-        for (const name of wanted) {
-          const own = tracks.filter((track) => track.name === name);
-          const found = {
-            line: own.find((track) => !track.ghost) ?? null,
-            ghosts: own.filter((track) => track.ghost),
-            meta: answer.meta,
-          };
-          for (const { resolve } of wishes.get(name)) resolve(found);
-        }
-      })
-      .catch((error) => {
-        for (const name of wanted) for (const { reject } of wishes.get(name)) reject(error);
-      })
-      .finally(() => {
-        running -= 1;
-        next();
-      });
+  for (let i = 0; i < queue.length && busy.size < AT_ONCE; ) {
+    if (busy.has(queue[i].id)) i += 1;
+    else ask(queue.splice(i, 1)[0]);
   }
+}
+
+function ask({ route, id, values, wishes, names }) {
+  const wanted = names.filter((name) => wishes.get(name).some(({ signal }) => !signal?.aborted));
+  if (!wanted.length) return;
+  busy.add(id);
+  getColumns(ofRun(id, route), { ...values, names: wanted })
+    .then((answer) => {
+      const tracks = lines(answer);
+      for (const name of wanted) {
+        const own = tracks.filter((track) => track.name === name);
+        const found = {
+          line: own.find((track) => !track.ghost) ?? null,
+          ghosts: own.filter((track) => track.ghost),
+          meta: answer.meta,
+        };
+        for (const { resolve } of wishes.get(name)) resolve(found);
+      }
+    })
+    .catch((error) => {
+      for (const name of wanted) for (const { reject } of wishes.get(name)) reject(error);
+    })
+    .finally(() => {
+      busy.delete(id);
+      next();
+    });
 }
