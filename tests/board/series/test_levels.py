@@ -22,14 +22,14 @@ def test_extremes_of_any_stretches(pieces: list[int], seed: int) -> None:
     rng = np.random.default_rng(seed)
     values = rng.normal(size=sum(pieces) * 8 + 1)
     grown = Levels()
-    for end in np.cumsum(pieces) * 8 + 1:
-        grown.extend(values[:end])
     edges = np.unique(rng.integers(0, len(values) + 1, 2 * rng.integers(1, 40)))
     starts, ends = edges[:-1], edges[1:]
     if rng.random() < 0.5:  # with something between them
         starts, ends = starts[::2], ends[::2]
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(levels_module, "_DIRECT", 0)
+        for end in np.cumsum(pieces) * 8 + 1:
+            grown.extremes(values[:end], np.array([0]), np.array([end]))
         found = grown.extremes(values, starts, ends)
     both = grown.extremes(values, starts, ends)
     stretches = [values[start:end] for start, end in zip(starts, ends, strict=True)]

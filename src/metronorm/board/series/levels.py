@@ -3,6 +3,9 @@
 Level 0 is the array itself. A node of level n + 1 covers `FAN_OUT` nodes of level n, so all levels
 together have a fifteenth of the array's length. Only whole nodes are kept: what is appended later
 changes none of them, and a stretch is put together from whole nodes inside and values at its edges.
+
+Of less than millions of values, the extremes are read from the array itself: that takes a
+millisecond a million, and the levels are not made.
 """
 
 from __future__ import annotations
@@ -17,8 +20,7 @@ if TYPE_CHECKING:
     from metronorm.board.series._arrays import Floats, Integers
 
 FAN_OUT = 16
-# shorter stretches are read from the array itself, which is faster
-_DIRECT = 1 << 18
+_DIRECT = 1 << 22  # up to this number of values, in all stretches together, no levels are needed
 
 
 class Levels:
@@ -32,12 +34,8 @@ class Levels:
         """The bytes that all levels take."""
         return sum(low.nbytes + high.nbytes for low, high in self._levels)
 
-    def extend(self, values: Floats) -> None:
-        """Take in the values at the end that are new.
-
-        Args:
-            values: the whole array; what was there before must be the same.
-        """
+    def _extend(self, values: Floats) -> None:
+        """Take in the values at the end that are new."""
         low = high = values
         for at in range(64):
             count = len(low) // FAN_OUT
@@ -55,14 +53,15 @@ class Levels:
         """The lowest and the highest value of each stretch.
 
         Args:
-            values: the whole array.
+            values: the whole array; what was there before must be the same.
             starts: where each stretch begins, in ascending order.
             ends: where it ends, after its start; stretches do not overlap.
         """
         if not len(starts):
             return np.empty(0), np.empty(0)
-        if ends[-1] - starts[0] <= _DIRECT or not self._levels:
+        if ends[-1] - starts[0] <= _DIRECT:
             return _directly(values, starts, ends)
+        self._extend(values)
         low, high = np.full(len(starts), np.inf), np.full(len(starts), -np.inf)
         below = (values, values)
         for level in (*self._levels, None):

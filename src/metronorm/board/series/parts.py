@@ -33,6 +33,7 @@ def connection() -> duckdb.DuckDBPyConnection:
     with _lock:
         if not _connections:
             _connections.append(connect())
+            _connections[0].execute("set parquet_metadata_cache = true")
         return _connections[0].cursor()
 
 

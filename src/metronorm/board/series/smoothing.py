@@ -45,7 +45,6 @@ class Smoothed:
         self._sum = float(sums[-1])
         powers = np.arange(done + 1, len(values) + 1)
         self._smooth.append(sums / -np.expm1(powers * _log(self._weight)))
-        self.levels.extend(self.values)
 
 
 def _log(weight: float) -> float:

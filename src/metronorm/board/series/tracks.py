@@ -55,7 +55,6 @@ class Track:
             self._finite.append(new[good])
             self._bad.append(points + np.flatnonzero(~good))
         self._column, self._done = column, len(column)
-        self.levels.extend(self.finite)
 
     def __len__(self) -> int:
         return self._done if self._rows is None else len(self._rows)
