@@ -26,7 +26,14 @@ import msgspec
 
 from metronorm.board.finding import Found, find_runs
 from metronorm.board.notes import FILE, FOLDER, Notes, read_notes
-from metronorm.board.standing import Signature, Standing, last_tick, read_standings, signature
+from metronorm.board.standing import (
+    UNDER_WAY,
+    Signature,
+    Standing,
+    last_tick,
+    read_standings,
+    signature,
+)
 from metronorm.errors import MetronormError, RunError
 from metronorm.store.run_directory import RUN_FILE, RunInfo, read_run_info, tape_folder
 from metronorm.text import flat, printable
@@ -40,7 +47,6 @@ FULL_TIMES = 200  # what a full look cost, until the next
 LARGE_CONFIG = 256 << 10  # bytes of a run.json whose config is not kept in memory
 _KEPT = ("ticks", "best", "best_mode")  # of such a config
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-_UNDER_WAY = ("running", "running or killed", "not begun")
 
 
 @dataclass
@@ -186,7 +192,7 @@ class Listing:
                 self._full_ns = now
                 self._read_all(self._found.runs)
             for entry in self._entries.values():
-                if full or entry.state is None or entry.state in _UNDER_WAY:
+                if full or entry.state is None or entry.state in UNDER_WAY:
                     self._look_at(entry, now)
             if full:
                 self._cost_ns = time.monotonic_ns() - begun_ns
@@ -273,7 +279,7 @@ class Listing:
         if entry.info is None:
             return
         standing = entry.standing
-        if standing is not None and entry.state not in _UNDER_WAY:
+        if standing is not None and entry.state not in UNDER_WAY:
             # an attempt that has ended gets no lines: a new one, or sealing, changes a folder
             names = (str(entry.directory / "ticks"), *entry.signature.tapes)
             folders = tuple(map(_stamp, names))

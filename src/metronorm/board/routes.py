@@ -26,7 +26,7 @@ from metronorm.board.query import QueryError, parse
 from metronorm.board.searching import search
 from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
 from metronorm.board.state import BusyError
-from metronorm.board.values import KINDS
+from metronorm.board.values import KINDS, value_of
 from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
 from metronorm.text import printable, shortened
 
@@ -366,7 +366,7 @@ def _row(board: Board, entry: Entry, pairs: list[tuple[str, str]]) -> dict[str, 
             if name in config:
                 row[f"config:{name}"] = bounded({name: config[name]})[0].get(name)
         elif (value := board.values.known(entry, name)) is not None:
-            row[f"{kind}:{name}"] = value.of(kind, name, config)
+            row[f"{kind}:{name}"] = value_of(value, kind, name, config)
     return row
 
 

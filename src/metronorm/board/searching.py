@@ -13,6 +13,7 @@ from metronorm.board.query import (
     metrics_of,
     names_of,
 )
+from metronorm.board.values import value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -72,7 +73,7 @@ class _Lookup:
         known = self._values.known(self._entry, metric[1]) if metric else None
         if metric is None or known is None:
             return []
-        value = known.of(metric[0], metric[1], self._options())
+        value = value_of(known, metric[0], metric[1], self._options())
         return [] if value is None else [value]
 
     def _has(self, name: str) -> list[Any]:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from metronorm.store.run_directory import RunInfo
 
 AT_ONCE = 200  # runs whose parts are read in one query
+UNDER_WAY = ("running", "running or killed", "not begun")  # states of runs that get records
 _READ = ("changed", "between", "not finite", *STATE_EVENTS)
 _END = 64 << 10  # bytes at the end of a tape in which its last line usually is
 _MOST_RANKS = 64

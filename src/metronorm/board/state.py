@@ -45,7 +45,7 @@ class Board:
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.listing = Listing(roots)
-        self.values = Values()
+        self.values = Values(self.series)
         self._threads = ThreadPoolExecutor(
             min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="board"
         )

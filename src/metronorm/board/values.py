@@ -5,7 +5,8 @@ A metric is read when somebody asks for it, and kept until the run's files chang
 | a run that | is read |
 | --- | --- |
 | has ended, in one attempt of one rank, all of it sealed | with others like it, in one query |
-| any other | by itself, as `open_run` reads it |
+| has ended | by itself, as `open_run` reads it |
+| is being written | by its series, which read what is new |
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from metronorm.board.opening import open_checked
+from metronorm.board.series.tracks import Value
+from metronorm.board.standing import UNDER_WAY
 from metronorm.errors import MetronormError
 from metronorm.runs.directions import better
 from metronorm.store.engine import connect
@@ -26,48 +29,43 @@ from metronorm.store.sql_columns import identifier
 from metronorm.store.unsealed_lines import sealed_parts, unsealed_files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     import duckdb
 
     from metronorm.board.listing import Entry
+    from metronorm.board.series import RunSeries
     from metronorm.board.standing import Signature
 
 AT_ONCE = 100  # runs in one query
 KINDS = ("last", "min", "max", "best")
 
 
-class Value(NamedTuple):
-    """A metric of a run: its last logged value, its lowest and highest finite one, and counts.
+def value_of(value: Value, kind: str, metric: str, config: dict[str, Any]) -> float | None:
+    """One number of a value; None if there is none, or if it is not known what is best.
 
-    `nan` and `infinite` are how many of its values are NaN, and infinite.
+    Args:
+        value: of the metric.
+        kind: one of `KINDS`.
+        metric: the name of the metric.
+        config: of the run; it may say what is best.
     """
-
-    last: float
-    low: float | None
-    high: float | None
-    nan: int
-    infinite: int
-
-    def of(self, kind: str, metric: str, config: dict[str, Any]) -> float | None:
-        """The value of a kind: "last", "min", "max" or "best"; None if it is not known.
-
-        Args:
-            kind: the kind.
-            metric: the name of the metric.
-            config: of the run; it may say what is best.
-        """
-        if kind == "best":
-            direction = better(metric, config)
-            kind = {"lower": "min", "higher": "max", None: ""}[direction]
-        return {"last": self.last, "min": self.low, "max": self.high}.get(kind)
+    if kind == "best":
+        direction = better(metric, config)
+        kind = {"lower": "min", "higher": "max", None: ""}[direction]
+    return {"last": value.last, "min": value.low, "max": value.high}.get(kind)
 
 
 class Values:
-    """Reads values of metrics, and keeps them. All methods may be called from any thread."""
+    """Reads values of metrics, and keeps them. All methods may be called from any thread.
 
-    def __init__(self) -> None:
+    Args:
+        series: gives the series of a run, as they are now.
+    """
+
+    def __init__(self, series: Callable[[Entry], RunSeries]) -> None:
+        self._series = series
         self._lock = threading.Lock()
         self._kept: dict[tuple[Path, str], tuple[Signature, Value | None]] = {}
         self._names: dict[Path, tuple[Signature, tuple[str, ...]]] = {}
@@ -167,7 +165,10 @@ class Values:
 
         signature, names = entry.signature, tuple[str, ...]()
         with contextlib.suppress(duckdb.Error, MetronormError):
-            names = tuple(open_checked(entry.directory).ticks().metrics)
+            if entry.state in UNDER_WAY:
+                names = tuple(self._series(entry).names())
+            else:
+                names = tuple(open_checked(entry.directory).ticks().metrics)
         self._names[entry.directory] = signature, self._same.setdefault(names, names)
 
     def _lacks(self, entry: Entry, metrics: Sequence[str]) -> bool:
@@ -204,6 +205,11 @@ class Values:
 
         signature, values = entry.signature, dict[str, Value]()
         try:
+            if entry.state in UNDER_WAY:
+                series = self._series(entry)
+                found = {metric: series.value(metric) for metric in metrics}
+                values = {metric: value for metric, value in found.items() if value}
+                return
             table = open_checked(entry.directory).ticks()
             names = [metric for metric in metrics if metric in table.metrics]
             if names:
@@ -215,13 +221,14 @@ class Values:
                     values = _values(row, names) | values
         except (duckdb.Error, MetronormError):
             pass  # the page of the run says what is wrong with it
-        self._keep(entry, signature, values, metrics)
+        finally:
+            self._keep(entry, signature, values, metrics)
 
 
 def _only_part(entry: Entry) -> Path | None:
     """The one Parquet part that has all ticks of a run; None if there are more, or lines."""
     standing = entry.standing
-    if standing is None or entry.stood != entry.signature or entry.state == "running":
+    if standing is None or entry.stood != entry.signature or entry.state in UNDER_WAY:
         return None
     if standing.amended or (standing.attempt, standing.ranks) != (0, (0,)):
         return None

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from metronorm.board.series._arrays import Floats
     from metronorm.board.series.axes import Axis
     from metronorm.board.series.reducing import Line
+    from metronorm.board.series.tracks import Value
     from metronorm.runs.history import LeftBehind
 
 BAR_PIXELS, CELL_PIXELS = 2, 4  # the width of a bar and of a cell of a heat map, at least
@@ -199,6 +200,26 @@ class RunSeries:
         return [name for name in names if name.lower() in known]
 
     # --- buckets of ticks: what the arguments and columns mean is in `overviews` ----------------
+
+    def value(self, name: str) -> Value | None:
+        """The last, lowest and highest value of a metric, of the first rank that has any.
+
+        Args:
+            name: the metric.
+
+        Returns:
+            None: the run has no such values.
+
+        Raises:
+            RunError: a file may not be read.
+        """
+        with self._lock:
+            self._begin()
+            for rank in self._recorded.ranks if self._known([name]) else ():
+                value = self._kept.track(name, Rows(self._recorded.history(rank))).value()
+                if value is not None:
+                    return value
+            return None
 
     def phase_times(
         self,

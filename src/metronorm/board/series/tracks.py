@@ -80,10 +80,32 @@ class Track:
         """The points that are not finite, in order."""
         return self._bad.array
 
+    def value(self) -> Value | None:
+        """What the values come to; None without any."""
+        if not len(self):
+            return None
+        finite, bad = self.finite, self.values[self.bad]
+        low = high = None
+        if len(finite):
+            (low,), (high,) = self.levels.extremes(finite, np.array([0]), np.array([len(finite)]))
+            low, high = float(low), float(high)
+        nan = int(np.isnan(bad).sum())
+        return Value(float(self.values[-1]), low, high, nan, len(bad) - nan)
+
     def points(self, axis: Floats) -> Points:
         """The points on an axis that has a value for each row."""
         x = axis[: self._done] if self._rows is None else axis[self._rows.array]
         return Points(x, self.bad, self.values[self.bad], self.finite, self.levels)
+
+
+class Value(NamedTuple):
+    """The last of some values, their lowest and highest finite one, and how many are not finite."""
+
+    last: float
+    low: float | None
+    high: float | None
+    nan: int
+    infinite: int
 
 
 class Points(NamedTuple):
