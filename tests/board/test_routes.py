@@ -360,6 +360,21 @@ def test_the_page_is_not_sent_again_if_it_is_the_same(board: Served) -> None:
     assert (same.status_code, same.content) == (304, b"")
 
 
+def test_what_is_long_is_sent_packed(board: Served) -> None:
+    run = run_of(board, "long a")
+    for path in (
+        "/page/main.js",
+        "/vendor/uPlot.iife.min.js",
+        f"/api/runs/{run}/series?names=loss",
+    ):
+        answer = board.client.get(path)
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.headers["vary"] == "Accept-Encoding"
+        plain = board.client.get(path, headers={"Accept-Encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert plain.content == answer.content
+
+
 def test_notes_are_written_beside_the_run_and_change_nothing_of_it(
     folder: Path, board: Served
 ) -> None:

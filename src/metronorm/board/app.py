@@ -19,6 +19,7 @@ import duckdb
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 
 from metronorm.board.answers import Json
@@ -68,6 +69,8 @@ def create_app(
         # the board sends nothing to anybody, whatever the environment says
         telemetry={"tracing": False, "logs": False, "metrics": False, "auto_configure": False},
     )
+    # the stream is left alone: it is sent piece by piece
+    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
     for error in (MetronormError, duckdb.Error, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, failure)
 
