@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from metronorm.board import routes
+from metronorm.board import routes, state
 from metronorm.board.series import RunSeries
 from metronorm.clock import Clock
 from metronorm.runs import compare, diagnose, open_run
@@ -400,11 +400,29 @@ def test_a_board_without_runs_tells_where_it_looks(tmp_path: Path) -> None:
         assert list(served.runs()) == ["first"]
 
 
+def test_the_series_that_are_kept_take_a_limited_part_of_the_memory(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = state.Board([folder])
+    board.listing.look()
+    good, long_a, long_b = (
+        next(one for one in board.listing.entries() if one.folder == name)
+        for name in ("good", "long a", "long b")
+    )
+    first = board.series(long_a)
+    first.reduce(["loss"])
+    assert board.series(good) is board.series(good)
+    assert board.series(long_a) is first
+    monkeypatch.setattr(state, "MOST_BYTES", first.nbytes)
+    second = board.series(long_b)
+    assert board.series(long_b) is second
+    assert board.series(long_a) is not first
+    board.close()
+
+
 def test_too_many_requests_are_told_to_come_back(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metronorm.board import state
-
     with serving(folder) as served:
         monkeypatch.setattr(state, "MOST_WAITING", 0)
         answer = served.client.get("/api/runs")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MOST_WAITING = 200  # requests; a page has fewer at once
-MOST_SERIES = 200  # runs whose columns are kept
+MOST_SERIES, MOST_BYTES = 200, 1 << 30  # runs whose columns are kept, and what these may take
 MOST_KEPT = 50  # answers that take long, such as a diagnosis
 
 
@@ -50,7 +50,8 @@ class Board:
             min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="board"
         )
         self._waiting = 0
-        self._series: OrderedDict[Path, tuple[tuple[int, ...], RunSeries]] = OrderedDict()
+        self._series: OrderedDict[Path, tuple[tuple[int, ...], RunSeries, int]]
+        self._series = OrderedDict()
         self._kept: OrderedDict[tuple[Any, ...], tuple[Any, Any]] = OrderedDict()
         self._kept_lock = threading.Lock()
         self.stream = Stream(self.listing, self.call)
@@ -88,15 +89,22 @@ class Board:
 
     def series(self, entry: Entry) -> RunSeries:
         """The series of a run, as its files are now; those that were used last are kept."""
-        with self._kept_lock:
-            stamp, series = self._series.pop(entry.directory, ((), None))
-            if series is None or stamp != entry.stamp:
-                series = RunSeries(entry.directory)
-            self._series[entry.directory] = entry.stamp, series
-            while len(self._series) > MOST_SERIES:
-                self._series.popitem(last=False)
         check_size(entry.directory)
+        with self._kept_lock:
+            stamp, series, taken = self._series.pop(entry.directory, ((), None, 0))
+            if series is None or stamp != entry.stamp:
+                series, taken = RunSeries(entry.directory), 0
+            self._series[entry.directory] = entry.stamp, series, taken
         series.refresh()
+        taken = series.nbytes
+        with self._kept_lock:
+            if entry.directory in self._series:
+                self._series[entry.directory] = entry.stamp, series, taken
+            while len(self._series) > 1 and (
+                len(self._series) > MOST_SERIES
+                or sum(each[2] for each in self._series.values()) > MOST_BYTES
+            ):
+                self._series.popitem(last=False)
         return series
 
     def close(self) -> None:
