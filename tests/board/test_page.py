@@ -239,6 +239,15 @@ def test_new_ticks_and_new_runs_arrive_by_themselves(browser: Browser, tmp_path:
                     reader.page.locator(".strip b", has_text=re.compile("^(0.5|1)$")).wait_for()
             clock.flush()
             reader.page.locator(".strip b", has_text="0.1429").wait_for()
+            reader.card("loss").locator(".plot").press("f")  # follow
+            reader.page.wait_for_function("() => location.hash.includes('follow')")
+            for tick in clock.ticks(range(8, 30)):
+                clock.log(loss=1 / tick)
+            clock.flush()
+            ends = "() => document.querySelector('.card').dataset.shown?.split(' ')[1] === '29'"
+            reader.page.wait_for_function(ends)
+            reader.card("loss").locator(".plot").press("Shift+ArrowLeft")  # panning ends it
+            reader.page.wait_for_function("() => !location.hash.includes('follow')")
         reader.page.locator(".run-header .state", has_text="finished").wait_for()
 
 

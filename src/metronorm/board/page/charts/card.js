@@ -17,7 +17,7 @@ const LABELS = 60; // under the cursor, at most; the nearest first
 export class ChartCard {
   /**
    * title: of the card. span: of the view. settings(): { x, y }.
-   * load({ from, to, width, left, ratio }, signal): Promise of { lines, extent, several, uneven, events?, hidden? }.
+   * load({ from, to, width, left, ratio, live }, signal): Promise of { lines, extent, several, uneven, events?, hidden? }.
    * formatY: for values of this chart. makePlot(host, handlers): what draws, lines by default.
    * legend: an element below the chart.
    */
@@ -92,7 +92,7 @@ export class ChartCard {
   }
 
   /** Fetch the stretch exactly as it is drawn; an answer that is too late is thrown away. */
-  async fetch() {
+  async fetch({ live = false } = {}) {
     if (!this.plot) return;
     this.asked?.abort();
     const asked = (this.asked = new AbortController());
@@ -100,7 +100,7 @@ export class ChartCard {
     const whole = !this.span.chosen && (!this.several || !this.span.extent);
     const now = whole ? null : this.span.now;
     try {
-      const found = await this.load({ from: now?.[0], to: now?.[1], ...this.plot.pixels }, asked.signal);
+      const found = await this.load({ from: now?.[0], to: now?.[1], ...this.plot.pixels, live }, asked.signal);
       if (asked.signal.aborted || !this.plot) return;
       Object.assign(this, found, { found });
       fill(this.told, found.lines.some((line) => line.x.length) ? null : h("p", {}, t("chart.empty")));

@@ -1,6 +1,7 @@
 // A grid of cards that draw only while they are on the screen: what is far away is destroyed, so
 // hundreds of charts cost no more than the few that are seen.
 
+const REST_MS = 2500; // after the last new ticks
 const MARGIN = "200px"; // cards that near the screen are made ready
 
 export class Grid {
@@ -25,6 +26,7 @@ export class Grid {
   }
 
   clear() {
+    clearTimeout(this.timer);
     this.observer.disconnect();
     for (const card of this.cards.values()) card.sleep();
     this.cards.clear();
@@ -33,6 +35,13 @@ export class Grid {
   /** Fetch again what is on the screen. */
   refresh() {
     for (const card of this.cards.values()) card.fetch();
+  }
+
+  /** The same while a run goes on: buckets at fixed places do not wobble; what rests is exact. */
+  live() {
+    for (const card of this.cards.values()) card.fetch({ live: true });
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.refresh(), REST_MS);
   }
 
   redraw() {

@@ -106,6 +106,12 @@ export class Span {
   zoom(factor, centre = null) {
     if (!this.now) return;
     const [from, to] = this.now;
+    if (this.follow) {
+      this.chosen = [to - (to - from) * factor, to]; // the newest tick stays at the edge
+      this.tell("move");
+      this.later();
+      return;
+    }
     const around = centre ?? (from + to) / 2;
     const next = [around - (around - from) * factor, around + (to - around) * factor];
     if (this.extent && next[0] <= this.extent[0] && next[1] >= this.extent[1]) this.whole();

@@ -17,9 +17,9 @@ export function settings() {
  * Load one metric. ids: of the runs. groups: null, or Map(label -> ids).
  * Returns what a `ChartCard` wants.
  */
-export async function loadMetric(ids, name, { from, to, width, left, ratio }, signal, { ghosts = false, groups = null, route = "series", settings: own = settings } = {}) {
+export async function loadMetric(ids, name, { from, to, width, left, ratio, live }, signal, { ghosts = false, groups = null, route = "series", settings: own = settings } = {}) {
   const { x, y, smooth } = own();
-  const values = { x, y, from, to, width, left, ratio, smooth: smooth || undefined, ghosts: ghosts ? 1 : undefined };
+  const values = { x, y, from, to, width, left, ratio, smooth: smooth || undefined, ghosts: ghosts ? 1 : undefined, live: live ? 1 : undefined };
   const found = await Promise.allSettled(ids.map((id) => askSeries(id, name, values, signal, route)));
   const failed = found.find((each) => each.status === "rejected");
   const series = found.map((each, i) => ({ id: ids[i], ...each.value })).filter((_, i) => found[i].status === "fulfilled");

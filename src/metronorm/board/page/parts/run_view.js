@@ -76,7 +76,7 @@ export function runView(root, build) {
         timer ??= setTimeout(() => {
           timer = null;
           if (document.hidden) return;
-          grid.refresh();
+          grid.live();
           built?.refresh?.();
         }, REFRESH_MS);
       }

@@ -174,7 +174,7 @@ export function open(root) {
     timer ??= setTimeout(() => {
       timer = null;
       const past = span.chosen && !span.follow && span.extent && span.chosen[1] < span.extent[1];
-      if (!past && !document.hidden) grid.refresh();
+      if (!past && !document.hidden) grid.live();
     }, REFRESH_MS);
   }
 

@@ -196,7 +196,7 @@ export function open(root) {
       if (document.hidden) return;
       await load(changed);
       for (const id of changed) table?.rows.get(id)?.update();
-      if (changed.some((id) => shownIds().includes(id))) card?.fetch();
+      if (changed.some((id) => shownIds().includes(id))) grid.live();
     }, REFRESH_MS);
   }
 
