@@ -8,13 +8,20 @@ const AIR = 0.05; // of the length, above and below
  * `fit` all but the rarest. The interval of a mean of two runs can be as wide as you like, so it
  * does not count.
  */
-export function rangeOf({ lines, view, y, fit = false }) {
+export function rangeOf({ lines, view, y, fit = false, linear = 1 }) {
   const most = fit ? usual(lines, y) : null;
-  const [low, high] = most ?? all(lines, view, y);
+  let [low, high] = most ?? all(lines, view, y);
   if (low > high) return y === "log" ? [0.1, 10] : [0, 1];
+  // what differs by rounding only is one value
+  if (high - low <= 1e-9 * Math.max(Math.abs(low), Math.abs(high))) low = high;
   if (y === "log") {
     const air = low === high ? 2 : (high / low) ** (AIR / 1.2);
     return [Math.max(low / air, 1e-307), Math.min(high * air, 1e308)]; // a log axis must not reach 0
+  }
+  if (y === "asinh" && low !== high) {
+    const [from, to] = [Math.asinh(low / linear), Math.asinh(high / linear)];
+    const air = (to - from) * AIR;
+    return [linear * Math.sinh(from - air), linear * Math.sinh(to + air)];
   }
   const air = low === high ? Math.abs(low) * AIR || 1 : (high - low) * AIR;
   return [low - air, high + air];
