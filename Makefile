@@ -55,8 +55,9 @@ sanitize: .venv/dev
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(BIN)/pytest tests/norm -m "not slow" $(ARGS)
 
-bench: .venv/bench .venv/data
+bench: .venv/bench .venv/data .venv/browser
 	$(BIN)/python bench/start_up.py
+	$(BIN)/python bench/board.py
 	$(BIN)/python bench/clock.py
 	$(BIN)/python bench/clock_blocked.py
 	$(BIN)/python bench/clock_reading.py
