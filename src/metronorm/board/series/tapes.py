@@ -10,7 +10,6 @@ When a stretch is sealed, the parts hold what the lines held: the columns are re
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -184,7 +183,8 @@ class Tape:
 
     def amend(self, record: StoredTick) -> None:
         """Put values and phases that were logged after a tick into its row."""
-        for name, _ in itertools.chain(record.metrics.items(), _phases(record)):
+        phases = [f"{name}_ns" for name in record.phases]
+        for name in (*record.metrics, *phases, *([_UNATTRIBUTED_NS] if phases else [])):
             self._spell(name)
         self._amend(record)
 
