@@ -134,11 +134,11 @@ def thousand(browser: Browser, folder: Path) -> None:
     with board(folder) as (address, _):
         visit = Visit(browser, address)
         for _ in range(3):
-            page, took = visit.open("runs", ".run-table tbody tr:nth-child(1000)")
+            page, took = visit.open("runs", ".run-table tbody tr:nth-child(150)")
             found.append(took)
             page.close()
         visit.context.close()
-    append("board", "1,000 runs in the table", "ms", found)
+    append("board", "1,000 runs listed, the first 150 rows drawn", "ms", found)
 
 
 def wide(browser: Browser, folder: Path) -> None:

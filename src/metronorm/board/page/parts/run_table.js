@@ -9,6 +9,7 @@ import { counted, t } from "../words.js";
 import { stateWords, toggleShown } from "./rail.js";
 import { editNote } from "./run_header.js";
 
+const AT_ONCE = 150; // rows: a thousand take a second
 const FIXED = ["name", "state", "tick", "begun"];
 
 /** What a column is called: "loss last", or the key of the config. */
@@ -52,26 +53,47 @@ function sortable(id, column, cells) {
   return format.number(value) ?? value;
 }
 
-/** groups: Map(label -> ids), or null. cells(id, column): the value of a chosen column. */
+/**
+ * groups: Map(label -> ids), or null. cells(id, column): the value of a chosen column.
+ * Returns { element, ids, rows, close }: rows are those that are drawn, the others follow when the
+ * reader comes near the end.
+ */
 export function runTable({ ids, columns, cells, groups }) {
   const rows = new Map();
   const shown = new Set(shownIds());
-  const make = (id) => {
-    const row = rowOf(id, columns, cells, shown.has(id));
-    rows.set(id, row);
-    return row.element;
+  const lines = groups
+    ? [...groups].flatMap(([label, own]) => [{ label, own }, ...sorted(own, cells)])
+    : sorted(ids, cells);
+  const body = h("tbody", {});
+  const more = h("button", { type: "button", on: { click: () => add() } });
+  const foot = h("tfoot", {}, h("tr", {}, h("td", { class: "text", colspan: FIXED.length + columns.length + 2 }, more)));
+  let at = 0;
+  const add = () => {
+    const next = lines.slice(at, at + AT_ONCE);
+    at += next.length;
+    body.append(
+      ...next.map((line) => {
+        if (line.own) return groupRow(line.label, line.own, columns, cells);
+        const row = rowOf(line, columns, cells, shown.has(line));
+        rows.set(line, row);
+        return row.element;
+      }),
+    );
+    more.textContent = t("metrics.more", { shown: format.whole(rows.size), all: format.whole(ids.length) });
+    foot.hidden = at >= lines.length;
   };
-  const body = groups
-    ? [...groups].map(([label, own]) => h("tbody", {}, groupRow(label, own, columns, cells), sorted(own, cells).map(make)))
-    : h("tbody", {}, sorted(ids, cells).map(make));
+  add();
+  const observer = new IntersectionObserver(([entry]) => entry.isIntersecting && !foot.hidden && add(), { rootMargin: "400px" });
+  observer.observe(foot);
   const element = h(
     "table",
     { class: "run-table" },
     h("caption", { class: "sr" }, t("view.runs")),
     h("thead", {}, h("tr", {}, h("td", {}), FIXED.concat(columns).map(headOf), h("td", {}))),
     body,
+    foot,
   );
-  return { element, rows };
+  return { element, ids: new Set(ids), rows, close: () => observer.disconnect() };
 }
 
 function headOf(column) {
@@ -179,7 +201,7 @@ function groupRow(label, ids, columns, cells) {
     "tr",
     { class: "group" },
     h("td", {}),
-    h("th", { scope: "rowgroup", class: "text", colspan: FIXED.length }, `${state.group} = ${label}`, h("span", { class: "dim" }, ` · ${counted("group.runs", ids.length)}`)),
+    h("th", { scope: "row", class: "text", colspan: FIXED.length }, `${state.group} = ${label}`, h("span", { class: "dim" }, ` · ${counted("group.runs", ids.length)}`)),
     columns.map((column) => h("td", {}, mean(column))),
     h("td", {}),
   );

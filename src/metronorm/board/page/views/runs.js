@@ -69,6 +69,7 @@ export function open(root) {
   }
 
   function draw() {
+    table?.close();
     const ids = listedIds();
     drawn = JSON.stringify([ids, columns()]);
     count.textContent = t("table.listed", { shown: ids.length, all: order.length });
@@ -230,11 +231,12 @@ export function open(root) {
         return;
       }
       for (const id of ids) table?.rows.get(id)?.update();
-      if (ids.some((id) => table && !table.rows.has(id))) draw();
+      if (ids.some((id) => table && !table.ids.has(id))) draw();
       refresh(ids);
     },
     close() {
       off();
+      table?.close();
       for (const each of [timer, asking, naming]) clearTimeout(each);
       grid.clear();
       span.close();
