@@ -4,7 +4,8 @@
 | --- | --- |
 | `/` | `page/index.html`, which holds no secret and is given without a login |
 | `/page/FILE`, `/vendor/FILE` | the files of the page, and of uPlot |
-| `/api/...` | what the page shows: `routes.py`; `/api/login` trades the token for a cookie |
+| `/api/...` | what the page shows: `routes.py` and `array_routes.py` |
+| `/api/login` | trades the token for a cookie |
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 
 from metronorm.board.answers import Json
+from metronorm.board.array_routes import array_routes
 from metronorm.board.guard import Guard
 from metronorm.board.routes import api, body, failure
 from metronorm.board.uplot import uplot_folder
@@ -112,6 +114,7 @@ def create_app(
         return Json(problem, status_code=401)
 
     app.include_router(api(board))
+    app.include_router(array_routes(board))
     return Guard(app, login=login, hosts=hosts, cookie=cookie, root_path=root_path)
 
 

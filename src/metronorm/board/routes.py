@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import duckdb
 import msgspec
@@ -24,7 +24,6 @@ from metronorm.board.notes import change_notes
 from metronorm.board.opening import open_checked
 from metronorm.board.query import QueryError, parse
 from metronorm.board.searching import search
-from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
 from metronorm.board.state import BusyError
 from metronorm.board.values import KINDS, value_of
 from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from metronorm.board.listing import Entry
-    from metronorm.board.series import Reduced, RunSeries
     from metronorm.board.state import Board
     from metronorm.runs import Run
 
@@ -64,25 +62,6 @@ def api(board: Board) -> APIRouter:
         if key:
             return Json(await board.call(board.kept, key, entry, answer))
         return Json(await board.call(answer))
-
-    async def columns(
-        run: str, request: Request, reduce: Callable[[RunSeries], Reduced], *, tagged: bool = True
-    ) -> Response:
-        """Arrays from the series of a run; if they are tagged, only if the page lacks them."""
-        entry = listing.entry(run)
-        given = request.headers.get("if-none-match")
-
-        def answer() -> Response:
-            series = board.series(entry)
-            if tagged and given == f'"{series.cursor}"':
-                return Response(status_code=304, headers={"ETag": given})
-            data = reduce(series).to_bytes()
-            headers = {"Cache-Control": "private, no-cache", "ETag": f'"{series.cursor}"'}
-            return Response(
-                data, media_type="application/octet-stream", headers=headers if tagged else None
-            )
-
-        return await board.call(answer)
 
     def chosen(runs: list[str]) -> list[Entry]:
         return [listing.entry(run) for run in runs] if runs else listing.entries()
@@ -171,128 +150,6 @@ def api(board: Board) -> APIRouter:
         entry = listing.entry(run)
         answer = await read(run, details.info, key="info")
         return Json({"id": entry.id, **msgspec.json.decode(answer.body)})
-
-    @router.get("/runs/{run}/series")
-    async def series(
-        run: str,
-        request: Request,
-        names: list[str] = Query([]),  # noqa: B008
-        x: Axis = "tick",
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        left: float = 0,
-        ratio: float = 1,
-        smooth: float = 0,
-        y: str = "linear",
-        rank: int = 0,
-        ghosts: bool = False,
-        live: bool = False,
-    ) -> Response:
-        def reduce(it: RunSeries) -> Reduced:
-            return it.reduce(
-                names,
-                x=x,
-                begin=begin,
-                end=end,
-                width=width,
-                left=left,
-                ratio=ratio,
-                smooth=smooth,
-                rank=rank,
-                ghosts=ghosts,
-                y=y,
-                live=live,
-            )
-
-        return await columns(run, request, reduce)
-
-    @router.get("/runs/{run}/resources")
-    async def resources(
-        run: str,
-        request: Request,
-        names: list[str] = Query([]),  # noqa: B008
-        x: Axis = "time",
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        left: float = 0,
-        ratio: float = 1,
-        smooth: float = 0,
-        rank: int = 0,
-        y: str = "linear",
-        live: bool = False,
-    ) -> Response:
-        def reduce(it: RunSeries) -> Reduced:
-            return it.resources(
-                names,
-                x=x,
-                begin=begin,
-                end=end,
-                width=width,
-                left=left,
-                ratio=ratio,
-                smooth=smooth,
-                rank=rank,
-                y=y,
-                live=live,
-            )
-
-        # the cursor is that of the ticks
-        return await columns(run, request, reduce, tagged=False)
-
-    @router.get("/runs/{run}/phases")
-    async def phases(
-        run: str,
-        request: Request,
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.phase_times(begin=begin, end=end, width=width, rank=rank)
-        )
-
-    @router.get("/runs/{run}/ticktimes")
-    async def tick_times(
-        run: str,
-        request: Request,
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.tick_times(begin=begin, end=end, width=width, rank=rank)
-        )
-
-    @router.get("/runs/{run}/ranks")
-    async def ranks(
-        run: str,
-        request: Request,
-        value: Literal["wall", "arrival"] = "wall",
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.rank_times(value=value, begin=begin, end=end, width=width)
-        )
-
-    @router.get("/runs/{run}/norms")
-    async def norms(
-        run: str,
-        request: Request,
-        stat: str | None = None,
-        begin: float | None = Query(None, alias="from"),
-        end: float | None = Query(None, alias="to"),
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.norms(stat, begin=begin, end=end, width=width, rank=rank)
-        )
 
     @router.get("/runs/{run}/events")
     async def events(

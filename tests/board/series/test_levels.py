@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metronorm.board.series import levels as levels_module
-from metronorm.board.series._arrays import MISSING
+from metronorm.board.series._arrays import is_missing, missing
 from metronorm.board.series.levels import Levels
 from metronorm.board.series.smoothing import Smoothed
 from metronorm.board.series.tracks import Track
@@ -43,15 +43,14 @@ def test_extremes_of_any_stretches(pieces: list[int], seed: int) -> None:
 def test_a_track_grows(pieces: list[int], seed: int, positive: bool) -> None:
     rng = np.random.default_rng(seed)
     column = rng.normal(size=sum(pieces))
-    for value, share in ((MISSING, 0.3), (math.nan, 0.1), (math.inf, 0.05)):
+    for value, share in ((missing(1)[0], 0.3), (math.nan, 0.1), (math.inf, 0.05)):
         start = rng.integers(len(column) + 1)  # at first, all may be there
         column[start:][rng.random(len(column) - start) < share * rng.integers(2)] = value
     track = Track(positive=positive)
     for end in np.cumsum(pieces):
         track.extend(column[:end])
     points = track.points(np.arange(len(column), dtype=float))
-    missing = column.view(np.uint64) == np.array([MISSING]).view(np.uint64)
-    (logged,) = np.nonzero(~missing)
+    (logged,) = np.nonzero(~is_missing(column))
     good = np.isfinite(column[logged]) & ((column[logged] > 0) | (not positive))
     assert len(track) == len(logged)
     assert points.x.tolist() == logged.tolist()

@@ -72,14 +72,6 @@ window.addEventListener("hashchange", changed);
 
 // --- what belongs to the reader and not to the view ------------------------------------------
 
-export function preference(name, otherwise) {
-  try {
-    return localStorage.getItem(`metronorm.${name}`) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
-
 export function prefer(name, value) {
   try {
     localStorage.setItem(`metronorm.${name}`, value);

@@ -16,7 +16,6 @@ Integers = npt.NDArray[np.int64]
 # A column is one array of float64. What was not logged is a NaN with bits of its own, so that it
 # differs from a NaN that was logged.
 _MISSING_BITS = np.uint64(0x7FF8_6D69_7373_6564)
-MISSING = np.array([_MISSING_BITS]).view(np.float64)[0]
 
 
 def is_missing(values: Floats) -> npt.NDArray[np.bool_]:
