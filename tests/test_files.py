@@ -45,6 +45,17 @@ def test_a_directory_appears_when_it_is_complete(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_file_in_a_directory_is_for_those_who_may_read_the_directory(tmp_path: Path) -> None:
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            with directory_aside(tmp_path / str(mask)) as aside:
+                (aside / "file").touch(0o600)
+        finally:
+            os.umask(before)
+        assert (tmp_path / str(mask) / "file").stat().st_mode & 0o777 == mode
+
+
 def fill(target: Path, error: type[BaseException]) -> None:
     with directory_aside(target) as aside:
         (aside / "file").write_text("x")

@@ -110,8 +110,9 @@ def file_aside(target: Path) -> Iterator[Path]:
 def directory_aside(target: Path) -> Iterator[Path]:
     """Create `target` in one rename when the block ends without an exception.
 
-    Everything in the directory is fsynced first. If the block raises, the directory is removed. A
-    killed process leaves a hidden `.NAME.HOST.PID.SERIAL.tmp`, which `remove_leftovers` removes.
+    Everything in the directory is fsynced first, and its files are for those who may read it:
+    safetensors writes files for their owner alone. If the block raises, the directory is removed.
+    A killed process leaves a hidden `.NAME.HOST.PID.SERIAL.tmp`, which `remove_leftovers` removes.
 
     Yields:
         An empty directory to fill.
@@ -123,7 +124,9 @@ def directory_aside(target: Path) -> Iterator[Path]:
     aside.mkdir(parents=True)
     try:
         yield aside
+        readable = aside.stat().st_mode & 0o444
         for path in aside.rglob("*"):
+            path.chmod(path.stat().st_mode | readable)
             sync(path)
         sync(aside)
         aside.rename(target)

@@ -270,6 +270,15 @@ def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatc
         (["finetune", "base", "chats.jsonl", "--general", "chats.jsonl"], "the task text must"),
         (["finetune", "base", "chats.jsonl", "--stops", "-1"], "stops must be"),
         (
+            ["finetune", "base", "chats.jsonl", "--save", "nothing", "--fail-unless-better"],
+            "got --save nothing",
+        ),
+        (
+            ["finetune", "base", "chats.jsonl", "--way", "full", "--save", "adapter"],
+            "got --way full; try: --save model",
+        ),
+        (["finetune", "base", "chats.jsonl", "--rank", "1000"], "where the widest layer has rank"),
+        (
             ["finetune", "base", "chats.jsonl", "--task", "classify", "--general", "chats.jsonl"],
             "--general is for a model that writes",
         ),

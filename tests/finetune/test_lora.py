@@ -266,3 +266,11 @@ def test_a_layer_whose_name_others_share_is_saved_by_its_whole_name(tmp_path: Pa
 def test_a_model_without_linear_layers_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs linear layers"):
         add_lora(nn.Sequential(nn.Conv1d(3, 3, 1)), RANK, ALPHA)
+
+
+def test_a_rank_above_that_of_every_layer_is_refused() -> None:
+    layers = [nn.Linear(3, 8), nn.Linear(8, 5)]
+    assert add_lora(nn.Sequential(*layers), 5, ALPHA) == ["0", "1"]
+    for rank in (6, 10**14):
+        with pytest.raises(ConfigError, match=r"where the widest layer has rank 5; try: --rank"):
+            add_lora(nn.Sequential(*layers), rank, ALPHA)

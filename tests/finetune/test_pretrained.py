@@ -220,6 +220,12 @@ def two_shards(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def no_shards(folder: Path) -> None:
+    two_shards(folder)
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+
+
 def no_tokenizer(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
@@ -290,6 +296,30 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], type[MetronormError], str]] = {
         "a model's tokenizer must be readable",
     ),
     "a shard missing": (two_shards, DataError, "got no b.safetensors"),
+    "all shards missing": (
+        no_shards,
+        DataError,
+        "must be there; got no b.safetensors",
+    ),
+    "a run": (
+        lambda folder: [
+            path.rename(path.with_name("run.json")) for path in folder.glob("*.safetensors")
+        ],
+        DataError,
+        "got the run .*; try: .*model, if the whole model was saved there",
+    ),
+    "quantized": (
+        lambda folder: change_json(
+            folder / "config.json", quantization_config={"quant_method": "gptq", "bits": 4}
+        ),
+        ConfigError,
+        "full precision to be trained; got a quantized model",
+    ),
+    "an unknown activation": (
+        lambda folder: change_json(folder / "config.json", hidden_act="magic"),
+        DataError,
+        "a model's config must be readable; got .*: no 'magic'",
+    ),
     "no tokenizer": (no_tokenizer, DataError, "come with its tokenizer; got no tokenizer.json"),
     "too many tokens": (
         lambda folder: tokenizer(61).save_pretrained(folder),

@@ -16,7 +16,7 @@ from metronorm.cli.figures import print_figures
 from metronorm.cli.free_directory import free_directory
 from metronorm.errors import ConfigError
 from metronorm.finetune.config import Config, defaults, is_tuned_run
-from metronorm.finetune.ways import AdaptConfig
+from metronorm.finetune.ways import ADAPTER_WAYS, AdaptConfig
 from metronorm.ranks import find_place
 from metronorm.text import counted
 from metronorm.train.config_changes import config_from_dict, run_config
@@ -74,6 +74,7 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
         default=kinds(training=_defaults(argv, resumed)),
     )
     training.check(arguments)
+    _check_saving(arguments)
     config: Config = arguments.training
     if not arguments.check:
         code = training.launched(arguments.processes, "finetune", argv, dry_run=arguments.dry_run)
@@ -105,6 +106,23 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
         return 128 + outcome.signal if outcome.signal else 0
     data.prepared.ledger.write_rejects(run / "rejects.jsonl")
     return outcome, run, data, arguments
+
+
+def _check_saving(arguments: Any) -> None:
+    """Refuse now what would be refused, or left out, after hours of training."""
+    way, save = arguments.training.adapt.way, arguments.save
+    if save == "nothing" and arguments.fail_unless_better:
+        raise ConfigError(
+            "--fail-unless-better looks at the table before saving",
+            got="--save nothing, which ends without it",
+            fix="metronorm evaluate RUN DATA --fail-unless-better",
+        )
+    if save == "adapter" and way not in ADAPTER_WAYS:
+        raise ConfigError(
+            f"--save adapter is for ways {', '.join(ADAPTER_WAYS)}",
+            got=f"--way {way}",
+            fix="--save model",
+        )
 
 
 def _defaults(argv: list[str], resumed: Path | None) -> Config:

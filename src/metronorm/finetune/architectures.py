@@ -62,6 +62,12 @@ def check_architecture(config: Mapping[str, Any], kind: Kind) -> None:
             + (f", which is for a {others} model" if others else ""),
             fix=", ".join(_BODIES[kind]),
         )
+    if config.get("quantization_config"):
+        raise ConfigError(
+            "weights must be of full precision to be trained",
+            got="a quantized model (quantization_config in its config)",
+            fix="the model that it was made from, or a GGUF file",
+        )
     if kind == "causal" and (
         config.get("is_causal") is False or config.get("use_bidirectional_attention")
     ):

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
     from metronorm.runs.summary import Summary
 
 CURVE_ROWS = 20
-_MARKUP = re.compile(r"([\\`*_{}\[\]()#+\-.!|~$>])")
+# What is markup between words alone (`_`), before a space (`-`, `+`, `1.`) or in a link (`www.`) is
+# escaped there alone: numbers, names and paths stay as they are.
+_MARKUP = re.compile(
+    r"([\\`*\[\]#|~$>]|(?<!\w)_|_(?!\w)|[+-](?!\w)|(?<=\d)[.](?=\s)|(?<=www)[.])", re.IGNORECASE
+)
 _HTML = {ord("&"): "&amp;", ord("<"): "&lt;"}
 
 

@@ -39,7 +39,8 @@ class DataConfig:
     """Files or globs of JSONL, JSON, CSV, TSV, Parquet or text; or folders of texts, which to
     classify have a folder for each label."""
     validation_data: tuple[str, ...] = ()
-    """The same, to evaluate on. Nothing: a share of the rows of `data` is held out."""
+    """Files or folders to evaluate on, named as DATA is. Nothing: a share of DATA's rows is held
+    out."""
     validation: float = 0.1
     """Share of the rows to hold out if no validation_data is named; at most 0.5. 0: none. Copies of
     a row are never on both sides."""

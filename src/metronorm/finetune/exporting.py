@@ -26,6 +26,7 @@ from metronorm.files import directory_aside, read_regular
 from metronorm.finetune.library import library, quietly
 from metronorm.finetune.lora import LoraLinear, lora_layers
 from metronorm.finetune.norm_only import norms
+from metronorm.finetune.ways import ADAPTER_WAYS
 from metronorm.text import size
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def save_adapter(adapted: Adapted, directory: Path) -> None:
 
 def why_no_adapter(adapted: Adapted) -> str:
     """The reason why an adapter alone would not do; "" where it does."""
-    if adapted.config.way not in ("lora", "norm", "norm+head"):
+    if adapted.config.way not in ADAPTER_WAYS:
         return adapted.config.way
     path, config = adapted.pretrained.source / "config.json", adapted.pretrained.model.config
     layers = json.loads(read_regular(path)).get("num_hidden_layers") if path.is_file() else None

@@ -155,13 +155,22 @@ def add_lora(
         The names of the layers.
 
     Raises:
-        ConfigError: there is no linear layer, or there are terms already.
+        ConfigError: there is no linear layer, or there are terms already; or the rank is above that
+            of every layer, where a term would only cost more than training the layer.
     """
     if any(isinstance(module, LoraLinear) for module in model.modules()):
         raise ConfigError("a model must be adapted once", got="one that has LoRA terms already")
     names = linear_names(model, skip)
     if not names:
         raise ConfigError("lora needs linear layers", got=f"a {type(model).__name__} without any")
+    layers: list[Any] = [model.get_submodule(name) for name in names]
+    most = max(min(layer.weight.shape) for layer in layers)
+    if rank > most:
+        raise ConfigError(
+            "the rank of lora must be at most that of the model's layers",
+            got=f"{rank:,}, where the widest layer has rank {most:,}",
+            fix="--rank 16, or --way full",
+        )
     for name in names:
         parent, _, leaf = name.rpartition(".")
         layer = LoraLinear(model.get_submodule(name), rank, alpha, dropout)

@@ -24,7 +24,7 @@ _ROLES = {
 def as_message(message: Any) -> tuple[Message, Any]:
     """A message as chat templates read it, and the weight that it carries, as OpenAI's may."""
     if not isinstance(message, dict):
-        raise RowRefused("a message is no object", f"a {type(message).__name__}")
+        raise RowRefused("a message is no object", shown(message))
     known = {key: value for key, value in message.items() if value is not None}
     weight = known.pop("weight", None)
     speaker = known.pop("role", known.pop("from", None))

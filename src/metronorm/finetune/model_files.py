@@ -50,7 +50,11 @@ def find_model(path: Path) -> ModelFiles:
     names = sorted(entry.name for entry in path.iterdir())
     ggufs = [name for name in names if name.endswith(".gguf")]
     tensors = [name for name in names if name.endswith(".safetensors")]
-    if "config.json" in names and tensors and "adapter_config.json" not in names:
+    if (
+        "config.json" in names
+        and (tensors or INDEX in names)
+        and "adapter_config.json" not in names
+    ):
         return ModelFiles(path, None)
     if len(ggufs) == 1:
         return ModelFiles(path, ggufs[0])
@@ -71,6 +75,12 @@ def find_model(path: Path) -> ModelFiles:
             "weights must be safetensors: loading pickled ones can run any code",
             got=", ".join(name for name in names if name.endswith(_PICKLED)),
             fix=_conversion(path),
+        )
+    if "run.json" in names:
+        raise DataError(
+            _MUST,
+            got=f"the run {path}",
+            fix=f"{path / 'model'}, if the whole model was saved there",
         )
     listed = shortened(printable(", ".join(names)), 200) or "nothing"
     raise DataError(_MUST, got=f"{path}, which holds {listed}")

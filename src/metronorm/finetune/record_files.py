@@ -15,6 +15,7 @@ import msgspec
 
 from metronorm.errors import DataError
 from metronorm.finetune.ledger import RowRefused
+from metronorm.finetune.messages import shown
 from metronorm.finetune.text_bytes import byte_lines, utf_8_or_latin_1
 from metronorm.text import counted
 
@@ -64,7 +65,7 @@ def _object(line: bytes) -> dict[str, Any] | RowRefused:
     except (msgspec.DecodeError, RecursionError) as error:
         return RowRefused("not JSON", str(error))
     if not isinstance(value, dict):
-        return RowRefused("no JSON object", f"a {type(value).__name__}")
+        return RowRefused("no JSON object", shown(value))
     return value
 
 

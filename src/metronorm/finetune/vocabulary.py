@@ -116,7 +116,8 @@ def explaining(what: str, source: Path) -> Iterator[None]:
             raise MissingDependencyError(
                 f"{what} needs a package", got=reason, fix="pip install 'metronorm[finetune]'"
             ) from None
-        reason = shortened(" ".join(str(error).split()), 300) or type(error).__name__
+        said = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        reason = shortened(said, 300) or type(error).__name__
         raise DataError(
             f"{what} must be readable",
             got=f"{source}: {printable(reason)}",

@@ -20,6 +20,8 @@ from metronorm.scalars import is_integer, is_number
 
 Way = Literal["full", "lora", "norm", "head", "norm+head"]
 Body = Literal["fp32", "bf16"]
+ADAPTER_WAYS: tuple[Way, ...] = ("lora", "norm", "norm+head")
+"""Ways of which `peft` knows the adapter."""
 
 
 @dataclass(frozen=True)
