@@ -28,6 +28,13 @@ VIEWS = (
 # (on a phone it takes links of the navigation that are scrolled away for links to skip something)
 AXE = """axe.run({ rules: { "skip-link": { enabled: false } } })
   .then(({ violations }) => violations)"""
+# how much of the page has moved by itself while it was loaded, as browsers count it
+SHIFTED = """() => new Promise((done) => {
+  const sum = (list) => list.getEntries().reduce((total, { value }) => total + value, 0)
+  const watch = new PerformanceObserver((list) => done(sum(list)))
+  watch.observe({ type: "layout-shift", buffered: true })
+  setTimeout(() => done(0), 500)
+})"""
 PAGE = Path(__file__).parents[2] / "src/metronorm/board/page"
 
 
@@ -176,6 +183,7 @@ def test_a_link_restores_the_view(browser: Browser, board: Served, odd: str) -> 
         assert reader.page.evaluate("location.hash") == f"#{view}"
         assert reader.card("loss").locator(".plot").get_attribute("aria-label") == before
         assert reader.page.locator("select").first.input_value() == "elapsed"
+        assert reader.page.evaluate(SHIFTED) < 0.05
 
 
 def test_runs_are_searched_sorted_starred_and_pinned(

@@ -15,9 +15,9 @@ const REFRESH_MS = 1000;
 
 /**
  * build({ id, info, bar, place, span, grid }): fills bar and place; may return { refresh() } for
- * when the run goes on. `live`: whether the cards show a stretch of x at all.
+ * when the run goes on. hasBar: whether there is a toolbar.
  */
-export function runView(root, build) {
+export function runView(root, build, { hasBar = true } = {}) {
   const bar = h("div", { class: "toolbar" });
   const place = h("div", {});
   const grid = new Grid();
@@ -40,7 +40,7 @@ export function runView(root, build) {
     }
     header = runHeader(id);
     fill(bar);
-    fill(root, header.element, bar, place);
+    fill(root, header.element, hasBar && bar, place);
     fill(place, h("div", { class: "cards" }, h("div", { class: "card skeleton" }), h("div", { class: "card skeleton" })));
     try {
       const info = await infoOf(id);
@@ -50,7 +50,6 @@ export function runView(root, build) {
       if (!(error instanceof ApiError)) throw error;
       if (mine === number) fill(place, failure(error, begin));
     }
-    bar.hidden = !bar.children.length;
   }
 
   let timer = null;

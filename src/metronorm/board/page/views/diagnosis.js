@@ -14,7 +14,7 @@ export const open = (root) =>
     if (!findings.length) fill(place, empty(t("diagnosis.none"), t("diagnosis.none.why")));
     else fill(place, h("ul", { class: "findings" }, findings.map((finding) => h("li", {}, found(id, finding)))));
     return {};
-  });
+  }, { hasBar: false });
 
 function found(id, { rule, severity, what, advice, evidence, ticks }) {
   return h(

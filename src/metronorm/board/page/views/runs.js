@@ -21,6 +21,8 @@ const REFRESH_MS = 2000; // of values in the table, while runs are written
 const WAIT_MS = 300; // before values that were not read yet are asked for again
 const NO_GROUP = "";
 
+const waitingCard = () => h("div", { class: "card wide skeleton" });
+
 export function open(root) {
   const span = new Span();
   const grid = new Grid();
@@ -137,7 +139,7 @@ export function open(root) {
     grid.clear();
     const ids = shownIds();
     if (!metric() || !ids.length) {
-      fill(chart);
+      fill(chart, known.waiting > 0 && waitingCard()); // the place stays while names are still read
       return;
     }
     const all = () => (state.pin && !shownIds().includes(state.pin) ? [...shownIds(), state.pin] : shownIds());
@@ -157,6 +159,7 @@ export function open(root) {
   });
 
   async function begin() {
+    fill(chart, order.length > 0 && waitingCard());
     fill(root, h("h1", { class: "sr" }, t("view.runs")), bar, notices.map((notice) => h("p", { class: "notice" }, notice)), chart, tableBar, told, place);
     draw();
     try {
