@@ -1,4 +1,4 @@
-"""One browser for all tests of the page."""
+"""A browser for the tests of the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright runs, no other test of this process has asyncio
 def browser() -> Iterator[Browser]:
     """A real Chromium; without one, the test is skipped."""
     with chromium() as found:

@@ -93,12 +93,12 @@ def api(board: Board) -> APIRouter:
         metrics = sorted({name for kind, name in pairs if kind != "config"})
 
         def answer() -> dict[str, Any]:
-            left = board.values.read(entries, metrics, seconds=TABLE_SECONDS)
-            waiting = [entry.id for entry in left]
-            waiting += [one.id for one in entries if one.standing is None and not one.damaged]
+            # before values are read: a run that is looked at meanwhile has not been read yet
+            left = [one for one in entries if one.standing is None and not one.damaged]
+            left += board.values.read(entries, metrics, seconds=TABLE_SECONDS)
             return {
                 "rows": {entry.id: _row(board, entry, pairs) for entry in entries},
-                "waiting": waiting if metrics else [],
+                "waiting": [*dict.fromkeys(one.id for one in left)] if metrics else [],
             }
 
         return Json(await board.call(answer))

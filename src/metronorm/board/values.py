@@ -117,6 +117,7 @@ class Values:
             The names, those of the first run first, and the runs that are left to read.
         """
         until = time.monotonic() + seconds
+        unknown = [entry for entry in entries if entry.standing is None and not entry.damaged]
         entries = [entry for entry in entries if entry.standing]
         with self._lock:
             waiting = [
@@ -140,7 +141,7 @@ class Values:
                     left.append(entry)
             known = (self._names.get(entry.directory) for entry in entries)
             names = dict.fromkeys(name for found in known if found for name in found[1])
-        return [*names], left
+        return [*names], [*unknown, *left]
 
     def _read_names(self, parts: Sequence[tuple[Entry, Path]]) -> None:
         """Read the names of runs of one part each; of damaged ones nothing is kept."""
