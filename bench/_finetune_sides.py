@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from metronorm.memory import peak_bytes
+
 # What is chosen of each side. Of Trainer and TRL, all else is as they have it by default.
 PEERS: dict[str, dict[str, Any]] = {
     "trainer": {"optim": "adamw_torch_fused", "bf16": True},
@@ -76,7 +78,7 @@ class Data:
 def report(**values: Any) -> None:
     """A line for the process that compares, after which it is waited for."""
     used = resource.getrusage(resource.RUSAGE_SELF)
-    cpu, peak = used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+    cpu, peak = used.ru_utime + used.ru_stime, peak_bytes() / 2**20
     print(json.dumps({"peak": peak, "cpu": cpu, **values}), file=OUT, flush=True)
     sys.stdin.readline()
 

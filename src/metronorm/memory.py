@@ -42,7 +42,16 @@ def resident_bytes() -> int | None:
 
 
 def peak_bytes() -> int:
-    """The most bytes of memory that this process has held."""
+    """The most bytes of memory that this process has held, since its program began.
+
+    Linux counts into `ru_maxrss` also what the process that started it held at that moment.
+    """
+    try:
+        with open("/proc/self/status") as file:
+            (peak,) = (line.split()[1] for line in file if line.startswith("VmHWM:"))
+        return int(peak) * 1024
+    except (OSError, ValueError):
+        pass
     kib = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * kib
 
