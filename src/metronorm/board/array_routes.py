@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
@@ -16,8 +16,35 @@ if TYPE_CHECKING:
     from metronorm.board.state import Board
 
 Names = Annotated[list[str], Query(default_factory=list)]
-Begin = Annotated[float | None, Query(alias="from")]
-End = Annotated[float | None, Query(alias="to")]
+
+
+def stretch(
+    begin: Annotated[float | None, Query(alias="from")] = None,
+    end: Annotated[float | None, Query(alias="to")] = None,
+    width: float = 1000,
+) -> dict[str, Any]:
+    """Which stretch of the run is shown, and on how many device pixels."""
+    return {"begin": begin, "end": end, "width": width}
+
+
+Stretch = Annotated[dict[str, Any], Depends(stretch)]
+
+
+def chart(
+    stretch: Stretch,
+    left: float = 0,
+    ratio: float = 1,
+    smooth: float = 0,
+    y: str = "linear",
+    rank: int = 0,
+    live: bool = False,
+) -> dict[str, Any]:
+    """What `RunSeries.reduce` and `RunSeries.resources` both take."""
+    own = {"left": left, "ratio": ratio, "smooth": smooth, "y": y, "rank": rank, "live": live}
+    return stretch | own
+
+
+Chart = Annotated[dict[str, Any], Depends(chart)]
 
 
 def array_routes(board: Board) -> APIRouter:
@@ -48,121 +75,39 @@ def array_routes(board: Board) -> APIRouter:
         run: str,
         request: Request,
         names: Names,
+        chart: Chart,
         x: Axis = "tick",
-        begin: Begin = None,
-        end: End = None,
-        width: float = 1000,
-        left: float = 0,
-        ratio: float = 1,
-        smooth: float = 0,
-        y: str = "linear",
-        rank: int = 0,
         ghosts: bool = False,
-        live: bool = False,
     ) -> Response:
-        def reduce(it: RunSeries) -> Reduced:
-            return it.reduce(
-                names,
-                x=x,
-                begin=begin,
-                end=end,
-                width=width,
-                left=left,
-                ratio=ratio,
-                smooth=smooth,
-                rank=rank,
-                ghosts=ghosts,
-                y=y,
-                live=live,
-            )
-
-        return await columns(run, request, reduce)
+        return await columns(run, request, lambda it: it.reduce(names, x=x, ghosts=ghosts, **chart))
 
     @router.get("/runs/{run}/resources")
     async def resources(
-        run: str,
-        request: Request,
-        names: Names,
-        x: Axis = "time",
-        begin: Begin = None,
-        end: End = None,
-        width: float = 1000,
-        left: float = 0,
-        ratio: float = 1,
-        smooth: float = 0,
-        rank: int = 0,
-        y: str = "linear",
-        live: bool = False,
+        run: str, request: Request, names: Names, chart: Chart, x: Axis = "time"
     ) -> Response:
-        def reduce(it: RunSeries) -> Reduced:
-            return it.resources(
-                names,
-                x=x,
-                begin=begin,
-                end=end,
-                width=width,
-                left=left,
-                ratio=ratio,
-                smooth=smooth,
-                rank=rank,
-                y=y,
-                live=live,
-            )
-
         # the cursor is that of the ticks
-        return await columns(run, request, reduce, tagged=False)
+        return await columns(
+            run, request, lambda it: it.resources(names, x=x, **chart), tagged=False
+        )
 
     @router.get("/runs/{run}/phases")
-    async def phases(
-        run: str,
-        request: Request,
-        begin: Begin = None,
-        end: End = None,
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.phase_times(begin=begin, end=end, width=width, rank=rank)
-        )
+    async def phases(run: str, request: Request, stretch: Stretch, rank: int = 0) -> Response:
+        return await columns(run, request, lambda it: it.phase_times(rank=rank, **stretch))
 
     @router.get("/runs/{run}/ticktimes")
-    async def tick_times(
-        run: str,
-        request: Request,
-        begin: Begin = None,
-        end: End = None,
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.tick_times(begin=begin, end=end, width=width, rank=rank)
-        )
+    async def tick_times(run: str, request: Request, stretch: Stretch, rank: int = 0) -> Response:
+        return await columns(run, request, lambda it: it.tick_times(rank=rank, **stretch))
 
     @router.get("/runs/{run}/ranks")
     async def ranks(
-        run: str,
-        request: Request,
-        value: Literal["wall", "arrival"] = "wall",
-        begin: Begin = None,
-        end: End = None,
-        width: float = 1000,
+        run: str, request: Request, stretch: Stretch, value: Literal["wall", "arrival"] = "wall"
     ) -> Response:
-        return await columns(
-            run, request, lambda it: it.rank_times(value=value, begin=begin, end=end, width=width)
-        )
+        return await columns(run, request, lambda it: it.rank_times(value=value, **stretch))
 
     @router.get("/runs/{run}/norms")
     async def norms(
-        run: str,
-        request: Request,
-        stat: str | None = None,
-        begin: Begin = None,
-        end: End = None,
-        width: float = 1000,
-        rank: int = 0,
+        run: str, request: Request, stretch: Stretch, stat: str | None = None, rank: int = 0
     ) -> Response:
-        return await columns(
-            run, request, lambda it: it.norms(stat, begin=begin, end=end, width=width, rank=rank)
-        )
+        return await columns(run, request, lambda it: it.norms(stat, rank=rank, **stretch))
 
     return router
