@@ -24,7 +24,7 @@ from _rows import append
 from playwright.sync_api import sync_playwright
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from playwright.sync_api import Browser, Page
 
@@ -114,17 +114,28 @@ def million(browser: Browser, folder: Path) -> None:
     append("board", "1,000,000 ticks x 20: memory of the server", "MiB", [memory])
 
 
-def several(browser: Browser, folder: Path) -> None:
-    """Fifty runs of 2,000 ticks in one chart."""
+def opened(
+    browser: Browser, folder: Path, view: Callable[[dict[str, str]], str], selector: str
+) -> list[float]:
+    """How long a view of the runs takes on three cold servers, in milliseconds."""
     found = []
     for _ in range(3):
         with board(folder) as (address, _):
             visit = Visit(browser, address)
-            shown = "&".join(f"shown={run}" for run in visit.runs.values())
-            page, took = visit.open(f"metrics?filter=loss&{shown}", ".card.loaded")
+            page, took = visit.open(view(visit.runs), selector)
             found.append(took)
             page.close()
             visit.context.close()
+    return found
+
+
+def several(browser: Browser, folder: Path) -> None:
+    """Fifty runs of 2,000 ticks in one chart."""
+
+    def view(runs: dict[str, str]) -> str:
+        return "metrics?filter=loss&" + "&".join(f"shown={run}" for run in runs.values())
+
+    found = opened(browser, folder, view, ".card.loaded")
     append("board", "50 runs x 2,000 ticks in one chart", "ms", found)
 
 
@@ -143,14 +154,9 @@ def thousand(browser: Browser, folder: Path) -> None:
 
 def wide(browser: Browser, folder: Path) -> None:
     """Five thousand names of metrics, until they can be filtered."""
-    found = []
-    for _ in range(3):
-        with board(folder) as (address, _):
-            visit = Visit(browser, address)
-            page, took = visit.open(f"metrics?run={visit.runs['wide']}", ".section .cards .card")
-            found.append(took)
-            page.close()
-            visit.context.close()
+    found = opened(
+        browser, folder, lambda runs: f"metrics?run={runs['wide']}", ".section .cards .card"
+    )
     append("board", "5,000 names of metrics can be filtered", "ms", found)
 
 

@@ -2,18 +2,16 @@
 
 import { getColumns, ofRun } from "../api.js";
 import { ChartCard } from "../charts/card.js";
-import { Field } from "../charts/field.js";
-import { heatLegend, namedHeatmap } from "../charts/heatmap.js";
+import { namedHeatmap } from "../charts/heatmap.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
+import { heatCard, rowAt } from "../parts/heat_card.js";
 import { empty } from "../parts/messages.js";
 import { loadMetric, settings } from "../parts/metric_lines.js";
 import { runView } from "../parts/run_view.js";
 import { SCALES, choice, zoomButtons } from "../parts/toolbar.js";
 import { state } from "../state.js";
 import { t } from "../words.js";
-
-const heatSettings = () => ({ x: "tick", y: "linear" });
 
 export const open = (root) =>
   runView(root, async ({ id, info, bar, place, span, grid }) => {
@@ -39,23 +37,18 @@ export const open = (root) =>
   });
 
 function layers(id, stat, span) {
-  const legend = heatLegend(stat);
-  const card = new ChartCard({
+  const card = heatCard({
+    id,
+    route: "norms",
+    values: { stat },
     title: t("norms.of", { stat }),
+    words: stat,
     span,
-    settings: heatSettings,
-    legend: legend.element,
-    makePlot: (host, handlers) => new Field(host, handlers, namedHeatmap),
-    async load({ from, to, width }, signal) {
-      const { meta, columns } = await getColumns(ofRun(id, "norms"), { stat, from, to, width }, signal);
-      const [x, value] = ["x", "value"].map((kind) => columns.find((column) => column.kind === kind)?.data ?? new Float64Array());
+    paint: namedHeatmap,
+    rowsOf({ x, value = new Float64Array() }, meta) {
       const names = format.distinct(meta.layers);
       // the first layer stands on top, as in the model's code
-      const lines = meta.layers
-        .map((layer, i) => ({ id: layer, label: layer, short: names[i], x, y: held(value.subarray(i * x.length, (i + 1) * x.length)) }))
-        .reverse();
-      legend.show(lines, format.value);
-      return { lines, extent: meta.extent, step: meta.width };
+      return meta.layers.map((layer, i) => ({ id: layer, label: layer, short: names[i], x, y: held(rowAt(value, x, i)) })).reverse();
     },
   });
   card.element.classList.add("tall");

@@ -1,11 +1,9 @@
 // Ticks: where their time goes, how long they take, the slowest, and the ranks beside each other.
 
-import { getColumns, getJson, ofRun } from "../api.js";
-import { ChartCard } from "../charts/card.js";
-import { Field } from "../charts/field.js";
-import { heatLegend, heatmap } from "../charts/heatmap.js";
+import { getJson, ofRun } from "../api.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
+import { heatCard, rowAt } from "../parts/heat_card.js";
 import { phaseCard } from "../parts/phase_card.js";
 import { runView } from "../parts/run_view.js";
 import { tableOf } from "../parts/table_dialog.js";
@@ -14,7 +12,6 @@ import { link, state } from "../state.js";
 import { t } from "../words.js";
 
 const SLOWEST = 20;
-const settings = () => ({ x: "tick", y: "linear" });
 
 export const open = (root) =>
   runView(root, async ({ id, info, bar, place, span, grid }) => {
@@ -42,53 +39,43 @@ function wide(grid, card) {
   return grid.add(card);
 }
 
-function tickTimes(id, span) {
-  const legend = heatLegend(t("ticks.count"));
-  return new ChartCard({
+const tickTimes = (id, span) =>
+  heatCard({
+    id,
+    route: "ticktimes",
     title: t("ticks.times"),
+    words: t("ticks.count"),
     span,
-    settings,
     formatY: format.whole,
-    legend: legend.element,
-    makePlot: (host, handlers) => new Field(host, handlers, heatmap),
-    async load({ from, to, width }, signal) {
-      const { meta, columns } = await getColumns(ofRun(id, "ticktimes"), { from, to, width }, signal);
-      const [x, edges, count] = ["x", "edges", "count"].map((kind) => columns.find((column) => column.kind === kind).data);
+    rowsOf({ x, edges, count }) {
       const bins = Math.max(0, edges.length - 1);
-      const lines = Array.from({ length: bins }, (_, bin) => ({
+      return Array.from({ length: bins }, (_, bin) => ({
         id: String(bin),
         label: `${format.duration(edges[bin])} – ${format.duration(edges[bin + 1])}`,
         x,
         y: Float64Array.from(x, (__, i) => count[i * bins + bin]),
       }));
-      legend.show(lines, format.whole);
-      return { lines, extent: meta.extent, step: meta.width, edges };
     },
   });
-}
 
 function ranks(id, span) {
-  const legend = heatLegend(t(`ranks.${state.ranks ?? "wall"}`));
-  return new ChartCard({
+  const value = state.ranks ?? "wall";
+  return heatCard({
+    id,
+    route: "ranks",
+    values: { value },
     title: t("ticks.ranks"),
+    words: t(`ranks.${value}`),
     span,
-    settings,
     formatY: format.duration,
-    legend: legend.element,
-    makePlot: (host, handlers) => new Field(host, handlers, heatmap),
-    async load({ from, to, width }, signal) {
-      const { meta, columns } = await getColumns(ofRun(id, "ranks"), { from, to, width, value: state.ranks ?? "wall" }, signal);
-      const [x, rank, value] = ["x", "rank", "value"].map((kind) => columns.find((column) => column.kind === kind).data);
-      const lines = Array.from(rank, (number, i) => ({
+    rowsOf: (found) =>
+      Array.from(found.rank, (number, i) => ({
         id: String(number),
         label: t("rank", { n: number }),
         short: String(number),
-        x,
-        y: value.subarray(i * x.length, (i + 1) * x.length),
-      }));
-      legend.show(lines, format.duration);
-      return { lines, extent: meta.extent, step: meta.width };
-    },
+        x: found.x,
+        y: rowAt(found.value, found.x, i),
+      })),
   });
 }
 
