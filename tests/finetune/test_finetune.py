@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -277,10 +278,16 @@ def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatc
             ["finetune", "base", "chats.jsonl", "--way", "full", "--save", "adapter"],
             "got --way full; try: --save model",
         ),
+        (
+            ["finetune", "base", "chats.jsonl", "--class-weights", "balanced"],
+            "is for classify; got",
+        ),
+        (["finetune", "base", "chats.jsonl", "--l2", "0.1"], "l2 is for classify; got l2=0.1"),
+        (["finetune", "base", "chats.jsonl", "--recipe", "a.py"], "is for metronorm train"),
         (["finetune", "base", "chats.jsonl", "--rank", "1000"], "where the widest layer has rank"),
         (
             ["finetune", "base", "chats.jsonl", "--task", "classify", "--general", "chats.jsonl"],
-            "--general is for a model that writes",
+            "general is for chat and text; got general=(",
         ),
     ],
 )
@@ -426,6 +433,12 @@ def test_a_run_that_goes_on_saves_beside_what_it_has_saved(
     assert main(["finetune", "--resume", "run", "--save", "model"]) == 0
     assert "shards" not in capsys.readouterr().err
     assert (tmp_path / "run" / f"{more.directory.name}-2").is_dir()
+    saved = sorted(tmp_path.glob("run/model*"))
+    # what is there already is not saved again
+    assert finetune(replace(config, ticks=6), tmp_path / "run", resume=True) == more._replace(
+        outcome=ANY, proof=ANY
+    )
+    assert sorted(tmp_path.glob("run/model*")) == saved
 
 
 def test_a_file_of_options_starts_the_same_run(

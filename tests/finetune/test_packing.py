@@ -189,6 +189,11 @@ def test_rows_can_be_taken_anywhere_and_come_once_in_an_epoch() -> None:
     assert rows.examples_per_epoch == 90
 
 
+def test_a_tick_of_many_epochs_is_begun_at_once() -> None:
+    rows = Rows(labelled(90), 0, seed=3, window=16 * 10**9)
+    assert sorted(rows.chosen(0, 160)) == sorted(Rows(labelled(90), 0, seed=3).chosen(0, 160))
+
+
 def test_rows_to_evaluate_on_come_in_their_own_order() -> None:
     rows = Rows(labelled(10), 0, seed=3)
     assert [batch["ids"][:, 0].tolist() for batch in rows.once(4)] == [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, get_args
 
@@ -32,6 +32,19 @@ _SIGN = 0.3  # every element moves by the whole rate, where Adam's mostly move l
 
 STOPS = 16
 """Prompts that a model answers, where nothing else is chosen."""
+
+
+_WRITERS, _CLASSIFIERS = ("chat", "text"), ("classify",)
+_ONLY = {  # options that others would pass over, and the tasks that heed them
+    "turns": ("chat",),
+    "prompt_weight": _WRITERS,
+    "general": _WRITERS,
+    "stops": _WRITERS,
+    "loss_chunk": _WRITERS,
+    "class_weights": _CLASSIFIERS,
+    "l2": _CLASSIFIERS,
+    "recipe": (),
+}
 
 
 @dataclass(frozen=True)
@@ -74,13 +87,12 @@ class Config(TrainConfig):
         super().__post_init__()
         object.__setattr__(self, "general", absolute_paths("general", self.general))
         check_count("stops", self.stops, 0)
-        if self.task == "classify" and self.general:
-            raise ConfigError("--general is for a model that writes", got="task classify")
         check_count("loss_chunk", self.loss_chunk, 0)
         if self.memory:
             parse_size(self.memory)
         check_choice("task", self.task, get_args(TaskName))
         check_count("context", self.context, 0)
+        _check_heeded(self)
         if self.task != "classify" and "head" in self.adapt.way:
             raise ConfigError(
                 f"way {self.adapt.way} is for task classify",
@@ -99,6 +111,18 @@ class Config(TrainConfig):
             )
         if self.model:
             object.__setattr__(self, "model", str(Path(self.model).expanduser().absolute()))
+
+
+def _check_heeded(config: Config) -> None:
+    """Raise ConfigError if an option is set that nothing in this fine-tuning would heed."""
+    for part in (config, config.data, config.adapt):
+        for each in fields(part):
+            tasks, value = _ONLY.get(each.name, (config.task,)), getattr(part, each.name)
+            if value != each.default and config.task not in tasks:
+                raise ConfigError(
+                    f"{each.name} is for {' and '.join(tasks) or 'metronorm train'}",
+                    got=f"{each.name}={value!r} with task {config.task}",
+                )
 
 
 def is_tuned_run(run: Path) -> bool:

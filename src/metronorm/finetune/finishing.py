@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import filecmp
 from dataclasses import replace
 from itertools import chain, count
 from typing import TYPE_CHECKING, NamedTuple
 
+from metronorm.files import remove_directory
 from metronorm.finetune.card import CardTable, model_card
 from metronorm.finetune.config import STOPS
 from metronorm.finetune.evaluating import before_and_after, exam_of
@@ -96,7 +98,7 @@ def finish(
 
     Args:
         run: directory of the run; the model of its best checkpoint is exported to `model` in it,
-            or to `model-TICK` where there is one already, or `model-TICK-2`, and so on.
+            or, where there is another one already, to `model-TICK`, or `model-TICK-2`, and so on.
         data: of the run.
         stops: prompts to answer, see `Config`.
         form: "adapter" or "model"; None: the adapter where the way has one.
@@ -132,8 +134,19 @@ def finish(
         tables = [*([_before_and_after(figures, len(held_out))] if figures else ()), _ledger(data)]
         return model_card(adapted, proof, name=run.name, form=form, run=run, tables=tables)
 
+    earlier = [path for path in run.glob(f"{FOLDER}*") if path.suffix != ".unproven"]
     proof = export(adapted, directory, rows, form=form, dtype=dtype, card=card)
+    for path in earlier:
+        if _same_weights(path, directory):  # a finished run that was resumed has nothing new
+            remove_directory(directory)
+            directory = path
+            break
     return Finished(figures, proof, directory)
+
+
+def _same_weights(one: Path, other: Path) -> bool:
+    names = {path.name for folder in (one, other) for path in folder.glob("*.safetensors")}
+    return not any(filecmp.cmpfiles(one, other, names, shallow=False)[1:])
 
 
 def _before_and_after(figures: Sequence[Figure], rows: int) -> CardTable:

@@ -156,7 +156,9 @@ class Rows:
         if not len(examples):
             raise DataError("there must be texts to classify", got="none")
         self._examples, self._pad_id, self._seed = examples, pad_id, seed
-        self._window = int(window)
+        # of a tick longer than an epoch, whole parts are sorted: all of it would take long
+        longest = min(int(window), len(examples))
+        self._window = next(size for size in range(longest, 0, -1) if window % size == 0)
         self._lengths = np.array([len(example.ids) for example in examples])
         self._data_id: str | None = None
 

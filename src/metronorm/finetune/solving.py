@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from metronorm.finetune.packing import Rows
     from metronorm.train.task import Moment
 
-_BATCH = 32  # texts
+_BATCH = 8  # texts: without a graph they take less memory than a beat that trains
 
 
 def solving(
