@@ -33,15 +33,18 @@ export function faded(color, opacity) {
   return `#${wide}${Math.round(255 * opacity).toString(16).padStart(2, "0")}`;
 }
 
-// Phases have fixed colours, so that one phase looks the same in every run.
+// The usual phases have fixed colours, so that they look the same in every run.
 const PHASES = {
   data: 0, forward: 2, backward: 4, update: 1, communicate: 3, checkpoint: 6, evaluate: 5, unattributed: 9,
+  sample: 7,
 };
-const OTHERS = [7, 8, 0, 2, 4, 1, 3, 5];
 
-export function phaseColor(name, order) {
-  const known = PHASES[name];
-  return colorOf(known ?? OTHERS[order % OTHERS.length]);
+/** A colour for each phase of a run; two have the same only where there are more than colours. */
+export function phaseColors(names) {
+  const taken = new Set(names.map((name) => PHASES[name]));
+  const free = LIGHT.map((_, hue) => hue).filter((hue) => !taken.has(hue));
+  let others = 0;
+  return names.map((name) => colorOf(PHASES[name] ?? (free.length ? free[others++ % free.length] : others++)));
 }
 
 // viridis by nine stops: light is much, in both themes

@@ -83,8 +83,8 @@ export function moment(ms, step = 1000) {
 }
 
 export function percent(share) {
-  const x = 100 * share;
-  return minus(`${Number(x.toPrecision(3))}%`);
+  const x = Number((100 * share).toPrecision(3));
+  return Math.abs(x) < 1000 ? minus(`${x}%`) : `${whole(x)}%`;
 }
 
 /** A difference in percent with its sign: "+1.2%". */

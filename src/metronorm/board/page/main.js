@@ -6,7 +6,7 @@ import { openHeader } from "./parts/header.js";
 import { openRail } from "./parts/rail.js";
 import { failure } from "./parts/messages.js";
 import { askForToken } from "./parts/login.js";
-import { cursor, heard, loadRuns, onRuns } from "./runs.js";
+import { cursor, heard, loadRuns, nameRuns, onRuns } from "./runs.js";
 import { go, onState, state } from "./state.js";
 import { listen } from "./stream.js";
 import { loadWords, t } from "./words.js";
@@ -33,6 +33,8 @@ async function show() {
   const module = await modules[name]();
   if (number !== wanted) return;
   view?.close?.();
+  view = null;
+  nameRuns();
   fill(main);
   main.className = `view view-${name}`;
   main.setAttribute("aria-label", t(`view.${name}`));
@@ -71,9 +73,15 @@ async function begin() {
   onState(async (keys) => {
     header.update();
     if (keys.has("view")) await show();
-    else view?.update?.(keys);
+    else {
+      nameRuns();
+      view?.update?.(keys);
+    }
   });
-  onRuns((ids) => view?.runs?.(ids));
+  onRuns((ids) => {
+    if (ids === null) nameRuns();
+    view?.runs?.(ids);
+  });
   try {
     await (runs ?? loadRuns());
   } catch (error) {

@@ -1,8 +1,9 @@
 // All runs that the server lists, and which of them are shown.
 
 import { getJson, ofRun, send } from "./api.js";
-import { state } from "./state.js";
+import { go, state } from "./state.js";
 
+export const OVERLAYS = new Set(["runs", "metrics"]); // views that can show many runs at once
 export const PRESELECTED = 10; // runs that are shown before anybody chooses
 
 const listeners = new Set();
@@ -109,6 +110,17 @@ export function shownIds() {
 export function focusId() {
   if (state.run) return state.run;
   return shownIds()[0] ?? order[0];
+}
+
+/**
+ * Name the runs that a view is about in the address: it restores them, and the view does not turn
+ * to another run when one begins.
+ */
+export function nameRuns() {
+  if (OVERLAYS.has(state.view)) return;
+  const run = focusId();
+  const a = state.a ?? state.pin ?? order.find((id) => id !== run);
+  go({ run, a: state.view === "compare" ? a : undefined }, { replace: true });
 }
 
 /** Save a star, a note, tags or that a run is hidden, beside the run. */

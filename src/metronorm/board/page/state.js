@@ -20,6 +20,7 @@ function parse() {
 /** The address of the state with these changes; undefined removes a key. */
 export function link(changes) {
   const next = { ...state, ...changes };
+  if (next.view !== "compare") delete next.a; // the other run of a comparison
   const query = new URLSearchParams();
   for (const [key, value] of Object.entries(next)) {
     if (key === "view" || value === undefined || value === null || value === "") continue;

@@ -17,7 +17,7 @@ export function failure(error, again) {
 }
 
 /** What is said before the first run begins. */
-export const noRuns = () => empty(t("runs.none"), t("runs.none.why", { folders: roots.join(", ") }), "make train");
+export const noRuns = () => empty(t("runs.none"), t("runs.none.why", { folders: roots.join(", ") }), "metronorm train");
 
 /** A place that is empty for a reason: a title, why, and a command to copy. */
 export function empty(title, why, command) {

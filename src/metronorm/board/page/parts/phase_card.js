@@ -4,7 +4,7 @@ import { getColumns, ofRun } from "../api.js";
 import { ChartCard } from "../charts/card.js";
 import { Field } from "../charts/field.js";
 import { stacked } from "../charts/stacked.js";
-import { phaseColor } from "../colors.js";
+import { phaseColors } from "../colors.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { t } from "../words.js";
@@ -23,9 +23,9 @@ export function phaseCard(id, span) {
     async load({ from, to, width }, signal) {
       const { meta, columns } = await getColumns(ofRun(id, "phases"), { from, to, width }, signal);
       const x = columns.find(({ kind }) => kind === "x").data;
-      const lines = columns
-        .filter(({ kind }) => kind === "y")
-        .map(({ name, data }, i) => ({ id: name, label: name, color: phaseColor(name, i), x, y: data }));
+      const phases = columns.filter(({ kind }) => kind === "y");
+      const colors = phaseColors(phases.map(({ name }) => name));
+      const lines = phases.map(({ name, data }, i) => ({ id: name, label: name, color: colors[i], x, y: data }));
       fill(legend, lines.map(({ label, color }) => h("span", { style: { "--run": color } }, h("i", {}), label)));
       return { lines, extent: meta.extent, step: meta.width };
     },

@@ -4,12 +4,11 @@ import { ApiError, getJson } from "../api.js";
 import { colorOf } from "../colors.js";
 import { fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
-import { ageOf, focusId, getRun, isRunning, kindOf, loaded, onRuns, order, shownIds } from "../runs.js";
+import { ageOf, focusId, getRun, isRunning, kindOf, loaded, onRuns, order, OVERLAYS, shownIds } from "../runs.js";
 import { go, link, onState, state } from "../state.js";
 import { t } from "../words.js";
 
 const MOST_ROWS = 200; // in the rail; the table has all
-const OVERLAYS = new Set(["runs", "metrics"]); // views that can show many runs at once
 
 /** The ids that the search finds, in the order of the list; null while there is no search. */
 export let found = null;

@@ -56,7 +56,7 @@ export function runView(root, build, { hasBar = true } = {}) {
   begin();
   return {
     update(keys) {
-      if (["run", "shown", ...(built?.keys ?? [])].some((key) => keys.has(key))) {
+      if (["run", ...(built?.keys ?? [])].some((key) => keys.has(key))) {
         begin();
         return;
       }

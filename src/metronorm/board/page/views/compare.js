@@ -4,7 +4,7 @@ import { ApiError, getJson, ofRun } from "../api.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { empty, failure } from "../parts/messages.js";
-import { focusId, getRun, order } from "../runs.js";
+import { getRun, order } from "../runs.js";
 import { state, go } from "../state.js";
 import { tableOf } from "../parts/table_dialog.js";
 import { t } from "../words.js";
@@ -14,8 +14,8 @@ export function open(root) {
   const place = h("div", {});
   let number = 0;
 
-  const a = () => state.pin ?? order.find((id) => id !== focusId());
-  const b = () => focusId();
+  const a = () => state.a;
+  const b = () => state.run;
 
   function chooser(key, words, now) {
     return h(
@@ -44,7 +44,7 @@ export function open(root) {
       return;
     }
     bar.hidden = false;
-    fill(bar, chooser("pin", t("compare.a"), a()), chooser("run", t("compare.b"), b()));
+    fill(bar, chooser("a", t("compare.a"), a()), chooser("run", t("compare.b"), b()));
     if (a() === b()) {
       fill(place, empty(t("compare.same"), t("compare.same.why")));
       return;
@@ -85,7 +85,7 @@ export function open(root) {
   begin();
   return {
     update(keys) {
-      if (keys.has("run") || keys.has("pin") || keys.has("shown")) begin();
+      if (keys.has("run") || keys.has("a")) begin();
     },
     runs(ids) {
       if (ids === null) begin();
