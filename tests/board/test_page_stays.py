@@ -1,4 +1,4 @@
-"""What a page stays with: its runs while others begin, its colours, the lines it has no place for."""
+"""What stays as it is on a page: the runs of a view while others begin, and colours."""
 
 from __future__ import annotations
 
@@ -36,9 +36,10 @@ def test_a_view_names_its_runs_and_stays_with_them(browser: Browser, tmp_path: P
         chosen = "list => list.map((one) => one.selectedOptions[0].text)"
         assert page.locator("main select").evaluate_all(chosen) == ["third", "second"]
         address = page.url.split("#")[1]
-        page.get_by_role("link", name="Runs", exact=True).click()  # nothing is pinned by a comparison
+        page.get_by_role("link", name="Runs", exact=True).click()
         page.wait_for_selector(".view-runs")
-        assert "a=" not in page.url and "pin=" not in page.url
+        assert "a=" not in page.url
+        assert "pin=" not in page.url  # a comparison changes nothing elsewhere
         reader.open(address)
         page.get_by_text("A · third").first.wait_for()
 
@@ -52,7 +53,9 @@ def test_phases_have_different_colours(browser: Browser, tmp_path: Path) -> None
     with serving(tmp_path) as served, reading(browser, served) as reader:
         reader.open("ticks")
         legend = reader.card("Phases of a tick").locator(".legend > span")
-        colors = legend.evaluate_all("list => list.map((one) => one.style.getPropertyValue('--run'))")
+        colors = legend.evaluate_all(
+            "all => all.map(({ style }) => style.getPropertyValue('--run'))"
+        )
         assert len(colors) == len(PHASES) + 2  # data and unattributed
         assert len(set(colors)) == len(colors)
         assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors)
