@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,13 @@ class Served:
         answer = self.client.get(f"/api/{path}", params=query)
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    def file(self, name: str) -> str:
+        """The address of one of the page's files."""
+        version = re.search(r'"page/(\w+)/main.js"', self.client.get("/").text)
+        assert version
+        folder, _, rest = name.partition("/")
+        return f"/{folder}/{version[1]}/{rest}"
 
     def runs(self) -> dict[str, Any]:
         """What the list has of each run, by its name."""

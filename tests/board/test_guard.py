@@ -137,7 +137,8 @@ def test_other_methods_are_refused(board: Served, run: str, method: str) -> None
 
 
 def test_every_answer_has_a_strict_policy(board: Served, run: str) -> None:
-    for route in ("/", "/page/main.js", "/api/runs", f"/api/runs/{run}", "/api/nothing", "/none"):
+    script = board.file("page/main.js")
+    for route in ("/", script, "/api/runs", f"/api/runs/{run}", "/api/nothing", "/none"):
         headers = board.client.get(route).headers
         policy = headers["content-security-policy"]
         assert "default-src 'none'" in policy

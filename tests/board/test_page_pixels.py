@@ -30,9 +30,10 @@ DRAW = """async ({ run, view, scale }) => {
   HTMLCanvasElement.prototype.getContext = function (kind, options) {
     return getContext.call(this, kind, { ...options, willReadFrequently: true })
   }
-  const { Plot } = await import(new URL("page/charts/plot.js", location.href))
-  const { lines } = await import(new URL("page/columns.js", location.href))
-  const { readColumns } = await import(new URL("page/api.js", location.href))
+  const main = document.querySelector("script[type=module]").src
+  const { Plot } = await import(new URL("charts/plot.js", main))
+  const { lines } = await import(new URL("columns.js", main))
+  const { readColumns } = await import(new URL("api.js", main))
   const host = document.createElement("div")
   Object.assign(host.style, { position: "fixed", inset: "0 auto auto 0" })
   Object.assign(host.style, { width: "620px", height: "240px" })
@@ -48,7 +49,6 @@ DRAW = """async ({ run, view, scale }) => {
       done(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data)
     }))
   }
-  await draw({ x: [], y: [] })
   const [from, to] = view
   const query = new URLSearchParams({ names: "value", from, to, y: scale, ...plot.pixels })
   const answer = await fetch(`api/runs/${run}/series?${query}`)
@@ -65,6 +65,28 @@ DRAW = """async ({ run, view, scale }) => {
   host.remove()
   HTMLCanvasElement.prototype.getContext = getContext
   return { different, drawn, points: line.x.length }
+}"""
+
+# The plotted area as a plot tells it before it draws, and as uPlot has it afterwards.
+AREAS = """async () => {
+  const main = document.querySelector("script[type=module]").src
+  const { Plot } = await import(new URL("charts/plot.js", main))
+  const host = document.createElement("div")
+  Object.assign(host.style, { position: "fixed", inset: "0 auto auto 0", height: "240px" })
+  document.body.append(host)
+  const areas = []
+  for (const width of [320, 333, 347.6, 620, 1001]) {
+    host.style.width = `${width}px`
+    const plot = new Plot(host, { cursor() {} })
+    const before = plot.pixels
+    const line = { id: "it", color: "#2f66d0", dash: [], x: [1, 2], y: [1, 2], rails: {} }
+    plot.show({ lines: [line], view: [1, 2], y: "linear", xKind: "tick", formatY: String })
+    const { width: drawn, left } = plot.u.bbox
+    areas.push([before, { width: Math.round(drawn), left, ratio: uPlot.pxRatio }])
+    plot.destroy()
+  }
+  host.remove()
+  return areas
 }"""
 
 
@@ -120,3 +142,13 @@ def test_reduced_and_full_data_have_the_same_pixels(
     assert found["drawn"] > 1000
     assert found["points"] <= 4 * 620
     assert found["different"] == 0
+
+
+@pytest.mark.parametrize("ratio", [1, 1.25, 1.5, 2, 2.625])
+def test_what_is_asked_for_is_what_will_be_drawn(
+    browser: Browser, board: Served, ratio: float
+) -> None:
+    with reading(browser, board, device_scale_factor=ratio) as found:
+        for asked, drawn in found.page.evaluate(AREAS):
+            assert asked == drawn
+            assert drawn["ratio"] == ratio

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,9 +253,11 @@ def test_a_sample_that_is_a_link_out_of_its_run_is_not_shown(folder: Path, board
 @pytest.mark.parametrize(
     "path",
     [
-        "/page/../app.py",
-        "/page/..%2fapp.py",
-        "/page/%2e%2e/app.py",
+        "/page/VERSION/../../app.py",
+        "/page/VERSION/..%2f..%2fapp.py",
+        "/page/VERSION/%2e%2e/%2e%2e/app.py",
+        "/page/VERSION/",
+        "/page/VERSION/.hidden",
         "/page/%00",
         "/vendor/../../errors.py",
         "//etc/passwd",
@@ -266,7 +269,8 @@ def test_a_sample_that_is_a_link_out_of_its_run_is_not_shown(folder: Path, board
     ],
 )
 def test_no_path_leads_to_another_file(board: Served, path: str) -> None:
-    answer = board.client.get(path)
+    version = board.file("page/main.js").split("/")[2]
+    answer = board.client.get(path.replace("VERSION", version))
     assert answer.status_code in (400, 401, 404)
     assert "import" not in answer.text
 
@@ -353,18 +357,30 @@ def test_a_tape_of_2_gb_is_refused_and_takes_no_memory(
     shutil.rmtree(folder / "huge")
 
 
-def test_the_page_is_not_sent_again_if_it_is_the_same(board: Served) -> None:
-    first = board.client.get("/page/main.js")
-    assert first.headers["content-type"].startswith("text/javascript")
-    same = board.client.get("/page/main.js", headers={"If-None-Match": first.headers["etag"]})
+def test_the_page_is_not_sent_again_and_its_files_are_kept_for_good(board: Served) -> None:
+    first = board.client.get("/")
+    assert first.headers["cache-control"] == "no-cache"
+    same = board.client.get("/", headers={"If-None-Match": first.headers["etag"]})
     assert (same.status_code, same.content) == (304, b"")
+    files = re.findall(r'(?:href|src)="([^"#]+)"', first.text)
+    assert len(files) > 50
+    for name in files:
+        answer = board.client.get(f"/{name}")
+        assert answer.status_code == 200
+        assert "immutable" in answer.headers["cache-control"]
+    assert (
+        board.client.get(board.file("page/main.js"))
+        .headers["content-type"]
+        .startswith("text/javascript")
+    )
+    assert board.client.get("/page/main.js").status_code == 404
 
 
 def test_what_is_long_is_sent_packed(board: Served) -> None:
     run = run_of(board, "long a")
     for path in (
-        "/page/main.js",
-        "/vendor/uPlot.iife.min.js",
+        board.file("page/main.js"),
+        board.file("vendor/uPlot.iife.min.js"),
         f"/api/runs/{run}/series?names=loss",
     ):
         answer = board.client.get(path)

@@ -3,7 +3,7 @@
 | address | is |
 | --- | --- |
 | `/` | `page/index.html`, which holds no secret and is given without a login |
-| `/page/FILE`, `/vendor/FILE` | the files of the page, and of uPlot |
+| `/page/...`, `/vendor/...` | the files of the page, and of uPlot: `page_files.py` |
 | `/api/...` | what the page shows: `routes.py` and `array_routes.py` |
 | `/api/login` | trades the token for a cookie |
 """
@@ -11,10 +11,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import mimetypes
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import duckdb
 from fastapi import FastAPI, Request
@@ -26,8 +23,8 @@ from starlette.responses import Response
 from metronorm.board.answers import Json
 from metronorm.board.array_routes import array_routes
 from metronorm.board.guard import Guard
+from metronorm.board.page_files import PageFiles
 from metronorm.board.routes import api, body, failure
-from metronorm.board.uplot import uplot_folder
 from metronorm.errors import MetronormError
 
 if TYPE_CHECKING:
@@ -36,8 +33,6 @@ if TYPE_CHECKING:
     from metronorm.board.guard import Login
     from metronorm.board.state import Board
 
-PAGE = Path(__file__).parent / "page"
-_TYPES = {".js": "text/javascript", ".css": "text/css", ".json": "application/json"}
 _YEAR_SECONDS = 365 * 86_400
 
 
@@ -67,6 +62,7 @@ def create_app(
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         lifespan=lifespan,
         # the board sends nothing to anybody, whatever the environment says
         telemetry={"tracing": False, "logs": False, "metrics": False, "auto_configure": False},
@@ -76,13 +72,12 @@ def create_app(
     for error in (MetronormError, duckdb.Error, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, failure)
 
-    files = _files(PAGE, "/page/") | _files(uplot_folder(), "/vendor/")
-    files["/"] = PAGE / "index.html"
+    files = PageFiles()
 
     async def static(request: Request) -> Response:
-        return await board.call(_file, files[request.scope["path"]], request)
+        return files.answer(request)
 
-    for address in files:
+    for address in ("/", "/page/{name:path}", "/vendor/{name:path}"):
         app.add_route(address, static, methods=["GET"])
 
     @app.post("/api/login")
@@ -116,22 +111,3 @@ def create_app(
     app.include_router(api(board))
     app.include_router(array_routes(board))
     return Guard(app, login=login, hosts=hosts, cookie=cookie, root_path=root_path)
-
-
-def _files(folder: Path, address: str) -> dict[str, Path]:
-    """The files that may be asked for: found once, so that no request can name another."""
-    return {
-        f"{address}{path.relative_to(folder).as_posix()}": path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not path.name.startswith(".")
-    }
-
-
-def _file(path: Path, request: Request) -> Response:
-    data = path.read_bytes()
-    tag = f'"{hashlib.sha256(data).hexdigest()[:20]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if request.headers.get("if-none-match") == tag:
-        return Response(status_code=304, headers=headers)
-    kind: Any = _TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "text/plain"
-    return Response(data, media_type=kind, headers=headers)

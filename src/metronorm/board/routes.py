@@ -160,7 +160,9 @@ def api(board: Board) -> APIRouter:
         limit: int = Query(details.MOST_EVENTS, ge=1),
     ) -> Json:
         return await read(
-            run, lambda it: details.events(it, begin=begin, end=end, names=names, limit=limit)
+            run,
+            lambda it: details.events(it, begin=begin, end=end, names=names, limit=limit),
+            key=f"events {begin} {end} {names} {limit}",
         )
 
     @router.get("/runs/{run}/slowest")

@@ -21,8 +21,10 @@ export function whenLoginNeeded(listener) {
 
 async function ask(path, options = {}) {
   let answer;
+  const asked = globalThis.early?.get(path); // by early.js
+  globalThis.early?.delete(path);
   try {
-    answer = await fetch(path, { credentials: "same-origin", ...options });
+    answer = await (asked ?? fetch(path, { credentials: "same-origin", ...options }));
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ApiError(0, { error: t("error.gone"), fix: t("error.gone.fix") });

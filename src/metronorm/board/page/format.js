@@ -27,7 +27,8 @@ export function fourDigits(name, x) {
   return /^\u2212?\d+\.?\d*$/.test(text) && !Number.isInteger(x) && Math.abs(x) < 1e4 ? minus(x.toPrecision(4)) : text;
 }
 
-export const whole = (x) => minus(Math.round(x).toLocaleString("en-US"));
+// not by toLocaleString, whose first call takes as long as a chart
+export const whole = (x) => minus(String(Math.round(x)).replace(/\B(?=(\d{3})+$)/g, ","));
 const minus = (text) => text.replace("-", "−").replace("e−", "e-");
 const trim = (text) => text.replace(/\.?0+e/, "e").replace("e+", "e");
 

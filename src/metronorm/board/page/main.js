@@ -32,6 +32,7 @@ async function show() {
   const name = state.view;
   const module = await modules[name]();
   if (number !== wanted) return;
+  if (view) window.scrollTo(0, 0);
   view?.close?.();
   view = null;
   nameRuns();
@@ -40,7 +41,6 @@ async function show() {
   main.setAttribute("aria-label", t(`view.${name}`));
   document.title = `${t(`view.${name}`)} · Metronorm`;
   view = { name, ...module.open(main) };
-  window.scrollTo(0, 0);
 }
 
 async function login() {
@@ -54,6 +54,7 @@ async function login() {
 
 async function begin() {
   // what needs no login comes while the list of runs is asked for
+  modules[state.view]();
   const words = loadWords(document.documentElement.lang);
   const fragment = location.hash.startsWith("#token=");
   const runs = fragment ? null : loadRuns();
@@ -91,6 +92,7 @@ async function begin() {
     return;
   }
   await show();
+  globalThis.early = null; // by now all of it has been asked for, or is not wanted
   listen(cursor, (name, value) => {
     if (name === "runs") heard(value);
     else if (name === "reset") loadRuns().catch(() => {});

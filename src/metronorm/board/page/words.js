@@ -5,7 +5,8 @@ export let language = "en";
 
 export async function loadWords(chosen) {
   language = chosen === "zh" ? "zh" : "en";
-  const answer = await fetch(`page/words.${language}.json`);
+  const address = new URL(`words.${language}.json`, import.meta.url).href;
+  const answer = await (globalThis.early?.get(address) ?? fetch(address));
   words = await answer.json();
   document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
 }

@@ -67,7 +67,7 @@ export class ChartCard {
     this.plot = this.makePlot?.(this.places, handlers) ?? new Plot(this.places, handlers);
     this.off = this.span.on((what) => this.heard(what));
     window.addEventListener("themechange", this.themed);
-    this.draw();
+    this.places.setAttribute("aria-label", describe(this));
     this.fetch();
   }
 
@@ -77,7 +77,7 @@ export class ChartCard {
     window.removeEventListener("themechange", this.themed);
     this.asked?.abort();
     this.plot.destroy();
-    this.plot = null;
+    this.plot = this.found = null;
     this.lines = [];
   }
 
@@ -118,7 +118,7 @@ export class ChartCard {
   }
 
   draw() {
-    if (!this.plot) return;
+    if (!this.plot || !this.found) return;
     const { x, y, fit } = this.settings();
     const view = this.span.now ?? [0, 1];
     const linear = y === "asinh" ? linearPart(this.lines) : undefined;

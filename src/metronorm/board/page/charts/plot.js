@@ -27,16 +27,21 @@ export class Plot {
     this.own = false; // whether a cursor comes from outside
     this.observer = new ResizeObserver(() => this.resize());
     this.observer.observe(host);
-    this.gestures = listenToGestures(host, () => this.u.over.getBoundingClientRect(), {
+    this.gestures = listenToGestures(host, () => (this.u?.over ?? host).getBoundingClientRect(), {
       ...handlers,
       zoomBy: (factor, share) => handlers.zoomBy(factor, this.what.view[0] + share * (this.what.view[1] - this.what.view[0])),
     });
   }
 
-  /** The plotted area in device pixels: what a series is reduced to. */
+  /** The plotted area in device pixels, as in uPlot's `bbox`: what a series is reduced to. */
   get pixels() {
-    const { width, left } = this.u.bbox;
-    return { width: Math.round(width), left, ratio: uPlot.pxRatio };
+    const ratio = uPlot.pxRatio;
+    const rounded = (css) => Math.round(2 * css * ratio) / 2;
+    return { width: Math.round(rounded(this.width - Y_AXIS - RIGHT)), left: rounded(Y_AXIS), ratio };
+  }
+
+  get width() {
+    return this.host.clientWidth || 320;
   }
 
   /**
@@ -60,7 +65,7 @@ export class Plot {
     } else {
       this.signature = signature;
       this.u?.destroy();
-      const size = { width: this.host.clientWidth || 320, height: this.host.clientHeight || 200 };
+      const size = { width: this.width, height: this.host.clientHeight || 200 };
       this.u = new uPlot({ ...this.options(what), ...size }, aligned(what.lines), this.host);
       this.u.over.setAttribute("aria-hidden", "true");
       this.view(what.view);
@@ -161,9 +166,9 @@ export class Plot {
   resize() {
     const { clientWidth: width, clientHeight: height } = this.host;
     if (!this.u || !width || !height || (width === this.u.width && height === this.u.height)) return;
-    const before = this.pixels.width;
+    const wider = width !== this.u.width;
     this.u.setSize({ width, height });
-    if (this.pixels.width !== before) this.handlers.resized();
+    if (wider) this.handlers.resized();
   }
 
   destroy() {

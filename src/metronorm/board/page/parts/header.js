@@ -46,7 +46,8 @@ export function openHeader(root) {
       if (view === state.view) anchor.setAttribute("aria-current", "page");
       else anchor.removeAttribute("aria-current");
     }
-    links.get(state.view).scrollIntoView({ block: "nearest", inline: "nearest" });
+    // in a frame, where the layout is made anyway
+    requestAnimationFrame(() => links.get(state.view).scrollIntoView({ block: "nearest", inline: "nearest" }));
   }
 
   const menu = h(
