@@ -1,6 +1,7 @@
 """Loss of a linear head, forward and backward: ours, plain, torch's chunked one, TRL's and Liger's.
 
-The head has a vocabulary of 49,152 and a width of 576 (SmolLM2-135M's). The weight has a `.grad`
+The head has a vocabulary of 49,152 and a width of 576 (SmolLM2-135M's); or several, to choose from
+which vocabulary on our GPT trains in this way. The weight has a `.grad`
 already, as in every beat but the first. Three numbers: milliseconds (contestants take turns, in one
 process); by how much forward and backward raise the memory of a process at their peak (the kernel's
 count, VmHWM, on Linux; each in a process of its own); and the relative error of the gradients
@@ -17,6 +18,7 @@ beside float64.
 
 python bench/linear_cross_entropy.py                    all, about ten minutes on two idle cores
 python bench/linear_cross_entropy.py --rounds 3 --tokens 512
+python bench/linear_cross_entropy.py --gpt              ours and plain at the sizes of our own GPT
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ from metronorm.allocator import keep_large_blocks
 from metronorm.loss import linear_cross_entropy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-VOCABULARY, WIDTH, ROWS = 49_152, 576, 256
+HEAD = (49_152, 576)  # vocabulary, width
+GPT_HEADS = [(4_096, 384), (8_192, 512), (16_384, 768), (32_768, 768), (50_257, 768)]
+ROWS = 256
 NAME = "linear_cross_entropy"
 
 
@@ -145,36 +149,46 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=11, help="turns of each contestant, at least")
     parser.add_argument("--tokens", type=int, nargs="*", default=[512, 4096])
-    parser.add_argument("--peak", nargs=4, help="print the peak of: WHO TOKENS COUNTED PRECISION")
+    parser.add_argument("--gpt", action="store_true", help="at the sizes of our own GPT")
+    parser.add_argument("--peak", nargs=6, help="print the peak of: WHO PRECISION and four sizes")
     arguments = parser.parse_args()
     if arguments.peak:
-        who, tokens, counted, precision = arguments.peak
-        print(peak(CONTESTANTS[who], make(int(tokens), int(counted)), precision))
+        who, precision, *sizes = arguments.peak
+        print(peak(CONTESTANTS[who], make(*map(int, sizes)), precision))
         return
     keep_large_blocks(True)
+    if arguments.gpt:
+        for head in GPT_HEADS:
+            for precision in ("fp32", "autocast bf16"):
+                case = make(2048, 2048, *head)
+                compare(case, 2048, precision, arguments.rounds, ["ours", "plain"])
+        return
     for tokens in arguments.tokens:
         for counted in (tokens, 184) if tokens == 512 else (tokens,):
             for precision in ("fp32", "autocast bf16"):
-                compare(make(tokens, counted), counted, precision, arguments.rounds)
+                compare(make(tokens, counted, *HEAD), counted, precision, arguments.rounds)
 
 
-def make(tokens: int, counted: int) -> Case:
-    """Logits with a standard deviation of 2.4; only `counted` rows count, anywhere."""
+def make(tokens: int, counted: int, vocabulary: int, width: int) -> Case:
+    """Logits with a standard deviation of about 2.4; only `counted` rows count, anywhere."""
     draw = torch.Generator().manual_seed(0)
-    weight = torch.randn(VOCABULARY, WIDTH, generator=draw) * 0.1
-    targets = torch.randint(VOCABULARY, (tokens,), generator=draw)
+    weight = torch.randn(vocabulary, width, generator=draw) * 0.1
+    targets = torch.randint(vocabulary, (tokens,), generator=draw)
     targets[torch.randperm(tokens, generator=draw)[counted:]] = -100
-    features = torch.randn(tokens, WIDTH, generator=draw).requires_grad_()
+    features = torch.randn(tokens, width, generator=draw).requires_grad_()
     return Case(features, nn.Parameter(weight), targets)
 
 
-def compare(case: Case, counted: int, precision: str, rounds: int) -> None:
-    """One case; appends rows."""
-    tokens = len(case.targets)
+def compare(
+    case: Case, counted: int, precision: str, rounds: int, names: Sequence[str] = tuple(CONTESTANTS)
+) -> None:
+    """One case of these contestants, ours first; appends rows."""
+    tokens, (vocabulary, width) = len(case.targets), case.weight.shape
     which = f"{tokens:,} tokens" + (f" of which {counted} count" if counted < tokens else "")
-    name = f"{which} x {VOCABULARY:,} x {WIDTH}, {precision}"
+    name = f"{which} x {vocabulary:,} x {width}, {precision}"
     want = judge(case)
-    for who, loss in CONTESTANTS.items():
+    contestants = {who: CONTESTANTS[who] for who in names}
+    for who, loss in contestants.items():
         case.clear()
         pass_through(loss, case, precision)
         for of, found, right in (
@@ -184,18 +198,19 @@ def compare(case: Case, counted: int, precision: str, rounds: int) -> None:
             assert found.grad is not None
             far = (found.grad - right).norm() / right.norm()
             append(NAME, f"{name}, {who}, error of the {of}'s gradient", "relative", [float(far)])
-        order = [sys.executable, __file__, "--peak", who, str(tokens), str(counted), precision]
+        sizes = map(str, (tokens, counted, vocabulary, width))
+        order = [sys.executable, __file__, "--peak", who, precision, *sizes]
         printed = subprocess.run(order, check=True, capture_output=True, text=True).stdout
         append(NAME, f"{name}, {who}, peak", "MiB", [float(printed)])
     del want
     gc.collect()
     runs: dict[str, Callable[[], object]] = {
-        who: turn(loss, case, precision) for who, loss in CONTESTANTS.items()
+        who: turn(loss, case, precision) for who, loss in contestants.items()
     }
     turns = race(runs, seconds=0, least=rounds)
     for who, samples in turns.items():
         append(NAME, f"{name}, {who}", "ms", samples)
-    for who in list(CONTESTANTS)[1:]:
+    for who in names[1:]:
         append(NAME, f"{name}, {who} over ours", "ratio", ratios(turns, who, "ours"))
 
 
