@@ -52,6 +52,7 @@ OURS: dict[str, dict[str, Any]] = {
         "activation_checkpointing": True,
     },
     "ours-adamw": {"way": "full", "optimizer": "adamw"},
+    "ours-adamw-means": {"way": "full", "optimizer": "adamw"},  # the mean of the beats' means
     "ours-lora": {"way": "lora", "body": "bf16"},
     "ours-norm": {"way": "norm", "body": "bf16"},
 }
@@ -154,7 +155,7 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
     from metronorm.finetune.examples import Examples, Texts
     from metronorm.finetune.ledger import Ledger
     from metronorm.finetune.preparing import Prepared
-    from metronorm.finetune.task import Read, task_of
+    from metronorm.finetune.task import Read, count_tokens, task_of
     from metronorm.finetune.vocabulary import load_vocabulary
     from metronorm.train import train
     from metronorm.train.task import Hook
@@ -196,6 +197,12 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
             report(ready=True)
             return net
 
+        if name.endswith("means"):
+            made = replace(
+                made,
+                loss=lambda net, batch: net(batch) / count_tokens(batch),
+                count=lambda batch: 1,
+            )
         return replace(made, model=make, hooks=[*made.hooks, Hook(1, tell)])
 
     with tempfile.TemporaryDirectory() as folder:

