@@ -17,6 +17,7 @@ ROUTES = [
     "/api/columns",
     "/api/search?q=loss<1",
     "/api/stream",
+    "/api/series?runs=RUN&names=loss",
     "/api/runs/RUN",
     "/api/runs/RUN/events",
     "/api/runs/RUN/slowest",

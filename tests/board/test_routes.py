@@ -377,12 +377,8 @@ def test_the_page_is_not_sent_again_and_its_files_are_kept_for_good(board: Serve
 
 
 def test_what_is_long_is_sent_packed(board: Served) -> None:
-    run = run_of(board, "long a")
-    for path in (
-        board.file("page/main.js"),
-        board.file("vendor/uPlot.iife.min.js"),
-        f"/api/runs/{run}/series?names=loss",
-    ):
+    for name in ("page/main.js", "page/parts.css", "vendor/uPlot.iife.min.js"):
+        path = board.file(name)
         answer = board.client.get(path)
         assert answer.headers["content-encoding"] == "gzip"
         assert answer.headers["vary"] == "Accept-Encoding"
@@ -460,6 +456,25 @@ def test_series_are_those_of_the_run_and_are_not_sent_twice(folder: Path, board:
         answer = board.client.get(f"/api/runs/{run}/series", params=query | wrong)
         assert answer.status_code == 400
         assert answer.json()["error"]
+
+
+def test_series_of_several_runs_come_in_one_answer(folder: Path, board: Served) -> None:
+    names = ("good", "long a", "long b")
+    query = {"runs": [run_of(board, name) for name in names], "names": "loss", "width": 500}
+    query["runs"].insert(1, "no such run")
+    answer = board.client.get("/api/series", params=query)
+    pieces, data = [], answer.content
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        pieces.append(data[8 : 8 + length])
+        data = data[8 + length :]
+    assert b'"error":"the run must be on the board"' in pieces.pop(1)
+    for name, piece in zip(names, pieces, strict=True):
+        assert piece == RunSeries(folder / name).reduce(["loss"], width=500.0).to_bytes()
+    headers = {"If-None-Match": answer.headers["etag"]}
+    assert board.client.get("/api/series", params=query, headers=headers).status_code == 304
+    many = board.client.get("/api/series", params={"runs": ["good"] * 51})
+    assert many.json()["error"] == "one request is for at most 50 runs"
 
 
 def test_a_new_tick_changes_the_series(folder: Path, board: Served) -> None:

@@ -17,11 +17,11 @@ import duckdb
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.middleware.gzip import GZipMiddleware
+from starlette.middleware.gzip import DEFAULT_EXCLUDED_CONTENT_TYPES, GZipMiddleware
 from starlette.responses import Response
 
 from metronorm.board.answers import Json
-from metronorm.board.array_routes import array_routes
+from metronorm.board.array_routes import ARRAYS, array_routes
 from metronorm.board.guard import Guard
 from metronorm.board.page_files import PageFiles
 from metronorm.board.routes import api, body, failure
@@ -67,8 +67,14 @@ def create_app(
         # the board sends nothing to anybody, whatever the environment says
         telemetry={"tracing": False, "logs": False, "metrics": False, "auto_configure": False},
     )
-    # the stream is left alone: it is sent piece by piece
-    app.add_middleware(GZipMiddleware, minimum_size=1024, compresslevel=4)
+    # the stream is left alone, which is sent piece by piece, and so are arrays: packing takes
+    # longer than reducing, and noise does not get smaller
+    app.add_middleware(
+        GZipMiddleware,
+        minimum_size=1024,
+        compresslevel=4,
+        exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, ARRAYS),
+    )
     for error in (MetronormError, duckdb.Error, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, failure)
 

@@ -1,20 +1,36 @@
-"""The answers below `/api/runs/RUN/` that are arrays: what the charts of a run draw."""
+"""The answers that are arrays, in the form of `Reduced.to_bytes`: what charts draw.
+
+Each is of one run, below `/api/runs/RUN/`. `/api/series` is of several: their answers one after
+another, each behind 8 bytes with its length (little-endian). If a run cannot be read, `meta.error`
+of its answer says why.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import hashlib
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+import duckdb
+import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
+from metronorm.board.routes import failure
+from metronorm.board.series import Reduced
 from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
+from metronorm.errors import ConfigError, MetronormError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
-    from metronorm.board.series import Reduced, RunSeries
+    from metronorm.board.series import RunSeries
     from metronorm.board.state import Board
 
+T = TypeVar("T")
+U = TypeVar("U")
+
+ARRAYS = "application/octet-stream"
+MOST_RUNS = 50  # in one request
 Names = Annotated[list[str], Query(default_factory=list)]
 
 
@@ -56,19 +72,50 @@ def array_routes(board: Board) -> APIRouter:
     ) -> Response:
         """Arrays from the series of a run; if they are tagged, only if the page lacks them."""
         entry = board.listing.entry(run)
-        given = request.headers.get("if-none-match")
 
         def answer() -> Response:
             series = board.series(entry)
-            if tagged and given == f'"{series.cursor}"':
-                return Response(status_code=304, headers={"ETag": given})
-            data = reduce(series).to_bytes()
-            headers = {"Cache-Control": "private, no-cache", "ETag": f'"{series.cursor}"'}
-            return Response(
-                data, media_type="application/octet-stream", headers=headers if tagged else None
+            return _arrays(
+                request, series.cursor if tagged else None, lambda: reduce(series).to_bytes()
             )
 
         return await board.call(answer)
+
+    def of_several(
+        runs: list[str], request: Request, reduce: Callable[[RunSeries], Reduced]
+    ) -> Response:
+        def attempt(make: Callable[[T], U], source: T) -> U | Reduced:
+            try:
+                return make(source)
+            except (MetronormError, duckdb.Error) as error:
+                return Reduced(meta=msgspec.json.decode(failure(request, error).body))
+
+        found = [attempt(lambda run: board.series(board.listing.entry(run)), run) for run in runs]
+
+        def answers() -> Iterator[bytes]:
+            for each in found:
+                reduced = each if isinstance(each, Reduced) else attempt(reduce, each)
+                data = reduced.to_bytes()
+                yield len(data).to_bytes(8, "little") + data
+
+        cursors = [str(each.meta) if isinstance(each, Reduced) else each.cursor for each in found]
+        tag = hashlib.sha256(" ".join(cursors).encode()).hexdigest()[:32]
+        return _arrays(request, tag, lambda: b"".join(answers()))
+
+    @router.get("/series")
+    async def series_of_several(
+        request: Request,
+        runs: Names,
+        names: Names,
+        chart: Chart,
+        x: Axis = "tick",
+        ghosts: bool = False,
+    ) -> Response:
+        if len(runs) > MOST_RUNS:
+            raise ConfigError(f"one request is for at most {MOST_RUNS} runs", got=str(len(runs)))
+        return await board.call(
+            of_several, runs, request, lambda it: it.reduce(names, x=x, ghosts=ghosts, **chart)
+        )
 
     @router.get("/runs/{run}/series")
     async def series(
@@ -111,3 +158,13 @@ def array_routes(board: Board) -> APIRouter:
         return await columns(run, request, lambda it: it.norms(stat, rank=rank, **stretch))
 
     return router
+
+
+def _arrays(request: Request, cursor: str | None, make: Callable[[], bytes]) -> Response:
+    """The bytes, if the page does not have those of this cursor already; None: it never has."""
+    if cursor is None:
+        return Response(make(), media_type=ARRAYS)
+    headers = {"Cache-Control": "private, no-cache", "ETag": f'"{cursor}"'}
+    if request.headers.get("if-none-match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(make(), media_type=ARRAYS, headers=headers)

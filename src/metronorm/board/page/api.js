@@ -66,11 +66,20 @@ export async function getColumns(path, values = {}, signal = undefined) {
   return readColumns(await answer.arrayBuffer());
 }
 
+/** Several of them, each behind 8 bytes with its length. */
+export async function getSeveral(path, values) {
+  const buffer = await (await ask(`api/${path}${query(values)}`)).arrayBuffer();
+  const lengths = new DataView(buffer);
+  const found = [];
+  for (let at = 0; at < buffer.byteLength; at += 8 + lengths.getUint32(at, true)) found.push(readColumns(buffer, at + 8));
+  return found;
+}
+
 /** Four bytes of length, a JSON header, then the columns, each from a multiple of 8 on. */
-export function readColumns(buffer) {
-  const length = new DataView(buffer).getUint32(0, true);
-  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
-  let at = Math.ceil((4 + length) / 8) * 8;
+export function readColumns(buffer, begin = 0) {
+  const length = new DataView(buffer).getUint32(begin, true);
+  const header = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, begin + 4, length)));
+  let at = begin + Math.ceil((4 + length) / 8) * 8;
   const columns = header.columns.map((column) => {
     const data = new ARRAYS[column.type](buffer, at, column.length);
     at = Math.ceil((at + data.byteLength) / 8) * 8;

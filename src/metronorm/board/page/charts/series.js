@@ -1,24 +1,34 @@
-// Series from the server. What the charts ask for in one moment becomes one request per run, and
-// few requests run at once.
+// Series from the server. What the charts ask for in one moment becomes few requests, each of some
+// names of some runs, and few of these run at once.
 
-import { getColumns, ofRun } from "../api.js";
+import { ApiError, getColumns, getSeveral, ofRun } from "../api.js";
 import { lines } from "../columns.js";
 
 const AT_ONCE = 4; // requests: a browser opens six connections, and one is the stream
+const RUNS = 16; // in one request
 const NAMES = [1, 4]; // in the first and in all later requests of a run: a chart waits for few others
 
-const waiting = new Map(); // key -> { route, id, values, wishes: Map(name -> [wish]) }
+const waiting = new Map(); // key -> { route, ids, values, wishes: Map(name -> [wish]) }
 const queue = [];
 const busy = new Set(); // runs that are asked: the server reads a run for one request at a time
 let timer = null;
 
-/** One name of one run: { line, ghosts, meta }; line is null where the run has nothing of it. */
-export function askSeries(id, name, values, signal, route = "series") {
-  const key = JSON.stringify([route, id, values]);
-  return new Promise((resolve, reject) => {
-    const group = waiting.get(key) ?? { route, id, values, wishes: new Map() };
+/**
+ * One name of some runs. For each of them { line, ghosts, meta }, where line is null if the run has
+ * nothing of it, or { error }.
+ */
+export async function askSeries(ids, name, values, signal, route = "series") {
+  const parts = [];
+  for (let i = 0; i < ids.length; i += RUNS) parts.push(askSome(ids.slice(i, i + RUNS), name, values, signal, route));
+  return (await Promise.all(parts)).flat();
+}
+
+function askSome(ids, name, values, signal, route) {
+  const key = JSON.stringify([route, ids, values]);
+  return new Promise((resolve) => {
+    const group = waiting.get(key) ?? { route, ids, values, wishes: new Map() };
     waiting.set(key, group);
-    group.wishes.set(name, [...(group.wishes.get(name) ?? []), { resolve, reject, signal }]);
+    group.wishes.set(name, [...(group.wishes.get(name) ?? []), { resolve, signal }]);
     timer ??= setTimeout(send);
   });
 }
@@ -38,35 +48,40 @@ function send() {
   next();
 }
 
+let asking = 0;
 function next() {
-  for (let i = 0; i < queue.length && busy.size < AT_ONCE; ) {
-    if (busy.has(queue[i].id)) i += 1;
+  for (let i = 0; i < queue.length && asking < AT_ONCE; ) {
+    if (queue[i].ids.some((id) => busy.has(id))) i += 1;
     else ask(queue.splice(i, 1)[0]);
   }
 }
 
-function ask({ route, id, values, wishes, names }) {
+async function ask({ route, ids, values, wishes, names }) {
   const wanted = names.filter((name) => wishes.get(name).some(({ signal }) => !signal?.aborted));
   if (!wanted.length) return;
-  busy.add(id);
-  getColumns(ofRun(id, route), { ...values, names: wanted })
-    .then((answer) => {
-      const tracks = lines(answer);
-      for (const name of wanted) {
-        const own = tracks.filter((track) => track.name === name);
-        const found = {
-          line: own.find((track) => !track.ghost) ?? null,
-          ghosts: own.filter((track) => track.ghost),
-          meta: answer.meta,
-        };
-        for (const { resolve } of wishes.get(name)) resolve(found);
-      }
-    })
-    .catch((error) => {
-      for (const name of wanted) for (const { reject } of wishes.get(name)) reject(error);
-    })
-    .finally(() => {
-      busy.delete(id);
-      next();
+  asking += 1;
+  for (const id of ids) busy.add(id);
+  const query = { ...values, names: wanted };
+  let answers;
+  try {
+    answers = ids.length > 1 ? await getSeveral(route, { runs: ids, ...query }) : [await getColumns(ofRun(ids[0], route), query)];
+  } catch (error) {
+    answers = ids.map(() => ({ error }));
+  }
+  asking -= 1;
+  for (const id of ids) busy.delete(id);
+  next();
+  const drawn = answers.map(({ error, ...answer }) => {
+    if (error) return { error };
+    if (answer.meta.error) return { error: new ApiError(422, answer.meta) };
+    return { meta: answer.meta, tracks: lines(answer) };
+  });
+  for (const name of wanted) {
+    const found = drawn.map(({ error, meta, tracks }) => {
+      if (error) return { error };
+      const own = tracks.filter((track) => track.name === name);
+      return { line: own.find((track) => !track.ghost) ?? null, ghosts: own.filter((track) => track.ghost), meta };
     });
+    for (const { resolve } of wishes.get(name)) resolve(found);
+  }
 }

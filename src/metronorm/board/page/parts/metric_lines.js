@@ -20,10 +20,10 @@ export function settings() {
 export async function loadMetric(ids, name, { from, to, width, left, ratio, live }, signal, { ghosts = false, groups = null, route = "series", settings: own = settings } = {}) {
   const { x, y, smooth } = own();
   const values = { x, y, from, to, width, left, ratio, smooth: smooth || undefined, ghosts: ghosts ? 1 : undefined, live: live ? 1 : undefined };
-  const found = await Promise.allSettled(ids.map((id) => askSeries(id, name, values, signal, route)));
-  const failed = found.find((each) => each.status === "rejected");
-  const series = found.map((each, i) => ({ id: ids[i], ...each.value })).filter((_, i) => found[i].status === "fulfilled");
-  if (failed && !series.length) throw failed.reason;
+  const found = await askSeries(ids, name, values, signal, route);
+  const failed = found.find(({ error }) => error);
+  const series = found.map((each, i) => ({ id: ids[i], ...each })).filter(({ error }) => !error);
+  if (failed && !series.length) throw failed.error;
   const extents = series.map(({ meta }) => meta.extent).filter((each) => each && Number.isFinite(each[0]));
   const extent = extents.length ? [Math.min(...extents.map(([a]) => a)), Math.max(...extents.map(([, b]) => b))] : null;
   const drawn = series.filter(({ line }) => line && (line.x.length || line.counts.rows));
