@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 LARGE, PHONE = {"width": 1440, "height": 900}, {"width": 390, "height": 844}
+# (on a phone it takes links of the navigation that are scrolled away for links to skip something)
+AXE = """axe.run({ rules: { "skip-link": { enabled: false } } })
+  .then(({ violations }) => violations)"""
 SETTLED = """() => {
   const seen = ({ top, bottom }) => top < innerHeight && bottom > 0
   const cards = [...document.querySelectorAll(".card")]
@@ -89,6 +92,8 @@ class Reader:
 
     def table_of(self, title: str) -> tuple[list[str], list[list[str]]]:
         """The numbers of a chart as its table has them: the head, and the rows."""
+        self.card(title).scroll_into_view_if_needed()
+        self.settle()
         self.card(title).locator(".plot").focus()
         self.page.keyboard.press("t")
         dialog = self.page.locator("dialog")
@@ -99,6 +104,17 @@ class Reader:
         self.page.keyboard.press("Escape")
         dialog.wait_for(state="detached")
         return head, rows
+
+    def barriers(self) -> list[str]:
+        """What keeps people from reading the page, as axe-core finds it."""
+        axe = pytest.importorskip("axe_playwright_python")
+        if self.page.evaluate("typeof axe") == "undefined":
+            self.page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+        return [
+            f"{one['id']}: {node['html']} {node['failureSummary']}"
+            for one in self.page.evaluate(AXE)
+            for node in one["nodes"]
+        ]
 
     def keep(self, name: str) -> None:
         """Keep a picture of the page, if METRONORM_SCREENSHOTS names a folder."""

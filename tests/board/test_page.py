@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,7 +13,7 @@ from metronorm.clock import Clock
 from metronorm.runs import open_run
 
 from .boards import Served, serving
-from .browsers import PHONE, reading
+from .browsers import reading
 from .page_runs import ANSI, HTML, NAN, TICKS, record_all
 
 if TYPE_CHECKING:
@@ -21,13 +21,6 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser
 
-VIEWS = (
-    *("runs", "metrics", "ticks", "resources", "norms", "diagnosis", "samples", "config"),
-    "compare",
-)
-# (on a phone it takes links of the navigation that are scrolled away for links to skip something)
-AXE = """axe.run({ rules: { "skip-link": { enabled: false } } })
-  .then(({ violations }) => violations)"""
 # how much of the page has moved by itself while it was loaded, as browsers count it
 SHIFTED = """() => new Promise((done) => {
   const sum = (list) => list.getEntries().reduce((total, { value }) => total + value, 0)
@@ -81,44 +74,6 @@ def test_all_modules_are_asked_for_at_once() -> None:
     assert sorted(links) == sorted(modules - {"early.js", "main.js"})
 
 
-@pytest.mark.parametrize(
-    "look",
-    [
-        {"color_scheme": "light"},
-        {"color_scheme": "dark", "locale": "zh-CN"},
-        {"color_scheme": "dark", "viewport": PHONE},
-    ],
-    ids=lambda look: "-".join(str(it) if isinstance(it, str) else "phone" for it in look.values()),
-)
-def test_every_view_opens_without_barriers(
-    browser: Browser, board: Served, odd: str, look: dict[str, Any], request: Any
-) -> None:
-    axe = pytest.importorskip("axe_playwright_python")
-    script = (Path(axe.__file__).parent / "axe.min.js").read_text()
-    words = json.loads((PAGE / "words.en.json").read_text())
-    barriers = []
-    with reading(browser, board, **look) as reader:
-        reader.page.evaluate(script)
-        for view in VIEWS:
-            reader.open(f"{view}?run={odd}")
-            text = reader.page.locator("body").inner_text()
-            assert len(reader.page.locator("main").inner_text()) > 20, view
-            assert not [key for key in words if "." in key and key in text.split()], view
-            wide = reader.page.evaluate(
-                "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-            )
-            assert wide[0] == wide[1], f"{view} is wider than the window"
-            assert not reader.page.locator(".message.error").all_inner_texts(), view
-            reader.keep(f"{request.node.callspec.id}-{view}")
-            found = reader.page.evaluate(AXE)
-            barriers += [
-                f"{view} {one['id']}: {node['html']} {node['failureSummary']}"
-                for one in found
-                for node in one["nodes"]
-            ]
-    assert not barriers, "\n".join(barriers)
-
-
 def test_the_numbers_of_a_chart_are_those_of_duckdb(
     browser: Browser, board: Served, folder: Path, odd: str
 ) -> None:
@@ -140,6 +95,7 @@ def test_what_has_no_place_on_an_axis_is_counted_and_reached(
         reader.open(f"metrics?run={odd}&y=log")
         chips = reader.card("loss").locator(".chip").all_inner_texts()
         assert chips == ["NaN 1", "+Inf 1", "≤ 0: 1"]
+        assert not reader.barriers()
         reader.card("loss").locator(".plot").focus()
         reader.page.keyboard.press("n")
         reader.page.wait_for_function("() => location.hash.includes('from=')")

@@ -24,6 +24,8 @@ from metronorm.board.notes import change_notes
 from metronorm.board.opening import open_checked
 from metronorm.board.query import QueryError, parse
 from metronorm.board.searching import search
+from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
+from metronorm.board.series.moments import Moment
 from metronorm.board.state import BusyError
 from metronorm.board.values import KINDS, value_of
 from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
@@ -158,12 +160,18 @@ def api(board: Board) -> APIRouter:
         end: int | None = Query(None, alias="to"),
         names: list[str] = Query([]),  # noqa: B008
         limit: int = Query(details.MOST_EVENTS, ge=1),
+        x: Axis | None = None,
     ) -> Json:
-        return await read(
-            run,
-            lambda it: details.events(it, begin=begin, end=end, names=names, limit=limit),
-            key=f"events {begin} {end} {names} {limit}",
-        )
+        def answer(it: Run) -> dict[str, Any]:
+            found = details.events(it, begin=begin, end=end, names=names, limit=limit)
+            if x is not None:
+                moments = [Moment(*map(one.get, Moment._fields)) for one in found["events"]]
+                places = board.series(listing.entry(run)).places(moments, x)
+                for one, place in zip(found["events"], places, strict=True):
+                    one["x"] = place
+            return found
+
+        return await read(run, answer, key=f"events {begin} {end} {names} {limit} {x}")
 
     @router.get("/runs/{run}/slowest")
     async def slowest(run: str, n: int = Query(20, ge=1)) -> Json:

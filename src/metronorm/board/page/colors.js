@@ -36,7 +36,7 @@ export function faded(color, opacity) {
 // The usual phases have fixed colours, so that they look the same in every run.
 const PHASES = {
   data: 0, forward: 2, backward: 4, update: 1, communicate: 3, checkpoint: 6, evaluate: 5, unattributed: 9,
-  sample: 7,
+  sample: 7, observe: 8,
 };
 
 /** A colour for each phase of a run; two have the same only where there are more than colours. */

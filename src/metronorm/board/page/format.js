@@ -1,4 +1,5 @@
-// Numbers for people: four significant digits, one unit, the same everywhere.
+// Numbers for people: four significant digits, one unit, the same everywhere. Where numbers beside
+// each other would look alike, `digits` asks for more.
 
 /** A number from JSON: NaN and infinities are strings there. */
 export function number(value) {
@@ -6,7 +7,7 @@ export function number(value) {
   return { nan: NaN, inf: Infinity, "-inf": -Infinity }[value] ?? null; // null: no number
 }
 
-export function value(x) {
+export function value(x, digits = 4) {
   if (x === null || x === undefined) return "–";
   if (typeof x === "boolean" || typeof x === "object") return JSON.stringify(x);
   if (typeof x === "string") return { nan: "NaN", inf: "∞", "-inf": "−∞" }[x] ?? x;
@@ -15,10 +16,10 @@ export function value(x) {
   if (x === 0) return "0";
   const size = Math.abs(x);
   if (Number.isInteger(x) && size < 1e6) return whole(x);
-  if (size >= 1e15 || size < 1e-3) return minus(trim(x.toExponential(3)));
-  if (size >= 1e6) return si(x);
-  if (size >= 1e4) return whole(Math.round(x));
-  return minus(String(Number(x.toPrecision(4))));
+  if (size >= 1e15 || size < 1e-3) return minus(trim(x.toExponential(digits - 1)));
+  if (size >= 1e6) return si(x, digits);
+  if (size >= 10 ** digits) return whole(Math.round(x));
+  return minus(String(Number(x.toPrecision(digits))));
 }
 
 /** The same for a column of numbers: always four digits, so that they stand below each other. */
@@ -33,27 +34,27 @@ const minus = (text) => text.replace("-", "−").replace("e−", "e-");
 const trim = (text) => text.replace(/\.?0+e/, "e").replace("e+", "e");
 
 /** 12,400,000 as 12.4M. */
-export function si(x) {
+export function si(x, digits = 4) {
   for (const [unit, size] of [["T", 1e12], ["G", 1e9], ["M", 1e6], ["k", 1e3]]) {
-    if (Math.abs(x) >= size) return minus(`${Number((x / size).toPrecision(4))}${unit}`);
+    if (Math.abs(x) >= size) return minus(`${Number((x / size).toPrecision(digits))}${unit}`);
   }
-  return minus(String(Number(x.toPrecision(4))));
+  return minus(String(Number(x.toPrecision(digits))));
 }
 
-export function bytes(x) {
+export function bytes(x, digits = 3) {
   for (const [unit, size] of [["TiB", 2 ** 40], ["GiB", 2 ** 30], ["MiB", 2 ** 20], ["KiB", 2 ** 10]]) {
-    if (Math.abs(x) >= size) return `${Number((x / size).toPrecision(3))} ${unit}`;
+    if (Math.abs(x) >= size) return `${Number((x / size).toPrecision(Math.max(digits, 3)))} ${unit}`;
   }
   return `${Math.round(x)} B`;
 }
 
 /** Nanoseconds in the best unit. */
-export function duration(ns) {
+export function duration(ns, digits = 3) {
   if (ns === null || !Number.isFinite(ns)) return value(ns);
   if (ns === 0) return "0 s";
   if (Math.abs(ns) >= 60e9) return seconds(ns / 1e9);
   for (const [unit, size] of [["s", 1e9], ["ms", 1e6], ["µs", 1e3]]) {
-    if (Math.abs(ns) >= size) return `${Number((ns / size).toPrecision(3))} ${unit}`;
+    if (Math.abs(ns) >= size) return `${Number((ns / size).toPrecision(digits))} ${unit}`;
   }
   return `${Math.round(ns)} ns`;
 }
@@ -83,8 +84,8 @@ export function moment(ms, step = 1000) {
   return `${day} ${clock}:${two(date.getSeconds())}${step < 1000 ? `.${String(date.getMilliseconds()).padStart(3, "0")}` : ""}`;
 }
 
-export function percent(share) {
-  const x = Number((100 * share).toPrecision(3));
+export function percent(share, digits = 3) {
+  const x = Number((100 * share).toPrecision(digits));
   return Math.abs(x) < 1000 ? minus(`${x}%`) : `${whole(x)}%`;
 }
 
@@ -96,18 +97,27 @@ export function change(to, from) {
 }
 
 /** A value of a column whose name ends in its unit; `rate`: it is the growth of that per second. */
-export function withUnit(name, x, rate = false) {
+export function withUnit(name, x, rate = false, digits = undefined) {
   if (!Number.isFinite(x)) return value(x);
-  if (rate && name.endsWith("_ns")) return percent(x / 1e9); // of one processor
-  if (rate && name.endsWith("_joules")) return `${value(x)} W`;
-  if (rate) return `${withUnit(name, x)}/s`;
-  if (name.endsWith("_bytes")) return bytes(x);
-  if (name.endsWith("_ns")) return duration(x);
-  if (name.endsWith("_share") || name.endsWith("_utilization")) return percent(x);
-  if (name.endsWith("_watts")) return `${value(x)} W`;
-  if (name.endsWith("_celsius")) return `${value(x)} °C`;
-  if (name.endsWith("_joules")) return `${value(x)} J`;
-  return value(x);
+  if (rate && name.endsWith("_ns")) return percent(x / 1e9, digits); // of one processor
+  if (rate && name.endsWith("_joules")) return `${value(x, digits)} W`;
+  if (rate) return `${withUnit(name, x, false, digits)}/s`;
+  if (name.endsWith("_bytes")) return bytes(x, digits);
+  if (name.endsWith("_ns")) return duration(x, digits);
+  if (name.endsWith("_share") || name.endsWith("_utilization")) return percent(x, digits);
+  if (name.endsWith("_watts")) return `${value(x, digits)} W`;
+  if (name.endsWith("_celsius")) return `${value(x, digits)} °C`;
+  if (name.endsWith("_joules")) return `${value(x, digits)} J`;
+  return value(x, digits);
+}
+
+/** Numbers of one axis: with as few digits as tell them apart. `one(x, digits)` formats a number. */
+export function apart(numbers, one) {
+  for (const digits of [undefined, 4, 5, 6, 7, 8, 9, 10]) {
+    const words = numbers.map((x) => one(x, digits));
+    if (new Set(words).size === words.length) return words;
+  }
+  return numbers.map((x) => one(x));
 }
 
 /** The part of each name that differs: the common beginning, up to a whole word, is left out. */

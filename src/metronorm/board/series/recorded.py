@@ -150,6 +150,11 @@ class Recorded:
             found[left.attempt] = min(found.get(left.attempt, left.first), left.first)
         return found
 
+    @property
+    def firsts(self) -> dict[int, int]:
+        """The first tick of each attempt that has any."""
+        return dict(self._firsts)
+
     def history(self, rank: int) -> list[Piece]:
         """The effective history of a rank, in the order of the ticks."""
         found, ends = [], self.ends

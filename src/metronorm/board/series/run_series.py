@@ -10,6 +10,7 @@ from metronorm.board.series.axes import begin_ns
 from metronorm.board.series.drawing import draw
 from metronorm.board.series.kept import Kept
 from metronorm.board.series.machine import Machine, is_rate
+from metronorm.board.series.moments import Moment, places
 from metronorm.board.series.overviews import (
     Buckets,
     buckets,
@@ -199,8 +200,6 @@ class RunSeries:
         known = {name.lower() for name in self._recorded.names} | set(FIXED["ticks"])
         return [name for name in names if name.lower() in known]
 
-    # --- buckets of ticks: what the arguments and columns mean is in `overviews` ----------------
-
     def value(self, name: str) -> Value | None:
         """The last, lowest and highest value of a metric, of the first rank that has any.
 
@@ -220,6 +219,19 @@ class RunSeries:
                 if value is not None:
                     return value
             return None
+
+    def places(self, moments: Sequence[Moment], x: Axis) -> list[float | None]:
+        """Where events stand on an axis of `reduce`; None: before the first tick.
+
+        Raises:
+            ConfigError: there is no such axis, or the run counts nothing.
+            RunError: a file may not be read.
+        """
+        with self._lock:
+            self._begin()
+            return places(moments, x, self._recorded, self._kept)
+
+    # --- buckets of ticks: what the arguments and columns mean is in `overviews` ----------------
 
     def phase_times(
         self,

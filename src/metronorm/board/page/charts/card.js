@@ -7,7 +7,7 @@ import { failure } from "../parts/messages.js";
 import { showTable } from "../parts/table_dialog.js";
 import { go, state } from "../state.js";
 import { t } from "../words.js";
-import { describe, nearestIndex, xWords } from "./describing.js";
+import { describe, indexUnder, xWords } from "./describing.js";
 import { keysOf } from "./keys.js";
 import { Plot } from "./plot.js";
 import { outside } from "./ranges.js";
@@ -18,11 +18,11 @@ export class ChartCard {
   /**
    * title: of the card. span: of the view. settings(): { x, y }.
    * load({ from, to, width, left, ratio, live }, signal): Promise of { lines, extent, several, uneven, events?, hidden? }.
-   * formatY: for values of this chart. makePlot(host, handlers): what draws, lines by default.
+   * formatY(y, digits): for values of this chart, which may be counts of bytes. makePlot(host, handlers): what draws, lines by default.
    * legend: an element below the chart.
    */
-  constructor({ title, dimTitle = "", span, settings, load, formatY = format.value, makePlot = null, legend = null }) {
-    Object.assign(this, { title, span, settings, load, formatY, makePlot, legend });
+  constructor({ title, dimTitle = "", span, settings, load, formatY = format.value, inBytes = false, makePlot = null, legend = null }) {
+    Object.assign(this, { title, span, settings, load, formatY, inBytes, makePlot, legend });
     this.lines = [];
     this.line = 0; // which line the keys are about
     this.places = h("div", { class: "plot", tabindex: "0", role: "application", "aria-roledescription": t("chart") });
@@ -48,6 +48,11 @@ export class ChartCard {
     this.places.addEventListener("keydown", this.keys);
     this.places.addEventListener("blur", () => this.span.source === this && this.span.point(null, this));
     this.themed = () => this.draw();
+  }
+
+  /** The lines as they are read: ghosts are drawn below the others, and named after them. */
+  get listed() {
+    return this.lines.slice().sort((a, b) => Number(a.faint ?? false) - Number(b.faint ?? false));
   }
 
   /** Begin to draw and to fetch; until `sleep`. */
@@ -122,8 +127,8 @@ export class ChartCard {
     const { x, y, fit } = this.settings();
     const view = this.span.now ?? [0, 1];
     const linear = y === "asinh" ? linearPart(this.lines) : undefined;
-    const { lines, formatY, found } = this;
-    this.plot.show({ lines, view, y, fit, linear, xKind: x, formatY, found, events: this.events ?? [] });
+    const { lines, formatY, inBytes, found } = this;
+    this.plot.show({ lines, view, y, fit, linear, xKind: x, formatY, inBytes, found, events: this.events ?? [] });
     this.places.setAttribute("aria-label", describe(this));
     this.count();
     this.label();
@@ -161,13 +166,15 @@ export class ChartCard {
   /** The values under the cursor in a strip outside of the plot, the nearest to the pointer first. */
   label() {
     const x = this.span.cursor ?? null;
+    const middle = ((this.step ?? 1) - 1) / 2; // of a column that stands for some ticks
     const pointed = x !== null && this.span.source === this && Number.isFinite(this.y);
-    let entries = this.lines
+    let entries = this.listed
       .filter((line) => line.x.length)
       .map((line) => {
-        const at = x === null ? lastValue(line) : nearestIndex(line.x, x);
+        const at = x === null ? lastValue(line) : indexUnder(line.x, x - middle, this.span.now);
         return { line, x: line.x[at], y: line.y[at] };
-      });
+      })
+      .filter(({ x: own }) => own !== undefined);
     if (this.plot?.rowAt) {
       if (!pointed) {
         fill(this.strip, h("span", {}, t("chart.point")));
@@ -186,10 +193,10 @@ export class ChartCard {
       entries.slice(0, LABELS).map(({ line, y }) =>
         h(
           "span",
-          { class: "value", style: { "--run": line.color ?? "" } },
+          { class: line.faint ? "value faint" : "value", style: { "--run": line.color ?? "" } },
           line.color && h("i", {}),
           named && h("span", { class: "who" }, line.label),
-          h("b", {}, this.formatY(y)),
+          h("b", {}, Number.isNaN(y) ? "–" : this.formatY(y)), // (a map has NaN where nothing is known)
         ),
       ),
     );
@@ -212,10 +219,11 @@ export class ChartCard {
   /** All points that are drawn, as a table. */
   table() {
     const { x } = this.settings();
-    const columns = [t(`x.${x}`), ...this.lines.map((line) => line.label)];
+    const lines = this.listed;
+    const columns = [t(`x.${x}`), ...lines.map((line) => line.label)];
     const [from, to] = this.span.now ?? [-Infinity, Infinity];
     const rows = new Map();
-    this.lines.forEach((line, i) => {
+    lines.forEach((line, i) => {
       for (let k = 0; k < line.x.length; k += 1) {
         if (line.x[k] < from || line.x[k] > to) continue;
         if (!rows.has(line.x[k])) rows.set(line.x[k], []);
@@ -223,7 +231,7 @@ export class ChartCard {
       }
     });
     const sorted = [...rows].sort((a, b) => a[0] - b[0]);
-    showTable(this.title, columns, sorted.map(([at, values]) => [xWords(x, at), ...this.lines.map((_, i) => (values[i] === undefined ? "" : this.formatY(values[i])))]));
+    showTable(this.title, columns, sorted.map(([at, values]) => [xWords(x, at), ...lines.map((_, i) => (Number.isNaN(values[i] ?? NaN) ? "" : this.formatY(values[i])))]));
   }
 }
 

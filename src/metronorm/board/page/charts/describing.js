@@ -14,6 +14,15 @@ export function nearestIndex(xs, x) {
   return Math.abs(xs[high] - x) < Math.abs(xs[low] - x) ? high : low;
 }
 
+const REACH = 1 / 80; // of what is shown
+
+/** The index of the point of a line that a cursor is at; -1 beyond the ends of the line. */
+export function indexUnder(xs, x, [from, to]) {
+  const reach = (to - from) * REACH;
+  if (!xs.length || x < xs[0] - reach || x > xs[xs.length - 1] + reach) return -1;
+  return nearestIndex(xs, x);
+}
+
 /** A place on the x axis: "tick 1,240", "12.4M tokens", "11-30 14:03:22". */
 export function xWords(kind, x) {
   if (kind === "time") return format.moment(x, 1000);
@@ -22,7 +31,7 @@ export function xWords(kind, x) {
 }
 
 /** "loss: a chart of 3 lines. From tick 1 to tick 2,000. baseline: from 4.2 to 1.3, lowest ..." */
-export function describe({ title, lines, span, settings, formatY }) {
+export function describe({ title, listed: lines, span, settings, formatY }) {
   const { x } = settings();
   const parts = [t("chart.describe", { title, n: lines.length })];
   if (span.now) parts.push(t("chart.fromto", { from: xWords(x, span.now[0]), to: xWords(x, span.now[1]) }));

@@ -13,6 +13,9 @@ import { FONT, RIGHT, X_AXIS, Y_AXIS } from "./plot.js";
 const TOP = 8;
 const LETTER = 6; // CSS pixels that a letter of a label takes
 
+/** From where to where a column of some ticks, of which this is the first, reaches on the x axis. */
+export const edges = (tick, ticks = 1) => [tick - 0.5, tick + ticks - 0.5];
+
 export class Field {
   constructor(host, handlers, painter) {
     Object.assign(this, { host, handlers, painter, cursor: null, chosen: null });

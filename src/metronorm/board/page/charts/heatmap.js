@@ -4,6 +4,7 @@
 import { heat } from "../colors.js";
 import { h } from "../dom.js";
 import * as format from "../format.js";
+import { edges } from "./field.js";
 
 const LABEL = 16; // CSS pixels between labels of rows
 
@@ -18,8 +19,7 @@ export const heatmap = {
       for (let i = 0; i < line.x.length; i += 1) {
         const value = line.y[i];
         if (!Number.isFinite(value) || (found.edges && value === 0)) continue;
-        const left = area.x(line.x[i]);
-        const right = area.x(line.x[i] + (found.step ?? 1));
+        const [left, right] = edges(line.x[i], found.step).map(area.x);
         if (right < area.left || left > area.left + area.width) continue;
         const [r, g, b] = heat(Math.sqrt((value - low) / (high - low || 1)));
         ctx.fillStyle = `rgb(${r} ${g} ${b})`;

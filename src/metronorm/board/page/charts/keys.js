@@ -47,7 +47,7 @@ const actions = {
 
 /** The points of the chosen line that are in view, as [first, last] index. */
 function bounds(card) {
-  const line = card.lines[card.line % card.lines.length];
+  const line = card.listed[card.line % card.lines.length];
   if (!line?.x.length || !card.span.now) return null;
   return { line, first: nearestIndex(line.x, card.span.now[0]), last: nearestIndex(line.x, card.span.now[1]) };
 }

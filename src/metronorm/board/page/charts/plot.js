@@ -5,13 +5,14 @@
 // is not finite the line has a gap; `gaps` are more of them, as [x before, x after].
 
 import { faded, themed } from "../colors.js";
-import { xAxis } from "./axes.js";
+import { apart } from "../format.js";
+import { byteSteps, xAxis } from "./axes.js";
 import { listenToGestures } from "./gestures.js";
 import { drawBands, drawEvents, drawOutside, drawRails } from "./marks.js";
 import { rangeOf } from "./ranges.js";
 
 export const RAIL = 14; // CSS pixels above the plot for events, NaN and infinities
-export const Y_AXIS = 58; // the same in all charts, so that one cursor stands over another
+export const Y_AXIS = 64; // the same in all charts, so that one cursor stands over another
 export const X_AXIS = 26;
 export const RIGHT = 22; // room for half of the last label
 const POINTS_UP_TO = 12; // lines that get a dot under the cursor
@@ -45,7 +46,7 @@ export class Plot {
   }
 
   /**
-   * Draw. what: { lines, view, y, xKind, formatY, range?, fit?, linear?, events? }; without
+   * Draw. what: { lines, view, y, xKind, formatY, inBytes?, range?, fit?, linear?, events? }; without
    * `range` all values in view are shown, with `fit` most of them.
    */
   show(what) {
@@ -117,7 +118,8 @@ export class Plot {
           ticks,
           size: Y_AXIS,
           gap: 4,
-          values: (_, splits) => splits.map((each) => (each === null || (what.y === "log" && !isRound(each)) ? "" : what.formatY(each))),
+          ...(what.inBytes && { incrs: (_, __, least, most) => byteSteps(Math.max(-least, most)) }),
+          values: (_, splits) => yLabels(splits, what),
         },
       ],
       series: [{}, ...what.lines.map((line) => ({ ...seriesOf(line), gaps: (u, i, _, __, found) => this.gaps(u, i, found) }))],
@@ -193,6 +195,12 @@ function seriesOf(line) {
 function axisOf(kind) {
   const { steps, space, label } = xAxis(kind);
   return { incrs: steps, space, values: (_, splits, __, ___, step) => splits.map((x, i) => label(x, step, splits[i - 1])) };
+}
+
+function yLabels(splits, { y, formatY }) {
+  const isShown = (each) => each !== null && (y !== "log" || isRound(each));
+  const words = apart(splits.filter(isShown), formatY);
+  return splits.map((each) => (isShown(each) ? words.shift() : ""));
 }
 
 /** Where the value nearest to the cursor is, in a line that has none at many of the shared x. */

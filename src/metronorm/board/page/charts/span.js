@@ -14,6 +14,7 @@ const REST_MS = 120;
 export class Span {
   constructor() {
     this.extent = null; // [first, last] x of all that is shown
+    this.air = 0; // beside these
     this.listeners = new Set();
     this.timer = null;
     this.read();
@@ -50,7 +51,8 @@ export class Span {
   include([first, last]) {
     if (!Number.isFinite(first) || !Number.isFinite(last)) return;
     const before = this.extent;
-    this.extent = before ? [Math.min(before[0], first), Math.max(before[1], last)] : [first, last];
+    const [from, to] = [first - this.air, last + this.air];
+    this.extent = before ? [Math.min(before[0], from), Math.max(before[1], to)] : [from, to];
     const grown = !before || before[0] !== this.extent[0] || before[1] !== this.extent[1];
     if (grown && (!this.chosen || this.follow)) {
       this.tell("move");

@@ -2,6 +2,7 @@
 // time of a tick.
 
 import * as format from "../format.js";
+import { edges } from "./field.js";
 
 /** A painter for `Field`. The lines are phases with the same x; found.step is how many ticks one
  * column stands for. */
@@ -17,8 +18,7 @@ export const stacked = {
       for (let i = 0; i < xs.length; i += 1) {
         const y = line.y[i];
         if (!(y > 0)) continue;
-        const left = area.x(xs[i]);
-        const right = area.x(xs[i] + (found.step ?? 1));
+        const [left, right] = edges(xs[i], found.step).map(area.x);
         if (right < area.left || left > area.left + area.width) continue;
         const from = area.y(base[i] / most);
         base[i] += y;
@@ -43,7 +43,8 @@ function mostOf({ lines, view, found }) {
   const xs = lines[0].x;
   let most = 0;
   for (let i = 0; i < xs.length; i += 1) {
-    if (xs[i] + (found.step ?? 1) < view[0] || xs[i] > view[1]) continue;
+    const [left, right] = edges(xs[i], found.step);
+    if (right < view[0] || left > view[1]) continue;
     let sum = 0;
     for (const line of lines) sum += line.y[i] > 0 ? line.y[i] : 0;
     most = Math.max(most, sum);

@@ -9,28 +9,28 @@ const KINDS = {
   resume: "resume", branch: "resume", changed: "resume", checkpoint: "", "checkpoint failed": "bad",
   stall: "bad", signal: "bad", "not finite": "bad", dropped: "bad", stop: "", test: "", end: "",
 };
-const MOST = 300;
 
-/** [{ x, kind, label }] on an axis, ascending. */
+/**
+ * What a chart over an axis marks: { marks: [{ x, kind, label }], notice }. The notice says that
+ * only the newest events are marked, if there are too many; else it is null.
+ */
 export async function eventMarks(id, axis) {
-  const { events } = await getJson(ofRun(id, "events"), { x: axis });
-  return events
-    .filter(({ event }) => event in KINDS)
-    .map((each) => ({ ...each, x: each.x ?? placeOf(each, axis) }))
-    .filter(({ x }) => Number.isFinite(x))
-    .slice(-MOST)
-    .map(({ x, event, fields, tick }) => ({ x, kind: event === "end" && fields?.error ? "bad" : KINDS[event], label: wordsOf(event, fields, tick) }));
-}
-
-function placeOf(event, axis) {
-  if (axis === "tick") return event.tick;
-  if (axis === "time") return event.time_ns / 1e6;
-  return null; // the server has not said it
+  const { events, total } = await getJson(ofRun(id, "events"), { x: axis, names: Object.keys(KINDS) });
+  const known = new Set();
+  const marks = [];
+  for (const { attempt, event, fields, tick, x } of events) {
+    const key = JSON.stringify([attempt, event, fields?.path ?? fields?.metric ?? tick]);
+    if (!Number.isFinite(x) || known.has(key)) continue; // each rank says it
+    known.add(key);
+    marks.push({ x, kind: event === "end" && fields?.error ? "bad" : KINDS[event], label: wordsOf(event, fields, tick) });
+  }
+  const few = events.length < total;
+  return { marks, notice: few ? t("events.showing", { shown: format.whole(events.length), all: format.whole(total) }) : null };
 }
 
 function wordsOf(event, fields, tick) {
   const known = t(`event.${event}`);
   const name = known === `event.${event}` ? event : known;
-  const detail = fields?.metric ?? fields?.error ?? fields?.reason ?? fields?.signal ?? "";
-  return `${name}${detail ? ` ${detail}` : ""} · ${format.whole(tick ?? 0)}`;
+  const detail = fields?.metric ?? fields?.error ?? fields?.reason ?? fields?.signal ?? fields?.path ?? fields?.checkpoint ?? "";
+  return `${name}${detail ? ` ${detail}` : ""}${tick ? ` · ${format.whole(tick)}` : ""}`;
 }

@@ -9,7 +9,8 @@ export function resourceCard(id, name, span, settings) {
     title: name,
     span,
     settings,
-    formatY: (value) => format.withUnit(name, value, card.lines[0]?.rate),
+    formatY: (value, digits) => format.withUnit(name, value, card.lines[0]?.rate, digits),
+    inBytes: name.endsWith("_bytes"),
     load: (request, signal) => loadMetric([id], name, request, signal, { route: "resources", settings }),
   });
   return card;

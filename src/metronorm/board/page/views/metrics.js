@@ -23,6 +23,7 @@ import { t } from "../words.js";
 const CARDS = 48; // of a section, before somebody asks for more
 const WAIT_MS = 300; // before names that were not read yet are asked for again
 const REFRESH_MS = 1000; // while runs are written
+const MARK_MS = 5000; // until new events of a run that is written are marked
 const TICK_TIME = "wall_ns";
 const OPEN_UP_TO = 60; // names: with more, only the first section is open
 
@@ -33,10 +34,11 @@ export function open(root) {
   let header = null;
   let names = null;
   let resources = [];
-  let events = [];
+  let events = { marks: [], notice: null };
   let groups = null;
   let drawn = "";
   let naming = null;
+  let marking = null;
 
   const ids = () => {
     const list = state.run ? [state.run] : shownIds();
@@ -52,6 +54,7 @@ export function open(root) {
     on: { input: () => go({ filter: filter.value.trim() || undefined }, { replace: true }) },
   });
   const bar = h("div", { class: "toolbar" });
+  const told = h("p", { class: "notice", hidden: true });
 
   function toolbar(keys) {
     fill(
@@ -70,10 +73,12 @@ export function open(root) {
     const wanted = ids();
     drawn = JSON.stringify(wanted);
     clearTimeout(naming);
-    [events, groups, resources] = [[], null, []];
+    [groups, resources] = [null, []];
+    events = { marks: [], notice: null };
     grid.clear();
     header = state.run ? runHeader(state.run) : null;
-    fill(root, header?.element ?? h("h1", { class: "sr" }, t("view.metrics")), bar, place);
+    fill(root, header?.element ?? h("h1", { class: "sr" }, t("view.metrics")), bar, told, place);
+    told.hidden = true;
     if (!wanted.length) {
       fill(place, loaded && order.length ? empty(t("metrics.none"), t("metrics.none.why")) : noRuns());
       return;
@@ -99,11 +104,25 @@ export function open(root) {
     if (drawn !== JSON.stringify(wanted)) return;
     toolbar(keys);
     sections();
-    if (state.run) {
-      events = await eventMarks(state.run, settings().x).catch(() => []);
-      for (const card of grid.cards.values()) card.events = events;
-      grid.redraw();
-    }
+    if (state.run) await mark();
+  }
+
+  /** Mark the events of the run in its charts. */
+  async function mark() {
+    marking = null;
+    const [run, { x }] = [state.run, settings()];
+    const found = await eventMarks(run, x).catch(() => null);
+    if (!found || run !== state.run || x !== settings().x) return;
+    events = found;
+    told.hidden = !events.notice;
+    told.textContent = events.notice ?? "";
+    for (const card of grid.cards.values()) card.events = events.marks;
+    grid.redraw();
+  }
+
+  function add(card) {
+    card.events = events.marks;
+    return grid.add(card);
   }
 
   function sections() {
@@ -126,7 +145,7 @@ export function open(root) {
 
   /** The time and the machine of one run, under the same cursor as its metrics. */
   function beside() {
-    const time = h("div", { class: "cards" }, settings().x === "tick" && grid.add(phaseCard(state.run, span)), grid.add(cardOf(TICK_TIME, "", { title: t("ticks.time"), formatY: format.duration })));
+    const time = h("div", { class: "cards" }, settings().x === "tick" && add(phaseCard(state.run, span)), add(cardOf(TICK_TIME, "", { title: t("ticks.time"), formatY: format.duration })));
     return [
       h("details", { class: "section", open: true }, h("summary", {}, t("view.ticks")), time),
       resources.length > 0 && section(t("view.resources"), resources, (name) => resourceCard(state.run, name, span, settings), true),
@@ -135,10 +154,10 @@ export function open(root) {
 
   function section(title, own, make, isOpen) {
     const cards = h("div", { class: "cards" });
-    const more = h("button", { type: "button", on: { click: () => add() } });
+    const more = h("button", { type: "button", on: { click: () => next() } });
     let shown = 0;
-    const add = () => {
-      for (const name of own.slice(shown, shown + CARDS)) cards.append(grid.add(make(name)));
+    const next = () => {
+      for (const name of own.slice(shown, shown + CARDS)) cards.append(add(make(name)));
       shown = Math.min(own.length, shown + CARDS);
       more.textContent = t("metrics.more", { shown: format.whole(shown), all: format.whole(own.length) });
       more.hidden = shown >= own.length;
@@ -150,13 +169,13 @@ export function open(root) {
       cards,
       more,
     );
-    details.addEventListener("toggle", () => details.open && !shown && add());
-    if (isOpen) add();
+    details.addEventListener("toggle", () => details.open && !shown && next());
+    if (isOpen) next();
     return details;
   }
 
   function cardOf(name, prefix, { title = name, formatY } = {}) {
-    const card = new ChartCard({
+    return new ChartCard({
       title,
       formatY,
       dimTitle: prefix && name.startsWith(prefix) && name !== prefix ? prefix : "",
@@ -165,8 +184,6 @@ export function open(root) {
       load: (request, signal) =>
         loadMetric(ids(), name, request, signal, { ghosts: Boolean(state.run), groups }),
     });
-    card.events = events;
-    return card;
   }
 
   let timer = null;
@@ -174,7 +191,9 @@ export function open(root) {
     timer ??= setTimeout(() => {
       timer = null;
       const past = span.chosen && !span.follow && span.extent && span.chosen[1] < span.extent[1];
-      if (!past && !document.hidden) grid.live();
+      if (document.hidden) return;
+      if (!past) grid.live();
+      if (state.run) marking ??= setTimeout(mark, MARK_MS);
     }, REFRESH_MS);
   }
 
@@ -214,8 +233,7 @@ export function open(root) {
       }
     },
     close() {
-      clearTimeout(timer);
-      clearTimeout(naming);
+      for (const each of [timer, naming, marking]) clearTimeout(each);
       grid.clear();
       span.close();
     },

@@ -2,7 +2,7 @@
 
 import { ApiError, getJson } from "../api.js";
 import { ChartCard } from "../charts/card.js";
-import { nearestIndex } from "../charts/describing.js";
+import { indexUnder } from "../charts/describing.js";
 import { Grid } from "../charts/grid.js";
 import { Span } from "../charts/span.js";
 import { fill, h, icon } from "../dom.js";
@@ -53,7 +53,7 @@ export function open(root) {
     const line = card?.lines.find((each) => each.id === id);
     if (!line?.x.length) return null;
     const x = span.cursor;
-    return line.y[Number.isFinite(x) ? nearestIndex(line.x, x) : line.x.length - 1];
+    return line.y[Number.isFinite(x) ? indexUnder(line.x, x, span.now) : line.x.length - 1];
   }
 
   /** The server gives what it has read until now: ask again for the rest. */

@@ -16,6 +16,7 @@ const SLOWEST = 20;
 export const open = (root) =>
   runView(root, async ({ id, info, bar, place, span, grid }) => {
     const several = info.ranks.length > 1;
+    span.air = 0.5; // a tick is as wide as its number: from half a tick before it
     fill(bar, several && choice("ranks", t("ranks.value"), ["wall", "arrival"], "wall", (which) => t(`ranks.${which}`)), zoomButtons(span));
     const slow = h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": t("ticks.slowest") });
     fill(
