@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from metronorm.runs import Run
 
 MOST_COLUMNS, MOST_BODY = 100, 256 << 10
+MOST_AHEAD = 50  # runs that are read before their chart is asked for
 TABLE_SECONDS = 0.5  # after which the table has what was read until then
 MOST_SAMPLE = 64 << 20  # bytes of a sample that is shown
 _SAMPLE_TYPES = {
@@ -108,6 +109,7 @@ def api(board: Board) -> APIRouter:
     @router.get("/columns")
     async def column_names(runs: list[str] = Query([])) -> Json:  # noqa: B008
         entries = chosen(runs)
+        board.read_ahead(entries[:MOST_AHEAD] if runs else [])
 
         def answer() -> dict[str, Any]:
             configs = [entry.config() for entry in entries]
@@ -150,6 +152,7 @@ def api(board: Board) -> APIRouter:
     @router.get("/runs/{run}")
     async def info(run: str) -> Json:
         entry = listing.entry(run)
+        board.read_ahead([entry])
         answer = await read(run, details.info, key="info")
         return Json({"id": entry.id, **msgspec.json.decode(answer.body)})
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import duckdb
 
 from metronorm.board.listing import Listing
 from metronorm.board.opening import check_size
@@ -106,6 +109,16 @@ class Board:
             ):
                 self._series.popitem(last=False)
         return series
+
+    def read_ahead(self, entries: Sequence[Entry]) -> None:
+        """Begin to read the series of some runs, whose charts will be asked for next."""
+
+        def read() -> None:
+            for entry in entries:
+                with contextlib.suppress(MetronormError, duckdb.Error):  # the chart says it
+                    self.series(entry)
+
+        self._threads.submit(read)
 
     def close(self) -> None:
         """End the threads."""

@@ -1,27 +1,47 @@
-// Runs before the first paint, so that a chosen theme does not flash, and asks for what the view in
-// the address begins with, so that it comes while the modules are loaded.
+// Runs before the first paint, so that a chosen theme does not flash. Then it asks at once for what
+// would be found out bit by bit: what the view in the address begins with, and the modules.
 (() => {
+  const root = document.documentElement;
   let language = navigator.language;
   try {
     const theme = localStorage.getItem("metronorm.theme");
-    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme;
+    if (theme === "light" || theme === "dark") root.dataset.theme = theme;
     language = localStorage.getItem("metronorm.language") ?? language;
   } catch {
     // storage may be blocked: the defaults hold
   }
-  document.documentElement.lang = language.startsWith("zh") ? "zh" : "en";
+  root.lang = language.startsWith("zh") ? "zh" : "en";
 
+  const besideThis = (name) => new URL(name, document.currentScript.src).href;
+  const wanted = [besideThis(`words.${root.lang}.json`)];
   const [view, query] = location.hash.slice(1).split("?", 2);
-  if (view.startsWith("token=")) return; // nothing is answered before the login
-  const wanted = new URLSearchParams(query);
-  const run = wanted.get("run");
-  const shown = new URLSearchParams(wanted.getAll("shown").map((id) => ["runs", id]));
-  const paths = ["api/runs"];
-  if (run) paths.push(`api/runs/${encodeURIComponent(run)}`);
-  else if (view === "metrics" && shown.size) paths.push(`api/columns?${shown}`);
-  else if (view === "runs" || !view) paths.push("api/columns");
-  paths.push(new URL(`words.${document.documentElement.lang}.json`, document.currentScript.src).href);
+  if (!view.startsWith("token=")) {
+    // (before the login nothing is answered)
+    const asked = new URLSearchParams(query);
+    const run = asked.get("run");
+    const shown = new URLSearchParams(asked.getAll("shown").map((id) => ["runs", id]));
+    wanted.push("api/runs");
+    if (run) wanted.push(`api/runs/${encodeURIComponent(run)}`);
+    else if (view === "metrics" && shown.size) wanted.push(`api/columns?${shown}`);
+    else if (view === "runs" || !view) wanted.push("api/columns");
+  }
   // whoever asks for one of these first takes it from here
-  globalThis.early = new Map(paths.map((path) => [path, fetch(path)]));
-  for (const asked of globalThis.early.values()) asked.catch(() => {});
+  globalThis.early = new Map(wanted.map((path) => [path, fetch(path)]));
+  for (const answer of globalThis.early.values()) answer.catch(() => {});
+
+  // all that the first views need; other views bring the few modules of their own
+  const modules = `
+    api charts/axes charts/card charts/describing charts/field charts/gestures charts/grid
+    charts/grouping charts/keys charts/marks charts/plot charts/ranges charts/series charts/span
+    charts/stacked colors columns dom format parts/column_picker parts/event_marks parts/groups
+    parts/header parts/help parts/login parts/messages parts/metric_lines parts/phase_card
+    parts/rail parts/resource_card parts/run_header parts/run_table parts/sections
+    parts/table_dialog parts/toolbar runs state stream views/metrics views/runs words
+  `;
+  for (const name of modules.trim().split(/\s+/)) {
+    const link = document.createElement("link");
+    link.rel = "modulepreload";
+    link.href = besideThis(`${name}.js`);
+    document.head.append(link);
+  }
 })();
