@@ -419,6 +419,20 @@ def test_a_loss_that_is_not_finite_names_its_rows(
     assert f"its rows are chats.jsonl {data.prepared.train[number].line}" in str(caught.value)
 
 
+def test_an_adapter_that_its_base_model_cannot_take_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    config = config_of(tmp_path, "classify", "lora")
+    pooling = Path(config.model) / "1_Pooling" / "config.json"
+    pooling.parent.mkdir()
+    pooling.write_text('{"pooling_mode_mean_tokens": true}')
+    monkeypatch.chdir(tmp_path)
+    options = ["--task", "classify", "--save", "adapter"]
+    assert main(["finetune", config.model, "texts.csv", *options]) == 2
+    assert "base, which gets one more, for the mean of a text's tokens" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_that_goes_on_saves_beside_what_it_has_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:

@@ -19,27 +19,25 @@ from __future__ import annotations
 
 import copy
 import json
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from metronorm.errors import DataError
 from metronorm.files import read_regular
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 _WEIGHT = 100.0
 _SCALE = 0.25
 
 
-def is_averaged(directory: Path) -> bool:
+def is_averaged(directory: Path | str) -> bool:
     """Whether a directory says that a text's vector is the mean of its tokens'.
 
     Raises:
         DataError: the file that says so is damaged.
     """
-    path = directory / "1_Pooling" / "config.json"
+    path = Path(directory, "1_Pooling", "config.json")
     if not path.exists():
         return False
     try:
