@@ -1,6 +1,7 @@
 """The list of runs: every run is in it, damaged ones too, and none costs much."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,21 +118,23 @@ def test_a_new_attempt_is_seen(tmp_path: Path, listed: Listed) -> None:
 
 
 def test_damaged_runs_are_listed_with_the_reason(tmp_path: Path, listed: Listed) -> None:
-    for name in ("good", "cut", "future", "list", "part"):
+    for name in ("good", "cut", "future", "list", "part", "huge"):
         record(tmp_path / name, [1.0, 2.0])
     (tmp_path / "cut" / "run.json").write_text('{"schema": 1, "id": ')
     change(tmp_path / "future", schema=99)
     (tmp_path / "list" / "run.json").write_text("[]")
+    os.truncate(tmp_path / "huge" / "run.json", 3 << 30)
     for part in (tmp_path / "part").rglob("*.parquet"):
         part.write_bytes(b"PAR1 damaged PAR1")
     (tmp_path / "none").mkdir()
     (tmp_path / "file").write_text("x")
     runs = listed.runs()
-    assert set(runs) == {"good", "cut", "future", "list", "part"}
+    assert set(runs) == {"good", "cut", "future", "list", "part", "huge"}
     assert runs["good"]["state"] == "finished"
     assert runs["cut"]["state"] == runs["list"]["state"] == "damaged"
     assert "must be a run description" in runs["cut"]["damaged"]
     assert "upgrade metronorm" in runs["future"]["damaged"]
+    assert "got 3 GiB" in runs["huge"]["damaged"]
     assert runs["part"]["damaged"] is None  # its page says what is left out
     assert runs["part"]["tick"] == 0
     change(tmp_path / "future", schema=1)

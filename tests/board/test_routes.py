@@ -300,6 +300,31 @@ def test_a_part_that_is_damaged_is_an_error_of_that_run_alone(folder: Path, boar
     shutil.rmtree(folder / "broken")
 
 
+@pytest.mark.parametrize(
+    ("folders", "route"),
+    [
+        ("resources/attempt=0/rank=0", "resources?names=memory_bytes"),
+        ("ticks/attempt=0/rank=0", "series?names=loss"),
+        ("ticks/attempt=0/rank=0", "slowest"),
+        ("events/attempt=0/rank=0", "events"),
+        ("samples", "samples/0"),
+    ],
+)
+def test_a_file_in_the_place_of_a_folder_is_an_error_of_that_run(
+    folder: Path, board: Served, folders: str, route: str
+) -> None:
+    broken = folder / "broken"
+    shutil.copytree(folder / "long a", broken)
+    shutil.rmtree(broken / folders, ignore_errors=True)
+    (broken / folders).write_bytes(b"x")
+    runs = {run["folder"]: run["id"] for run in board.json("runs")["runs"]}
+    answer = board.client.get(f"/api/runs/{runs['broken']}/{route}")
+    assert answer.status_code in (200, 404, 422)
+    if answer.status_code == 422:
+        assert "must be" in answer.json()["error"]
+    shutil.rmtree(broken)
+
+
 def test_a_config_of_10_mb(folder: Path, board: Served) -> None:
     config = {"text": "x" * 5_000_000, "list": list(range(700_000)), "deep": {"a": {"b": 1}}}
     config |= {f"option {number}": number for number in range(6000)}

@@ -75,7 +75,8 @@ def create_app(
         compresslevel=4,
         exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, ARRAYS),
     )
-    for error in (MetronormError, duckdb.Error, RequestValidationError, HTTPException, Exception):
+    bad_input = (MetronormError, duckdb.Error, OSError, MemoryError)
+    for error in (*bad_input, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, failure)
 
     files = PageFiles()

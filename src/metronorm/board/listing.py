@@ -26,6 +26,7 @@ import msgspec
 
 from metronorm.board.finding import Found, find_runs
 from metronorm.board.notes import FILE, FOLDER, Notes, read_notes
+from metronorm.board.opening import read_info
 from metronorm.board.standing import (
     UNDER_WAY,
     Signature,
@@ -35,7 +36,7 @@ from metronorm.board.standing import (
     signature,
 )
 from metronorm.errors import MetronormError, RunError
-from metronorm.store.run_directory import RUN_FILE, RunInfo, read_run_info, tape_folder
+from metronorm.store.run_directory import RUN_FILE, RunInfo, tape_folder
 from metronorm.text import flat, printable
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Entry:
         if self.info is None:
             return {}
         with contextlib.suppress(RunError):
-            return flat(read_run_info(self.directory).config if self.large else self.info.config)
+            return flat(read_info(self.directory).config if self.large else self.info.config)
         return {}
 
     def listed(self, now_ns: int) -> dict[str, Any]:
@@ -234,7 +235,7 @@ class Listing:
     def _read(self, directory: Path, stamp: tuple[int, ...]) -> Entry:
         info, damaged = None, None
         try:
-            info = read_run_info(directory)
+            info = read_info(directory)
         except MetronormError as error:
             damaged = printable(str(error))
         entry = Entry("", directory, os.path.relpath(directory, self._base), info, damaged, stamp)

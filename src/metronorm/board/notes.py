@@ -6,6 +6,9 @@ the record of the run is never changed.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -14,9 +17,12 @@ from metronorm.errors import ConfigError, RunError
 from metronorm.files import read_regular, write_atomic
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 FOLDER, FILE = "board", "notes.json"
+
+MOST_BYTES = 1 << 20  # of the file; what the fields may hold is less
 
 _Tag = Annotated[str, msgspec.Meta(max_length=100)]
 _Tags = Annotated[tuple[_Tag, ...], msgspec.Meta(max_length=50)]
@@ -44,6 +50,8 @@ def read_notes(directory: Path) -> Notes:
 
 def _read(path: Path) -> Notes:
     try:
+        if path.stat().st_size > MOST_BYTES:
+            raise ValueError("it is too large to hold notes")
         return msgspec.json.decode(read_regular(path), type=Notes)
     except FileNotFoundError:
         return Notes()
@@ -60,7 +68,31 @@ def change_notes(directory: Path, changes: Any) -> Notes:
         ConfigError: a name or value is wrong.
         RunError: the directory may not be written, its disk is full, or the file is damaged.
     """
-    path = directory / FOLDER / FILE
+    try:
+        with _alone(directory / FOLDER):
+            return _change(directory / FOLDER / FILE, changes)
+    except OSError as error:
+        raise RunError(
+            "notes are kept in the run's directory, which must be writable",
+            got=f"{directory}: {error.strerror or error}",
+        ) from None
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Make the folder; while the block runs, no other thread and no other board changes it."""
+    folder.mkdir(exist_ok=True)
+    # a run may come from anybody, with a link to a folder of the person who looks at it
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _change(path: Path, changes: Any) -> Notes:
     try:
         old = msgspec.to_builtins(_read(path))
     except (OSError, ValueError, RecursionError) as error:
@@ -75,12 +107,5 @@ def change_notes(directory: Path, changes: Any) -> Notes:
         raise ConfigError("a run's notes must have the right form", got=str(error)) from None
     tags = tuple(dict.fromkeys(tag.strip() for tag in notes.tags if tag.strip()))
     notes = msgspec.structs.replace(notes, tags=tags)
-    try:
-        path.parent.mkdir(exist_ok=True)
-        write_atomic(path, msgspec.json.format(msgspec.json.encode(notes), indent=2) + b"\n")
-    except OSError as error:
-        raise RunError(
-            "notes are kept in the run's directory, which must be writable",
-            got=f"{directory}: {error.strerror or error}",
-        ) from None
+    write_atomic(path, msgspec.json.format(msgspec.json.encode(notes), indent=2) + b"\n")
     return notes

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from typing import TYPE_CHECKING
 
 from metronorm.errors import RunError
 from metronorm.runs import open_run
-from metronorm.store.run_directory import tape_folders
+from metronorm.store.run_directory import RUN_FILE, read_run_info, tape_folders
 from metronorm.store.schema import KINDS
 from metronorm.store.unsealed_lines import unsealed_files
 from metronorm.text import size
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from metronorm.runs import Run
+    from metronorm.store.run_directory import RunInfo
 
 MOST_UNSEALED = 512 << 20  # bytes
+MOST_INFO = 64 << 20  # bytes of a run.json
 
 
 def open_checked(directory: Path) -> Run:
@@ -30,14 +33,26 @@ def open_checked(directory: Path) -> Run:
     return open_run(directory)
 
 
+def read_info(directory: Path) -> RunInfo:
+    """The description of a run, as `read_run_info` reads it.
+
+    Raises:
+        RunError: as `read_run_info`; or the file is too large to be one.
+    """
+    _check_info(directory)
+    return read_run_info(directory)
+
+
 def check_size(directory: Path) -> None:
-    """Check that the lines of a run fit into memory, where they take many times their size.
+    """Check that what is read whole of a run fits into memory, where it takes many times its size.
 
     The clock seals a tape at 16 MiB, so that there are few lines, however long a run is.
 
     Raises:
-        RunError: too many lines are not sealed, or a folder may not be read.
+        RunError: too many lines are not sealed, `run.json` is too large, or a folder may not be
+            read.
     """
+    _check_info(directory)
     lines = 0
     for kind in KINDS:
         for folder in tape_folders(directory, kind):
@@ -51,3 +66,13 @@ def check_size(directory: Path) -> None:
             got=f"{size(lines)} in {directory}",
             fix=f"metronorm seal {shlex.quote(str(directory))}",
         )
+
+
+def _check_info(directory: Path) -> None:
+    path = directory / RUN_FILE
+    with contextlib.suppress(OSError):  # who reads it says what is wrong
+        if (bytes_ := path.stat().st_size) > MOST_INFO:
+            raise RunError(
+                f"a run on the board may have a {RUN_FILE} of {size(MOST_INFO)}",
+                got=f"{size(bytes_)} in {path}",
+            )

@@ -292,15 +292,18 @@ def failure(_: Request, error: Exception) -> Json:
         name = ".".join(str(part) for part in first["loc"][1:])
         got = printable(shortened(repr(first.get("input")), 100))
         return Json({"error": f"{name}: {first['msg']}", "got": got}, status_code=400)
-    if isinstance(error, duckdb.Error):
-        if isinstance(error, duckdb.OutOfMemoryException):
-            error = OutOfMemoryError("reading this takes more memory than there is")
-        else:
-            error = RunError(
-                "a run's files must be readable",
-                got=str(error).partition("\n")[0],
-                fix="metronorm seal RUN, which sets damaged parts aside",
-            )
+    if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
+        error = OutOfMemoryError("reading this takes more memory than there is")
+    elif isinstance(error, duckdb.Error):
+        error = RunError(
+            "a run's files must be readable",
+            got=str(error).partition("\n")[0],
+            fix="metronorm seal RUN, which sets damaged parts aside",
+        )
+    elif isinstance(error, OSError):  # a file in the place of a folder, a loop of links, ...
+        error = RunError(
+            "a run's files must be readable", got=f"{error.filename}: {error.strerror or error}"
+        )
     if not isinstance(error, MetronormError):  # the terminal has its traceback
         problem_of_ours = {"error": "this is a fault of the board", "got": type(error).__name__}
         return Json(problem_of_ours, status_code=500)

@@ -98,3 +98,10 @@ def test_a_folder_that_cannot_be_written_does_not_matter(run: Path) -> None:
     (run / "board").write_text("a file")
     assert answer(run) == answer(run, cache=False)
     assert cache_module.LEAST_ROWS == 2_000_000
+
+
+def test_nothing_is_written_through_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (run / "board").symlink_to(tmp_path / "elsewhere")
+    assert answer(run) == answer(run, cache=False)
+    assert not list((tmp_path / "elsewhere").iterdir())

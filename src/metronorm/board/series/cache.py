@@ -50,7 +50,8 @@ class Cache:
 
     def __init__(self, folder: Path) -> None:
         kind, attempt, rank = folder.parts[-3:]
-        self._folder = folder.parents[2].joinpath(*FOLDER, kind, attempt, rank)
+        self._run = folder.parents[2]
+        self._folder = self._run.joinpath(*FOLDER, kind, attempt, rank)
 
     def load(self, column: str, parts: Sequence[Path], rows: int) -> tuple[Floats, int] | None:
         """The values of a column, and how many of the parts, from the first on, they are of.
@@ -80,6 +81,8 @@ class Cache:
         """Keep the values of a column, if there is room and the folder may be written."""
         data = np.ascontiguousarray(values).data.cast("B")
         with contextlib.suppress(OSError):
+            if not self._folder.resolve().is_relative_to(self._run.resolve()):
+                return  # a run may come from anybody, with a link to a folder of somebody else
             head = msgspec.json.encode(
                 _Head(1, column, _stamps(parts), len(values), zlib.crc32(data))
             )
