@@ -136,7 +136,9 @@ def api(board: Board) -> APIRouter:
         except QueryError as error:
             return Json({**problem(error), "at": error.at})
         now = time.time_ns()
-        found = await board.call(search, query, listing.entries(), board.values, now)
+        found = await board.call(
+            search, query, listing.entries(), board.values, board.not_finite, now
+        )
         return Json({"ids": found})
 
     @router.get("/stream")

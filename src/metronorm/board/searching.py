@@ -19,32 +19,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from metronorm.board.listing import Entry
+    from metronorm.board.not_finite import Bad, NotFinite
     from metronorm.board.query import Query
     from metronorm.board.values import Values
 
 _SECONDS = 5.0
 
 
-def search(query: Query, entries: Iterable[Entry], values: Values, now_ns: int) -> list[str]:
+def search(
+    query: Query, entries: Iterable[Entry], values: Values, not_finite: NotFinite, now_ns: int
+) -> list[str]:
     """The ids of the runs that fulfil a query."""
     entries = list(entries)
     # a run is read once for all metrics, and only for those that the query names
     values.read(entries, sorted(metrics_of(query)), seconds=_SECONDS)
+    bad: dict[str, Bad] = {}
     if names_of(query) & {*NOT_FINITE}:
-        # the record names the metrics that have such a value, and the first of each
-        for entry in entries:
-            if entry.standing is not None:
-                values.read([entry], sorted(entry.standing.not_finite), seconds=_SECONDS)
+        bad = not_finite.find(entries, seconds=_SECONDS)
     return [
-        entry.id for entry in entries if matches(query, _Lookup(entry, values, now_ns).values_of)
+        entry.id
+        for entry in entries
+        if matches(query, _Lookup(entry, values, bad.get(entry.id), now_ns).values_of)
     ]
 
 
 class _Lookup:
     """The values that names have in one run; each is read when it is asked for."""
 
-    def __init__(self, entry: Entry, values: Values, now_ns: int) -> None:
-        self._entry, self._values = entry, values
+    def __init__(self, entry: Entry, values: Values, bad: Bad | None, now_ns: int) -> None:
+        self._entry, self._values, self._bad = entry, values, bad
         self._listed = entry.listed(now_ns)
         self._config: dict[str, Any] | None = None
 
@@ -79,9 +82,7 @@ class _Lookup:
     def _has(self, name: str) -> list[Any]:
         if f"has:{name}" not in NOT_FINITE:
             return self.values_of(name)
-        found = (self._values.known(self._entry, metric) for metric in self._listed["not_finite"])
-        counts = (value.nan if name == "nan" else value.infinite for value in found if value)
-        return [count for count in counts if count]
+        return [True] if self._bad is not None and getattr(self._bad, name) else []
 
     def _options(self) -> dict[str, Any]:
         if self._config is None:

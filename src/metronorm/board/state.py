@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from metronorm.board.listing import Listing
+from metronorm.board.not_finite import NotFinite
 from metronorm.board.opening import check_size
 from metronorm.board.series import RunSeries
 from metronorm.board.standing import signature
@@ -49,6 +50,7 @@ class Board:
     def __init__(self, roots: Sequence[Path]) -> None:
         self.listing = Listing(roots)
         self.values = Values(self.series)
+        self.not_finite = NotFinite()
         self._threads = ThreadPoolExecutor(
             min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="board"
         )

@@ -5,10 +5,7 @@ const LIGHT = ["#2f66d0", "#c2570c", "#2b8a3e", "#c92a4b", "#8a4fd3", "#0c7f91",
 const DARK = ["#6fa1ff", "#ff9a4d", "#5ccf75", "#ff7a8a", "#b794f6", "#4cc9dc", "#d0a177", "#f27fc6", "#c3c74e", "#9fb0c0"];
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
-export function isDark() {
-  const chosen = document.documentElement.dataset.theme;
-  return chosen ? chosen === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-}
+export const isDark = () => document.documentElement.dataset.theme === "dark";
 
 /** The colour of a run: the server gives an index, or the colour that a person chose. */
 export function colorOf(index) {

@@ -3,13 +3,14 @@
 (() => {
   const root = document.documentElement;
   let language = navigator.language;
+  let theme = matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light";
   try {
-    const theme = localStorage.getItem("metronorm.theme");
-    if (theme === "light" || theme === "dark") root.dataset.theme = theme;
+    theme = localStorage.getItem("metronorm.theme") ?? theme;
     language = localStorage.getItem("metronorm.language") ?? language;
   } catch {
     // storage may be blocked: the defaults hold
   }
+  root.dataset.theme = theme === "dark" ? "dark" : "light";
   root.lang = language.startsWith("zh") ? "zh" : "en";
 
   const besideThis = (name) => new URL(name, document.currentScript.src).href;

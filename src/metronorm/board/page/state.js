@@ -80,3 +80,12 @@ export function prefer(name, value) {
     // storage may be blocked: the choice holds until the page is closed
   }
 }
+
+/** What the reader has chosen; null: nothing yet. */
+export function preferred(name) {
+  try {
+    return localStorage.getItem(`metronorm.${name}`);
+  } catch {
+    return null;
+  }
+}

@@ -2,7 +2,7 @@
 
 import { fill, h, icon } from "../dom.js";
 import { isDark } from "../colors.js";
-import { VIEWS, linkTo, prefer, state } from "../state.js";
+import { VIEWS, linkTo, prefer, preferred, state } from "../state.js";
 import { language, t } from "../words.js";
 import { showHelp } from "./help.js";
 
@@ -28,10 +28,15 @@ export function openHeader(root) {
     other === "zh" ? "中文" : "English",
   );
 
+  let chosen = preferred("theme") !== null;
   function turn() {
-    const next = isDark() ? "light" : "dark";
-    document.documentElement.dataset.theme = next;
-    prefer("theme", next);
+    chosen = true;
+    show(isDark() ? "light" : "dark");
+    prefer("theme", document.documentElement.dataset.theme);
+  }
+
+  function show(which) {
+    document.documentElement.dataset.theme = which;
     draw();
     window.dispatchEvent(new Event("themechange"));
   }
@@ -73,9 +78,8 @@ export function openHeader(root) {
     h("nav", { "aria-label": t("views") }, ...links.values()),
     h("div", { class: "corner" }, live, help, speak, theme),
   );
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
-    draw();
-    window.dispatchEvent(new Event("themechange"));
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => {
+    if (!chosen) show(matches ? "dark" : "light");
   });
   draw();
   return {
