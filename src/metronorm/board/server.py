@@ -60,25 +60,33 @@ def listen(host: str, port: int | None) -> tuple[Address, str | None]:
     Raises:
         ConfigError: the port is taken, or the host is none of this machine.
     """
+    if not _HOST.fullmatch(host):  # some libraries take `*` for all addresses
+        raise _wrong_host(host)
     first = PORT if port is None else port
     taken = None
     for each in range(first, first + (MOST_PORTS if port is None else 1)):
         try:
             bound = _bind(host, each)
             return Address(bound, host, bound.getsockname()[1]), taken
+        except UnicodeError:  # no name can be so
+            raise _wrong_host(host) from None
         except OSError as error:
             if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
-                raise ConfigError(
-                    "--host must be a name or address of this machine",
-                    got=repr(host),
-                    fix="127.0.0.1, or 0.0.0.0 for all",
-                ) from None
+                raise _wrong_host(host) from None
             if error.errno == errno.EACCES:
                 raise ConfigError("the port must be one that you may use", got=str(each)) from None
             if error.errno != errno.EADDRINUSE:
                 raise
             taken = taken or f"port {each}, which {user_of(each)} uses"
     raise ConfigError("the port must be free", got=taken, fix=f"--port {_free_port(host, first)}")
+
+
+def _wrong_host(host: str) -> ConfigError:
+    return ConfigError(
+        "--host must be a name or address of this machine",
+        got=printable(repr(host)),
+        fix="127.0.0.1, or 0.0.0.0 for all",
+    )
 
 
 def _bind(host: str, port: int) -> socket.socket:

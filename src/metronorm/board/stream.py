@@ -68,7 +68,8 @@ class Stream:
             self._looking = asyncio.create_task(self._look())
         try:
             name, _, version = since.partition("-")
-            sent = int(version) if name == self._name and version.isdecimal() else -1
+            ours = name == self._name and version.isdecimal() and len(version) < 20
+            sent = int(version) if ours else -1
             if sent < 0:
                 sent = self._listing.version
                 yield self._event("reset", sent, {})
