@@ -173,8 +173,29 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, config: uvicorn.Config, board: Board) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ending, self._should_exit = asyncio.Event(), False
         super().__init__(config)
         self._board = board
+
+    @property
+    def should_exit(self) -> bool:
+        """Whether it ends; may be set by any thread and by a signal."""
+        return self._should_exit
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        self._should_exit = value
+        if value and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ending.set)
+
+    async def main_loop(self) -> None:
+        """Wait for the end. uvicorn's own way looks for it ten times a second: 0.2% of a core."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):  # it sets the date of answers
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), 1)
+        self._loop = None
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
