@@ -15,7 +15,7 @@ from metronorm.store.sealing import seal_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-SPIKE, NAN = 777_777, 333_333  # ticks of `loss` in a long run
+SPIKE, NAN = 777_777, 333_333  # ticks of `loss` in a long run of a million
 METRICS = ("loss", *(f"metric_{number:02}" for number in range(1, 20)))
 
 
@@ -25,7 +25,8 @@ def long_run(directory: Path, ticks: int = 1_000_000) -> None:
     (part,) = directory.glob("ticks/attempt=0/rank=0/part-*.parquet")
     noise = "(random() + random() - 1)"
     loss = f"1.5 + 3 * exp(-tick / {ticks / 6}) + 0.1 * {noise}"
-    loss = f"case tick when {SPIKE} then 100 when {NAN} then 'nan'::double else {loss} end"
+    spike, nan = odd_ticks(ticks)
+    loss = f"case tick when {spike} then 100 when {nan} then 'nan'::double else {loss} end"
     others = ", ".join(
         f'sin(tick / 5e4 + {i}) + 0.2 * {noise} as "{METRICS[i]}"' for i in range(1, 20)
     )
@@ -43,8 +44,13 @@ def long_run(directory: Path, ticks: int = 1_000_000) -> None:
     )
 
 
-def many_runs(folder: Path, runs: int, ticks: int) -> None:
-    """Runs that differ in name, id and the option `lr`."""
+def odd_ticks(ticks: int) -> tuple[int, int]:
+    """The ticks of the spike and of the NaN in a long run."""
+    return SPIKE * ticks // 1_000_000, NAN * ticks // 1_000_000
+
+
+def many_runs(folder: Path, runs: int, ticks: int, *, alike: bool = True) -> None:
+    """Runs that differ in name, id and the option `lr`; in their loss unless they are alike."""
     first = folder / "run-0000"
     _begin(first, ticks=ticks)
     known = json.loads((first / "run.json").read_text())
@@ -57,6 +63,8 @@ def many_runs(folder: Path, runs: int, ticks: int) -> None:
             "config": {"lr": 1 / (1 + number)},
         }
         (directory / "run.json").write_text(json.dumps(known | changes))
+        if not alike:
+            _change_loss(directory, 1 + number / runs)
 
 
 def wide_run(directory: Path, metrics: int = 5_000) -> None:
@@ -65,6 +73,15 @@ def wide_run(directory: Path, metrics: int = 5_000) -> None:
         for tick in clock.ticks(range(1, 21)):
             clock.log(loss=1 / tick, **{f"layer.{number}.norm": 1.0 for number in range(metrics)})
     seal_run(directory)
+
+
+def _change_loss(directory: Path, factor: float) -> None:
+    (part,) = directory.glob("ticks/attempt=0/rank=0/part-*.parquet")
+    other = part.with_suffix(".new")
+    loss = f"{factor} * loss + 0.2 * random() as loss"
+    query = f"select * replace ({loss}) from '{part}' order by tick"
+    duckdb.sql(f"copy ({query}) to '{other}' (format parquet, compression zstd)")
+    other.replace(part)
 
 
 def _begin(directory: Path, ticks: int) -> None:

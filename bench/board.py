@@ -1,42 +1,53 @@
 """The board in a real Chromium: how soon a chart is there, what a visit transfers, what it takes.
 
-    python bench/board.py [FOLDER for the runs, which are kept]
+    python bench/board.py [FOLDER] [--what PART ...] [--peer NAME ...] [--small]
+
+FOLDER has the runs, which are kept for the next time; files of other boards in FOLDER/peers, with
+pictures of what was filmed. Parts (all by default), and the minutes they take on two cores:
+
+| part | | minutes |
+| --- | --- | --- |
+| million, transferred | a million ticks x 20: first chart, zoom, memory; a first visit | 1 |
+| fifty, thousand, wide | 50 runs in one chart, 1,000 in the table, 5,000 names of metrics | 1 |
+| peers | million and fifty filmed: our board, TensorBoard, trackio, Aim | 2 to 6 each |
+| live | twenty runs are written: until a tick is in the chart, and in the list | 2 |
+| training | ticks per second with server and page beside, in turns with nothing | 9 |
+| soak | eight hours of a run in eight minutes: memory of server and pages | 9 |
+
+`--peer` chooses one of the boards; `--small` tries a part out in a minute, on small runs. The files
+of a peer are written once: TensorBoard 3 minutes, trackio 6, Aim 10 and more.
 
 Needs Chromium and Playwright. A time is from the start of the navigation, or from a key, until the
 chart is drawn and the browser has painted; the board runs in a process of its own.
+
+Aim 3.29 (`pip install aim`) may be in an environment of its own, whose interpreter is then named by
+`METRONORM_BENCH_AIM`; where there is none, it is left out and this is said.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
+import argparse
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
+import _board_beside
+from _board_beside import OURS
 from _board_data import NAN, SPIKE, long_run, many_runs, wide_run
+from _board_live import live, training
+from _board_peers import PEERS, has_aim
+from _board_soak import soak
+from _board_visit import Visit, board
 from _rows import append
 from playwright.sync_api import sync_playwright
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
-REST_MS = 2000  # a new window of Chromium loads pages of its own for a second
-TOKEN = "a token that is only for this benchmark"
-# resolves when the first card is drawn and painted; ms since the navigation began
-DRAWN = """selector => new Promise((done) => {
-  const look = () => document.querySelector(selector)
-    ? requestAnimationFrame(() => setTimeout(() => done(performance.now())))
-    : requestAnimationFrame(look)
-  look()
-})"""
 ZOOM = """() => new Promise((done) => {
   const card = document.querySelector(".card.loaded")
   const before = card.dataset.shown
@@ -48,39 +59,6 @@ ZOOM = """() => new Promise((done) => {
     : requestAnimationFrame(look)
   look()
 })"""
-
-
-@contextlib.contextmanager
-def board(folder: Path) -> Iterator[tuple[str, psutil.Process]]:
-    """A board over the runs of a folder, in a process of its own: its address and process."""
-    command = [sys.executable, "-m", "metronorm", "board", str(folder), "--no-open"]
-    environment = os.environ | {"METRONORM_BOARD_TOKEN": TOKEN.replace(" ", "-")}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
-        assert process.stdout is not None
-        address = process.stdout.readline().split()[-1]
-        try:
-            yield address, psutil.Process(process.pid)
-        finally:
-            process.terminate()
-
-
-class Visit:
-    """A browser's visit to a board, with the cookie but nothing in the cache."""
-
-    def __init__(self, browser: Browser, address: str) -> None:
-        self.origin, _, token = address.partition("#token=")
-        self.context = browser.new_context(viewport={"width": 1440, "height": 900})
-        # not by a page, whose first view would have the server read runs
-        self.context.request.post(f"{self.origin}api/login", data={"token": token})
-        found = self.context.request.get(f"{self.origin}api/runs").json()
-        self.runs = {run["name"]: run["id"] for run in found["runs"]}
-
-    def open(self, view: str, selector: str) -> tuple[Page, float]:
-        """A new page with a view: the page, and the ms until `selector` is drawn."""
-        page = self.context.new_page()
-        page.wait_for_timeout(REST_MS)
-        page.goto(f"{self.origin}#{view}", wait_until="commit")
-        return page, float(page.evaluate(DRAWN, selector))
 
 
 def million(browser: Browser, folder: Path) -> None:
@@ -180,25 +158,80 @@ def transferred(browser: Browser, folder: Path) -> None:
     append("board", "transferred by a first visit", "KB", [total[0] / 1000])
 
 
+def beside(browser: Browser, folder: Path, names: list[str], *, small: bool) -> None:
+    """Our board and others on the same runs."""
+    kept = folder / "peers"
+    kept.mkdir(exist_ok=True)
+    for name in names:
+        if name == "Aim" and not has_aim():
+            print("Aim is left out: it is not installed, and METRONORM_BENCH_AIM names no python")
+            continue
+        _board_beside.long(browser, _long(folder, small), kept, name, _ticks(small))
+        _board_beside.several(browser, _fifty(folder), kept, name)
+
+
+def _ticks(small: bool) -> int:
+    return 20_000 if small else 1_000_000
+
+
+def _long(folder: Path, small: bool) -> Path:
+    runs = folder / ("short" if small else "long")
+    if not runs.exists():
+        long_run(runs / runs.name, _ticks(small))
+    return runs
+
+
+def _fifty(folder: Path) -> Path:
+    if not (folder / "fifty").exists():
+        many_runs(folder / "fifty", 50, 2_000, alike=False)
+    return folder / "fifty"
+
+
+def _thousand(folder: Path) -> Path:
+    if not (folder / "thousand").exists():
+        many_runs(folder / "thousand", 1_000, 20)
+    return folder / "thousand"
+
+
+def _wide(folder: Path) -> Path:
+    if not (folder / "wide").exists():
+        wide_run(folder / "wide" / "wide")
+    return folder / "wide"
+
+
 def main() -> None:
     """Make the runs where they are missing, then measure."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
-    if not (folder / "long").exists():
-        long_run(folder / "long" / "long")
-        many_runs(folder / "fifty", 50, 2_000)
-        many_runs(folder / "thousand", 1_000, 20)
-        wide_run(folder / "wide" / "wide")
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", nargs="?", type=Path, default=None)
+    parser.add_argument("--what", nargs="+", default=None)
+    parser.add_argument("--peer", nargs="+", default=[OURS, *PEERS], choices=[OURS, *PEERS])
+    parser.add_argument("--small", action="store_true")
+    given = parser.parse_args()
+    small: bool = given.small
+    folder = given.folder or Path(tempfile.mkdtemp())
+    folder.mkdir(parents=True, exist_ok=True)
+    parts: dict[str, Callable[[Browser], None]] = {
+        "million": lambda it: million(it, _long(folder, False)),
+        "transferred": lambda it: transferred(it, _long(folder, False)),
+        "fifty": lambda it: several(it, _fifty(folder)),
+        "thousand": lambda it: thousand(it, _thousand(folder)),
+        "wide": lambda it: wide(it, _wide(folder)),
+        "peers": lambda it: beside(it, folder, given.peer, small=small),
+        "live": lambda it: live(it, folder / "live", 8 if small else 60),
+        "training": lambda it: training(it, folder / "train", *((2, 3) if small else (10, 8))),
+        "soak": lambda it: soak(it, folder / "soak", 0.5 if small else 8),
+    }
+    wanted = given.what or list(parts)
+    if unknown := set(wanted) - parts.keys():
+        parser.error(f"--what takes {', '.join(parts)}: got {', '.join(sorted(unknown))}")
     browser_path = shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
-        begun = time.monotonic()
-        million(browser, folder / "long")
-        transferred(browser, folder / "long")
-        several(browser, folder / "fifty")
-        thousand(browser, folder / "thousand")
-        wide(browser, folder / "wide")
+        for part in wanted:
+            begun = time.monotonic()
+            parts[part](browser)
+            print(f"{part}: in {time.monotonic() - begun:.0f} s")
         browser.close()
-    print(f"in {time.monotonic() - begun:.0f} s")
 
 
 if __name__ == "__main__":

@@ -165,8 +165,7 @@ function makeRow(id) {
     },
     age() {
       const run = getRun(id);
-      const words = run ? aboutRun(run) : "";
-      if (about.textContent !== words) about.textContent = words; // else the page is laid out again
+      if (run) about.textContent = aboutRun(run);
     },
   };
   return row;
