@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 
 from metronorm.board import finding
@@ -139,6 +140,33 @@ def test_damaged_runs_are_listed_with_the_reason(tmp_path: Path, listed: Listed)
     assert runs["part"]["tick"] == 0
     change(tmp_path / "future", schema=1)
     assert listed.runs()["future"]["state"] == "finished"
+
+
+def test_records_of_another_form_are_a_problem_of_their_run_alone(
+    tmp_path: Path, listed: Listed
+) -> None:
+    """A list without a state, for all runs and for good, would be what one bad run makes."""
+    forms = {"text": "'{' as fields", "number": "5 as fields", "time": "'now' as time_ns"}
+    for name in ("good", "linked", *forms):
+        record(tmp_path / name, [1.0, 2.0])
+    for name, columns in forms.items():
+        (part,) = (tmp_path / name / "events").rglob("*.parquet")
+        table = f"read_parquet('{part}', hive_partitioning = false)"
+        query = f"select * replace ({columns}) from {table}"
+        duckdb.sql(f"copy ({query}) to '{part}.new' (format parquet)")
+        Path(f"{part}.new").replace(part)
+    shutil.copytree(tmp_path / "good", os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    (tmp_path / ".hidden").mkdir()
+    shutil.move(tmp_path / "linked" / "events", tmp_path / ".hidden" / "events")
+    (tmp_path / "linked" / "events").symlink_to(tmp_path / ".hidden" / "events")
+    runs = listed.runs()
+    assert runs["good"]["state"] == "finished"
+    assert runs["linked"]["state"] is not None
+    for name in ("text", "number"):
+        assert "the records of a run must have their form" in runs[name]["damaged"]
+    assert "must be UTF-8" in runs["\udcff"]["damaged"]
+    record(tmp_path / "late", [1.0])
+    assert listed.runs()["late"]["state"] == "finished"
 
 
 def test_ids_are_fit_for_an_address_and_differ(tmp_path: Path, listed: Listed) -> None:

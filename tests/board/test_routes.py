@@ -250,6 +250,16 @@ def test_a_sample_that_is_a_link_out_of_its_run_is_not_shown(folder: Path, board
     shutil.rmtree(folder / "link")
 
 
+def test_a_stretch_is_of_numbers(board: Served) -> None:
+    run = run_of(board, "good")
+    for route in ("series", "resources", "phases", "ticktimes", "ranks", "norms"):
+        for name, value in (("from", "nan"), ("to", "-inf"), ("width", "nan"), ("width", "1e999")):
+            query = {name: value, "names": "loss"}
+            answer = board.client.get(f"/api/runs/{run}/{route}", params=query)
+            assert answer.status_code == 400, (route, query)
+            assert answer.json()["error"].startswith(f"{name}: ")
+
+
 @pytest.mark.parametrize(
     "path",
     [

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from metronorm.board import stream
+from metronorm.board.listing import Listing
 from metronorm.board.notes import change_notes
 from metronorm.clock import Clock
 
@@ -88,8 +89,9 @@ def test_who_comes_back_gets_what_was_missed(tmp_path: Path, board: Served) -> N
     assert told == board.json("runs")["cursor"]
 
 
-@pytest.mark.parametrize("since", ["", "nonsense", "0-0", "-5", "\u0661"])
+@pytest.mark.parametrize("since", ["", "nonsense", "0-0", "-5", "\u0661", "SERVER-" + "9" * 5000])
 def test_who_knows_another_server_starts_again(board: Served, since: str) -> None:
+    since = since.replace("SERVER", board.json("runs")["cursor"].partition("-")[0])
     with board.client.stream("GET", "/api/stream", params={"since": since}) as response:
         assert Listener(response).next()[1:] == ("reset", {})
 
@@ -99,6 +101,22 @@ def test_a_quiet_stream_has_comments(board: Served, monkeypatch: pytest.MonkeyPa
     since = board.json("runs")["cursor"]
     with board.client.stream("GET", "/api/stream", params={"since": since}) as response:
         assert next(response.iter_lines()) == ": still here"
+
+
+def test_after_an_unforeseen_error_who_listens_comes_back(
+    tmp_path: Path, board: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: Listing) -> None:
+        raise ZeroDivisionError
+
+    since = board.json("runs")["cursor"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Listing, "look", broken)
+        with board.client.stream("GET", "/api/stream", params={"since": since}) as response:
+            assert Listener(response).rest() == []
+    with board.client.stream("GET", "/api/stream", params={"since": since}) as response:
+        record(tmp_path / "new", [1.0])
+        assert Listener(response).next()[1] == "runs"
 
 
 def test_listeners_are_counted_and_forgotten(

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import duckdb
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -24,8 +23,7 @@ from metronorm.board.answers import Json
 from metronorm.board.array_routes import ARRAYS, array_routes
 from metronorm.board.guard import Guard
 from metronorm.board.page_files import PageFiles
-from metronorm.board.routes import api, body, failure
-from metronorm.errors import MetronormError
+from metronorm.board.routes import BAD_INPUT, api, body, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection
@@ -75,8 +73,7 @@ def create_app(
         compresslevel=4,
         exclude_content_types=(*DEFAULT_EXCLUDED_CONTENT_TYPES, ARRAYS),
     )
-    bad_input = (MetronormError, duckdb.Error, OSError, MemoryError)
-    for error in (*bad_input, RequestValidationError, HTTPException, Exception):
+    for error in (*BAD_INPUT, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(error, failure)
 
     files = PageFiles()

@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import duckdb
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from metronorm.board.routes import failure
+from metronorm.board.routes import BAD_INPUT, failure
 from metronorm.board.series import Reduced
 from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
-from metronorm.errors import ConfigError, MetronormError
+from metronorm.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,12 +31,13 @@ U = TypeVar("U")
 ARRAYS = "application/octet-stream"
 MOST_RUNS = 50  # in one request
 Names = Annotated[list[str], Query(default_factory=list)]
+Finite = Annotated[float, Query(allow_inf_nan=False)]
 
 
 def stretch(
-    begin: Annotated[float | None, Query(alias="from")] = None,
-    end: Annotated[float | None, Query(alias="to")] = None,
-    width: float = 1000,
+    begin: Annotated[float | None, Query(alias="from", allow_inf_nan=False)] = None,
+    end: Annotated[float | None, Query(alias="to", allow_inf_nan=False)] = None,
+    width: Finite = 1000,
 ) -> dict[str, Any]:
     """Which stretch of the run is shown, and on how many device pixels."""
     return {"begin": begin, "end": end, "width": width}
@@ -48,9 +48,9 @@ Stretch = Annotated[dict[str, Any], Depends(stretch)]
 
 def chart(
     stretch: Stretch,
-    left: float = 0,
-    ratio: float = 1,
-    smooth: float = 0,
+    left: Finite = 0,
+    ratio: Finite = 1,
+    smooth: Finite = 0,
     y: str = "linear",
     rank: int = 0,
     live: bool = False,
@@ -87,7 +87,7 @@ def array_routes(board: Board) -> APIRouter:
         def attempt(make: Callable[[T], U], source: T) -> U | Reduced:
             try:
                 return make(source)
-            except (MetronormError, duckdb.Error) as error:
+            except BAD_INPUT as error:
                 return Reduced(meta=msgspec.json.decode(failure(request, error).body))
 
         found = [attempt(lambda run: board.series(board.listing.entry(run)), run) for run in runs]

@@ -210,7 +210,7 @@ class Listing:
         known = {entry.directory: entry for entry in self._entries.values()}
         entries: dict[str, Entry] = {}
         for directory in directories:
-            stamp = _stamp(directory / RUN_FILE)
+            stamp = _stamp(f"{directory}/{RUN_FILE}")
             entry = known.get(directory)
             if entry is None or entry.stamp != stamp:
                 entry = self._read(directory, stamp)
@@ -248,7 +248,7 @@ class Listing:
         return entry
 
     def _read_notes(self, entry: Entry) -> None:
-        stamp = _stamp(entry.directory / FOLDER / FILE)
+        stamp = _stamp(f"{entry.directory}/{FOLDER}/{FILE}")
         if stamp != entry.notes_stamp:
             entry.notes_stamp = stamp
             notes = read_notes(entry.directory)
@@ -282,7 +282,7 @@ class Listing:
         standing = entry.standing
         if standing is not None and entry.state not in UNDER_WAY:
             # an attempt that has ended gets no lines: a new one, or sealing, changes a folder
-            names = (str(entry.directory / "ticks"), *entry.signature.tapes)
+            names = (f"{entry.directory}/ticks", *entry.signature.tapes)
             folders = tuple(map(_stamp, names))
             if folders == entry.folders and entry.stood == entry.signature:
                 return
@@ -361,9 +361,9 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
 
 
-def _stamp(path: Path | str) -> tuple[int, ...]:
+def _stamp(path: str) -> tuple[int, ...]:
     try:
-        found = os.stat(path)  # noqa: PTH116 - of a text too, without the cost of a Path
+        found = os.stat(path)  # noqa: PTH116 - a Path would cost more than the look
     except OSError:
         return ()
     return found.st_mtime_ns, found.st_size, found.st_ino

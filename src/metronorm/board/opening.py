@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from metronorm.runs import open_run
 from metronorm.store.run_directory import RUN_FILE, read_run_info, tape_folders
 from metronorm.store.schema import KINDS
 from metronorm.store.unsealed_lines import unsealed_files
-from metronorm.text import size
+from metronorm.text import printable, size
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,9 +50,15 @@ def check_size(directory: Path) -> None:
     The clock seals a tape at 16 MiB, so that there are few lines, however long a run is.
 
     Raises:
-        RunError: too many lines are not sealed, `run.json` is too large, or a folder may not be
-            read.
+        RunError: too many lines are not sealed, `run.json` is too large, the path is no text, or a
+            folder may not be read.
     """
+    if "\ufffd" in os.fsencode(directory).decode(errors="replace"):  # as DuckDB needs it
+        raise RunError(
+            "the path of a run on the board must be UTF-8",
+            got=printable(str(directory)),
+            fix="rename its folder",
+        )
     _check_info(directory)
     lines = 0
     for kind in KINDS:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from metronorm.board.state import Board
     from metronorm.runs import Run
 
+# no fault of the board: a run may come from anybody
+BAD_INPUT = (MetronormError, duckdb.Error, msgspec.MsgspecError, OSError, MemoryError)
 MOST_COLUMNS, MOST_BODY = 100, 256 << 10
 MOST_AHEAD = 50  # runs that are read before their chart is asked for
 TABLE_SECONDS = 0.5  # after which the table has what was read until then
@@ -296,7 +298,7 @@ def failure(_: Request, error: Exception) -> Json:
         return Json({"error": f"{name}: {first['msg']}", "got": got}, status_code=400)
     if isinstance(error, duckdb.OutOfMemoryException | MemoryError):
         error = OutOfMemoryError("reading this takes more memory than there is")
-    elif isinstance(error, duckdb.Error):
+    elif isinstance(error, duckdb.Error | msgspec.MsgspecError):
         error = RunError(
             "a run's files must be readable",
             got=str(error).partition("\n")[0],

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 200  # runs whose parts are read in one query
 UNDER_WAY = ("running", "running or killed", "not begun")  # states of runs that get records
+_decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 _READ = ("changed", "between", "not finite", *STATE_EVENTS)
 _END = 64 << 10  # bytes at the end of a tape in which its last line usually is
 _MOST_RANKS = 64
@@ -113,23 +114,43 @@ def signature(directory: Path) -> Signature:
 
 
 def read_standings(directories: Iterable[tuple[Path, RunInfo]]) -> Iterator[tuple[Path, Standing]]:
-    """How each of the runs stands; what cannot be read is left out."""
+    """How each of the runs stands; what cannot be read is left out, or is its `problem`."""
     waiting = list(directories)
     for begin in range(0, len(waiting), AT_ONCE):
-        batch = waiting[begin : begin + AT_ONCE]
-        looks = [_look(directory, info) for directory, info in batch]
-        # DuckDB gives the paths of files without links
-        by_path = {str(look.directory.resolve()): look for look in looks}
-        for path, *event in _sealed_events([part for look in looks for part in look.events]):
-            by_path[_run_of(path)].found.append((*event,))
-        for path, tick, time_ns in _sealed_ticks([part for look in looks for part in look.ticks]):
-            standing = by_path[_run_of(path)].standing
-            if time_ns >= standing.time_ns:
-                standing.tick, standing.time_ns = max(tick, standing.tick), time_ns
-        for look in looks:
-            for _, rank, name, fields in sorted(look.found, key=lambda event: event[:2]):
-                _add_event(look.standing, name, rank, fields)
-            yield look.directory, look.standing
+        yield from _read_batch(waiting[begin : begin + AT_ONCE])
+
+
+def _read_batch(batch: list[tuple[Path, RunInfo]]) -> Iterator[tuple[Path, Standing]]:
+    try:
+        looks = _look_at_all(batch)
+    except Exception as error:  # a run may come from anybody: its Parquet may hold anything
+        if len(batch) > 1:
+            for each in batch:
+                yield from _read_batch([each])
+            return
+        text = f"the records of a run must have their form; got {type(error).__name__}: {error}"
+        yield batch[0][0], Standing(problem=text)
+        return
+    yield from ((look.directory, look.standing) for look in looks)
+
+
+def _look_at_all(batch: list[tuple[Path, RunInfo]]) -> list[_Look]:
+    looks = [_look(directory, info) for directory, info in batch]
+    # DuckDB gives the paths of files without links; what a link leads to elsewhere is left out
+    by_path = {str(look.directory.resolve()): look for look in looks}
+    for path, *event in _sealed_events([part for look in looks for part in look.events]):
+        if look := by_path.get(_run_of(path)):
+            look.found.append((*event,))
+    for path, tick, time_ns in _sealed_ticks([part for look in looks for part in look.ticks]):
+        look = by_path.get(_run_of(path))
+        if look and time_ns >= look.standing.time_ns:
+            look.standing.tick = max(tick, look.standing.tick)
+            look.standing.time_ns = time_ns
+    for look in looks:
+        for _, rank, name, fields in sorted(look.found, key=lambda event: event[:2]):
+            _add_event(look.standing, name, rank, fields)
+        look.standing.state(look.directory)  # so that fields of another form are a problem here
+    return looks
 
 
 def _tapes(directory: Path, kind: str, attempt: int) -> list[Path]:
@@ -235,7 +256,7 @@ def _sealed_events(parts: list[Path]) -> list[tuple[str, int, int, str, Any]]:
                    where event in ({names})"""
 
     return [
-        (path, time_ns, folder_number(Path(path).parent), name, msgspec.json.decode(fields or "{}"))
+        (path, time_ns, folder_number(Path(path).parent), name, _decode_fields(fields or "{}"))
         for path, time_ns, name, fields in _query(parts, query)
     ]
 

@@ -68,11 +68,12 @@ class Stream:
             self._looking = asyncio.create_task(self._look())
         try:
             name, _, version = since.partition("-")
-            sent = int(version) if name == self._name and version.isdecimal() else -1
+            ours = name == self._name and version.isdecimal() and len(version) < 20
+            sent = int(version) if ours else -1
             if sent < 0:
                 sent = self._listing.version
                 yield self._event("reset", sent, {})
-            while not self._closing.is_set():
+            while not self._closing.is_set() and self._looking is not None:
                 if (now := self._listing.version) > sent:
                     entries, removed = self._listing.changed_since(sent)
                     sent = now
@@ -89,25 +90,36 @@ class Stream:
         try:
             async with asyncio.timeout(COMMENT_SECONDS), self._changed:
                 await self._changed.wait_for(
-                    lambda: self._closing.is_set() or self._listing.version > version
+                    lambda: (
+                        self._closing.is_set()
+                        or self._looking is None
+                        or self._listing.version > version
+                    )
                 )
         except TimeoutError:
             return False
         return True
 
     async def _look(self) -> None:
-        """Look at the runs while somebody listens."""
+        """Look at the runs while somebody listens.
+
+        An unforeseen error ends the streams too: who listens comes back, and it is looked again.
+        """
         seen = self._listing.version
-        while self._listeners and not self._closing.is_set():
-            with contextlib.suppress(MetronormError, OSError):
-                await self._call(self._listing.look)
-            if self._listing.version != seen:
-                seen = self._listing.version
-                async with self._changed:
-                    self._changed.notify_all()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), LOOK_SECONDS)
-        self._looking = None
+        try:
+            while self._listeners and not self._closing.is_set():
+                with contextlib.suppress(MetronormError, OSError):
+                    await self._call(self._listing.look)
+                if self._listing.version != seen:
+                    seen = self._listing.version
+                    async with self._changed:
+                        self._changed.notify_all()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), LOOK_SECONDS)
+        finally:
+            self._looking = None
+            async with self._changed:
+                self._changed.notify_all()
 
     def _event(self, name: str, version: int, data: dict[str, Any]) -> bytes:
         text = bytes(Json(data).body).decode()

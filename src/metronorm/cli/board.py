@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import webbrowser
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from metronorm.text import printable
 
 TOKEN = "METRONORM_BOARD_TOKEN"
 _LEAST_TOKEN = 20
+_NEW_TOKEN = "python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+_PATH = re.compile(r"([\w.~-]+(/[\w.~-]+)*)?", re.ASCII)
 
 DESCRIPTION = """
     metronorm board
@@ -86,14 +89,22 @@ def main(argv: list[str]) -> int:
 
 def _check(arguments: Arguments) -> None:
     for path in arguments.runs:
-        if path.exists() and not path.is_dir():
+        exists = os.path.exists(path)  # noqa: PTH110 - a name that is too long is no error here
+        if exists and not path.is_dir():
             raise ConfigError(
                 "the board shows folders that hold runs, or runs", got=f"{path}, a file", fix="runs"
             )
-        if not path.exists():
+        if not exists:
             _say(f"{path} does not exist yet; its runs will be shown when they begin")
     if arguments.port is not None and not 0 <= arguments.port < 65_536:
         raise ConfigError("a port must be from 0 to 65535", got=str(arguments.port), fix="8765")
+    names = arguments.root_path.strip("/")
+    if not _PATH.fullmatch(names) or {".", ".."} & set(names.split("/")):
+        raise ConfigError(
+            "--root-path must be names of letters, digits, and . _ ~ -, with / between them",
+            got=printable(repr(arguments.root_path)),
+            fix="/board",
+        )
 
 
 def _given_token() -> str | None:
@@ -102,7 +113,13 @@ def _given_token() -> str | None:
         raise ConfigError(
             f"{TOKEN} must have at least {_LEAST_TOKEN} characters, or nobody is kept out",
             got=f"{len(token)}",
-            fix="python -c 'import secrets; print(secrets.token_urlsafe(32))'",
+            fix=_NEW_TOKEN,
+        )
+    if token is not None and not re.fullmatch("[!-~][ -~]*[!-~]", token):
+        raise ConfigError(
+            f"{TOKEN} must have letters, digits and signs of ASCII only, and no space at its ends",
+            got="others",  # a log may be read by many
+            fix=_NEW_TOKEN,
         )
     return token
 

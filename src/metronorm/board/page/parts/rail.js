@@ -165,7 +165,8 @@ function makeRow(id) {
     },
     age() {
       const run = getRun(id);
-      if (run) about.textContent = aboutRun(run);
+      const words = run ? aboutRun(run) : "";
+      if (about.textContent !== words) about.textContent = words; // else the page is laid out again
     },
   };
   return row;
