@@ -205,6 +205,63 @@ def test_runs_are_searched_sorted_starred_and_pinned(
     assert json.loads((folder / "run-1/board/notes.json").read_text())["starred"] is True
 
 
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours, as WCAG 2 defines it."""
+
+    def luminance(color: str) -> float:
+        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+        linear = [it / 12.92 if it <= 0.04045 else ((it + 0.055) / 1.055) ** 2.4 for it in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_a_run_gets_a_colour_that_can_be_seen_and_its_own_back(
+    browser: Browser, board: Served, folder: Path
+) -> None:
+    notes = folder / "run-0/board/notes.json"
+    with reading(browser, board, color_scheme="light") as reader:
+        page = reader.page
+        row = page.locator(".runs li", has_text="plain")
+
+        def color() -> str:
+            return str(row.evaluate("element => element.style.getPropertyValue('--run')"))
+
+        def save() -> None:
+            page.get_by_role("button", name="Save").click()
+            page.locator("dialog").wait_for(state="detached")
+
+        def edit() -> None:
+            page.get_by_role("button", name="Note, tags and colour: plain").click()
+
+        own = color()
+        edit()
+        assert not reader.barriers()
+        reader.keep("colour")
+        page.get_by_role("radio", name="Green").check()
+        save()
+        assert color() == "#2b8a3e"
+        page.get_by_role("button", name="Dark theme").click()
+        assert color() == "#5ccf75"  # the same hue
+        edit()
+        page.get_by_label("Other").last.fill("#101010")
+        save()
+        assert contrast(color(), "#171b20") >= 3
+        page.get_by_role("button", name="Light theme").click()
+        assert color() == "#101010"
+        wanted = json.loads(notes.read_text())
+        assert wanted["color"] == "#101010"
+        edit()
+        page.get_by_role("radio", name="Automatic").check()
+        save()
+        page.wait_for_function(
+            "([row, own]) => row.style.getPropertyValue('--run') === own",
+            arg=[row.element_handle(), own],
+        )
+    assert "color" not in json.loads(notes.read_text())
+
+
 def test_names_are_never_markup(browser: Browser, board: Served) -> None:
     run = board.runs()[HTML.replace("/", "")]["id"]
     with reading(browser, board) as reader:

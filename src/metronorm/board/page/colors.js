@@ -3,15 +3,51 @@
 
 const LIGHT = ["#2f66d0", "#c2570c", "#2b8a3e", "#c92a4b", "#8a4fd3", "#0c7f91", "#8a5a2b", "#b83280", "#747a12", "#5c6b7a"];
 const DARK = ["#6fa1ff", "#ff9a4d", "#5ccf75", "#ff7a8a", "#b794f6", "#4cc9dc", "#d0a177", "#f27fc6", "#c3c74e", "#9fb0c0"];
+export const HUES = LIGHT; // as they are written in the notes of a run
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 
 export const isDark = () => document.documentElement.dataset.theme === "dark";
 
 /** The colour of a run: the server gives an index, or the colour that a person chose. */
 export function colorOf(index) {
-  if (typeof index === "string") return index;
   const hues = isDark() ? DARK : LIGHT;
-  return hues[(index ?? 0) % hues.length];
+  if (typeof index !== "string") return hues[(index ?? 0) % hues.length];
+  return hues[LIGHT.indexOf(index)] ?? readable(index);
+}
+
+const LEAST_CONTRAST = 3;
+const readables = new Map();
+
+/** A colour, as much darker or lighter as it takes to be seen on the paper of the theme. */
+function readable(color) {
+  const paper = themed("paper");
+  const key = color + paper;
+  if (!readables.has(key)) {
+    let found = color;
+    for (let share = 0.1; contrast(found, paper) < LEAST_CONTRAST && share < 1.05; share += 0.1) {
+      found = mixed(color, isDark() ? "#ffffff" : "#000000", share);
+    }
+    readables.set(key, found);
+  }
+  return readables.get(key);
+}
+
+const channels = (color) => [1, 3, 5].map((at) => Number.parseInt(color.slice(at, at + 2), 16));
+
+function mixed(color, other, share) {
+  const [from, to] = [channels(color), channels(other)];
+  return `#${from.map((each, i) => Math.round(each + share * (to[i] - each)).toString(16).padStart(2, "0")).join("")}`;
+}
+
+/** As WCAG 2 defines it, from 1 to 21. */
+function contrast(a, b) {
+  const [low, high] = [a, b].map(luminance).sort((one, two) => one - two);
+  return (high + 0.05) / (low + 0.05);
+}
+
+function luminance(color) {
+  const [r, g, b] = channels(color).map((each) => (each <= 10 ? each / 3294.6 : ((each / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 }
 
 export function dashOf(index) {

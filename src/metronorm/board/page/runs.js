@@ -67,16 +67,25 @@ function groupBy(runs) {
 export function heard(changes) {
   const ids = [];
   let unknown = false;
+  let colored = false;
   for (const change of changes) {
     const run = byId.get(change.id);
     if (!run || change.gone) unknown = true;
     else {
+      if (change.color !== undefined && change.color !== run.color) colored = true;
       Object.assign(run, change, { seenAt: performance.now() });
       ids.push(change.id);
     }
   }
   if (unknown) loadRuns().catch(() => {});
   if (ids.length) notify(ids);
+  if (colored) recolor();
+}
+
+/** Colours are others from now on: of a run, or of all, as the theme is. */
+export function recolor() {
+  notify(order);
+  window.dispatchEvent(new Event("recolor"));
 }
 
 /** The age of the newest record now, ns; null if there is none. */
@@ -123,12 +132,14 @@ export function nameRuns() {
   go({ run, a: state.view === "compare" ? a : undefined }, { replace: true });
 }
 
-/** Save a star, a note, tags or that a run is hidden, beside the run. */
+/** Save a star, a note, tags, a colour or that a run is hidden, beside the run. */
 export async function saveNotes(id, changes) {
   const run = byId.get(id);
-  const before = { starred: run.starred, hidden: run.hidden, note: run.note, tags: run.tags };
-  Object.assign(run, changes);
+  const before = { starred: run.starred, hidden: run.hidden, note: run.note, tags: run.tags, color: run.color };
+  const { color, ...others } = changes;
+  Object.assign(run, others, color && { color }); // (its own colour comes back with the stream)
   notify([id]);
+  if (color) recolor();
   try {
     await send("PUT", ofRun(id, "notes"), changes);
   } catch (error) {

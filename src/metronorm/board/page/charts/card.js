@@ -47,7 +47,10 @@ export class ChartCard {
     this.keys = keysOf(this);
     this.places.addEventListener("keydown", this.keys);
     this.places.addEventListener("blur", () => this.span.source === this && this.span.point(null, this));
-    this.themed = () => this.draw();
+    this.recolored = () => {
+      if (this.found) this.draw();
+      this.fetch();
+    };
   }
 
   /** The lines as they are read: ghosts are drawn below the others, and named after them. */
@@ -71,7 +74,7 @@ export class ChartCard {
     };
     this.plot = this.makePlot?.(this.places, handlers) ?? new Plot(this.places, handlers);
     this.off = this.span.on((what) => this.heard(what));
-    window.addEventListener("themechange", this.themed);
+    window.addEventListener("recolor", this.recolored);
     this.places.setAttribute("aria-label", describe(this));
     this.fetch();
   }
@@ -79,7 +82,7 @@ export class ChartCard {
   sleep() {
     if (!this.plot) return;
     this.off();
-    window.removeEventListener("themechange", this.themed);
+    window.removeEventListener("recolor", this.recolored);
     this.asked?.abort();
     this.plot.destroy();
     this.plot = this.found = null;

@@ -2,6 +2,7 @@
 
 import { fill, h, icon } from "../dom.js";
 import { isDark } from "../colors.js";
+import { recolor } from "../runs.js";
 import { VIEWS, linkTo, prefer, preferred, state } from "../state.js";
 import { language, t } from "../words.js";
 import { showHelp } from "./help.js";
@@ -38,7 +39,7 @@ export function openHeader(root) {
   function show(which) {
     document.documentElement.dataset.theme = which;
     draw();
-    window.dispatchEvent(new Event("themechange"));
+    recolor();
   }
 
   function draw() {

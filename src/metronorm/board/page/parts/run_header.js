@@ -6,6 +6,7 @@ import { getRun, isRunning, kindOf, saveNotes } from "../runs.js";
 import { go, state } from "../state.js";
 import { t } from "../words.js";
 import { failure } from "./messages.js";
+import { editNotes } from "./notes_dialog.js";
 import { aboutRun } from "./rail.js";
 
 export function runHeader(id) {
@@ -72,39 +73,10 @@ export function runHeader(id) {
           },
           icon("pin"),
         ),
-        h("button", { type: "button", class: "quiet", "aria-label": t("run.note"), title: t("run.note"), on: { click: () => editNote(run, save) } }, icon("note")),
+        h("button", { type: "button", class: "quiet", "aria-label": t("run.edit"), title: t("run.edit"), on: { click: () => editNotes(run, save) } }, icon("note")),
       ),
     );
   }
   draw();
   return { element, update: draw };
-}
-
-/** A dialog for the note and the tags of a run. */
-export function editNote(run, save) {
-  const note = h("textarea", { id: "note-text", rows: 4, class: "field", value: run.note ?? "" });
-  const tags = h("input", { id: "note-tags", class: "field", value: (run.tags ?? []).join(", ") });
-  const dialog = h(
-    "dialog",
-    { class: "small-dialog", "aria-label": t("run.note") },
-    h(
-      "form",
-      {
-        method: "dialog",
-        on: {
-          submit: () =>
-            save({ note: note.value.trim(), tags: tags.value.split(/[,，]/).map((tag) => tag.trim()).filter(Boolean) }),
-        },
-      },
-      h("h2", {}, run.label),
-      h("label", { for: "note-text" }, t("run.note")),
-      note,
-      h("label", { for: "note-tags" }, t("run.tags")),
-      tags,
-      h("div", { class: "buttons" }, h("button", { type: "button", on: { click: () => dialog.close() } }, t("cancel")), h("button", { class: "main" }, t("save"))),
-    ),
-  );
-  dialog.addEventListener("close", () => dialog.remove());
-  document.body.append(dialog);
-  dialog.showModal();
 }

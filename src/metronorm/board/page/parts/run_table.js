@@ -6,8 +6,8 @@ import * as format from "../format.js";
 import { ageOf, getRun, kindOf, saveNotes, shownIds } from "../runs.js";
 import { go, link, state } from "../state.js";
 import { counted, t } from "../words.js";
+import { editNotes } from "./notes_dialog.js";
 import { stateWords, toggleShown } from "./rail.js";
-import { editNote } from "./run_header.js";
 
 const AT_ONCE = 150; // rows: a thousand take a second
 const FIXED = ["name", "state", "tick", "begun"];
@@ -130,11 +130,11 @@ function rowOf(id, columns, cells, isShown) {
   const star = button(t("run.starred"), "star", () => save({ starred: !getRun(id).starred }));
   const hide = button(t("run.hidden"), "eye", () => save({ hidden: !getRun(id).hidden }));
   const pin = button(t("run.pin"), "pin", () => go({ pin: state.pin === id ? undefined : id }, { replace: true }));
-  const note = button(t("run.note"), "note", () => editNote(getRun(id), save));
+  const note = button(t("run.edit"), "note", () => editNotes(getRun(id), save));
   const swatch = h("input", { type: "checkbox", class: "swatch", checked: isShown, "aria-label": t("rail.show", { name: run.label }), on: { change: () => toggleShown(id) } });
   const element = h(
     "tr",
-    { class: id === state.pin ? "pinned" : null, style: { "--run": colorOf(run.color) } },
+    { class: id === state.pin ? "pinned" : null },
     h("td", { class: "marks" }, swatch),
     name,
     stateCell,
@@ -149,6 +149,7 @@ function rowOf(id, columns, cells, isShown) {
       const now = getRun(id);
       if (!now) return;
       const age = ageOf(now);
+      element.style.setProperty("--run", colorOf(now.color));
       fill(
         name,
         h("a", { href: link({ view: "metrics", run: id }) }, now.label),
