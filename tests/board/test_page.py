@@ -205,6 +205,47 @@ def test_runs_are_searched_sorted_starred_and_pinned(
     assert json.loads((folder / "run-1/board/notes.json").read_text())["starred"] is True
 
 
+def test_the_search_is_completed_by_keys(browser: Browser, board: Served) -> None:
+    with reading(browser, board) as reader:
+        page = reader.page
+        field, options = page.locator("#search"), page.locator("#completions [role=option]")
+        page.keyboard.press("/")
+        page.keyboard.type("opt")
+        page.locator("#completions").get_by_text("config.optimizer.name").wait_for()
+        assert options.all_inner_texts() == ["config.optimizer.name"]
+        assert field.get_attribute("aria-expanded") == "true"
+        assert not reader.barriers()
+        page.keyboard.press("ArrowDown")
+        chosen = field.get_attribute("aria-activedescendant")
+        assert page.locator(f"#{chosen}").get_attribute("aria-selected") == "true"
+        page.keyboard.press("Enter")
+        assert field.input_value() == "config.optimizer.name"
+        assert options.first.is_hidden()
+        page.keyboard.type("=adam -st")
+        assert options.all_inner_texts()[:3] == ["state:", "starred", "stalled"]
+        reader.keep("completion")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Tab")
+        page.keyboard.type("fin")
+        page.keyboard.press("ArrowUp")  # the last one
+        page.keyboard.press("Enter")
+        assert field.input_value() == "config.optimizer.name=adam -state:finished"
+        page.keyboard.press("Escape")
+        assert field.input_value() == ""
+        page.keyboard.type("has:<im")  # a name with signs that the search has a meaning for
+        options.get_by_text(HTML).click()
+        assert field.input_value() == f'has:"{HTML}"'
+        rows = page.locator(".run-table tbody tr")
+        page.wait_for_function(
+            "() => document.querySelectorAll('.run-table tbody tr').length === 1"
+        )
+        assert rows.first.locator("th").inner_text().startswith("<img")
+        field.fill("val")
+        page.keyboard.press("Escape")  # the list first, then the words
+        assert options.first.is_hidden()
+        assert field.input_value() == "val"
+
+
 def contrast(one: str, other: str) -> float:
     """The contrast of two colours, as WCAG 2 defines it."""
 

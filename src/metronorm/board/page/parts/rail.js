@@ -7,6 +7,7 @@ import * as format from "../format.js";
 import { ageOf, focusId, getRun, isRunning, kindOf, loaded, onRuns, order, OVERLAYS, shownIds } from "../runs.js";
 import { go, link, onState, state } from "../state.js";
 import { t } from "../words.js";
+import { completing } from "./completion.js";
 
 const MOST_ROWS = 200; // in the rail; the table has all
 
@@ -41,13 +42,15 @@ export function openRail(root) {
     "aria-describedby": "search-told",
     value: state.q ?? "",
     spellcheck: "false",
-    on: { input: () => later(), keydown: (event) => event.key === "Escape" && (field.value = "", later()) },
+    on: { input: () => later() },
   });
+  const completions = completing(field);
+  field.addEventListener("keydown", (event) => event.key === "Escape" && ((field.value = ""), later()));
   const told = h("p", { class: "told", id: "search-told" });
   const list = h("ul", { class: "runs" });
   const all = h("a", { class: "all", href: "#" });
   const count = h("p", { class: "count" });
-  fill(root, h("div", { class: "search" }, icon("search"), field), told, all, list, count);
+  fill(root, h("div", { class: "search" }, icon("search"), field, completions), told, all, list, count);
   root.setAttribute("aria-label", t("runs"));
 
   let timer = null;
