@@ -14,11 +14,9 @@ from metronorm.runs import open_run
 
 from .boards import Served, serving
 from .browsers import reading
-from .page_runs import ANSI, HTML, NAN, TICKS, record_all
+from .page_runs import ANSI, HTML, NAN, TICKS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import Browser
 
 # how much of the page has moved by itself while it was loaded, as browsers count it
@@ -29,24 +27,6 @@ SHIFTED = """() => new Promise((done) => {
   setTimeout(() => done(0), 500)
 })"""
 PAGE = Path(__file__).parents[2] / "src/metronorm/board/page"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    record_all(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def board(folder: Path) -> Iterator[Served]:
-    with serving(folder) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
-def odd(board: Served) -> str:
-    return str(board.runs()["odd"]["id"])
 
 
 def test_both_languages_have_the_same_words_and_all_that_are_used() -> None:
@@ -168,139 +148,6 @@ def test_a_link_restores_the_view(browser: Browser, board: Served, odd: str) -> 
         assert reader.card("loss").locator(".plot").get_attribute("aria-label") == before
         assert reader.page.locator("select").first.input_value() == "elapsed"
         assert reader.page.evaluate(SHIFTED) < 0.05
-
-
-def test_runs_are_searched_sorted_starred_and_pinned(
-    browser: Browser, board: Served, folder: Path, odd: str
-) -> None:
-    with reading(browser, board) as reader:
-        page = reader.page
-        reader.open("runs")
-        rows = page.locator(".run-table tbody tr")
-        assert rows.count() == 3
-        page.get_by_role("button", name="loss last").click()
-        page.wait_for_selector('[aria-sort="ascending"]')
-        values = [
-            float(it) for it in page.locator(".run-table tbody td:nth-child(6)").all_inner_texts()
-        ]
-        assert values == sorted(values)
-        row = rows.filter(has_text="odd")
-        row.get_by_role("button", name="Star").click()
-        page.wait_for_selector('.run-table [aria-pressed="true"]')
-        row.get_by_role("button", name="Pin").click()
-        page.wait_for_selector(".pinned")
-        assert rows.first.locator("th").inner_text().startswith("odd")
-        assert "%" in rows.nth(1).inner_text()
-        page.keyboard.press("/")
-        page.keyboard.type("config.optimizer.name=adam")
-        page.wait_for_function(
-            "() => document.querySelectorAll('.run-table tbody tr').length === 1"
-        )
-        page.keyboard.press("Escape")
-        page.wait_for_function(
-            "() => document.querySelectorAll('.run-table tbody tr').length === 3"
-        )
-        page.keyboard.type("loss <<")
-        page.wait_for_selector("#search[aria-invalid]")
-    assert json.loads((folder / "run-1/board/notes.json").read_text())["starred"] is True
-
-
-def test_the_search_is_completed_by_keys(browser: Browser, board: Served) -> None:
-    with reading(browser, board) as reader:
-        page = reader.page
-        field, options = page.locator("#search"), page.locator("#completions [role=option]")
-        page.keyboard.press("/")
-        page.keyboard.type("opt")
-        page.locator("#completions").get_by_text("config.optimizer.name").wait_for()
-        assert options.all_inner_texts() == ["config.optimizer.name"]
-        assert field.get_attribute("aria-expanded") == "true"
-        assert not reader.barriers()
-        page.keyboard.press("ArrowDown")
-        chosen = field.get_attribute("aria-activedescendant")
-        assert page.locator(f"#{chosen}").get_attribute("aria-selected") == "true"
-        page.keyboard.press("Enter")
-        assert field.input_value() == "config.optimizer.name"
-        assert options.first.is_hidden()
-        page.keyboard.type("=adam -st")
-        assert options.all_inner_texts()[:3] == ["state:", "starred", "stalled"]
-        reader.keep("completion")
-        page.keyboard.press("ArrowDown")
-        page.keyboard.press("Tab")
-        page.keyboard.type("fin")
-        page.keyboard.press("ArrowUp")  # the last one
-        page.keyboard.press("Enter")
-        assert field.input_value() == "config.optimizer.name=adam -state:finished"
-        page.keyboard.press("Escape")
-        assert field.input_value() == ""
-        page.keyboard.type("has:<im")  # a name with signs that the search has a meaning for
-        options.get_by_text(HTML).click()
-        assert field.input_value() == f'has:"{HTML}"'
-        rows = page.locator(".run-table tbody tr")
-        page.wait_for_function(
-            "() => document.querySelectorAll('.run-table tbody tr').length === 1"
-        )
-        assert rows.first.locator("th").inner_text().startswith("<img")
-        field.fill("val")
-        page.keyboard.press("Escape")  # the list first, then the words
-        assert options.first.is_hidden()
-        assert field.input_value() == "val"
-
-
-def contrast(one: str, other: str) -> float:
-    """The contrast of two colours, as WCAG 2 defines it."""
-
-    def luminance(color: str) -> float:
-        parts = [int(color[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-        linear = [it / 12.92 if it <= 0.04045 else ((it + 0.055) / 1.055) ** 2.4 for it in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def test_a_run_gets_a_colour_that_can_be_seen_and_its_own_back(
-    browser: Browser, board: Served, folder: Path
-) -> None:
-    notes = folder / "run-0/board/notes.json"
-    with reading(browser, board, color_scheme="light") as reader:
-        page = reader.page
-        row = page.locator(".runs li", has_text="plain")
-
-        def color() -> str:
-            return str(row.evaluate("element => element.style.getPropertyValue('--run')"))
-
-        def save() -> None:
-            page.get_by_role("button", name="Save").click()
-            page.locator("dialog").wait_for(state="detached")
-
-        def edit() -> None:
-            page.get_by_role("button", name="Note, tags and colour: plain").click()
-
-        own = color()
-        edit()
-        assert not reader.barriers()
-        reader.keep("colour")
-        page.get_by_role("radio", name="Green").check()
-        save()
-        assert color() == "#2b8a3e"
-        page.get_by_role("button", name="Dark theme").click()
-        assert color() == "#5ccf75"  # the same hue
-        edit()
-        page.get_by_label("Other").last.fill("#101010")
-        save()
-        assert contrast(color(), "#171b20") >= 3
-        page.get_by_role("button", name="Light theme").click()
-        assert color() == "#101010"
-        wanted = json.loads(notes.read_text())
-        assert wanted["color"] == "#101010"
-        edit()
-        page.get_by_role("radio", name="Automatic").check()
-        save()
-        page.wait_for_function(
-            "([row, own]) => row.style.getPropertyValue('--run') === own",
-            arg=[row.element_handle(), own],
-        )
-    assert "color" not in json.loads(notes.read_text())
 
 
 def test_names_are_never_markup(browser: Browser, board: Served) -> None:

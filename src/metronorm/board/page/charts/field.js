@@ -28,6 +28,7 @@ export class Field {
       listenToGestures(host, () => this.box, {
         ...handlers,
         zoomBy: (factor, share) => handlers.zoomBy(factor, this.xAt(share)),
+        point: () => {}, // as with a mouse, below
       }),
       this.pointing(),
     ];
@@ -141,13 +142,14 @@ export class Field {
       this.handlers.cursor(this.cursor, this.painter.rowAt?.(this.what, Math.min(0.999, Math.max(0, high))) ?? null);
       this.draw();
     };
-    const leave = () => {
+    const leave = (event) => {
+      if (event.pointerType === "touch") return; // a finger was lifted: its values stay
       this.cursor = null;
       this.handlers.cursor(null, null);
       this.draw();
     };
     const down = (event) => {
-      if (event.button || event.shiftKey || !this.what) return;
+      if (event.button || event.shiftKey || event.pointerType === "touch" || !this.what) return;
       this.chosen = [share(event), share(event)];
       window.addEventListener("pointerup", up, { once: true });
     };

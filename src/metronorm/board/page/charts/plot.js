@@ -31,6 +31,7 @@ export class Plot {
     this.gestures = listenToGestures(host, () => (this.u?.over ?? host).getBoundingClientRect(), {
       ...handlers,
       zoomBy: (factor, share) => handlers.zoomBy(factor, this.what.view[0] + share * (this.what.view[1] - this.what.view[0])),
+      point: (x, y) => this.u.setCursor({ left: x * this.u.over.clientWidth, top: y * this.u.over.clientHeight }),
     });
   }
 

@@ -7,7 +7,7 @@ const KEYS = [
   ["/", "search"], ["?", "help"], ["← →", "point"], ["PgUp PgDn Home End", "leap"], ["↑ ↓", "line"], ["+ − 0", "zoom"],
   ["⇧← ⇧→", "pan"], ["f", "follow"], ["n", "nan"], ["c", "clip"], ["t", "table"], ["w", "wide"],
 ];
-const GESTURES = [["drag", "choose"], ["shift", "pan"], ["ctrl", "zoom"], ["double", "whole"]];
+const GESTURES = [["drag", "choose"], ["shift", "pan"], ["ctrl", "zoom"], ["double", "whole"], ["finger", "pan"], ["pinch", "zoom"]];
 const QUERIES = ["loss<1.5", "state:killed", "has:nan", "config.optimizer.name=ticks", "tag:baseline", "loss<2 -state:running"];
 
 export function showHelp() {
