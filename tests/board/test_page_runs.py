@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from .boards import Served
 from .browsers import reading
 from .page_runs import HTML
 
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from playwright.sync_api import Browser
+
+    from .boards import Served
 
 
 def test_runs_are_searched_sorted_starred_and_pinned(

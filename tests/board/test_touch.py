@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .boards import Served
 from .browsers import PHONE, reading
 from .page_runs import TICKS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
+
+    from .boards import Served
 
 
 class Fingers:
