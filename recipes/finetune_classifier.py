@@ -188,6 +188,7 @@ def trainer(fold: Fold, way: Way, arguments: Arguments) -> tuple[float, float]:
                 folder,
                 num_train_epochs=arguments.epochs,
                 per_device_train_batch_size=16,
+                use_cpu=not torch.cuda.is_available(),  # else it refuses bf16
                 dataloader_pin_memory=torch.cuda.is_available(),  # else it warns
                 bf16=arguments.precision == "bf16",
                 save_strategy="no",

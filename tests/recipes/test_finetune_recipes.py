@@ -115,6 +115,7 @@ def test_every_way_learns(
         first=1,
         context=16,
         epochs=20,
+        precision="bf16",
         rate=3e-3,
         spam=mails,
         model=encoder,
