@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
+    from playwright.sync_api import Browser, BrowserContext, Page, Request, ViewportSize
 
 VIEWPORT: ViewportSize = {"width": 1440, "height": 900}
 _LIKE, _FAR = 0.002, 40  # the share of pixels that may differ; from where on one does, of 255
@@ -87,7 +87,7 @@ def film(
     """
     page = context.new_page()
     frames: list[Frame] = []
-    answers: list[Any] = []
+    finished: list[Request] = []
     devtools = context.new_cdp_session(page)
 
     def take(frame: dict[str, Any]) -> None:
@@ -95,16 +95,17 @@ def film(
         devtools.send("Page.screencastFrameAck", {"sessionId": frame["sessionId"]})
 
     devtools.on("Page.screencastFrame", take)
-    page.on("response", lambda answer: answers.append(answer))
+    page.on("requestfinished", lambda request: finished.append(request))
     page.wait_for_timeout(1500)  # a new window loads pages of Chromium's own
     devtools.send("Page.startScreencast", {"format": "png"})
     begun = time.time()
     page.goto(url, wait_until="commit")
     while True:
         box = _wait_until_still(page, chart, frames, begun + most_seconds)
-        found = Film(_there(frames, box) - begun, frames[-1][1], page.content(), _bodies(answers))
+        found = Film(_there(frames, box) - begun, frames[-1][1], page.content(), _bodies(finished))
         if last_tick is None or found.has_tick(last_tick):
             break
+        finished.clear()
         page.reload(wait_until="commit")
     page.close()
     return found
@@ -164,14 +165,15 @@ def _has_line(area: Any) -> bool:
     return bool(((area.max(2) - area.min(2)) > _COLORED).sum() > _PIXELS_OF_A_LINE)
 
 
-def _bodies(answers: list[Any]) -> list[bytes]:
+def _bodies(finished: list[Request]) -> list[bytes]:
+    """The answers that are no files of the page."""
     found = []
-    for answer in list(answers):
-        kind = answer.headers.get("content-type", "")
-        if answer.url.startswith("data:") or any(each in kind for each in _FILES):
-            continue
-        with contextlib.suppress(Exception):  # it was given up by the page, or is a stream
-            found.append(answer.body())
+    for request in list(finished):
+        with contextlib.suppress(Exception):  # the browser has kept nothing of it
+            answer = request.response()
+            kind = answer.headers.get("content-type", "") if answer else "html"
+            if answer and not any(each in kind for each in _FILES):
+                found.append(answer.body())
     return found
 
 

@@ -141,9 +141,10 @@ def serving(command: list[str], url: str, **environment: str) -> Iterator[psutil
                 raise RuntimeError(f"{' '.join(command)} ended at once")
             yield whole
         finally:
-            for child in whole.children(recursive=True):
-                child.terminate()
-            process.terminate()
+            # TensorBoard does not end by itself once its own server has ended
+            if process.poll() is None:
+                for each in [*whole.children(recursive=True), whole]:
+                    each.kill()
 
 
 def memory_mib(process: psutil.Process) -> float:

@@ -3,13 +3,14 @@
 // | what happens | charts do at once | after REST_MS without another move |
 // | --- | --- | --- |
 // | zoom, pan, a key | draw what they have in the new stretch | fetch it exactly; the address keeps it |
-// | new data, whole run shown | nothing | the stretch grows with the run |
-// | new data, follow mode | | the stretch moves to the newest tick, its length stays |
+// | new data, whole run shown | the stretch grows with the run | fetch it exactly, a second later |
+// | new data, follow mode | the stretch moves to the newest tick, its length stays | the same |
 // | new data, a chosen stretch | nothing, ever | |
 
 import { go, state } from "../state.js";
 
 const REST_MS = 120;
+const GROWN_MS = 1000; // the same after a run has grown, which it will again
 
 export class Span {
   constructor() {
@@ -17,6 +18,7 @@ export class Span {
     this.air = 0; // beside these
     this.listeners = new Set();
     this.timer = null;
+    this.growing = null;
     this.read();
   }
 
@@ -56,7 +58,9 @@ export class Span {
     const grown = !before || before[0] !== this.extent[0] || before[1] !== this.extent[1];
     if (grown && (!this.chosen || this.follow)) {
       this.tell("move");
-      if (before) this.later();
+      if (!before) return;
+      clearTimeout(this.growing);
+      this.growing = setTimeout(() => this.tell("rest"), GROWN_MS);
     }
   }
 
@@ -137,6 +141,7 @@ export class Span {
 
   close() {
     clearTimeout(this.timer);
+    clearTimeout(this.growing);
     this.listeners.clear();
   }
 }

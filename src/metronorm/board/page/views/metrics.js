@@ -22,7 +22,7 @@ import { t } from "../words.js";
 
 const CARDS = 48; // of a section, before somebody asks for more
 const WAIT_MS = 300; // before names that were not read yet are asked for again
-const REFRESH_MS = 1000; // while runs are written
+const REFRESH_MS = 500; // at least between two, while runs are written
 const MARK_MS = 5000; // until new events of a run that is written are marked
 const TICK_TIME = "wall_ns";
 const OPEN_UP_TO = 60; // names: with more, only the first section is open
@@ -187,14 +187,17 @@ export function open(root) {
   }
 
   let timer = null;
+  let refreshed = performance.now();
   function refresh() {
+    const wait = Math.max(0, refreshed + REFRESH_MS - performance.now());
     timer ??= setTimeout(() => {
       timer = null;
+      refreshed = performance.now();
       const past = span.chosen && !span.follow && span.extent && span.chosen[1] < span.extent[1];
       if (document.hidden) return;
       if (!past) grid.live();
       if (state.run) marking ??= setTimeout(mark, MARK_MS);
-    }, REFRESH_MS);
+    }, wait);
   }
 
   build();
