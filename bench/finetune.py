@@ -51,9 +51,9 @@ FULL = {  # sides, and the rate of each
     "trl": 1e-4,
     "trl-fast": 1e-4,
     "trl-adafactor": 1e-4,
-    "ours": 3e-5,
-    "ours-bf16": 3e-5,
-    "ours-bf16-checkpointing": 3e-5,
+    "ours": 5e-5,
+    "ours-bf16": 5e-5,
+    "ours-bf16-checkpointing": 5e-5,
     "ours-adamw": 1e-4,
 }
 LORA = {
@@ -65,9 +65,9 @@ LORA = {
 }
 QUALITY = {
     "ours-adamw": (3e-5, 1e-4, 3e-4),
-    "ours": (1e-5, 3e-5, 1e-4),
-    "ours-momentum-0.9": (1e-5, 3e-5, 1e-4),
-    "ours-bf16": (1e-5, 3e-5, 1e-4),
+    "ours": (1e-5, 3e-5, 5e-5, 1e-4),
+    "ours-momentum-0.9": (3e-5, 1e-4),
+    "ours-bf16": (5e-5, 1e-4),
     "ours-lora": (3e-4, 1e-3, 3e-3),
     "ours-norm": (1e-3, 3e-3, 1e-2),
     "trainer": (1e-4,),
