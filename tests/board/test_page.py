@@ -115,6 +115,34 @@ def test_a_chart_is_read_by_keys_alone(
         reader.page.wait_for_function("() => !location.hash.includes('from=')")
 
 
+def test_follow_keeps_the_newest_ticks_at_the_edge_until_a_reader_pans(
+    browser: Browser, board: Served, odd: str
+) -> None:
+    with reading(browser, board) as reader:
+        reader.open(f"metrics?run={odd}")
+        plot = reader.card("loss").locator(".plot")
+        quarter = (TICKS - 1) / 4
+        for key, follows, length in [
+            ("f", True, quarter),
+            ("-", True, 2 * quarter),
+            ("Shift+ArrowLeft", False, 2 * quarter),
+            ("f", True, 2 * quarter),
+            ("f", False, 2 * quarter),
+        ]:
+            plot.press(key)
+            found = reader.page.wait_for_function(
+                """([follows, length]) => {
+                  const query = new URLSearchParams(location.hash.split("?")[1])
+                  const [from, to] = ["from", "to"].map((name) => Number(query.get(name)))
+                  const isThere = Math.abs(to - from - length) < 1e-6
+                  return isThere && (query.get("follow") === "1") === follows ? [from, to] : null
+                }""",
+                arg=[follows, length],
+            )
+            _, end = found.json_value()
+            assert (end == TICKS) == (key != "Shift+ArrowLeft"), key
+
+
 def test_the_theme_is_that_of_the_system_until_a_reader_chooses(
     browser: Browser, board: Served
 ) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+import pytest
+
+from metronorm.runs import open_run
+
 from .browsers import reading
 from .page_runs import HTML
 
@@ -147,3 +151,81 @@ def test_a_run_gets_a_colour_that_can_be_seen_and_its_own_back(
             arg=[row.element_handle(), own],
         )
     assert "color" not in json.loads(notes.read_text())
+
+
+def recorded(folder: Path, sql: str) -> dict[str, float]:
+    """A number of each run, by its name."""
+    runs = (open_run(path.parent) for path in folder.glob("*/run.json"))
+    return {run.info.name: run.ticks().fetch(f"select {sql} from ticks")[0][0] for run in runs}
+
+
+def test_the_baseline_stands_first_and_others_differ_from_it_in_percent(
+    browser: Browser, board: Served, folder: Path, odd: str
+) -> None:
+    plain = board.runs()["plain"]["id"]
+    columns = "cols=last:loss&cols=max:learning_rate&cols=config:lr"
+    losses = recorded(folder, "arg_max(loss, tick)")
+    with reading(browser, board) as reader:
+        page = reader.page
+        reader.open(f"runs?shown={odd}&pin={plain}&{columns}")
+        rows = page.locator(".run-table tbody tr")
+        page.wait_for_function("() => document.querySelectorAll('.run-table .diff').length === 4")
+        assert rows.first.get_attribute("class") == "pinned"
+        for row in rows.all():
+            name = row.locator("th a").inner_text()
+            last, rate, option = [
+                cell.inner_text().split() for cell in row.locator("td").all()[4:7]
+            ]
+            assert float(last[0]) == pytest.approx(losses[name], rel=1e-3)
+            assert len(option) == 1
+            if name == "plain":
+                assert (len(last), len(rate)) == (1, 1)
+                continue
+            change = 100 * (losses[name] / losses["plain"] - 1)
+            assert last[1][0] in "+\u2212"
+            assert float(last[1].rstrip("%").replace("\u2212", "-")) == pytest.approx(
+                change, rel=1e-2
+            )
+            assert rate[1] == "+0%"
+        # its line is in the chart, beside those that are shown, and keeps its place in the order
+        head, _ = reader.table_of("loss")
+        assert sorted(head[1:]) == ["odd", "plain"]
+        page.get_by_role("button", name="loss last").click()
+        assert rows.first.get_attribute("class") == "pinned"
+        rows.first.get_by_role("button", name="Pin").click()
+        page.wait_for_function("() => !document.querySelector('.pinned, .diff')")
+
+
+def test_columns_are_picked_and_one_follows_the_cursor(
+    browser: Browser, board: Served, folder: Path
+) -> None:
+    with reading(browser, board) as reader:
+        page, dialog = reader.page, reader.page.locator("dialog")
+        reader.open("runs")
+        heads = page.locator(".run-table thead th")
+        usual = heads.all_inner_texts()
+        page.get_by_role("button", name="Columns").click()
+        assert not reader.barriers()
+        dialog.get_by_label("at the cursor").check()
+        dialog.get_by_label("loss last", exact=True).uncheck()
+        dialog.get_by_label("Filter columns").fill("learning")
+        dialog.get_by_label("learning_rate highest").check()
+        reader.keep("columns")
+        dialog.get_by_role("button", name="Save").click()
+        page.wait_for_function("() => location.hash.includes('max%3Alearning_rate')")
+        chosen = [*usual[:4], *usual[5:], "at the cursor", "learning_rate highest"]
+        assert heads.all_inner_texts() == chosen
+        rows = page.locator(".run-table tbody tr")
+        highest = recorded(folder, "max(learning_rate)")
+        at_100 = recorded(folder, "max(loss) filter (tick = 100)")
+        reader.card("loss").locator(".plot").press("Home")
+        for _ in range(99):
+            page.keyboard.press("ArrowRight")
+        for name, value in highest.items():
+            row = rows.filter(has_text=name)
+            row.get_by_text(f"{at_100[name]:.4g}").wait_for()
+            assert float(row.locator("td").all()[-2].inner_text()) == pytest.approx(value, rel=1e-3)
+        page.get_by_role("button", name="Columns").click()
+        dialog.get_by_role("button", name="Usual columns").click()
+        page.wait_for_function("() => !location.hash.includes('cols=')")
+        assert heads.all_inner_texts() == usual
