@@ -93,6 +93,7 @@ export function percent(share, digits = 3) {
 export function change(to, from) {
   if (!Number.isFinite(to) || !Number.isFinite(from) || from === 0) return "";
   const share = (to - from) / Math.abs(from);
+  if (share !== 0 && Math.abs(share) < 5e-6) return "≈0%"; // such as rounding
   return `${share >= 0 ? "+" : ""}${percent(share)}`;
 }
 

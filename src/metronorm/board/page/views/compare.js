@@ -98,7 +98,7 @@ export function open(root) {
 
 function measure({ name, unit, a, b, ratio, low, high }) {
   const one = (value) => (unit === "ns" ? format.duration(value) : unit === "bytes" ? format.bytes(value) : format.value(value));
-  const by = (share) => (Number.isFinite(share) ? `${share >= 1 ? "+" : ""}${format.percent(share - 1)}` : "–");
+  const by = (share) => (share === "inf" ? "+∞" : Number.isFinite(share) ? `${share >= 1 ? "+" : ""}${format.percent(share - 1)}` : "–");
   return [name.replace(/_ns$|_bytes$/, "").replaceAll("_", " "), one(a), one(b), by(ratio), Number.isFinite(low) ? `${by(low)} … ${by(high)}` : "–"];
 }
 

@@ -1,7 +1,7 @@
 // Config: what the run was given, with which versions, on which machine, from which commit.
 
 import { getJson, ofRun } from "../api.js";
-import { fill, h } from "../dom.js";
+import { breakable, fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { flat } from "../parts/groups.js";
 import { runView } from "../parts/run_view.js";
@@ -41,7 +41,7 @@ export const open = (root) =>
   });
 
 function panel(title, values) {
-  return h("section", { class: "panel" }, h("h2", {}, title), h("dl", { class: "options" }, Object.entries(values).map(([key, value]) => h("div", {}, h("dt", {}, key), h("dd", {}, format.withUnit(key, value))))));
+  return h("section", { class: "panel" }, h("h2", {}, title), h("dl", { class: "options" }, Object.entries(values).map(([key, value]) => h("div", {}, h("dt", {}, breakable(key)), h("dd", {}, format.withUnit(key, value))))));
 }
 
 function changes(list) {
