@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from metronorm.board import routes, state
-from metronorm.board.series import RunSeries
+from metronorm.board.series import Chart, RunSeries
 from metronorm.clock import Clock
 from metronorm.runs import compare, diagnose, open_run
 
@@ -483,7 +483,9 @@ def test_series_are_those_of_the_run_and_are_not_sent_twice(folder: Path, board:
     query = {"names": ["loss", "no such metric"], "width": 500}
     answer = board.client.get(f"/api/runs/{run}/series", params=query)
     assert answer.headers["content-type"] == "application/octet-stream"
-    assert answer.content == RunSeries(folder / "good").reduce(["loss"], width=500.0).to_bytes()
+    assert (
+        answer.content == RunSeries(folder / "good").reduce(["loss"], Chart(width=500.0)).to_bytes()
+    )
     headers = {"If-None-Match": answer.headers["etag"]}
     again = board.client.get(f"/api/runs/{run}/series", params=query, headers=headers)
     assert (again.status_code, again.content) == (304, b"")
@@ -505,7 +507,7 @@ def test_series_of_several_runs_come_in_one_answer(folder: Path, board: Served) 
         data = data[8 + length :]
     assert b'"error":"the run must be on the board"' in pieces.pop(1)
     for name, piece in zip(names, pieces, strict=True):
-        assert piece == RunSeries(folder / name).reduce(["loss"], width=500.0).to_bytes()
+        assert piece == RunSeries(folder / name).reduce(["loss"], Chart(width=500.0)).to_bytes()
     headers = {"If-None-Match": answer.headers["etag"]}
     assert board.client.get("/api/series", params=query, headers=headers).status_code == 304
     many = board.client.get("/api/series", params={"runs": ["good"] * 51})

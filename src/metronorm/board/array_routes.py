@@ -8,14 +8,14 @@ of its answer says why.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
 from metronorm.board.routes import BAD_INPUT, failure
-from metronorm.board.series import Reduced
+from metronorm.board.series import Chart, Reduced, Stretch
 from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
 from metronorm.errors import ConfigError
 
@@ -38,29 +38,27 @@ def stretch(
     begin: Annotated[float | None, Query(alias="from", allow_inf_nan=False)] = None,
     end: Annotated[float | None, Query(alias="to", allow_inf_nan=False)] = None,
     width: Finite = 1000,
-) -> dict[str, Any]:
+) -> Stretch:
     """Which stretch of the run is shown, and on how many device pixels."""
-    return {"begin": begin, "end": end, "width": width}
+    return Stretch(begin, end, width)
 
 
-Stretch = Annotated[dict[str, Any], Depends(stretch)]
+Shown = Annotated[Stretch, Depends(stretch)]
 
 
 def chart(
-    stretch: Stretch,
+    shown: Shown,
     left: Finite = 0,
     ratio: Finite = 1,
     smooth: Finite = 0,
     y: str = "linear",
-    rank: int = 0,
     live: bool = False,
-) -> dict[str, Any]:
-    """What `RunSeries.reduce` and `RunSeries.resources` both take."""
-    own = {"left": left, "ratio": ratio, "smooth": smooth, "y": y, "rank": rank, "live": live}
-    return stretch | own
+) -> Chart:
+    """The same, and how lines are drawn in it."""
+    return Chart(shown.begin, shown.end, shown.width, left, ratio, smooth, y, live)
 
 
-Chart = Annotated[dict[str, Any], Depends(chart)]
+Drawn = Annotated[Chart, Depends(chart)]
 
 
 def array_routes(board: Board) -> APIRouter:
@@ -107,14 +105,18 @@ def array_routes(board: Board) -> APIRouter:
         request: Request,
         runs: Names,
         names: Names,
-        chart: Chart,
+        chart: Drawn,
         x: Axis = "tick",
+        rank: int = 0,
         ghosts: bool = False,
     ) -> Response:
         if len(runs) > MOST_RUNS:
             raise ConfigError(f"one request is for at most {MOST_RUNS} runs", got=str(len(runs)))
         return await board.call(
-            of_several, runs, request, lambda it: it.reduce(names, x=x, ghosts=ghosts, **chart)
+            of_several,
+            runs,
+            request,
+            lambda it: it.reduce(names, chart, x=x, rank=rank, ghosts=ghosts),
         )
 
     @router.get("/runs/{run}/series")
@@ -122,40 +124,43 @@ def array_routes(board: Board) -> APIRouter:
         run: str,
         request: Request,
         names: Names,
-        chart: Chart,
+        chart: Drawn,
         x: Axis = "tick",
+        rank: int = 0,
         ghosts: bool = False,
     ) -> Response:
-        return await columns(run, request, lambda it: it.reduce(names, x=x, ghosts=ghosts, **chart))
+        return await columns(
+            run, request, lambda it: it.reduce(names, chart, x=x, rank=rank, ghosts=ghosts)
+        )
 
     @router.get("/runs/{run}/resources")
     async def resources(
-        run: str, request: Request, names: Names, chart: Chart, x: Axis = "time"
+        run: str, request: Request, names: Names, chart: Drawn, x: Axis = "time", rank: int = 0
     ) -> Response:
         # the cursor is that of the ticks
         return await columns(
-            run, request, lambda it: it.resources(names, x=x, **chart), tagged=False
+            run, request, lambda it: it.resources(names, chart, x=x, rank=rank), tagged=False
         )
 
     @router.get("/runs/{run}/phases")
-    async def phases(run: str, request: Request, stretch: Stretch, rank: int = 0) -> Response:
-        return await columns(run, request, lambda it: it.phase_times(rank=rank, **stretch))
+    async def phases(run: str, request: Request, stretch: Shown, rank: int = 0) -> Response:
+        return await columns(run, request, lambda it: it.phase_times(stretch, rank=rank))
 
     @router.get("/runs/{run}/ticktimes")
-    async def tick_times(run: str, request: Request, stretch: Stretch, rank: int = 0) -> Response:
-        return await columns(run, request, lambda it: it.tick_times(rank=rank, **stretch))
+    async def tick_times(run: str, request: Request, stretch: Shown, rank: int = 0) -> Response:
+        return await columns(run, request, lambda it: it.tick_times(stretch, rank=rank))
 
     @router.get("/runs/{run}/ranks")
     async def ranks(
-        run: str, request: Request, stretch: Stretch, value: Literal["wall", "arrival"] = "wall"
+        run: str, request: Request, stretch: Shown, value: Literal["wall", "arrival"] = "wall"
     ) -> Response:
-        return await columns(run, request, lambda it: it.rank_times(value=value, **stretch))
+        return await columns(run, request, lambda it: it.rank_times(stretch, value=value))
 
     @router.get("/runs/{run}/norms")
     async def norms(
-        run: str, request: Request, stretch: Stretch, stat: str | None = None, rank: int = 0
+        run: str, request: Request, stretch: Shown, stat: str | None = None, rank: int = 0
     ) -> Response:
-        return await columns(run, request, lambda it: it.norms(stat, rank=rank, **stretch))
+        return await columns(run, request, lambda it: it.norms(stat, stretch, rank=rank))
 
     return router
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from metronorm.board.series import RunSeries
+from metronorm.board.series import Chart, RunSeries
 from metronorm.board.series import cache as cache_module
 from metronorm.board.series import parts as parts_module
 from metronorm.store.sealing import seal_run
@@ -37,7 +37,7 @@ def add(run: Path, first: int, end: int) -> None:
 
 
 def answer(run: Path, *, cache: bool = True) -> bytes:
-    return RunSeries(run, cache=cache).reduce(NAMES, width=10).to_bytes()
+    return RunSeries(run, cache=cache).reduce(NAMES, Chart(width=10)).to_bytes()
 
 
 def cached(run: Path) -> dict[Path, bytes]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metronorm.board.series import Reduced, RunSeries
+from metronorm.board.series import Reduced, RunSeries, Stretch
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
 from metronorm.store.sealing import seal_run
@@ -61,7 +61,7 @@ def expected(run: Path, sql: str) -> list[Any]:
 
 
 def test_phases_add_up_in_every_bucket(run: Path) -> None:
-    found = RunSeries(run).phase_times(width=200)
+    found = RunSeries(run).phase_times(Stretch(width=200))
     known, size = arrays(found), found.meta["width"]
     assert size == 16
     assert known["x"].tolist() == list(range(0, TICKS + 1, size))
@@ -69,14 +69,14 @@ def test_phases_add_up_in_every_bucket(run: Path) -> None:
     phases = ["forward", "update", "evaluate", "unattributed"]
     assert np.allclose(sum(known[phase] for phase in phases), total)
     assert np.allclose(known["max"], expected(run, "tick // 16, max(wall_ns)"))
-    near = RunSeries(run).phase_times(begin=100, end=119, width=200)
+    near = RunSeries(run).phase_times(Stretch(100, 119, 200))
     assert near.meta["width"] == 1
     assert arrays(near)["forward"][2] != arrays(near)["forward"][2]  # 102: not measured
     assert arrays(near)["evaluate"][0] == 70_000
 
 
 def test_every_tick_is_in_one_cell_of_the_tick_times(run: Path) -> None:
-    found = RunSeries(run).tick_times(width=400)
+    found = RunSeries(run).tick_times(Stretch(width=400))
     known = arrays(found)
     bins = len(known["edges"]) - 1
     counts = known["count"].reshape(len(known["x"]), bins)
@@ -88,7 +88,7 @@ def test_every_tick_is_in_one_cell_of_the_tick_times(run: Path) -> None:
 
 
 def test_ranks_beside_each_other(run: Path) -> None:
-    found = RunSeries(run).rank_times(begin=1, end=400, width=400, value="arrival")
+    found = RunSeries(run).rank_times(Stretch(1, 400, 400), value="arrival")
     known = arrays(found)
     assert known["rank"].tolist() == [0, 1]
     values = known["value"].reshape(2, -1)
@@ -102,12 +102,12 @@ def test_ranks_beside_each_other(run: Path) -> None:
 def test_layers(run: Path) -> None:
     series = RunSeries(run)
     assert series.norms().meta["stats"] == ["rms", "std"]
-    found = series.norms("rms", width=40)
+    found = series.norms("rms", Stretch(width=40))
     assert found.meta["layers"] == ["layers.0", "layers.1"]
     known, size = arrays(found), found.meta["width"]
     highest = expected(run, f'tick // {size}, max("norm.layers.1.rms")')
     assert known["value"][len(known["x"]) :].tolist() == highest
-    found = series.norms("std", begin=1, end=7, width=400)
+    found = series.norms("std", Stretch(1, 7, 400))
     assert all(map(math.isnan, arrays(found)["value"]))
 
 

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from metronorm.board.series import RunSeries
+from metronorm.board.series import Chart, RunSeries
 from metronorm.clock import Clock
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
@@ -68,7 +68,7 @@ def test_the_columns_of_a_run(tmp_path: Path, shared: Path) -> None:
     assert names == ["loss"]
     for wrong in ({"width": 0}, {"begin": 2, "end": 2}, {"smooth": 1}, {"end": math.nan}):
         with pytest.raises(ConfigError):
-            series.reduce(["loss"], **wrong)
+            series.reduce(["loss"], Chart(**wrong))
 
 
 def test_a_run_is_read_on_while_it_is_written_and_sealed(tmp_path: Path, shared: Path) -> None:
@@ -187,7 +187,7 @@ def test_the_bytes_of_an_answer(tmp_path: Path, shared: Path) -> None:
     write_tape(
         run, [line(tick, {"loss": value}) for tick, value in enumerate((1.5, "nan", 2.5), 1)]
     )
-    found = RunSeries(run).reduce(["loss"], width=10)
+    found = RunSeries(run).reduce(["loss"], Chart(width=10))
     data = found.to_bytes()
     length = int.from_bytes(data[:4], "little")
     header, at = msgspec.json.decode(data[4 : 4 + length]), 4 + length

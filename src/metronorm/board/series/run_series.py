@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metronorm.board.series.axes import begin_ns
+from metronorm.board.series.chart import WHOLE, Chart, Stretch, extent_of
 from metronorm.board.series.drawing import draw
 from metronorm.board.series.kept import Kept
 from metronorm.board.series.machine import Machine, is_rate
@@ -124,41 +125,26 @@ class RunSeries:
     def reduce(
         self,
         names: Sequence[str],
+        chart: Chart = WHOLE,
         *,
         x: Axis = "tick",
-        begin: float | None = None,
-        end: float | None = None,
-        width: float = 1000,
-        left: float = 0,
-        ratio: float = 1,
-        smooth: float = 0.0,
         rank: int = 0,
         ghosts: bool = False,
-        y: str = "linear",
-        live: bool = False,
     ) -> Reduced:
         """What a chart draws of some metrics.
 
         Args:
             names: metrics, or columns of times such as `wall_ns` and `forward_ns`; those that the
                 run does not have are left out.
+            chart: which stretch, and how it is drawn.
             x: the axis.
-            begin: the value of the axis at the left edge of the plot; None: where the run begins.
-            end: the value at its right edge; None: where the run ends.
-            width: the width of the plot in device pixels.
-            left: the distance of the plot from the left edge of the canvas in device pixels.
-            ratio: device pixels in a CSS pixel.
-            smooth: the weight of `Smoothed`; 0: as it was logged.
             rank: whose values.
             ghosts: also ticks that a later attempt has left behind, as lines of their own.
-            y: the axis of the values; on "log", 0 and less are no points of the line.
-            live: the view is about to change: x is right within a pixel, and does not wobble.
 
         Raises:
             ConfigError: an argument is wrong.
             RunError: a file may not be read.
         """
-        _check_smoothing(smooth)
         with self._lock:
             self._begin()
             self._recorded.want(rank)
@@ -170,15 +156,17 @@ class RunSeries:
             for ghost in self._recorded.ghosts(rank) if ghosts else ():
                 own = Rows([ghost.piece])
                 places.append((ghost.left, own, self._kept.ghost_axis(x, own, rank)))
-            extent = _extent([place for _, _, place in places])
-            view = View(*_stretch(extent, begin, end), width, left, ratio)
+            extent = extent_of([place for _, _, place in places])
+            view = chart.view(extent)
             found = []
             for name in names:
                 for left_by, own, place in places:
                     track = self._kept.track(name, own)
-                    shown = self._kept.track(name, own, positive=y == "log").points(place)
-                    smoothed = self._kept.smoothed(name, own, smooth) if smooth else None
-                    line = draw(track.points(place), shown, smoothed, view, live=live)
+                    shown = self._kept.track(name, own, positive=chart.y == "log").points(place)
+                    smoothed = None
+                    if chart.smooth:
+                        smoothed = self._kept.smoothed(name, own, chart.smooth)
+                    line = draw(track.points(place), shown, smoothed, view, live=chart.live)
                     found.append((name, left_by, line))
             time = rows.base("time_ns")
             return Reduced.of(
@@ -233,46 +221,23 @@ class RunSeries:
 
     # --- buckets of ticks: what the arguments and columns mean is in `overviews` ----------------
 
-    def phase_times(
-        self,
-        *,
-        begin: float | None = None,
-        end: float | None = None,
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Reduced:
+    def phase_times(self, stretch: Stretch = WHOLE, *, rank: int = 0) -> Reduced:
         """The mean time of each phase: columns `x`, `y` with the name of a phase, and `max`."""
         with self._lock:
-            rows, cut, meta = self._buckets(begin, end, int(width / BAR_PIXELS), rank)
+            rows, cut, meta = self._buckets(stretch, BAR_PIXELS, rank)
             return Reduced(phase_times(rows, self.phases(), cut), meta)
 
-    def tick_times(
-        self,
-        *,
-        begin: float | None = None,
-        end: float | None = None,
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Reduced:
+    def tick_times(self, stretch: Stretch = WHOLE, *, rank: int = 0) -> Reduced:
         """How many ticks took how long: columns `x`, `edges` and `count`."""
         with self._lock:
-            rows, cut, meta = self._buckets(begin, end, int(width / CELL_PIXELS), rank)
+            rows, cut, meta = self._buckets(stretch, CELL_PIXELS, rank)
             return Reduced(tick_times(rows, cut), meta)
 
-    def rank_times(
-        self,
-        *,
-        begin: float | None = None,
-        end: float | None = None,
-        width: float = 1000,
-        value: str = "wall",
-    ) -> Reduced:
+    def rank_times(self, stretch: Stretch = WHOLE, *, value: str = "wall") -> Reduced:
         """The ranks beside each other: columns `x`, `rank` and `value[rank * buckets + bucket]`.
 
         Args:
-            begin: the first tick.
-            end: the last tick.
-            width: device pixels.
+            stretch: which ticks.
             value: "wall": the mean tick time; "arrival": the mean time from the beginning of a tick
                 until the rank enters the collective. NaN where nothing is known.
 
@@ -282,27 +247,19 @@ class RunSeries:
         if value not in ("wall", "arrival"):
             raise ConfigError("the value must be wall or arrival", got=repr(value))
         with self._lock:
-            _, cut, meta = self._buckets(begin, end, int(width / CELL_PIXELS), 0)
+            _, cut, meta = self._buckets(stretch, CELL_PIXELS, 0)
             ticks = open_run(self._recorded.directory).ticks()
             found = rank_times(ticks, self._recorded.ranks, f"{value}_ns", cut)
             return Reduced(found, meta)
 
-    def norms(
-        self,
-        stat: str | None = None,
-        *,
-        begin: float | None = None,
-        end: float | None = None,
-        width: float = 1000,
-        rank: int = 0,
-    ) -> Reduced:
+    def norms(self, stat: str | None = None, stretch: Stretch = WHOLE, *, rank: int = 0) -> Reduced:
         """A number of all layers, from metrics `norm.LAYER.NUMBER`: columns `x` and `value`.
 
         `meta.stats` are all such numbers, `meta.layers` the layers that have this one; without a
         number there is no `value`.
         """
         with self._lock:
-            rows, cut, meta = self._buckets(begin, end, int(width / CELL_PIXELS), rank)
+            rows, cut, meta = self._buckets(stretch, CELL_PIXELS, rank)
             known = norm_numbers(self.names())
             meta |= {"stats": [*known], "layers": known.get(stat or "", [])}
             if stat is None:
@@ -314,14 +271,15 @@ class RunSeries:
             return Reduced(layers(tracks, ticks, cut), meta)
 
     def _buckets(
-        self, begin: float | None, end: float | None, most: int, rank: int
+        self, stretch: Stretch, pixels: int, rank: int
     ) -> tuple[Rows, Buckets, dict[str, Any]]:
         self._begin()
         self._recorded.want(rank)
         rows = Rows(self._recorded.history(rank))
-        extent = _extent([self._kept.axis("tick", rank)])
-        view = View(*_stretch(extent, begin, end), 1)
-        cut = buckets(rows.base("tick"), view.begin, view.end, min(max(most, 1), MOST_PIXELS))
+        extent = extent_of([self._kept.axis("tick", rank)])
+        view = View(*stretch.over(extent), 1)
+        most = min(max(int(stretch.width / pixels), 1), MOST_PIXELS)
+        cut = buckets(rows.base("tick"), view.begin, view.end, most)
         meta = {"extent": extent, "width": cut.size, "rank": rank, "rows": len(rows)}
         return rows, cut, meta | {"begin": view.begin, "end": view.end, "cursor": self.cursor}
 
@@ -335,24 +293,16 @@ class RunSeries:
     def resources(
         self,
         names: Sequence[str],
+        chart: Chart = WHOLE,
         *,
         x: Axis = "time",
-        begin: float | None = None,
-        end: float | None = None,
-        width: float = 1000,
-        left: float = 0,
-        ratio: float = 1,
-        smooth: float = 0.0,
         rank: int = 0,
-        y: str = "linear",
-        live: bool = False,
     ) -> Reduced:
         """What a chart draws of the machine; the arguments are those of `reduce`.
 
         What only grows is shown as its rate per second: then `rate` of the track is true. On an
         axis of ticks, what was sampled in ticks that were left behind is left out.
         """
-        _check_smoothing(smooth)
         with self._lock:
             machine = self._machine(rank)
             rows = Rows(self._recorded.history(rank))
@@ -362,19 +312,19 @@ class RunSeries:
             else:
                 ends = self._recorded.ends
                 place, which = machine.ticks(ends, rows.base("tick"), self._kept.axis(x, rank))
-            extent = _extent([place])
-            view = View(*_stretch(extent, begin, end), width, left, ratio)
+            extent = extent_of([place])
+            view = chart.view(extent)
             found: list[tuple[str, LeftBehind | None, Line]] = []
             for name in (name for name in names if name in machine.names):
                 column = machine.column(name)[which]
-                track, shown, smoothed = Track(), Track(positive=y == "log"), None
+                track, shown, smoothed = Track(), Track(positive=chart.y == "log"), None
                 track.extend(column)
                 shown.extend(column)
-                if smooth:
-                    smoothed = Smoothed(smooth)
+                if chart.smooth:
+                    smoothed = Smoothed(chart.smooth)
                     smoothed.extend(track.finite)
-                line = draw(track.points(place), shown.points(place), smoothed, view, live=live)
-                found.append((name, None, line))
+                logged, drawn = track.points(place), shown.points(place)
+                found.append((name, None, draw(logged, drawn, smoothed, view, live=chart.live)))
             meta = {"x": x, "rank": rank, "begin_ns": start_ns, "extent": extent}
             answer = Reduced.of(found, view, meta | {"rows": len(place), "cursor": self.cursor})
             for track_meta in answer.meta["tracks"]:
@@ -389,21 +339,3 @@ class RunSeries:
             machine = self._machines[rank] = Machine(self._recorded.directory, rank)
         machine.refresh(self._recorded.info.id)
         return machine
-
-
-def _extent(axes: Sequence[Floats]) -> tuple[float, float]:
-    """Where the first and the last row of any of them stand, at least 1 apart."""
-    some = [axis for axis in axes if len(axis)]
-    begin = min((float(axis[0]) for axis in some), default=0.0)
-    return begin, max([begin + 1, *(float(axis[-1]) for axis in some)])
-
-
-def _stretch(
-    extent: tuple[float, float], begin: float | None, end: float | None
-) -> tuple[float, float]:
-    return extent[0] if begin is None else begin, extent[1] if end is None else end
-
-
-def _check_smoothing(smooth: float) -> None:
-    if not 0 <= smooth < 1:
-        raise ConfigError("smoothing must be at least 0 and less than 1", got=f"{smooth:g}")
