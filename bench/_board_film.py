@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from playwright.sync_api import Error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from playwright.sync_api import Browser, BrowserContext, Page, Request, ViewportSize
@@ -92,20 +93,28 @@ def film(
 
     def take(frame: dict[str, Any]) -> None:
         frames.append((frame["metadata"]["timestamp"], base64.b64decode(frame["data"])))
-        devtools.send("Page.screencastFrameAck", {"sessionId": frame["sessionId"]})
+        with contextlib.suppress(Error):  # the page has just been closed
+            devtools.send("Page.screencastFrameAck", {"sessionId": frame["sessionId"]})
+
+    def is_waiting() -> bool:
+        return not asked <= set(finished)
 
     devtools.on("Page.screencastFrame", take)
+    asked: set[Request] = set()
+    page.on("request", lambda request: asked.add(request))
+    page.on("requestfailed", lambda request: asked.discard(request))
     page.on("requestfinished", lambda request: finished.append(request))
     page.wait_for_timeout(1500)  # a new window loads pages of Chromium's own
     devtools.send("Page.startScreencast", {"format": "png"})
     begun = time.time()
     page.goto(url, wait_until="commit")
     while True:
-        box = _wait_until_still(page, chart, frames, begun + most_seconds)
+        box = _wait_until_still(page, chart, frames, begun + most_seconds, is_waiting)
         found = Film(_there(frames, box) - begun, frames[-1][1], page.content(), _bodies(finished))
         if last_tick is None or found.has_tick(last_tick):
             break
         finished.clear()
+        asked.clear()
         page.reload(wait_until="commit")
     page.close()
     return found
@@ -114,17 +123,22 @@ def film(
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def _wait_until_still(page: Page, chart: str, frames: list[Frame], until: float) -> Box:
+def _wait_until_still(
+    page: Page, chart: str, frames: list[Frame], until: float, is_waiting: Callable[[], bool]
+) -> Box:
     """The area of the chart, once it has a line and has not changed for a second.
 
-    A page without any chart is loaded again: it may have been opened before there were numbers.
+    A page without any chart that waits for nothing is loaded again: it may have been opened before
+    there were numbers.
     """
     before, since = None, time.time()
     while time.time() < until:
         page.wait_for_timeout(250)
         box = page.locator(chart).first.bounding_box() if page.locator(chart).count() else None
         if box is None or not frames or box["height"] < 1:
-            if time.time() - since > _EMPTY_SECONDS:
+            if is_waiting():
+                since = time.time()
+            elif time.time() - since > _EMPTY_SECONDS:
                 page.reload(wait_until="commit")
                 since = time.time()
             continue
