@@ -7,6 +7,7 @@ import pytest
 
 from metronorm.files import (
     directory_aside,
+    is_inside,
     open_regular,
     read_regular,
     remove_directory,
@@ -133,3 +134,18 @@ def test_only_regular_files_are_opened(tmp_path: Path, flags: int) -> None:
     (tmp_path / "link").symlink_to("file")
     assert read_regular(tmp_path / "link") == b"text"
     os.close(open_regular(tmp_path / "file", flags))
+
+
+def test_what_links_lead_to_is_inside_or_not(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "inner").mkdir(parents=True)
+    (run / "in").symlink_to(run / "inner")
+    (run / "out").symlink_to(tmp_path)
+    (run / "loop").symlink_to(run / "loop")
+    (tmp_path / "run-2").mkdir()
+    (tmp_path / "link").symlink_to(run)
+    inside = {name: is_inside(tmp_path / name, run) for name in ("run/inner/new", "run/in", "link")}
+    assert all(inside.values())
+    assert is_inside(run / "loop" / "x", run)  # leads nowhere: opening it is an error
+    assert not any(is_inside(tmp_path / name, run) for name in ("run/out", "run/out/x", "run-2"))
+    assert is_inside(tmp_path / "link" / "inner", run)

@@ -184,6 +184,13 @@ def leftovers(directory: Path, *, now: float | None = None) -> list[Path]:
     return found
 
 
+def is_inside(path: Path, directory: Path) -> bool:
+    """Whether what a path leads to is in a directory, also where links are on the way."""
+    # `Path.resolve` raises a RuntimeError for a loop of links before Python 3.13
+    ways = os.path.realpath(path), os.path.realpath(directory)
+    return os.path.commonpath(ways) == ways[1]
+
+
 def sync(path: Path) -> None:
     """Flush a file, or the names in a directory, to the disk.
 

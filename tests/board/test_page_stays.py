@@ -1,4 +1,4 @@
-"""What stays as it is on a page: the runs of a view while others begin, and colours."""
+"""What a page keeps: the runs of a view while others begin, colours, values without room."""
 
 from __future__ import annotations
 
@@ -59,3 +59,29 @@ def test_phases_have_different_colours(browser: Browser, tmp_path: Path) -> None
         assert len(colors) == len(PHASES) + 2  # data and unattributed
         assert len(set(colors)) == len(colors)
         assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors)
+
+
+SEEN = """strip => {
+  const seen = [...strip.querySelectorAll(".value")].filter((value) => {
+    const { left, right, top, bottom } = value.getBoundingClientRect()
+    const at = [right - 2, (top + bottom) / 2]
+    return document.elementFromPoint(...at)?.closest(".value") === value
+  })
+  return [seen.length, strip.dataset.more]
+}"""
+
+
+def test_lines_without_room_for_their_values_are_counted(browser: Browser, tmp_path: Path) -> None:
+    for number in range(10):
+        record(tmp_path / f"{number} has a name of many letters", [1.0, 2.0])
+    with serving(tmp_path) as served, reading(browser, served) as reader:
+        reader.open("metrics")
+        strip = reader.card("loss").locator(".strip")
+        reader.page.locator('.strip[data-more^="+"]').first.wait_for()
+        seen, more = strip.evaluate(SEEN)
+        assert seen >= 1
+        assert more == f"+{10 - seen}"
+        reader.open("runs")  # a wide card has room for all
+        strip = reader.card("loss").locator(".strip")
+        strip.locator("b").nth(9).wait_for()
+        assert strip.evaluate(SEEN) == [10, ""]

@@ -247,6 +247,9 @@ def test_a_sample_that_is_a_link_out_of_its_run_is_not_shown(folder: Path, board
     answer = board.client.get(f"/api/runs/{runs[0]['id']}/samples/0")
     assert answer.status_code == 422
     assert "secret" not in answer.text.replace("a link", "")
+    path.unlink()
+    path.symlink_to(path.name)  # a loop
+    assert board.client.get(f"/api/runs/{runs[0]['id']}/samples/0").status_code == 422
     shutil.rmtree(folder / "link")
 
 

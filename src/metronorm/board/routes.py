@@ -29,6 +29,7 @@ from metronorm.board.series.moments import Moment
 from metronorm.board.state import BusyError
 from metronorm.board.values import KINDS, value_of
 from metronorm.errors import ConfigError, MetronormError, OutOfMemoryError, RunError
+from metronorm.files import is_inside
 from metronorm.text import printable, shortened
 
 if TYPE_CHECKING:
@@ -251,8 +252,7 @@ def _sample(entry: Entry, number: int) -> Response:
     sample = found[number]
     if sample.path is not None:
         # a run may come from anybody, with a link to a file of the person who looks at it
-        inside = sample.path.resolve().is_relative_to(entry.directory.resolve())
-        if not inside:
+        if not is_inside(sample.path, entry.directory):
             raise RunError("a sample must be in its run", got=f"{sample.path}, a link")
         if sample.path.exists() and sample.path.stat().st_size > MOST_SAMPLE:
             raise RunError("a sample of at most 64 MiB is shown", got=str(sample.path))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from metronorm.files import read_regular
+from metronorm.files import is_inside, read_regular
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ class Cache:
         """Keep the values of a column, if there is room and the folder may be written."""
         data = np.ascontiguousarray(values).data.cast("B")
         with contextlib.suppress(OSError):
-            if not self._folder.resolve().is_relative_to(self._run.resolve()):
+            if not is_inside(self._folder, self._run):
                 return  # a run may come from anybody, with a link to a folder of somebody else
             head = msgspec.json.encode(
                 _Head(1, column, _stamps(parts), len(values), zlib.crc32(data))

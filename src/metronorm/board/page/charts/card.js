@@ -11,6 +11,7 @@ import { describe, indexUnder, xWords } from "./describing.js";
 import { keysOf } from "./keys.js";
 import { Plot } from "./plot.js";
 import { outside } from "./ranges.js";
+import { countHidden } from "./strip.js";
 
 const LABELS = 60; // under the cursor, at most; the nearest first
 
@@ -181,6 +182,7 @@ export class ChartCard {
     if (this.plot?.rowAt) {
       if (!pointed) {
         fill(this.strip, h("span", {}, t("chart.point")));
+        countHidden(this.strip);
         return;
       }
       entries = entries.slice(this.y, this.y + 1); // of a heat map only the row under the pointer
@@ -203,6 +205,7 @@ export class ChartCard {
         ),
       ),
     );
+    countHidden(this.strip, Math.max(entries.length - LABELS, 0));
   }
 
   nearEvent(x) {
