@@ -30,7 +30,7 @@ VIEWS = {
     "diagnosis": "diverged",
     "samples": "killed",
     "config": "first",
-    "compare": "other",
+    "compare": "two ranks",
 }
 UNITS = {"": 1, "µs": 1e3, "ms": 1e6, "s": 1e9, "%": 0.01, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
@@ -241,7 +241,7 @@ def test_the_machine_and_the_layers(
 def test_samples_findings_config_and_comparison(
     browser: Browser, board: Served, folder: Path, ids: dict[str, str]
 ) -> None:
-    first, other = open_run(folder / "first"), open_run(folder / "other")
+    first, other = open_run(folder / "first"), open_run(folder / "two ranks")
     with reading(browser, board) as reader:
         page = reader.page
         reader.open(f"samples?run={ids['first']}")
@@ -270,7 +270,7 @@ def test_samples_findings_config_and_comparison(
         assert int(options["ticks"]) == TICKS
         assert options["torch"] == first.info.versions["torch"]
 
-        reader.open(f"compare?run={ids['other']}&pin={ids['first']}")
+        reader.open(f"compare?run={ids['two ranks']}&pin={ids['first']}")
         result = compare(first, other)
         assert page.locator(".statements li").all_inner_texts() == [
             *result.statements,
@@ -278,5 +278,6 @@ def test_samples_findings_config_and_comparison(
         ]
         rows = page.get_by_role("region", name="Options").locator("tbody tr").all()
         assert [row.locator("th, td").all_inner_texts() for row in rows] == [
-            ["optimizer.learning_rate", "0.01", "0.003"]
+            ["optimizer.learning_rate", "0.01", "0.003"],
+            ["sample_every", "20", "0"],
         ]

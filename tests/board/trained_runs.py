@@ -2,9 +2,9 @@
 
 | run | what happened |
 | --- | --- |
-| `first`, `other` | a small GPT learnt a text to the end, with two learning rates |
+| `first` | a small GPT learnt a text to the end |
 | `killed` | the same, killed after tick `KILLED` and resumed from the checkpoint of `SAVED` |
-| `two ranks` | two processes trained together |
+| `two ranks` | two processes trained together, with another learning rate |
 | `diverged` | a learning rate that no training survives |
 
 Each is trained by a process forked from this one, which has loaded torch and never computes.
@@ -69,7 +69,8 @@ def main(folder: Path) -> None:
     def rank(number: int) -> None:
         store = folder.parent / "store"
         distributed.init_process_group("gloo", f"file://{store}", rank=number, world_size=2)
-        train(task, replace(config, sample_every=0), folder / "two ranks")
+        other = replace(changed(learning_rate=3e-3), sample_every=0)
+        train(task, other, folder / "two ranks")
 
     def diverge() -> None:
         try:
@@ -84,7 +85,6 @@ def main(folder: Path) -> None:
 
     run = folder / "killed"
     _together(lambda: train(task, config, folder / "first"))
-    _together(lambda: train(task, changed(learning_rate=3e-3), folder / "other"))
     _together(lambda: train(lambda it: task(it, Hook(1, kill)), config, run), code=-signal.SIGKILL)
     _together(lambda: train(task, config, run, resume=True))
     _together(lambda: rank(0), lambda: rank(1))
