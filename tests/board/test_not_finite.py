@@ -94,5 +94,18 @@ def test_the_search_uses_it(tmp_path: Path, listing: Listing) -> None:
     values = Values(lambda entry: pytest.fail(f"{entry} is not being written"))
     names = {entry.id: entry.name for entry in listing.entries()}
     for query, expected in (("has:nan", ["a"]), ("-has:nan", ["b"]), ("has:inf", [])):
-        ids = search(parse(query), listing.entries(), values, NotFinite(), 0)
+        ids, left = search(parse(query), listing.entries(), values, NotFinite(), 0)
         assert [names[run] for run in ids] == expected
+        assert left == 0
+
+
+def test_runs_that_there_was_no_time_for_are_left_out(tmp_path: Path, listing: Listing) -> None:
+    for name, sealed in (("lines", False), ("sealed", True)):
+        write_tape(new_run(tmp_path / name), [line(1, {"loss": "nan"})])
+        if sealed:
+            seal_run(tmp_path / name)
+    looks = NotFinite()
+    listing.look()
+    assert looks.find(listing.entries(), seconds=-1) == {}
+    assert found(listing, looks) == {"lines": NAN, "sealed": NAN}
+    assert len(looks.find(listing.entries(), seconds=-1)) == 2

@@ -140,7 +140,9 @@ def test_names_for_pickers(board: Served) -> None:
 )
 def test_search(board: Served, query: str, names: set[str]) -> None:
     table(board)
-    found = set(board.json("search", q=query)["ids"])
+    while (answer := board.json("search", q=query))["waiting"]:
+        pass
+    found = set(answer["ids"])
     assert {name for name, run in board.runs().items() if run["id"] in found} == names
 
 

@@ -65,11 +65,14 @@ class NotFinite:
         self._lines: dict[Path, tuple[object, Bad]] = {}  # of a tape, with what names its lines
 
     def find(self, entries: Iterable[Entry], *, seconds: float) -> dict[str, Bad]:
-        """What the runs have, by their ids; a run that cannot be read has nothing.
+        """What the runs have, by their ids; what cannot be read has nothing.
 
         Args:
             entries: the runs.
             seconds: after this time no more files are read.
+
+        Returns:
+            Without the runs that are left to read.
         """
         until = time.monotonic() + seconds
         with self._lock:
@@ -81,17 +84,17 @@ class NotFinite:
                     batch, new = new[:AT_ONCE], new[AT_ONCE:]
                     bad = _query([part.path for part in batch], query)
                     self._parts |= {part: bad.get(part.path, NOTHING) for part in batch}
-            return {
-                run: _any(
-                    bad
-                    for parts, lines in own
-                    for bad in (lines, *(self._parts.get(part, NOTHING) for part in parts))
-                )
-                for run, own in tapes.items()
-            }
+            found: dict[str, Bad] = {}
+            for run, own in tapes.items():
+                pieces = [lines for _, lines in own]
+                pieces += [self._parts.get(part) for parts, _ in own for part in parts]
+                known = [piece for piece in pieces if piece is not None]
+                if len(known) == len(pieces):
+                    found[run] = Bad(any(it.nan for it in known), any(it.inf for it in known))
+            return found
 
-    def _tapes(self, entry: Entry, until: float) -> Iterator[tuple[list[_Part], Bad]]:
-        """Of each tape its parts, and what its lines have."""
+    def _tapes(self, entry: Entry, until: float) -> Iterator[tuple[list[_Part], Bad | None]]:
+        """Of each tape its parts, and what its lines have; None: they are left to read."""
         if entry.info is None:
             return
         for kind in ("ticks", "events"):
@@ -106,14 +109,16 @@ class NotFinite:
             except (OSError, MetronormError):  # it was sealed meanwhile, or may not be read
                 continue
 
-    def _in_lines(self, folder: Path, kind: str, identity: str, until: float) -> Bad:
+    def _in_lines(self, folder: Path, kind: str, identity: str, until: float) -> Bad | None:
         files = {path.name: _stamp(path) for path in unsealed_files(folder)}
+        if not any(size for _, size in files.values()):
+            return NOTHING
         known, bad = self._lines.get(folder, (None, NOTHING))
         name = identity, files
-        if known != name and time.monotonic() < until:
-            bad = NOTHING
-            if any(size for _, size in files.values()):
-                bad = _bad_lines(folder, kind, identity)
+        if known != name:
+            if time.monotonic() > until:
+                return None
+            bad = _bad_lines(folder, kind, identity)
             self._lines[folder] = name, bad
         return bad
 
@@ -121,13 +126,6 @@ class NotFinite:
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_mtime_ns, status.st_size
-
-
-def _any(bad: Iterable[Bad]) -> Bad:
-    nan = inf = False
-    for each in bad:
-        nan, inf = nan or each.nan, inf or each.inf
-    return Bad(nan, inf)
 
 
 def _bad_lines(folder: Path, kind: str, identity: str) -> Bad:

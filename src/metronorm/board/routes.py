@@ -139,10 +139,10 @@ def api(board: Board) -> APIRouter:
         except QueryError as error:
             return Json({**problem(error), "at": error.at})
         now = time.time_ns()
-        found = await board.call(
+        found, left = await board.call(
             search, query, listing.entries(), board.values, board.not_finite, now
         )
-        return Json({"ids": found})
+        return Json({"ids": found, "waiting": left})
 
     @router.get("/stream")
     async def stream(request: Request, since: str = "") -> Response:

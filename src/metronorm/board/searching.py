@@ -28,19 +28,21 @@ _SECONDS = 5.0
 
 def search(
     query: Query, entries: Iterable[Entry], values: Values, not_finite: NotFinite, now_ns: int
-) -> list[str]:
-    """The ids of the runs that fulfil a query."""
+) -> tuple[list[str], int]:
+    """The ids of the runs that fulfil a query, and how many runs are left to read."""
     entries = list(entries)
     # a run is read once for all metrics, and only for those that the query names
-    values.read(entries, sorted(metrics_of(query)), seconds=_SECONDS)
+    left = {one.id for one in values.read(entries, sorted(metrics_of(query)), seconds=_SECONDS)}
     bad: dict[str, Bad] = {}
     if names_of(query) & {*NOT_FINITE}:
         bad = not_finite.find(entries, seconds=_SECONDS)
-    return [
+        left.update(entry.id for entry in entries if entry.id not in bad)
+    found = [
         entry.id
         for entry in entries
         if matches(query, _Lookup(entry, values, bad.get(entry.id), now_ns).values_of)
     ]
+    return found, len(left)
 
 
 class _Lookup:

@@ -60,6 +60,7 @@ export function openRail(root) {
   }
 
   let asked = null;
+  let repeat = null;
   async function search() {
     asked?.abort();
     const q = state.q;
@@ -77,6 +78,11 @@ export function openRail(root) {
           return;
         }
         found = new Set(answer.ids);
+        if (answer.waiting) {
+          told.textContent = t("search.waiting", { n: format.whole(answer.waiting) });
+          clearTimeout(repeat);
+          repeat = setTimeout(() => state.q === q && search(), WAIT_MS);
+        }
       } catch (error) {
         if (error.name === "AbortError") return;
         if (!(error instanceof ApiError)) throw error;
