@@ -31,8 +31,11 @@ def search(
 ) -> tuple[list[str], int]:
     """The ids of the runs that fulfil a query, and how many runs are left to read."""
     entries = list(entries)
+    # before values are read: a run that is looked at meanwhile has not been read yet
+    left = {entry.id for entry in entries if entry.standing is None and not entry.damaged}
     # a run is read once for all metrics, and only for those that the query names
-    left = {one.id for one in values.read(entries, sorted(metrics_of(query)), seconds=_SECONDS)}
+    waiting = values.read(entries, sorted(metrics_of(query)), seconds=_SECONDS)
+    left.update(entry.id for entry in waiting)
     bad: dict[str, Bad] = {}
     if names_of(query) & {*NOT_FINITE}:
         bad = not_finite.find(entries, seconds=_SECONDS)
