@@ -34,7 +34,7 @@
   const modules = `
     api charts/axes charts/card charts/describing charts/field charts/gestures charts/grid
     charts/grouping charts/keys charts/marks charts/plot charts/ranges charts/series charts/span
-    charts/stacked colors columns dom format parts/column_picker parts/completion
+    charts/stacked charts/strip colors columns dom format parts/column_picker parts/completion
     parts/event_marks parts/groups parts/header parts/help parts/login parts/messages
     parts/metric_lines parts/notes_dialog parts/phase_card parts/rail parts/resource_card
     parts/run_header parts/run_table parts/sections parts/table_dialog parts/toolbar runs state
