@@ -12,102 +12,33 @@ A look (`Listing.look`) costs a few milliseconds for a thousand runs. What it lo
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import os
-import re
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
+from metronorm.board.entry import digest, file_stamp, read_entry
 from metronorm.board.finding import Found, find_runs
-from metronorm.board.notes import FILE, FOLDER, Notes, read_notes
-from metronorm.board.opening import read_info
+from metronorm.board.notes import FILE, FOLDER, read_notes
 from metronorm.board.standing import (
     UNDER_WAY,
-    Signature,
     Standing,
     last_tick,
     read_standings,
     signature,
 )
-from metronorm.errors import MetronormError, RunError
-from metronorm.store.run_directory import RUN_FILE, RunInfo, tape_folder
-from metronorm.text import flat, printable
+from metronorm.errors import RunError
+from metronorm.store.run_directory import RUN_FILE, tape_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from metronorm.board.entry import Entry
 
 COLORS = 10  # of the page's palette; number 10 is colour 0 with another dash
 SEARCH_NS, FULL_NS = 60_000_000_000, 15_000_000_000
 FULL_TIMES = 200  # what a full look cost, until the next
-LARGE_CONFIG = 256 << 10  # bytes of a run.json whose config is not kept in memory
-_KEPT = ("ticks", "best", "best_mode")  # of such a config
-_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
-
-
-@dataclass
-class Entry:
-    """A run of the list. `info` is None and `damaged` the reason if it cannot be read."""
-
-    id: str
-    directory: Path
-    folder: str
-    info: RunInfo | None
-    damaged: str | None
-    stamp: tuple[int, ...]
-    large: bool = False
-    notes: Notes = field(default_factory=Notes)
-    notes_stamp: tuple[int, ...] = ()
-    standing: Standing | None = None
-    signature: Signature = field(default_factory=Signature)  # of the last look
-    folders: tuple[tuple[int, ...], ...] = ()  # the times of those that get files
-    stood: Signature | None = None  # of the files that `standing` was read from
-    state: str | None = None
-    total: int | None = None
-    color: int = 0
-    next_look_ns: int = 0
-
-    @property
-    def name(self) -> str:
-        """The name of the run; that of its folder, if it is damaged."""
-        return printable(self.info.name if self.info else self.directory.name)
-
-    def config(self) -> dict[str, Any]:
-        """The options by their whole names, as `run.json` has them."""
-        if self.info is None:
-            return {}
-        with contextlib.suppress(RunError):
-            return flat(read_info(self.directory).config if self.large else self.info.config)
-        return {}
-
-    def listed(self, now_ns: int) -> dict[str, Any]:
-        """What the page's list has of the run; times are in nanoseconds since 1970."""
-        standing, notes = self.standing or Standing(), self.notes
-        damaged = self.damaged or (standing.problem and printable(standing.problem))
-        state = "damaged" if damaged else self.state
-        return {
-            "id": self.id,
-            "name": self.name,
-            "folder": printable(self.folder),
-            "state": None if state is None else printable(state),
-            "stalled": standing.is_stalled(state or "", now_ns),
-            "tick": standing.tick,
-            "total": self.total,
-            "age_ns": max(now_ns - standing.time_ns, 0) if standing.time_ns else None,
-            "begun_ns": self.info.created_ns if self.info else None,
-            "color": notes.color or self.color,
-            "damaged": damaged,
-            "not_finite": standing.not_finite,
-            "tags": notes.tags,
-            "starred": notes.starred,
-            "hidden": notes.hidden,
-            "note": notes.note,
-        }
 
 
 class Listing:
@@ -210,13 +141,13 @@ class Listing:
         known = {entry.directory: entry for entry in self._entries.values()}
         entries: dict[str, Entry] = {}
         for directory in directories:
-            stamp = _stamp(f"{directory}/{RUN_FILE}")
+            stamp = file_stamp(f"{directory}/{RUN_FILE}")
             entry = known.get(directory)
             if entry is None or entry.stamp != stamp:
-                entry = self._read(directory, stamp)
-            run = _own_id(entry)
+                entry = read_entry(directory, stamp, base=self._base)
+            run = entry.own_id
             if run in entries:  # a copy
-                run = f"{run}-{_digest(str(directory))[:8]}"
+                run = f"{run}-{digest(str(directory))[:8]}"
             if entry.id != run:
                 entry.id = run
                 self._changed(entry)
@@ -232,23 +163,8 @@ class Listing:
         self._versions = {run: self._versions[run] for run in entries}
         self._give_colors()
 
-    def _read(self, directory: Path, stamp: tuple[int, ...]) -> Entry:
-        info, damaged = None, None
-        try:
-            info = read_info(directory)
-        except MetronormError as error:
-            damaged = printable(str(error))
-        entry = Entry("", directory, os.path.relpath(directory, self._base), info, damaged, stamp)
-        if entry.folder == ".":
-            entry.folder = directory.name
-        if info is not None and stamp and stamp[1] > LARGE_CONFIG:
-            entry.large = True
-            kept = {name: info.config[name] for name in _KEPT if name in info.config}
-            entry.info = msgspec.structs.replace(info, config=kept)
-        return entry
-
     def _read_notes(self, entry: Entry) -> None:
-        stamp = _stamp(f"{entry.directory}/{FOLDER}/{FILE}")
+        stamp = file_stamp(f"{entry.directory}/{FOLDER}/{FILE}")
         if stamp != entry.notes_stamp:
             entry.notes_stamp = stamp
             notes = read_notes(entry.directory)
@@ -264,7 +180,7 @@ class Listing:
             key=lambda one: (one.info.created_ns if one.info else 0, one.id),
         )
         for entry in oldest:
-            wanted = int(_digest(entry.id)[:8], 16) % COLORS
+            wanted = int(digest(entry.id)[:8], 16) % COLORS
             fewest = min(used)
             at = next(
                 each for each in (*range(wanted, COLORS), *range(wanted)) if used[each] == fewest
@@ -283,7 +199,7 @@ class Listing:
         if standing is not None and entry.state not in UNDER_WAY:
             # an attempt that has ended gets no lines: a new one, or sealing, changes a folder
             names = (f"{entry.directory}/ticks", *entry.signature.tapes)
-            folders = tuple(map(_stamp, names))
+            folders = tuple(map(file_stamp, names))
             if folders == entry.folders and entry.stood == entry.signature:
                 return
             entry.folders = folders
@@ -347,23 +263,3 @@ class Listing:
 
 class UnknownRunError(RunError):
     """An id that no run of the board has."""
-
-
-def _own_id(entry: Entry) -> str:
-    """The id of a run, fit for an address: a run may come from anybody, with any id."""
-    if entry.info is None:
-        return f"damaged-{_digest(str(entry.directory))[:16]}"
-    run = entry.info.id
-    return run if _ID.fullmatch(run) else f"run-{_digest(run)[:16]}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-
-
-def _stamp(path: str) -> tuple[int, ...]:
-    try:
-        found = os.stat(path)  # noqa: PTH116 - a Path would cost more than the look
-    except OSError:
-        return ()
-    return found.st_mtime_ns, found.st_size, found.st_ino

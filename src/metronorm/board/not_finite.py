@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from metronorm.board.listing import Entry
+    from metronorm.board.entry import Entry
 
 AT_ONCE = 200  # parts in one query
 _NAN, _INF = re.compile(rb':\s*"nan"'), re.compile(rb':\s*"-?inf"')

@@ -35,7 +35,7 @@ from metronorm.text import printable, shortened
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from metronorm.board.listing import Entry
+    from metronorm.board.entry import Entry
     from metronorm.board.state import Board
     from metronorm.runs import Run
 

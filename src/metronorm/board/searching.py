@@ -18,7 +18,7 @@ from metronorm.board.values import value_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from metronorm.board.listing import Entry
+    from metronorm.board.entry import Entry
     from metronorm.board.not_finite import Bad, NotFinite
     from metronorm.board.query import Query
     from metronorm.board.values import Values

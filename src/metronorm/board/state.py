@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from metronorm.board.listing import Entry
+    from metronorm.board.entry import Entry
 
 T = TypeVar("T")
 

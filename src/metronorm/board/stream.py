@@ -19,7 +19,8 @@ from metronorm.errors import MetronormError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from metronorm.board.listing import Entry, Listing
+    from metronorm.board.entry import Entry
+    from metronorm.board.listing import Listing
 
 LOOK_SECONDS, COMMENT_SECONDS = 0.5, 15.0
 MOST_LISTENERS = 100

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     import duckdb
 
-    from metronorm.board.listing import Entry
+    from metronorm.board.entry import Entry
     from metronorm.board.series import RunSeries
     from metronorm.board.standing import Signature
 
