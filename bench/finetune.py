@@ -63,7 +63,7 @@ LORA = {
     "ours-lora": 1e-3,
     "ours-norm": 3e-3,
 }
-QUALITY = {
+QUALITY: dict[str, tuple[float, ...]] = {
     "ours-adamw": (3e-5, 1e-4, 3e-4),
     "ours": (1e-5, 3e-5, 5e-5, 1e-4),
     "ours-momentum-0.9": (3e-5, 1e-4),
@@ -72,7 +72,7 @@ QUALITY = {
     "ours-norm": (1e-3, 3e-3, 1e-2),
     "trainer": (1e-4,),
 }
-WEIGHTS = {"ours-adamw": (1e-4,), "ours-adamw-means": (1e-4,)}
+WEIGHTS: dict[str, tuple[float, ...]] = {"ours-adamw": (1e-4,), "ours-adamw-means": (1e-4,)}
 ENCODER: dict[OptimizerName, tuple[float, ...]] = {
     "adamw": (3e-5, 1e-4, 3e-4),
     "ticks_sign": (1e-5, 3e-5, 1e-4),
