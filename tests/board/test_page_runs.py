@@ -214,6 +214,7 @@ def test_columns_are_picked_and_one_follows_the_cursor(
         dialog.get_by_role("button", name="Save").click()
         page.wait_for_function("() => location.hash.includes('max%3Alearning_rate')")
         chosen = [*usual[:4], *usual[5:], "at the cursor", "learning_rate highest"]
+        heads.nth(len(chosen) - 1).wait_for()
         assert heads.all_inner_texts() == chosen
         rows = page.locator(".run-table tbody tr")
         highest = recorded(folder, "max(learning_rate)")
@@ -227,5 +228,5 @@ def test_columns_are_picked_and_one_follows_the_cursor(
             assert float(row.locator("td").all()[-2].inner_text()) == pytest.approx(value, rel=1e-3)
         page.get_by_role("button", name="Columns").click()
         dialog.get_by_role("button", name="Usual columns").click()
-        page.wait_for_function("() => !location.hash.includes('cols=')")
+        heads.nth(len(usual)).wait_for(state="detached")
         assert heads.all_inner_texts() == usual

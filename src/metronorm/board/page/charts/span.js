@@ -9,7 +9,7 @@
 
 import { go, state } from "../state.js";
 
-const REST_MS = 120;
+const REST_MS = 80;
 const GROWN_MS = 1000; // the same after a run has grown, which it will again
 
 export class Span {
