@@ -60,6 +60,20 @@ def table(board: Served, *columns: str) -> dict[str, dict[str, object]]:
     return {names[run]: row for run, row in answer["rows"].items()}
 
 
+def test_a_run_that_nobody_has_listed_yet_is_found_by_its_id(tmp_path: Path) -> None:
+    def begun(name: str) -> str:
+        record(tmp_path / name, [2.0])
+        return str(json.loads((tmp_path / name / "run.json").read_text())["id"])
+
+    first = begun("first")
+    with serving(tmp_path) as board:
+        assert board.json(f"runs/{first}")["name"] == "first"
+        second = begun("second")
+        assert board.json(f"runs/{second}")["name"] == "second"
+        runs = {"runs": [first, begun("third")], "names": "loss"}
+        assert b"error" not in board.client.get("/api/series", params=runs).content
+
+
 def test_values_of_the_table(board: Served) -> None:
     rows = table(board, "last:loss", "min:loss", "max:loss", "best:loss", "config:optimizer.lr")
     assert rows["good"] == {

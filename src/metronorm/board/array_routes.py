@@ -63,7 +63,7 @@ Drawn = Annotated[Chart, Depends(chart)]
 
 def array_routes(board: Board) -> APIRouter:
     """The routes; their arguments are those of the methods of `RunSeries`."""
-    router = APIRouter(prefix="/api")
+    router = APIRouter(prefix="/api", dependencies=[Depends(board.look_for)])
 
     async def columns(
         run: str, request: Request, reduce: Callable[[RunSeries], Reduced], *, tagged: bool = True

@@ -31,7 +31,7 @@ from metronorm.errors import RunError
 from metronorm.store.run_directory import RUN_FILE, tape_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from pathlib import Path
 
     from metronorm.board.entry import Entry
@@ -97,6 +97,10 @@ class Listing:
         if found is None:
             raise UnknownRunError("the run must be on the board", got=repr(run))
         return found
+
+    def has(self, runs: Collection[str]) -> bool:
+        """Whether all of these ids are in the list."""
+        return all(run in self._entries for run in runs)
 
     def changed_since(self, version: int) -> tuple[list[Entry], list[str]]:
         """The runs that have changed after a version, and the ids of those that have gone."""

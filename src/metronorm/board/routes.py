@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import duckdb
 import msgspec
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
@@ -55,7 +55,9 @@ _SAMPLE_TYPES = {
 
 def api(board: Board) -> APIRouter:
     """The routes of a board."""
-    router = APIRouter(prefix="/api", default_response_class=Json)
+    router = APIRouter(
+        prefix="/api", default_response_class=Json, dependencies=[Depends(board.look_for)]
+    )
     listing = board.listing
 
     async def read(run: str, make: Callable[[Run], Any], *, key: str = "") -> Json:

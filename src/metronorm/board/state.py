@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
+from starlette.requests import Request  # noqa: TC002 - FastAPI reads it
 
 from metronorm.board.listing import Listing
 from metronorm.board.not_finite import NotFinite
@@ -75,6 +76,16 @@ class Board:
             return await loop.run_in_executor(self._threads, function, *arguments)
         finally:
             self._waiting -= 1
+
+    async def look_for(self, request: Request) -> None:
+        """Look at the folders once more, if a request names a run that is not in the list.
+
+        A link may be opened before the first look, or when a run has just begun.
+        """
+        query = request.query_params
+        named = {request.path_params.get("run"), query.get("with"), *query.getlist("runs")}
+        if not self.listing.has(named - {None}):
+            await self.call(self.listing.look)
 
     def kept(self, key: str, entry: Entry, make: Callable[[], T]) -> T:
         """What a function returns, kept while the files of the run are the same."""
