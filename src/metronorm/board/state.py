@@ -83,8 +83,8 @@ class Board:
         A link may be opened before the first look, or when a run has just begun.
         """
         query = request.query_params
-        named = {request.path_params.get("run"), query.get("with"), *query.getlist("runs")}
-        if not self.listing.has(named - {None}):
+        named = [request.path_params.get("run"), query.get("with"), *query.getlist("runs")]
+        if not self.listing.has([run for run in named if run is not None]):
             await self.call(self.listing.look)
 
     def kept(self, key: str, entry: Entry, make: Callable[[], T]) -> T:
