@@ -20,11 +20,12 @@ import transformers
 
 from metronorm.checkpoints.folder import newest_checkpoint
 from metronorm.cli import main
-from metronorm.errors import DataError, DivergenceError
+from metronorm.errors import ConfigError, DataError, DivergenceError
 from metronorm.finetune import finetune
 from metronorm.finetune.config import Config, defaults
 from metronorm.finetune.data_config import DataConfig
 from metronorm.finetune.evaluating import Results, compare
+from metronorm.finetune.exporting import check_form
 from metronorm.finetune.finishing import finish
 from metronorm.finetune.head import compute_features, solve
 from metronorm.finetune.pretrained import load
@@ -431,6 +432,14 @@ def test_an_adapter_that_its_base_model_cannot_take_is_refused_before_training(
     assert main(["finetune", config.model, "texts.csv", *options]) == 2
     assert "base, which gets one more, for the mean of a text's tokens" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+    with pytest.raises(ConfigError, match="which gets one more"):
+        finetune(config, tmp_path / "run", form="adapter")
+    assert not (tmp_path / "run").exists()
+    # a model that has a head already, or of another kind, gets none
+    build("bert").save_pretrained(config.model)
+    check_form(config, "adapter")
+    build("modernbert").model.save_pretrained(config.model)
+    check_form(config, "adapter")
 
 
 def test_a_run_that_goes_on_saves_beside_what_it_has_saved(

@@ -80,16 +80,11 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
         code = training.launched(arguments.processes, "finetune", argv, dry_run=arguments.dry_run)
         if code is not None:
             return code
-    from metronorm.finetune.mean_pooling import is_averaged  # torch is loaded only now
+    from metronorm.finetune.exporting import check_form  # torch is loaded only now
     from metronorm.finetune.task import naming_rows, read, task_of
 
     data = read(config)
-    if arguments.save == "adapter" and config.task == "classify" and is_averaged(config.model):
-        raise ConfigError(
-            "--save adapter is for a model whose own layers classify",
-            got=f"{config.model}, which gets one more, for the mean of a text's tokens",
-            fix="--save model",
-        )
+    check_form(config, arguments.save)
     if not find_place().rank:
         _print_ledger(data)
     if arguments.check:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -25,15 +26,17 @@ from metronorm.errors import ConfigError, RunError
 from metronorm.files import directory_aside, read_regular
 from metronorm.finetune.library import library, quietly
 from metronorm.finetune.lora import LoraLinear, lora_layers
+from metronorm.finetune.mean_pooling import gets_averaging_layer
+from metronorm.finetune.model_files import find_model
 from metronorm.finetune.norm_only import norms
 from metronorm.finetune.ways import ADAPTER_WAYS
 from metronorm.text import size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from metronorm.finetune.adapting import Adapted
+    from metronorm.finetune.config import Config
     from metronorm.finetune.pretrained import Pretrained
 
 Saved = Literal["fp32", "bf16"]
@@ -97,6 +100,27 @@ def save_adapter(adapted: Adapted, directory: Path) -> None:
         pretrained.tokenizer.save_pretrained(aside)
         if pretrained.kind == "classifier":
             (aside / LABELS).write_text(json.dumps(list(pretrained.labels), ensure_ascii=False))
+
+
+def check_form(config: Config, form: str | None) -> None:
+    """Refuse before the training what could not be saved after it.
+
+    Args:
+        config: of the fine-tuning.
+        form: "adapter", or another, which always can.
+
+    Raises:
+        ConfigError: an adapter for a model that gets a layer which its files lack.
+        DataError: as `gets_averaging_layer`.
+    """
+    if form != "adapter" or config.task != "classify":
+        return
+    if gets_averaging_layer(find_model(Path(config.model))):
+        raise ConfigError(
+            "an adapter is saved for a model whose own layers classify",
+            got=f"{config.model}, which gets one more, for the mean of a text's tokens",
+            fix="--save model",
+        )
 
 
 def why_no_adapter(adapted: Adapted) -> str:

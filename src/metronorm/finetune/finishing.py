@@ -11,7 +11,7 @@ from metronorm.files import remove_directory
 from metronorm.finetune.card import CardTable, model_card
 from metronorm.finetune.config import STOPS
 from metronorm.finetune.evaluating import before_and_after, exam_of
-from metronorm.finetune.exporting import why_no_adapter
+from metronorm.finetune.exporting import check_form, why_no_adapter
 from metronorm.finetune.proving import export
 from metronorm.finetune.task import load_adapted, naming_rows, read, task_of
 from metronorm.finetune.tuned_run import checkpoint_of, put_trained
@@ -74,6 +74,7 @@ def finetune(
         MetronormError: as `metronorm.train.train` and `finish`.
     """
     data = read(config)
+    check_form(config, form)
     with naming_rows(config, data):
         outcome = train(
             lambda config: task_of(config, data, resume=resume), config, directory, resume=resume
@@ -128,20 +129,19 @@ def finish(
     # those of an earlier end stay: somebody may use them
     later = f"{FOLDER}-{found.tick}"
     names = chain((FOLDER, later), (f"{later}-{number}" for number in count(2)))
-    directory = next(run / name for name in names if not (run / name).exists())
+    taken: list[Path] = []
+    while (directory := run / next(names)).exists():
+        taken.append(directory)
 
     def card(proof: Proof) -> str:
         tables = [*([_before_and_after(figures, len(held_out))] if figures else ()), _ledger(data)]
         return model_card(adapted, proof, name=run.name, form=form, run=run, tables=tables)
 
-    earlier = [path for path in run.glob(f"{FOLDER}*") if path.suffix != ".unproven"]
     proof = export(adapted, directory, rows, form=form, dtype=dtype, card=card)
-    for path in earlier:
-        if _same_weights(path, directory):  # a finished run that was resumed has nothing new
-            remove_directory(directory)
-            directory = path
-            break
-    return Finished(figures, proof, directory)
+    same = next((path for path in taken if _same_weights(path, directory)), None)
+    if same:  # a finished run that was resumed has nothing new
+        remove_directory(directory)
+    return Finished(figures, proof, same or directory)
 
 
 def _same_weights(one: Path, other: Path) -> bool:

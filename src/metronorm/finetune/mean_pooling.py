@@ -19,25 +19,48 @@ from __future__ import annotations
 
 import copy
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from metronorm.errors import DataError
 from metronorm.files import read_regular
+from metronorm.finetune.model_files import check_weights, read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from pathlib import Path
+
+    from metronorm.finetune.model_files import ModelFiles
 
 _WEIGHT = 100.0
 _SCALE = 0.25
 
 
-def is_averaged(directory: Path | str) -> bool:
+def gets_averaging_layer(files: ModelFiles, names: Collection[str] | None = None) -> bool:
+    """Whether a model is loaded with one more layer as a classifier: a BERT without a head.
+
+    Args:
+        files: of the model.
+        names: of its tensors; None: they are read.
+
+    Raises:
+        DataError: one of its files is damaged.
+    """
+    if files.gguf is not None or read_config(files).get("model_type") != "bert":
+        return False
+    if not is_averaged(files.directory):
+        return False
+    return "classifier.weight" not in (check_weights(files) if names is None else names)
+
+
+def is_averaged(directory: Path) -> bool:
     """Whether a directory says that a text's vector is the mean of its tokens'.
 
     Raises:
         DataError: the file that says so is damaged.
     """
-    path = Path(directory, "1_Pooling", "config.json")
+    path = directory / "1_Pooling" / "config.json"
     if not path.exists():
         return False
     try:

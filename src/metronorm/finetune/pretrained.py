@@ -14,7 +14,7 @@ import torch
 from metronorm.errors import ConfigError, DataError, OutOfMemoryError
 from metronorm.finetune.architectures import Kind, check_architecture
 from metronorm.finetune.library import quietly
-from metronorm.finetune.mean_pooling import add_averaging_layer, is_averaged
+from metronorm.finetune.mean_pooling import add_averaging_layer, gets_averaging_layer
 from metronorm.finetune.model_files import (
     ModelFiles,
     check_gguf_magic,
@@ -106,7 +106,8 @@ def _load_directory(
     dtype: torch.dtype,
 ) -> Pretrained:
     check_architecture(read_config(files), kind)
-    names, averaged = check_weights(files), is_averaged(files.directory)
+    names = check_weights(files)
+    averaged = kind == "classifier" and gets_averaging_layer(files, names)
     with explaining("a model's config", source):
         config = transformers.AutoConfig.from_pretrained(files.directory, local_files_only=True)
     tokenizer = load_tokenizer(transformers, source, config, files)
@@ -136,7 +137,7 @@ def _load_directory(
         torch.nn.init.normal_(model.classifier.weight, std=config.initializer_range)
         torch.nn.init.zeros_(model.classifier.bias)
         drawn |= {"classifier.weight", "classifier.bias"}
-    if config.model_type == "bert" and "classifier.weight" not in names and averaged:
+    if averaged:
         add_averaging_layer(model)
     return _pretrained(model, tokenizer, source, kind, tuple(sorted(drawn)))
 
