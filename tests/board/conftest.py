@@ -1,4 +1,7 @@
-"""A browser for the tests of the page, and a board of the runs of `page_runs` for it."""
+"""A browser for the tests of the page, and a board of the runs of `page_runs`.
+
+A file of tests with other runs has its own `folder`; `board` shows those.
+"""
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -38,12 +37,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     record(top / "cut", [1.0])
     (top / "cut" / "run.json").write_text("{")
     return top
-
-
-@pytest.fixture(scope="module")
-def board(folder: Path) -> Iterator[Served]:
-    with serving(folder) as served:
-        yield served
 
 
 def run_of(board: Served, name: str) -> str:

@@ -11,14 +11,13 @@ import pytest
 
 from metronorm.runs import compare, diagnose, open_run
 
-from .boards import Served, serving
 from .browsers import PHONE, reading
 from .trained_runs import KILLED, OBSERVED, SAVED, TICKS, train_all
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from playwright.sync_api import Browser
+
+    from .boards import Served
 
 PAGE = Path(__file__).parents[2] / "src/metronorm/board/page"
 VIEWS = {
@@ -41,12 +40,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     train_all(folder)
     return folder
-
-
-@pytest.fixture(scope="module")
-def board(folder: Path) -> Iterator[Served]:
-    with serving(folder) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,9 @@ from starlette.responses import Response
 from metronorm.board.answers import Json
 from metronorm.board.array_routes import ARRAYS, array_routes
 from metronorm.board.guard import Guard
+from metronorm.board.opening import BAD_INPUT
 from metronorm.board.page_files import PageFiles
-from metronorm.board.routes import BAD_INPUT, api, body, failure
+from metronorm.board.routes import api, body, failure
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection

@@ -14,7 +14,8 @@ import msgspec
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from metronorm.board.routes import BAD_INPUT, failure
+from metronorm.board.opening import BAD_INPUT
+from metronorm.board.routes import failure
 from metronorm.board.series import Chart, Reduced, Stretch
 from metronorm.board.series.axes import Axis  # noqa: TC001 - FastAPI reads it
 from metronorm.errors import ConfigError

@@ -52,6 +52,11 @@ class Entry:
         return printable(self.info.name if self.info else self.directory.name)
 
     @property
+    def is_unread(self) -> bool:
+        """Whether nobody has looked yet how it stands."""
+        return self.standing is None and not self.damaged
+
+    @property
     def own_id(self) -> str:
         """Its id, fit for an address: a run may come from anybody, with any id."""
         if self.info is None:

@@ -14,6 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from metronorm.board.entry import file_stamp
 from metronorm.errors import MetronormError
 from metronorm.store.engine import connect
 from metronorm.store.parquet_parts import has_parquet_magic, scan
@@ -46,8 +47,7 @@ class _Part(NamedTuple):
 
     kind: str
     path: Path
-    time_ns: int
-    size: int
+    stamp: tuple[int, ...]
 
 
 NOTHING = Bad(False, False)
@@ -101,7 +101,7 @@ class NotFinite:
             try:
                 for folder in tape_folders(entry.directory, kind):
                     parts = [
-                        _Part(kind, part, *_stamp(part))
+                        _Part(kind, part, file_stamp(str(part)))
                         for part in sealed_parts(folder)
                         if has_parquet_magic(part)
                     ]
@@ -110,8 +110,8 @@ class NotFinite:
                 continue
 
     def _in_lines(self, folder: Path, kind: str, identity: str, until: float) -> Bad | None:
-        files = {path.name: _stamp(path) for path in unsealed_files(folder)}
-        if not any(size for _, size in files.values()):
+        files = {path.name: file_stamp(str(path)) for path in unsealed_files(folder)}
+        if not any(stamp and stamp[1] for stamp in files.values()):  # its size
             return NOTHING
         known, bad = self._lines.get(folder, (None, NOTHING))
         name = identity, files
@@ -121,11 +121,6 @@ class NotFinite:
             bad = _bad_lines(folder, kind, identity)
             self._lines[folder] = name, bad
         return bad
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_mtime_ns, status.st_size
 
 
 def _bad_lines(folder: Path, kind: str, identity: str) -> Bad:

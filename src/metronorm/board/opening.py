@@ -7,7 +7,10 @@ import os
 import shlex
 from typing import TYPE_CHECKING
 
-from metronorm.errors import RunError
+import duckdb
+import msgspec
+
+from metronorm.errors import MetronormError, RunError
 from metronorm.runs import open_run
 from metronorm.store.run_directory import RUN_FILE, read_run_info, tape_folders
 from metronorm.store.schema import KINDS
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from metronorm.runs import Run
     from metronorm.store.run_directory import RunInfo
 
+# no fault of the board: a run may come from anybody
+BAD_INPUT = (MetronormError, duckdb.Error, msgspec.MsgspecError, OSError, MemoryError)
 MOST_UNSEALED = 512 << 20  # bytes
 MOST_INFO = 64 << 20  # bytes of a run.json
 

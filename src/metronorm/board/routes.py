@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from metronorm.board.state import Board
     from metronorm.runs import Run
 
-# no fault of the board: a run may come from anybody
-BAD_INPUT = (MetronormError, duckdb.Error, msgspec.MsgspecError, OSError, MemoryError)
 MOST_COLUMNS, MOST_BODY = 100, 256 << 10
 MOST_AHEAD = 50  # runs that are read before their chart is asked for
 TABLE_SECONDS = 0.5  # after which the table has what was read until then
@@ -102,7 +100,7 @@ def api(board: Board) -> APIRouter:
 
         def answer() -> dict[str, Any]:
             # before values are read: a run that is looked at meanwhile has not been read yet
-            left = [one for one in entries if one.standing is None and not one.damaged]
+            left = [one for one in entries if one.is_unread]
             left += board.values.read(entries, metrics, seconds=TABLE_SECONDS)
             return {
                 "rows": {entry.id: _row(board, entry, pairs) for entry in entries},

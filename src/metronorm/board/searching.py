@@ -32,7 +32,7 @@ def search(
     """The ids of the runs that fulfil a query, and how many runs are left to read."""
     entries = list(entries)
     # before values are read: a run that is looked at meanwhile has not been read yet
-    left = {entry.id for entry in entries if entry.standing is None and not entry.damaged}
+    left = {entry.id for entry in entries if entry.is_unread}
     # a run is read once for all metrics, and only for those that the query names
     waiting = values.read(entries, sorted(metrics_of(query)), seconds=_SECONDS)
     left.update(entry.id for entry in waiting)

@@ -10,12 +10,11 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import duckdb
 from starlette.requests import Request  # noqa: TC002 - FastAPI reads it
 
 from metronorm.board.listing import Listing
 from metronorm.board.not_finite import NotFinite
-from metronorm.board.opening import check_size
+from metronorm.board.opening import BAD_INPUT, check_size
 from metronorm.board.series import RunSeries
 from metronorm.board.standing import signature
 from metronorm.board.stream import Stream
@@ -128,7 +127,7 @@ class Board:
 
         def read() -> None:
             for entry in entries:
-                with contextlib.suppress(MetronormError, duckdb.Error):  # the chart says it
+                with contextlib.suppress(*BAD_INPUT):  # the chart says it
                     self.series(entry)
 
         self._threads.submit(read)

@@ -74,7 +74,7 @@ class Stream:
             if sent < 0:
                 sent = self._listing.version
                 yield self._event("reset", sent, {})
-            while not self._closing.is_set() and self._looking is not None:
+            while not self._has_ended:
                 if (now := self._listing.version) > sent:
                     entries, removed = self._listing.changed_since(sent)
                     sent = now
@@ -86,16 +86,17 @@ class Stream:
         finally:
             self._listeners -= 1
 
+    @property
+    def _has_ended(self) -> bool:
+        """Whether nobody looks any more."""
+        return self._closing.is_set() or self._looking is None
+
     async def _wait(self, version: int) -> bool:
         """Wait for news after a version; False if there were none for long."""
         try:
             async with asyncio.timeout(COMMENT_SECONDS), self._changed:
                 await self._changed.wait_for(
-                    lambda: (
-                        self._closing.is_set()
-                        or self._looking is None
-                        or self._listing.version > version
-                    )
+                    lambda: self._has_ended or self._listing.version > version
                 )
         except TimeoutError:
             return False

@@ -117,7 +117,7 @@ class Values:
             The names, those of the first run first, and the runs that are left to read.
         """
         until = time.monotonic() + seconds
-        unknown = [entry for entry in entries if entry.standing is None and not entry.damaged]
+        unknown = [entry for entry in entries if entry.is_unread]
         entries = [entry for entry in entries if entry.standing]
         with self._lock:
             waiting = [

@@ -26,7 +26,7 @@ class Moment(NamedTuple):
     time_ns: int
 
 
-class _Stretch(NamedTuple):
+class _Line(NamedTuple):
     """Ticks of one line, and where they stand."""
 
     attempt: int | None  # of ticks that were left behind
@@ -34,7 +34,7 @@ class _Stretch(NamedTuple):
     axis: Floats
 
 
-def places(
+def places_of(
     moments: Sequence[Moment], x: Axis, recorded: Recorded, kept: Kept
 ) -> list[float | None]:
     """Where moments stand on an axis; None: before its first tick.
@@ -52,24 +52,24 @@ def places(
     if x == "elapsed":
         start = begin_ns(rows)
         return [float(moment.time_ns - start) for moment in moments]
-    stretches = [_Stretch(None, rows.base("tick"), kept.axis(x, 0))]
+    lines = [_Line(None, rows.base("tick"), kept.axis(x, 0))]
     for ghost in recorded.ghosts(0):
         own = Rows([ghost.piece])
         axis = kept.ghost_axis(x, own, 0)
-        stretches.insert(0, _Stretch(ghost.left.attempt, own.base("tick"), axis))
+        lines.insert(0, _Line(ghost.left.attempt, own.base("tick"), axis))
     found: list[float | None] = []
     for moment in moments:
         tick = max(moment.tick, recorded.firsts.get(moment.attempt, 1) - 1)
         if x == "tick":
             found.append(float(tick) if tick else None)
             continue
-        stretch = next(it for it in stretches if _has(it, moment.attempt, tick))
-        row = int(np.searchsorted(stretch.ticks, tick, "right")) - 1
-        found.append(float(stretch.axis[row]) if row >= 0 else None)
+        line = next(it for it in lines if _has(it, moment.attempt, tick))
+        row = int(np.searchsorted(line.ticks, tick, "right")) - 1
+        found.append(float(line.axis[row]) if row >= 0 else None)
     return found
 
 
-def _has(stretch: _Stretch, attempt: int, tick: int) -> bool:
-    if stretch.attempt is None:
+def _has(line: _Line, attempt: int, tick: int) -> bool:
+    if line.attempt is None:
         return True
-    return stretch.attempt == attempt and bool(stretch.ticks[0] <= tick <= stretch.ticks[-1])
+    return line.attempt == attempt and bool(line.ticks[0] <= tick <= line.ticks[-1])

@@ -11,7 +11,7 @@ from metronorm.board.series.chart import WHOLE, Chart, Stretch, extent_of
 from metronorm.board.series.drawing import draw
 from metronorm.board.series.kept import Kept
 from metronorm.board.series.machine import Machine, is_rate
-from metronorm.board.series.moments import Moment, places
+from metronorm.board.series.moments import Moment, places_of
 from metronorm.board.series.overviews import (
     Buckets,
     buckets,
@@ -217,7 +217,7 @@ class RunSeries:
         """
         with self._lock:
             self._begin()
-            return places(moments, x, self._recorded, self._kept)
+            return places_of(moments, x, self._recorded, self._kept)
 
     # --- buckets of ticks: what the arguments and columns mean is in `overviews` ----------------
 
