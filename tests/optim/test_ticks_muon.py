@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from metronorm.optim import Ticks, TicksMuon, reference
+from metronorm.optim import Ticks, TicksMuon, reference, ticks_muon
 from metronorm.optim.ticks_muon import orthogonalized
 from tests.optim import replay
 from tests.optim.replay import FP32, FP64, ROUNDING, TICKS, far, history, same, tensors_of
@@ -76,6 +76,21 @@ def test_orthogonalized_is_that_of_the_equations(shape: tuple[int, int]) -> None
         found.append(float((got - want).norm() / want.norm()))
     assert max(found) < 0.25
     assert statistics.median(found) < 0.03
+
+
+def test_products_are_the_same_digits_with_and_without_instructions_for_bfloat16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix = torch.tensor([[1.0, 0.0, 1.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    found = []
+    for has in (True, False):
+        monkeypatch.setattr(ticks_muon, "multiplies_bfloat16", lambda has=has: has)
+        found.append(orthogonalized([matrix, matrix.mT.contiguous().mT], 5, 1e-7))
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype == torch.bfloat16
+        torch.testing.assert_close(one, other, rtol=2**-7, atol=2**-8)
+    exact = torch.tensor(reference.orthogonalized(matrix.tolist()), dtype=FP64)
+    assert float((found[1][0] - exact).norm() / exact.norm()) < 0.05
 
 
 def test_windows_are_those_of_the_equations() -> None:

@@ -217,3 +217,13 @@ def test_a_flag_makes_a_fused_optimizer_do_nothing() -> None:
     with pytest.raises(RuntimeError):
         _torch_private.step_with_found_inf(optimizer, flag)
     assert not hasattr(optimizer, "found_inf")
+
+
+def test_it_is_known_whether_the_processor_multiplies_bfloat16() -> None:
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability in ("DEFAULT", "AVX2"):
+        assert not _torch_private.multiplies_bfloat16()
+    elif capability == "AVX512":
+        assert _torch_private.multiplies_bfloat16()
+    else:
+        pytest.skip(f"not known of {capability}")

@@ -9,6 +9,7 @@ import torch
 
 from metronorm.errors import ConfigError
 from metronorm.optim import checks
+from metronorm.optim._torch_private import multiplies_bfloat16
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.adamw import adamw_step
 from metronorm.optim.blocks import add, apply_momentum, blocks, distribute_like, local
@@ -180,6 +181,9 @@ def same_shape_chunks(matrices: list[Tensor]) -> Iterator[list[int]]:
 def orthogonalized(matrices: list[Tensor], steps: int, eps: float) -> list[Tensor]:
     """Each matrix with its singular values brought near one, by Newton-Schulz in bfloat16.
 
+    On a CPU without instructions for bfloat16, where torch multiplies it forty times slower, the
+    products are float32 ones, rounded to bfloat16: the same digits but for the order of additions.
+
     Matrices that are sharded over ranks are gathered, and the results are sharded the same way.
 
     Args:
@@ -205,7 +209,16 @@ def _newton_schulz(x: Tensor, steps: int, eps: float) -> Tensor:  # (batch, rows
     if tall:
         x = x.mT
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=eps)
+    if x.device.type == "cpu" and not multiplies_bfloat16():
+        x = x.float()
     for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        gram = _rounded(x @ x.mT)
+        polynomial = _rounded(torch.baddbmm(gram, gram, gram, beta=b, alpha=c))
+        x = _rounded(torch.baddbmm(x, polynomial, x, beta=a))
+    x = x.bfloat16()
     return x.mT if tall else x
+
+
+def _rounded(x: Tensor) -> Tensor:
+    """The values of bfloat16 nearest to x, in place and in the dtype of x."""
+    return x if x.dtype == torch.bfloat16 else x.copy_(x.bfloat16())
