@@ -199,7 +199,7 @@ ARROWS = {
         "integrations",
     },
 }
-COMMON = {"allocator", "errors", "files", "host", "memory", "ranks", "scalars", "text"}
+COMMON = {"allocator", "errors", "files", "host", "markup", "memory", "ranks", "scalars", "text"}
 
 
 def imports(path: Path, tree: ast.Module | None = None) -> set[str]:

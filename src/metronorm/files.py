@@ -13,11 +13,11 @@ import platform
 import shutil
 import stat
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _DAY_SECONDS = 86_400
 _serial = itertools.count()  # a number for each temporary name, so threads do not share one
@@ -52,6 +52,15 @@ def read_regular(path: Path) -> bytes:
     """
     with open(open_regular(path), "rb") as file:
         return file.read()
+
+
+def shown_path(path: Path) -> str:
+    """A path for people: relative to the current directory if it is below it."""
+    try:
+        here = Path.cwd()
+    except OSError:  # it was removed
+        return str(path)
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def write_atomic(path: Path, data: bytes) -> None:

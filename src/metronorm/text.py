@@ -64,6 +64,11 @@ def short_number(value: float) -> str:
     return f"{value:.4f}" if 0.01 <= abs(value) < 10_000 or value == 0 else f"{value:.4g}"
 
 
+def short_value(value: float) -> str:
+    """Any number in at most ten characters, without places that say nothing: "128", "0.1387"."""
+    return f"{value:.0f}" if abs(value) < 1e9 and value == int(value) else short_number(value)
+
+
 def short_time(ns: float) -> str:
     """Nanoseconds in the best unit, with three digits: "4.16 µs", "31 ms", "4.5 min"."""
     for unit, ns_per_unit in (("h", 3600e9), ("min", 60e9), ("s", 1e9), ("ms", 1e6)):

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from metronorm.cli.console import cell
+from metronorm.files import shown_path
 from metronorm.runs.directions import is_loss
 from metronorm.text import flat, hours_minutes, printable, short_number, short_time, shortened
 
@@ -78,8 +79,7 @@ def differing(summaries: Sequence[Summary]) -> dict[str, list[str]]:
 
 def directory(summary: Summary) -> str:
     """The directory of a run, relative to the current directory if it is below it."""
-    path, here = Path(summary.directory), Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+    return shown_path(Path(summary.directory))
 
 
 def _labels(summaries: Sequence[Summary]) -> list[str]:

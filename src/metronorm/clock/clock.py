@@ -16,6 +16,7 @@ from metronorm.clock.stall import StallWatch
 from metronorm.clock.tick_loop import TickLoop
 from metronorm.clock.tick_recording import TickRecording, clock_not_open
 from metronorm.errors import ConfigError, RunError
+from metronorm.files import shown_path
 from metronorm.ranks import find_place
 from metronorm.scalars import as_integer
 from metronorm.store.owner import Ownership
@@ -120,6 +121,23 @@ class Clock:
 
     def _publish_phases(self, phase: Callable[[str], Phase]) -> None:
         self.phase = phase  # an attribute, as it is called several times in every tick
+
+    def __repr__(self) -> str:
+        return f"<Clock {shown_path(self.directory)!r}: {self._state}>"
+
+    def _repr_html_(self) -> str:
+        """The clock in a notebook."""
+        from metronorm.clock.clock_html import clock_html  # `import metronorm.clock` must be quick
+
+        return clock_html(shown_path(self.directory), self._state, self.latest, self.dropped)
+
+    @property
+    def _state(self) -> str:
+        if self._recording.idle:
+            return "records nothing in this process"
+        if self._recorder is None:
+            return "not open"
+        return f"{'closed' if self._recording.closed else 'recording'}, tick {self.tick:,}"
 
     def __reduce__(self) -> tuple[Callable[..., Clock], tuple[Path, int]]:
         return _idle_clock, (self.directory, self.tick)

@@ -13,6 +13,9 @@ import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from metronorm.errors import MetronormError
+from metronorm.files import shown_path
+from metronorm.markup import element
 from metronorm.runs.amendments import Amendments, lines_between
 from metronorm.runs.events import read_events
 from metronorm.runs.history import BEGINNINGS, beginnings, left_behind
@@ -85,7 +88,18 @@ class Run:
         self._schemas: dict[Path, Schema] = {}  # of the parts that can be read
 
     def __repr__(self) -> str:
-        return f"<Run {self.info.name!r} at {self.directory}>"
+        return f"<Run {self.info.name!r} at {shown_path(self.directory)}>"
+
+    def _repr_html_(self) -> str:
+        """The run in a notebook; where it cannot be read, why."""
+        import duckdb
+
+        from metronorm.runs.run_html import run_html  # reads runs
+
+        try:
+            return run_html(self)
+        except (MetronormError, duckdb.Error) as error:
+            return element("div", repr(self), ": ", str(error))
 
     @property
     def attempts(self) -> list[int]:
