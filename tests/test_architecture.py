@@ -17,7 +17,7 @@ SOURCE = Path(metronorm.__file__).parent
 # What every package exports: `__all__` of its `__init__.py`, also where nothing is public.
 PUBLIC = {
     "metronorm": {"__version__"},
-    "metronorm.board": set(),
+    "metronorm.board": {"plot"},
     "metronorm.board.series": {"Chart", "Column", "Reduced", "RunSeries", "Stretch"},
     "metronorm.checkpoints": set(),
     "metronorm.cli": {"COMMANDS", "main"},

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _PLACES = np.array([1, 3, 5, 7]) / 8
 
 
+def bucket_size(view: View) -> float:
+    """How long a bucket is, in the unit of the axis."""
+    return float(2.0 ** math.floor(math.log2((view.end - view.begin) / view.width)))
+
+
 def reduce_live(points: Points, view: View, *, raw: Points | None = None) -> Line:
     """Cut a line at fixed edges: four points for each bucket, or all points where these are fewer.
 
@@ -38,7 +43,7 @@ def reduce_live(points: Points, view: View, *, raw: Points | None = None) -> Lin
 
 
 def _buckets(points: Points, view: View, reach: Reach, raw: Points | None) -> Line:
-    size = 2.0 ** math.floor(math.log2((view.end - view.begin) / view.width))
+    size = bucket_size(view)
     edges = np.arange(math.floor(view.begin / size), math.floor(view.end / size) + 2) * size
     counts = points.finite_before(np.searchsorted(points.x, edges))
     some = counts[:-1] < counts[1:]
