@@ -1,5 +1,7 @@
 """`metronorm show`, as a user types it."""
 
+import json
+import math
 import re
 from itertools import pairwise
 from pathlib import Path
@@ -13,7 +15,7 @@ from rich.cells import cell_len
 from metronorm.cli import diagnose, show, watch
 from metronorm.cli.charts import round_ticks
 from metronorm.clock import Clock
-from metronorm.errors import RunError
+from metronorm.errors import ConfigError, RunError
 
 from ..clock.virtual import VirtualTime
 from ..store.stores import line, new_run, write_tape
@@ -111,6 +113,87 @@ def test_what_a_training_measured_and_why_it_ended(
     lines = capsys.readouterr().out.splitlines()
     assert "best accuracy" in lines[0]
     assert all("0.7500" in text for text in lines[1:5])
+
+
+@pytest.fixture
+def four_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Created in the order c, a, d, b; of d nothing was measured."""
+    monkeypatch.chdir(tmp_path)
+    for name, ticks, losses in (
+        ("c", 2, (0.5, math.nan)), ("a", 3, (0.9, 0.1, 0.4)), ("d", 5, ()), ("b", 1, (0.3,)),
+    ):  # fmt: skip
+        with Clock(Path(name), progress=False) as clock:
+            for tick in clock.ticks(range(ticks)):
+                if tick < len(losses):
+                    clock.log(validation_loss=losses[tick], accuracy=losses[tick])
+    return ["a", "b", "c", "d"]
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
+    assert show.main([*arguments, "--json"]) == 0
+    return [run["name"] for run in json.loads(capsys.readouterr().out)]
+
+
+def test_the_last_runs_are_those_that_were_created_last(
+    four_runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert shown(capsys, *four_runs, "--last", "2") == ["b", "d"]
+    assert shown(capsys, *four_runs, "a", "--last=9") == four_runs
+    assert show.main([*four_runs, "--last", "3"]) == 0, "up to three have a column each"
+    assert "directory" in capsys.readouterr().out
+
+
+def test_what_is_no_run_is_reported_with_the_last_runs_too(
+    four_runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("e").mkdir()
+    Path("damaged").mkdir()
+    Path("damaged/run.json").write_text("{")
+    assert show.main(["e", "nothing", "damaged", *four_runs, "--last", "2", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert [run["name"] for run in json.loads(out)] == ["b"], "the damaged run is newer"
+    assert err.count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "names"),
+    [
+        ("created", "cadb"), ("-created", "bdac"), ("name", "abcd"), ("-name", "dcba"),
+        ("ticks", "bcad"), ("-ticks", "dacb"), ("validation_loss", "abcd"),
+        ("-validation_loss", "cbad"), ("accuracy", "acbd"), ("-accuracy", "bcad"),
+    ],
+)  # fmt: skip
+def test_runs_are_sorted(
+    key: str, names: str, four_runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the best value of a metric: the lowest loss, the highest accuracy; without one, last."""
+    assert shown(capsys, *four_runs, f"--sort={key}") == [*names]
+
+
+def test_a_run_as_json_has_what_the_table_has_and_text_for_what_is_not_finite(
+    four_runs: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert show.main(["c", "d", "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert first["measures"]["validation_loss"] == {"last": "nan", "best": 0.5, "tick": 1}
+    assert (first["state"], first["ticks"], second["measures"]) == ("finished", 2, {})
+    assert first["created_ns"] < second["created_ns"]
+    assert "curves" not in first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--sort=validation"], "got validation; try: --sort=validation_loss"),
+        (["--sort=zzz"], "one of created, name, seconds, ticks, accuracy, validation_loss"),
+        (["--last", "0"], "--last must be at least 1; got 0"),
+    ],
+)
+def test_a_choice_of_runs_that_cannot_be_made_is_refused(
+    arguments: list[str], said: str, four_runs: list[str]
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        show.main([*four_runs, *arguments])
 
 
 @pytest.mark.parametrize("count", [4, 20])

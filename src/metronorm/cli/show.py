@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import tyro
 from rich.table import Table
 from rich.text import Text
 
 from metronorm.cli.arguments import RunPaths, parse
 from metronorm.cli.console import Console, cell, print_notices
 from metronorm.cli.runs import read_runs
+from metronorm.cli.show_chosen import as_json, in_order, newest
 from metronorm.cli.show_lines import differing, directory, lines
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
@@ -30,7 +32,8 @@ MOST_MEASURES = 20
 DESCRIPTION = """
     metronorm show runs/shakespeare
     metronorm show runs/a runs/b --no-charts
-    metronorm show runs/*
+    metronorm show runs/* --last 10 --sort=validation_loss
+    metronorm show runs/* --json | jq '.[] | [.name, .ticks]'
 
 Up to three runs get a column each, more runs a line each. A run may still be training."""
 
@@ -43,6 +46,13 @@ class Arguments:
     """Directories of the runs."""
     charts: bool = True
     """Draw the losses and the tick times, in ms, of up to three runs."""
+    last: int | None = None
+    """Only so many runs, those that were created last. None: all."""
+    sort: str | None = None
+    """created, name, seconds, ticks, or a metric: the run with its best value comes first. With -,
+    as in --sort=-ticks, the other way round. None: in the order given."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print a list with all that is known of each run, but for its curves, as JSON."""
 
 
 def main(argv: list[str]) -> int:
@@ -56,8 +66,15 @@ def main(argv: list[str]) -> int:
     if not arguments.runs:
         raise ConfigError("show needs a run", fix="metronorm show runs/*")
     console = Console()
-    runs = read_runs(arguments.runs, lambda path: summarize(open_run(path)))
+    paths = arguments.runs if arguments.last is None else newest(arguments.runs, arguments.last)
+    runs = read_runs(paths, lambda path: summarize(open_run(path)))
     summaries = list(runs.found.values())
+    if arguments.sort is not None:
+        summaries = in_order(summaries, arguments.sort)
+    if arguments.json:
+        print(as_json(summaries))
+        print_notices(runs.left_out)
+        return 2 if runs.failed else 0
     if len(summaries) > SIDE_BY_SIDE:
         console.print(lines(summaries, console.width))
     else:

@@ -48,6 +48,8 @@ class Summary:
 
     | field | |
     | --- | --- |
+    | `id`, `name` | of the run, as in `run.json` |
+    | `created_ns` | when the run was created, in nanoseconds since 1970 |
     | `state` | how the newest attempt stands; see `metronorm.runs.state` |
     | `host`, `machine` | the machine of the first attempt, and the choices made for the newest |
     | `planned` | the number of ticks that the newest attempt is to reach; None if not known |
@@ -69,8 +71,10 @@ class Summary:
     | `notices` | sentences about records that were dropped, damaged or left out |
     """
 
+    id: str
     name: str
     directory: str
+    created_ns: int
     state: str
     ticks: int
     planned: int | None
@@ -135,8 +139,10 @@ def summarize(run: Run) -> Summary:
         )
     counts = {unit: sum(rank[unit] or 0.0 for rank in ranks) for unit in units}
     return Summary(
+        id=run.info.id,
         name=run.info.name,
         directory=str(run.directory),
+        created_ns=run.info.created_ns,
         state=run_state(run, events),
         ticks=max((rank["ticks"] for rank in ranks), default=0),
         planned=planned_ticks(config),
