@@ -6,6 +6,7 @@ import re
 import shutil
 from pathlib import Path
 
+import duckdb
 import psutil
 import pytest
 
@@ -13,6 +14,7 @@ from metronorm.board import routes, state
 from metronorm.board.series import Chart, RunSeries
 from metronorm.clock import Clock
 from metronorm.runs import compare, diagnose, open_run
+from metronorm.store.sealing import seal_run
 
 from .boards import Served, record, serving
 
@@ -320,6 +322,28 @@ def test_a_part_that_is_damaged_is_an_error_of_that_run_alone(folder: Path, boar
             assert "readable" in answer.json()["error"]
     assert board.client.get(f"/api/runs/{runs['good']}/slowest").status_code == 200
     shutil.rmtree(folder / "broken")
+
+
+@pytest.mark.parametrize("change", ["if(tick = 50, null, tick)", "'fifty'", "[tick]"])
+def test_a_part_with_ticks_that_are_no_numbers_is_listed_and_the_rest_is_shown(
+    folder: Path, board: Served, change: str
+) -> None:
+    run = folder / "odd part"
+    for attempt in range(2):
+        with Clock(run, progress=False, resume=attempt > 0) as clock:
+            for _ in clock.ticks(range(100), initial=clock.tick):
+                clock.log(loss=1.0)
+        seal_run(run)
+    (part,) = (run / "ticks" / "attempt=1").rglob("*.parquet")
+    copy = f"select * replace ({change} as tick) from read_parquet('{part}')"
+    duckdb.sql(f"copy ({copy}) to '{part}.new' (format parquet)")
+    Path(f"{part}.new").rename(part)
+    found = run_of(board, "odd part")
+    assert board.json(f"runs/{found}")["notices"] == [f"{part}: a damaged part was left out"]
+    for route in ("phases", "ticktimes", "ranks", "series?names=loss", "diagnosis", "slowest"):
+        assert board.client.get(f"/api/runs/{found}/{route}").status_code == 200, route
+    assert len(board.json(f"runs/{found}/slowest", n=100)["ticks"]) == 100
+    shutil.rmtree(run)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -266,6 +267,37 @@ def test_a_damaged_part_beside_a_pattern_leaves_the_whole_one_alone(tmp_path: Pa
     part.write_bytes(b"PAR1" + bytes(100) + b"PAR1")
     assert seal_run(tmp_path / "run[1]") == 0
     assert numbers(tmp_path / "run[1]") == [1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "if(tick = 5, null, tick) as tick",
+        "null::bigint as time_ns",
+        "'two' as tick",
+        "tick::double as tick",
+        "[tick] as tick",
+        "'low' as loss",
+    ],
+)
+def test_a_part_that_is_no_record_of_a_clock_is_damaged_and_hides_no_other(
+    tmp_path: Path, change: str
+) -> None:
+    run = new_run(tmp_path / "run")
+    for first in (1, 4):
+        write_tape(run, [line(tick, {"loss": 1.0}) for tick in range(first, first + 3)])
+        seal_run(run)
+    _, bad = sorted(run.rglob("*.parquet"))
+    replaced = bad.with_name("new")
+    duckdb.sql(
+        f"""copy (select * replace ({change})
+            from read_parquet('{bad}', hive_partitioning = false))
+            to '{replaced}' (format parquet)"""
+    )
+    replaced.rename(bad)
+    assert numbers(run) == [1, 2, 3]
+    assert open_run(run).notices() == [f"{bad}: a damaged part was left out"]
+    assert open_run(run).ticks().sql("select sum(loss) from ticks").fetchall() == [(3.0,)]
 
 
 def test_a_path_that_duckdb_has_no_pattern_for_is_refused(tmp_path: Path) -> None:

@@ -25,9 +25,11 @@ from metronorm.store.engine import connect
 from metronorm.store.parquet_parts import (
     BROKEN,
     has_parquet_magic,
+    is_of_kind,
     is_readable,
     out_of_memory,
     schemas,
+    with_gaps,
 )
 from metronorm.store.run_directory import (
     RunInfo,
@@ -213,7 +215,7 @@ class Run:
                 )
                 if damaged:
                     found.append(f"{folder}: {damaged} damaged lines were left out")
-                self._read_schemas(parts)
+                self._read_schemas(parts, kind)
                 broken = [part for part in parts if part not in self._schemas]
                 broken += sorted(folder.glob(f"*{BROKEN}"))
                 found += [f"{path}: a damaged part was left out" for path in broken]
@@ -277,15 +279,15 @@ class Run:
             parts += sealed
             place = {"attempt": folder_number(folder.parent), "rank": folder_number(folder)}
             tapes.append((place, [line for line in lines.whole if containing in line]))
-        sources = self._sealed(parts)
+        sources = self._sealed(parts, kind)
         if any(lines for _, lines in tapes):
             table = f"live_{kind}_{next(self._numbers)}"
             sources.append(Source(load_lines(self._connection, kind, tapes, table), table))
         return _same_spelling(sources) or [_nothing(kind)]
 
-    def _sealed(self, parts: list[Path]) -> list[Source]:
+    def _sealed(self, parts: list[Path], kind: str) -> list[Source]:
         """The parts that can be read, those with the same columns as one source."""
-        self._read_schemas(parts)
+        self._read_schemas(parts, kind)
         by_schema: dict[Schema, list[Path]] = {}
         for part in parts:
             if part in self._schemas:
@@ -299,7 +301,7 @@ class Run:
             for schema, same in by_schema.items()
         ]
 
-    def _read_schemas(self, parts: list[Path]) -> None:
+    def _read_schemas(self, parts: list[Path], kind: str) -> None:
         """Read the columns of the parts that are not known yet and can be read."""
         import duckdb
 
@@ -309,14 +311,17 @@ class Run:
         if not parts:
             return
         try:
-            self._schemas |= zip(parts, schemas(self._connection, parts), strict=True)
+            found = dict(zip(parts, schemas(self._connection, parts), strict=True))
+            found = {part: schema for part, schema in found.items() if is_of_kind(schema, kind)}
+            bad = with_gaps(self._connection, [*found], kind) if found else set()
+            self._schemas |= {part: found[part] for part in found if part not in bad}
         except duckdb.OutOfMemoryException as error:
             raise out_of_memory(error) from None
         except duckdb.Error:
             half = len(parts) // 2  # one of the parts is damaged: halves find out which
             if half:
-                self._read_schemas(parts[:half])
-                self._read_schemas(parts[half:])
+                self._read_schemas(parts[:half], kind)
+                self._read_schemas(parts[half:], kind)
 
 
 def _same_spelling(sources: list[Source]) -> list[Source]:

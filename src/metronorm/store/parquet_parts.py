@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from metronorm.errors import OutOfMemoryError, RunError
+from metronorm.store.schema import COLUMNS, REQUIRED
 from metronorm.store.sql_columns import identifier, literal, literal_glob
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ BROKEN = ".broken"  # the ending of the name of a part that sealing has found to
 
 # (name, type) of every column
 Schema = tuple[tuple[str, str], ...]
+_INTEGERS = re.compile(r"INT(32|64)( U?INT_\d+)?")
+_NUMBERS = re.compile(rf"{_INTEGERS.pattern}|FLOAT|DOUBLE|BOOLEAN|.* DECIMAL")
 
 
 def scan(parts: Iterable[Path], options: str = "hive_partitioning = false") -> str:
@@ -65,6 +69,37 @@ def _top_level(rows: Sequence[tuple[str, str, str, int | None]]) -> Schema:
             to_skip += (rows[at][3] or 0) - 1
             at += 1
     return tuple(columns)
+
+
+def is_of_kind(schema: Schema, kind: str) -> bool:
+    """Whether a part has the columns that records of a kind must have, and those of their types.
+
+    The clock writes no other parts; a file that somebody has put there may be anything.
+
+    Args:
+        schema: the columns of the part.
+        kind: "ticks", "events" or "resources".
+    """
+    types, known = dict(schema), COLUMNS[kind]
+    integers = [name for name in known if known[name] == "BIGINT" and name in types]
+    return (
+        set(REQUIRED[kind]) <= types.keys()
+        and all(_INTEGERS.fullmatch(types[name]) for name in integers)
+        and (kind == "events" or all(map(_NUMBERS.fullmatch, types.values())))
+    )
+
+
+def with_gaps(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], kind: str) -> set[Path]:
+    """The parts in which a record lacks a value that all must have.
+
+    Raises:
+        duckdb.Error: a part is damaged, or is not `is_of_kind`.
+    """
+    lacks = " or ".join(f"{name} is null" for name in REQUIRED[kind])
+    source = scan(parts, "hive_partitioning = false, filename = true")
+    rows = connection.execute(f"select distinct filename from {source} where {lacks}").fetchall()
+    bad = {path for (path,) in rows}
+    return {part for part in parts if str(part.resolve()) in bad}
 
 
 def has_parquet_magic(part: Path) -> bool:

@@ -52,6 +52,12 @@ FIXED = {
     kind: [name for name in columns if name not in MAPS[kind]] for kind, columns in COLUMNS.items()
 }
 OPTIONAL = ("arrival_ns", "gc_ns")  # these columns are only there if a line has them
+# the columns in which every record has a value
+REQUIRED = {
+    "ticks": ("tick", "time_ns", "wall_ns"),
+    "events": ("tick", "time_ns", "event"),
+    "resources": ("tick", "time_ns"),
+}
 
 
 class TickRecord(msgspec.Struct, gc=False, omit_defaults=True):

@@ -11,7 +11,15 @@ import numpy as np
 from metronorm.board.series._arrays import joined, missing
 from metronorm.board.series.cache import LEAST_ROWS
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import batches, has_parquet_magic, out_of_memory, scan, schemas
+from metronorm.store.parquet_parts import (
+    batches,
+    has_parquet_magic,
+    is_of_kind,
+    out_of_memory,
+    scan,
+    schemas,
+    with_gaps,
+)
 from metronorm.store.sql_columns import identifier, literal, literal_glob, select
 
 if TYPE_CHECKING:
@@ -41,6 +49,7 @@ class Parts:
     """The rows of all parts of a tape, one after another.
 
     Args:
+        kind: of the tape: "ticks" or "resources".
         base: the columns that every row has, all of them integers. The first one numbers the rows.
         cache: where columns of many rows are kept; None: nowhere.
 
@@ -49,8 +58,8 @@ class Parts:
         notices: one sentence for each part that cannot be read.
     """
 
-    def __init__(self, base: Sequence[str], cache: Cache | None = None) -> None:
-        self._names, self._cache = base, cache
+    def __init__(self, kind: str, base: Sequence[str], cache: Cache | None = None) -> None:
+        self._kind, self._names, self._cache = kind, base, cache
         self.paths: list[Path] = []
         self.notices: list[str] = []
         self._rows: list[tuple[Path, int]] = []  # the parts that can be read, with their rows
@@ -74,7 +83,7 @@ class Parts:
             OutOfMemoryError: reading them takes more memory than there is.
         """
         if paths[: len(self.paths)] != self.paths:
-            self.__init__(self._names, self._cache)  # type: ignore[misc]
+            self.__init__(self._kind, self._names, self._cache)  # type: ignore[misc]
         new = paths[len(self.paths) :]
         self.paths = list(paths)
         blocks = self._read_base([path for path in new if self._is_whole(path)])
@@ -106,6 +115,15 @@ class Parts:
         try:
             with connection() as database:
                 found = schemas(database, paths)
+                bad = [
+                    path
+                    for path, schema in zip(paths, found, strict=True)
+                    if not is_of_kind(schema, self._kind)
+                ]
+                if bad := bad or [*with_gaps(database, paths, self._kind)]:
+                    for path in bad:
+                        self._leave_out(path)
+                    return self._read_base([path for path in paths if path not in bad])
                 names = ", ".join(self._names)
                 counts = dict(
                     database.execute(

@@ -56,7 +56,7 @@ class Tape:
         self._folder, self._identity, self._kind = folder, identity, kind
         self._key = BASES[kind][0]
         self._tail: Tail | None = None
-        self._parts = Parts(BASES[kind], Cache(folder) if cache else None)
+        self._parts = Parts(kind, BASES[kind], Cache(folder) if cache else None)
         self._base = {name: Growing(np.empty(0, np.int64)) for name in BASES[kind]}
         self._columns: dict[str, Growing] = {}
         self._lines: dict[str, tuple[list[int], list[float]]] = {}  # by column: rows and values
