@@ -12,7 +12,7 @@ import pytest
 from metronorm.clock import Clock
 from metronorm.runs import open_run
 
-from .boards import Served, serving
+from .boards import TOKEN, Served, serving
 from .browsers import reading
 from .page_runs import ANSI, HTML, NAN, TICKS
 
@@ -49,16 +49,41 @@ def test_no_markup_is_made_from_text_and_nothing_is_inline() -> None:
 
 
 def test_the_modules_of_the_first_views_are_asked_for_at_once() -> None:
-    needed = [PAGE / name for name in ("main.js", "views/metrics.js", "views/runs.js")]
-    for module in needed:  # it grows
-        for name in re.findall(r'^import [^;]*?"(\.[^"]+)";', module.read_text(), re.MULTILINE):
-            found = (module.parent / name).resolve()
-            if found not in needed:
-                needed.append(found)
-    asked = re.search(r"const modules = `([^`]+)`", (PAGE / "early.js").read_text())
-    assert asked
-    names = [str(module.relative_to(PAGE).with_suffix("")) for module in needed[1:]]
-    assert asked[1].split() == sorted(names)
+    early = (PAGE / "early.js").read_text()
+    common = re.search(r"const modules = `([^`]+)`", early)
+    assert common
+    for view in ("metrics", "runs"):
+        needed = [PAGE / "main.js", PAGE / "views" / f"{view}.js"]
+        for module in needed:  # it grows
+            names = re.findall(r'^import [^;]*?"(\.[^"]+)";', module.read_text(), re.MULTILINE)
+            found = [(module.parent / name).resolve() for name in names]
+            needed += [each for each in dict.fromkeys(found) if each not in needed]
+        own = re.search(rf"\b{view}: `([^`]+)`", early)
+        assert own
+        names = [str(module.relative_to(PAGE).with_suffix("")) for module in needed[1:]]
+        assert sorted(common[1].split() + own[1].split()) == sorted(names)
+
+
+def test_a_view_that_is_opened_again_asks_for_its_first_chart_before_its_modules(
+    browser: Browser, board: Served, odd: str
+) -> None:
+    with reading(browser, board) as reader:
+        reader.page.goto(f"{board.url}/#metrics?run={odd}")
+        reader.page.reload()
+        reader.page.wait_for_selector(".card.loaded")
+        reader.page.reload()
+        reader.page.wait_for_selector(".card.loaded")
+        began = reader.page.evaluate(
+            """() => Object.fromEntries(["api/series", "views/metrics.js"].map((name) => {
+              const found = performance.getEntriesByType("resource")
+              return [name, found.filter((each) => each.name.includes(name))
+                .map((each) => [each.name, each.startTime])]
+            }))"""
+        )
+        (module,), (first, *others) = began["views/metrics.js"], began["api/series"]
+        assert first[1] <= module[1]
+        assert first[0] not in [address for address, _ in others], "it is asked for once"
+        assert TOKEN not in reader.page.evaluate("JSON.stringify(localStorage)")
 
 
 def test_the_numbers_of_a_chart_are_those_of_duckdb(

@@ -268,8 +268,9 @@ def test_a_stretch_is_of_numbers(board: Served) -> None:
     run = run_of(board, "good")
     for route in ("series", "resources", "phases", "ticktimes", "ranks", "norms"):
         for name, value in (("from", "nan"), ("to", "-inf"), ("width", "nan"), ("width", "1e999")):
-            query = {name: value, "names": "loss"}
-            answer = board.client.get(f"/api/runs/{run}/{route}", params=query)
+            query = {"runs": run, "names": "loss", name: value}
+            at = "/api/series" if route == "series" else f"/api/runs/{run}/{route}"
+            answer = board.client.get(at, params=query)
             assert answer.status_code == 400, (route, query)
             assert answer.json()["error"].startswith(f"{name}: ")
 
@@ -340,8 +341,10 @@ def test_a_part_with_ticks_that_are_no_numbers_is_listed_and_the_rest_is_shown(
     Path(f"{part}.new").rename(part)
     found = run_of(board, "odd part")
     assert board.json(f"runs/{found}")["notices"] == [f"{part}: a damaged part was left out"]
-    for route in ("phases", "ticktimes", "ranks", "series?names=loss", "diagnosis", "slowest"):
+    for route in ("phases", "ticktimes", "ranks", "diagnosis", "slowest"):
         assert board.client.get(f"/api/runs/{found}/{route}").status_code == 200, route
+    answer = board.client.get("/api/series", params={"runs": found, "names": "loss"})
+    assert b'"rows":100' in answer.content
     assert len(board.json(f"runs/{found}/slowest", n=100)["ticks"]) == 100
     shutil.rmtree(run)
 
@@ -350,7 +353,7 @@ def test_a_part_with_ticks_that_are_no_numbers_is_listed_and_the_rest_is_shown(
     ("folders", "route"),
     [
         ("resources/attempt=0/rank=0", "resources?names=memory_bytes"),
-        ("ticks/attempt=0/rank=0", "series?names=loss"),
+        ("ticks/attempt=0/rank=0", "ticktimes"),
         ("ticks/attempt=0/rank=0", "slowest"),
         ("events/attempt=0/rank=0", "events"),
         ("samples", "samples/0"),
@@ -418,7 +421,7 @@ def test_a_tape_of_2_gb_is_refused_and_takes_no_memory(
     runs = {run["folder"]: run["id"] for run in board.json("runs")["runs"]}
     before = psutil.Process().memory_info().rss
     table(board, "last:loss")
-    for route in ("", "/slowest", "/series?names=loss", "/events", "/diagnosis"):
+    for route in ("", "/slowest", "/ticktimes", "/events", "/diagnosis"):
         answer = board.client.get(f"/api/runs/{runs['huge']}{route}")
         assert answer.status_code == 422
         assert answer.json()["fix"].startswith("metronorm seal ")
@@ -516,17 +519,16 @@ def test_too_many_requests_are_told_to_come_back(
 
 def test_series_are_those_of_the_run_and_are_not_sent_twice(folder: Path, board: Served) -> None:
     run = run_of(board, "good")
-    query = {"names": ["loss", "no such metric"], "width": 500}
-    answer = board.client.get(f"/api/runs/{run}/series", params=query)
+    query = {"runs": run, "names": ["loss", "no such metric"], "width": 500}
+    answer = board.client.get("/api/series", params=query)
     assert answer.headers["content-type"] == "application/octet-stream"
-    assert (
-        answer.content == RunSeries(folder / "good").reduce(["loss"], Chart(width=500.0)).to_bytes()
-    )
+    reduced = RunSeries(folder / "good").reduce(["loss"], Chart(width=500.0)).to_bytes()
+    assert answer.content == len(reduced).to_bytes(8, "little") + reduced
     headers = {"If-None-Match": answer.headers["etag"]}
-    again = board.client.get(f"/api/runs/{run}/series", params=query, headers=headers)
+    again = board.client.get("/api/series", params=query, headers=headers)
     assert (again.status_code, again.content) == (304, b"")
     for wrong in ({"x": "steps"}, {"width": 0}, {"from": 2, "to": 1}, {"smooth": 1}, {"rank": "a"}):
-        answer = board.client.get(f"/api/runs/{run}/series", params=query | wrong)
+        answer = board.client.get("/api/series", params=query | wrong)
         assert answer.status_code == 400
         assert answer.json()["error"]
 
@@ -556,7 +558,7 @@ def test_a_new_tick_changes_the_series(folder: Path, board: Served) -> None:
         for tick in clock.ticks([1.0, 2.0, 3.0]):
             clock.log(loss=tick)
             run = run_of(board, "live")
-            tags.add(board.client.get(f"/api/runs/{run}/series?names=loss").headers["etag"])
+            tags.add(board.client.get(f"/api/series?runs={run}&names=loss").headers["etag"])
     assert len(tags) == 3
     shutil.rmtree(folder / "live")
 

@@ -1,8 +1,8 @@
 """The answers that are arrays, in the form of `Reduced.to_bytes`: what charts draw.
 
-Each is of one run, below `/api/runs/RUN/`. `/api/series` is of several: their answers one after
-another, each behind 8 bytes with its length (little-endian). If a run cannot be read, `meta.error`
-of its answer says why.
+Each is of one run, below `/api/runs/RUN/`, but for `/api/series`, which is of one or more: their
+answers one after another, each behind 8 bytes with its length (little-endian). If one of more runs
+cannot be read, `meta.error` of its answer says why.
 """
 
 from __future__ import annotations
@@ -87,6 +87,8 @@ def array_routes(board: Board) -> APIRouter:
             try:
                 return make(source)
             except BAD_INPUT as error:
+                if len(runs) == 1:
+                    raise
                 return Reduced(meta=msgspec.json.decode(failure(request, error).body))
 
         found = [attempt(lambda run: board.series(board.listing.entry(run)), run) for run in runs]
@@ -102,7 +104,7 @@ def array_routes(board: Board) -> APIRouter:
         return _arrays(request, tag, lambda: b"".join(answers()))
 
     @router.get("/series")
-    async def series_of_several(
+    async def series(
         request: Request,
         runs: Names,
         names: Names,
@@ -118,20 +120,6 @@ def array_routes(board: Board) -> APIRouter:
             runs,
             request,
             lambda it: it.reduce(names, chart, x=x, rank=rank, ghosts=ghosts),
-        )
-
-    @router.get("/runs/{run}/series")
-    async def series(
-        run: str,
-        request: Request,
-        names: Names,
-        chart: Drawn,
-        x: Axis = "tick",
-        rank: int = 0,
-        ghosts: bool = False,
-    ) -> Response:
-        return await columns(
-            run, request, lambda it: it.reduce(names, chart, x=x, rank=rank, ghosts=ghosts)
         )
 
     @router.get("/runs/{run}/resources")

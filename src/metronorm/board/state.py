@@ -16,6 +16,7 @@ from metronorm.board.listing import Listing
 from metronorm.board.not_finite import NotFinite
 from metronorm.board.opening import BAD_INPUT, check_size
 from metronorm.board.series import RunSeries
+from metronorm.board.series.parts import open_engine
 from metronorm.board.standing import signature
 from metronorm.board.stream import Stream
 from metronorm.board.values import Values
@@ -31,6 +32,7 @@ T = TypeVar("T")
 
 MOST_WAITING = 200  # requests; a page has fewer at once
 MOST_SERIES, MOST_BYTES = 200, 1 << 30  # runs whose columns are kept, and what these may take
+FIRST_METRIC = "loss"  # whose chart is the first on a page, where a run has it
 MOST_KEPT = 50  # answers that take long, such as a diagnosis
 
 
@@ -54,6 +56,7 @@ class Board:
         self._threads = ThreadPoolExecutor(
             min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="board"
         )
+        self._threads.submit(open_engine)  # while the browser begins
         self._waiting = 0
         self._series: OrderedDict[Path, tuple[tuple[int, ...], RunSeries, int]]
         self._series = OrderedDict()
@@ -128,7 +131,7 @@ class Board:
         def read() -> None:
             for entry in entries:
                 with contextlib.suppress(*BAD_INPUT):  # the chart says it
-                    self.series(entry)
+                    self.series(entry).value(FIRST_METRIC)
 
         self._threads.submit(read)
 

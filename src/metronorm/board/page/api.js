@@ -21,8 +21,8 @@ export function whenLoginNeeded(listener) {
 
 async function ask(path, options = {}) {
   let answer;
-  const asked = globalThis.early?.get(path); // by early.js
-  globalThis.early?.delete(path);
+  const asked = globalThis.early?.answers.get(path); // by early.js
+  globalThis.early?.answers.delete(path);
   try {
     answer = await (asked ?? fetch(path, { credentials: "same-origin", ...options }));
   } catch (error) {
@@ -46,8 +46,11 @@ export function query(values) {
   return text ? `?${text}` : "";
 }
 
+/** The address of a route with a query. */
+export const addressOf = (path, values) => `api/${path}${query(values)}`;
+
 export async function getJson(path, values = {}, signal = undefined) {
-  return (await ask(`api/${path}${query(values)}`, { signal })).json();
+  return (await ask(addressOf(path, values), { signal })).json();
 }
 
 export async function send(method, path, body) {
@@ -62,13 +65,13 @@ const ARRAYS = { f8: Float64Array, f4: Float32Array, i4: Int32Array, u4: Uint32A
 
 /** A binary answer: `{ meta, columns: [{ name, kind, data, ... }] }`. */
 export async function getColumns(path, values = {}, signal = undefined) {
-  const answer = await ask(`api/${path}${query(values)}`, { signal });
+  const answer = await ask(addressOf(path, values), { signal });
   return readColumns(await answer.arrayBuffer());
 }
 
 /** Several of them, each behind 8 bytes with its length. */
 export async function getSeveral(path, values) {
-  const buffer = await (await ask(`api/${path}${query(values)}`)).arrayBuffer();
+  const buffer = await (await ask(addressOf(path, values))).arrayBuffer();
   const lengths = new DataView(buffer);
   const found = [];
   for (let at = 0; at < buffer.byteLength; at += 8 + lengths.getUint32(at, true)) found.push(readColumns(buffer, at + 8));

@@ -1,4 +1,4 @@
-// Lines as uPlot draws them, from what `GET api/runs/RUN/series` answers. The server cuts a line
+// Lines as uPlot draws them, from what `GET api/series` answers. The server cuts a line
 // at the pixel edges of a view, in uPlot's own rounding: drawn there, it has the pixels of all
 // points. When the view moves, every point is still within one pixel of its place.
 

@@ -26,21 +26,36 @@
     else if (view === "metrics" && shown.size) wanted.push(`api/columns?${shown}`);
     else if (view === "runs" || !view) wanted.push("api/columns");
   }
+  // and with what its first chart asked for, the last time that this address was opened
+  const visit = `${location.hash} ${innerWidth} ${devicePixelRatio}`;
+  try {
+    const first = JSON.parse(localStorage.getItem("metronorm.first"));
+    if (first?.visit === visit) wanted.push(...first.addresses);
+  } catch {
+    // storage may be blocked
+  }
   // whoever asks for one of these first takes it from here
-  globalThis.early = new Map(wanted.map((path) => [path, fetch(path)]));
-  for (const answer of globalThis.early.values()) answer.catch(() => {});
+  globalThis.early = { visit, answers: new Map(wanted.map((path) => [path, fetch(path)])) };
+  for (const answer of globalThis.early.answers.values()) answer.catch(() => {});
 
-  // all that the first views need; other views bring the few modules of their own
+  // all that a first view needs; other views bring the few modules of their own
   const modules = `
-    api charts/axes charts/card charts/describing charts/field charts/gestures charts/grid
-    charts/grouping charts/keys charts/marks charts/plot charts/ranges charts/series charts/span
-    charts/stacked charts/strip colors columns dom format parts/column_picker parts/completion
-    parts/event_marks parts/groups parts/header parts/help parts/login parts/messages
-    parts/metric_lines parts/notes_dialog parts/phase_card parts/rail parts/resource_card
-    parts/run_header parts/run_table parts/sections parts/table_dialog parts/toolbar runs state
-    stream views/metrics views/runs words
+    api charts/axes charts/card charts/describing charts/gestures charts/grid charts/grouping
+    charts/keys charts/marks charts/plot charts/ranges charts/series charts/span charts/strip colors
+    columns dom format parts/completion parts/groups parts/header parts/help parts/login
+    parts/messages parts/metric_lines parts/notes_dialog parts/rail parts/table_dialog parts/toolbar
+    runs state stream words
   `;
-  for (const name of modules.trim().split(/\s+/)) {
+  const ofView = {
+    metrics: `
+      charts/field charts/stacked parts/event_marks parts/phase_card parts/resource_card
+      parts/run_header parts/sections views/metrics
+    `,
+    runs: `
+      parts/column_picker parts/run_table views/runs
+    `,
+  };
+  for (const name of (modules + (ofView[view || "runs"] ?? "")).trim().split(/\s+/)) {
     const link = document.createElement("link");
     link.rel = "modulepreload";
     link.href = besideThis(`${name}.js`);

@@ -12,6 +12,7 @@ import { listen } from "./stream.js";
 import { loadWords, t } from "./words.js";
 
 const main = document.getElementById("main");
+const EARLY_MS = 1000; // after the first view is there
 let view = null; // what is open: { name, update, close }
 let wanted = 0;
 
@@ -92,7 +93,8 @@ async function begin() {
     return;
   }
   await show();
-  globalThis.early = null; // by now all of it has been asked for, or is not wanted
+  // what was not asked for by then is not wanted, and gets old
+  setTimeout(() => globalThis.early?.answers.clear(), EARLY_MS);
   listen(cursor, (name, value) => {
     if (name === "runs") heard(value);
     else if (name === "reset") loadRuns().catch(() => {});

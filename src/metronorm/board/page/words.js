@@ -6,7 +6,7 @@ export let language = "en";
 export async function loadWords(chosen) {
   language = chosen === "zh" ? "zh" : "en";
   const address = new URL(`words.${language}.json`, import.meta.url).href;
-  const answer = await (globalThis.early?.get(address) ?? fetch(address));
+  const answer = await (globalThis.early?.answers.get(address) ?? fetch(address));
   words = await answer.json();
   document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
 }

@@ -36,6 +36,11 @@ _lock = threading.Lock()
 _connections: list[duckdb.DuckDBPyConnection] = []
 
 
+def open_engine() -> None:
+    """Open the database, so that the first chart need not wait for it."""
+    connection().close()
+
+
 def connection() -> duckdb.DuckDBPyConnection:
     """A connection of the calling thread to the one database of this process."""
     with _lock:
@@ -115,15 +120,9 @@ class Parts:
         try:
             with connection() as database:
                 found = schemas(database, paths)
-                bad = [
-                    path
-                    for path, schema in zip(paths, found, strict=True)
-                    if not is_of_kind(schema, self._kind)
-                ]
-                if bad := bad or [*with_gaps(database, paths, self._kind)]:
-                    for path in bad:
-                        self._leave_out(path)
-                    return self._read_base([path for path in paths if path not in bad])
+                of_kind = [is_of_kind(schema, self._kind) for schema in found]
+                if not all(of_kind):
+                    return self._read_base_of(paths, of_kind)
                 names = ", ".join(self._names)
                 counts = dict(
                     database.execute(
@@ -131,6 +130,9 @@ class Parts:
                     ).fetchall()
                 )
                 block = database.execute(f"select {names} from {scan(paths)}").fetchnumpy()
+                if any(np.ma.is_masked(column) for column in block.values()):
+                    gaps = with_gaps(database, paths, self._kind)
+                    return self._read_base_of(paths, [path not in gaps for path in paths])
         except duckdb.OutOfMemoryException as error:
             raise out_of_memory(error) from None
         except duckdb.Error:
@@ -143,6 +145,12 @@ class Parts:
             self._rows.append((path, counts[str(path.resolve())]))
             self._columns[path] = {name.lower(): name for name, _ in schema}
         return [{name: np.asarray(block[name], np.int64) for name in self._names}]
+
+    def _read_base_of(self, paths: list[Path], good: list[bool]) -> list[dict[str, Integers]]:
+        for path, is_good in zip(paths, good, strict=True):
+            if not is_good:
+                self._leave_out(path)
+        return self._read_base([path for path, is_good in zip(paths, good, strict=True) if is_good])
 
     def columns(self, names: Sequence[str]) -> dict[str, Floats]:
         """Some columns of all rows; `missing` where a part or a row has none.

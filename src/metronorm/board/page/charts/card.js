@@ -110,6 +110,7 @@ export class ChartCard {
     const now = whole ? null : this.span.now;
     try {
       const found = await this.load({ from: now?.[0], to: now?.[1], ...this.plot.pixels, live }, asked.signal);
+      await this.plot?.ready;
       if (asked.signal.aborted || !this.plot) return;
       Object.assign(this, found, { found });
       fill(this.told, found.lines.some((line) => line.x.length) ? null : h("p", {}, t("chart.empty")));

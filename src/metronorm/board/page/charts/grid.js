@@ -22,7 +22,19 @@ export class Grid {
   add(card) {
     this.cards.set(card.element, card);
     this.observer.observe(card.element);
+    // the observer waits until a frame is painted: what is seen at once asks before that
+    if (!this.looking) queueMicrotask(() => this.look());
+    this.looking = true;
     return card.element;
+  }
+
+  look() {
+    this.looking = false;
+    for (const card of this.cards.values()) {
+      const { top, width } = card.element.getBoundingClientRect();
+      if (top > window.innerHeight) return;
+      if (width) card.wake();
+    }
   }
 
   clear() {

@@ -18,6 +18,15 @@ export const RIGHT = 22; // room for half of the last label
 const POINTS_UP_TO = 12; // lines that get a dot under the cursor
 export const FONT = '11px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif';
 
+/** Resolves when uPlot is there; it comes beside the modules. */
+const uPlotLoaded = new Promise((resolve, reject) => {
+  if (globalThis.uPlot) return resolve();
+  const script = document.getElementById("uplot");
+  script.addEventListener("load", resolve);
+  script.addEventListener("error", () => reject(new Error("uPlot was not loaded")));
+});
+uPlotLoaded.catch(() => {}); // (the card says it)
+
 export class Plot {
   /** handlers: zoom([from, to]), pan(share), whole(), cursor(x or null, y). */
   constructor(host, handlers) {
@@ -35,9 +44,14 @@ export class Plot {
     });
   }
 
+  /** Resolves when it can draw. */
+  get ready() {
+    return uPlotLoaded;
+  }
+
   /** The plotted area in device pixels, as in uPlot's `bbox`: what a series is reduced to. */
   get pixels() {
-    const ratio = uPlot.pxRatio;
+    const ratio = globalThis.uPlot?.pxRatio ?? devicePixelRatio;
     const rounded = (css) => Math.round(2 * css * ratio) / 2;
     return { width: Math.round(rounded(this.width - Y_AXIS - RIGHT)), left: rounded(Y_AXIS), ratio };
   }

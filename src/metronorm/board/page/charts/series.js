@@ -1,8 +1,9 @@
 // Series from the server. What the charts ask for in one moment becomes few requests, each of some
 // names of some runs, and few of these run at once.
 
-import { ApiError, getColumns, getSeveral, ofRun } from "../api.js";
+import { ApiError, addressOf, getColumns, getSeveral, ofRun } from "../api.js";
 import { lines } from "../columns.js";
+import { prefer } from "../state.js";
 
 const AT_ONCE = 4; // requests: a browser opens six connections, and one is the stream
 const RUNS = 16; // in one request
@@ -15,7 +16,7 @@ let timer = null;
 
 /**
  * One name of some runs. For each of them { line, ghosts, meta }, where line is null if the run has
- * nothing of it, or { error }.
+ * nothing of it, or { error }. route: "series", or another one of a single run.
  */
 export async function askSeries(ids, name, values, signal, route = "series") {
   const parts = [];
@@ -45,8 +46,23 @@ function send() {
   }
   waiting.clear();
   queue.sort((a, b) => a.order - b.order); // the first chart of all runs before the second of any
+  remember();
   next();
 }
+
+/** What the first chart of a visit asks for; early.js asks the next time, if the window is as wide. */
+function remember() {
+  const { visit } = globalThis.early ?? {};
+  if (!visit || !isFirst) return;
+  isFirst = false;
+  if (!location.hash || !visit.startsWith(`${location.hash} `)) return;
+  const first = queue.filter(({ order, route }) => !order && route === "series").slice(0, AT_ONCE);
+  const addresses = first.map((group) => addressOf("series", queryOf(group)));
+  prefer("first", JSON.stringify({ visit, addresses }));
+}
+let isFirst = true;
+
+const queryOf = ({ ids, values, names }) => ({ runs: ids, ...values, names });
 
 let asking = 0;
 function next() {
@@ -61,10 +77,10 @@ async function ask({ route, ids, values, wishes, names }) {
   if (!wanted.length) return;
   asking += 1;
   for (const id of ids) busy.add(id);
-  const query = { ...values, names: wanted };
   let answers;
   try {
-    answers = ids.length > 1 ? await getSeveral(route, { runs: ids, ...query }) : [await getColumns(ofRun(ids[0], route), query)];
+    if (route === "series") answers = await getSeveral(route, queryOf({ ids, values, names: wanted }));
+    else answers = [await getColumns(ofRun(ids[0], route), { ...values, names: wanted })];
   } catch (error) {
     answers = ids.map(() => ({ error }));
   }
