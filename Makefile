@@ -2,6 +2,7 @@
 # make board      install, then show the runs in the browser, while they are written
 # make test       install, then run all tests; those of Keras run with each of its backends
 # make test-fast  install, then run the tests that are not marked slow
+# make docs       install, then build the site of the docs: build/docs/index.html
 # make check      check lint, format and types
 # make format     repair lint and format
 # make sanitize   build the kernels with AddressSanitizer and UBSan, then run their tests
@@ -15,7 +16,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train board data test test-fast check format sanitize bench gpu clean
+.PHONY: help train board data docs test test-fast check format sanitize bench gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -27,6 +28,11 @@ board: .venv/board
 	$(BIN)/metronorm board $(ARGS)
 
 data: .venv/data
+
+# Links between pages and to sections are checked; those to other sites need a network (-b linkcheck).
+docs: .venv/docs
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --jobs auto -c docs . build/docs $(ARGS)
+	@echo "the site: build/docs/index.html"
 
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist worksteal
 
@@ -82,7 +88,7 @@ gpu: .venv/bench .venv/dev
 	bench/gpu.sh
 
 clean:
-	rm -rf .venv build dist src/metronorm/norm/_kernels.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist docs/commands docs/reference src/metronorm/norm/_kernels.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 # What is installed, by purpose. A stamp file is newer than everything that it depends on.
 .venv/bin/pip:
@@ -100,6 +106,10 @@ clean:
 
 .venv/board: .venv/train
 	$(INSTALL) --no-build-isolation --editable '.[board]'
+	@touch $@
+
+.venv/docs: .venv/train
+	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	@touch $@
 
 # Data in packages, without what these depend on: they are read, never imported.

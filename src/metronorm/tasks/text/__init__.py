@@ -16,6 +16,7 @@ from metronorm.tasks.text.config import Config, without_cache
 from metronorm.tasks.text.presets import training_preset
 
 if TYPE_CHECKING:
+    from metronorm.tasks.text.sampling import generate_text, load_model
     from metronorm.train.task import Task
 
 __all__ = ["Config", "generate_text", "load_model", "task", "training_preset", "without_cache"]

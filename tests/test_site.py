@@ -1,0 +1,90 @@
+"""The site of the docs: `make docs`."""
+
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metronorm.cli import COMMANDS
+from tests.test_architecture import PUBLIC
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+STARTS = [DOCS / "index.md", DOCS / "index.zh.md"]
+
+
+def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    options = ["--quiet", "--fail-on-warning", "--keep-going", "-c", str(DOCS)]
+    return subprocess.run(
+        [sys.executable, "-m", "sphinx", *options, str(source), str(target)],
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    done = build(ROOT, tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    home = (tmp_path / "docs" / "index.html").read_text()
+    assert all(f'href="{page}.html"' in home for page in ("clock", "commands", "../CONTRIBUTING"))
+    options = (tmp_path / "docs" / "commands" / "train.html").read_text()
+    assert 'id="cmdoption-metronorm-train-ticks"' in options
+    names = (tmp_path / "docs" / "reference" / "metronorm.clock.html").read_text()
+    assert 'id="metronorm.clock.Clock.log"' in names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "link", ["missing.md", "index.md#nowhere", "../README.md#nowhere", "../recipes/missing.py"]
+)
+def test_a_link_that_leads_nowhere_stops_the_building(tmp_path: Path, link: str) -> None:
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "README.md", tmp_path)
+    (tmp_path / "docs" / "index.md").write_text(f"# Start\n\n[a link]({link})\n")
+    done = build(tmp_path, tmp_path / "site")
+    assert done.returncode == 1
+    assert f"index.md:3: WARNING: {'local id' if '#' in link else 'cross-reference'}" in done.stderr
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, str]:
+    script: dict[str, Any] = runpy.run_path(str(DOCS / "write_reference.py"))
+    return dict(script["pages"]())
+
+
+@pytest.mark.parametrize("module", [module for module in PUBLIC if module != "metronorm"])
+def test_every_public_name_is_in_the_reference(module: str, reference: dict[str, str]) -> None:
+    package = ".".join(module.split(".")[:2])
+    for name in PUBLIC[module]:
+        here = rf"^`+\{{py:\w+\}} {name}\b|^`{name}` is \{{py:obj\}}"
+        _, _, section = reference[package].partition(f"# {module}\n")
+        assert re.search(here, section.partition("\n## ")[0], re.MULTILINE), name
+
+
+def test_the_reference_of_a_command_is_its_help() -> None:
+    script = runpy.run_path(str(DOCS / "write_commands.py"))
+    page = script["page"]("export", script["help_of"]("export"))
+    assert "# metronorm export\n" in page
+    assert f"\n{COMMANDS['export']}\n" in page
+    assert (
+        "```{option} TARGET\n:no-contents-entry:\n\nA file to write (.csv, .parquet), or a directory"
+        in page
+    )
+    assert (
+        "```{option} --checkpoint {best,last}\n:no-contents-entry:\n\nOf a model: the checkpoint with the best"
+        in page
+    )
+
+
+@pytest.mark.parametrize("start", STARTS, ids=lambda start: start.name)
+def test_every_page_is_found_from_the_start_pages(start: Path) -> None:
+    linked = set(re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", start.read_text()))
+    pages = {path.name for path in DOCS.glob("*.md")} - {"figures.template.md", start.name}
+    assert pages <= linked
+    assert all((DOCS / link).exists() for link in linked)
