@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 project = "Metronorm"
 version = release = metronorm.__version__
+smartquotes = False  # would make a dash of the two of an option
 html_title = f"Metronorm {version}"
 
 extensions = ["myst_parser", "sphinx_copybutton"]
@@ -39,7 +40,8 @@ html_theme = "furo"
 html_static_path = ["site"]
 html_css_files = ["site.css"]
 html_extra_path = ["site/index.html"]  # leads from the site's root to docs/index.html
-html_show_copyright = html_show_sphinx = html_copy_source = False
+html_show_copyright = html_show_sphinx = html_copy_source = html_use_index = False
+html_domain_indices = False
 html_theme_options = {"navigation_with_keys": True}
 copybutton_exclude = ".linenos, .gp, .go"  # the output and the prompts of examples
 

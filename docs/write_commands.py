@@ -56,7 +56,7 @@ def page(command: str, text: str) -> str:
     head, _, _ = text.partition("╭")
     usage, sentence, *rest = head.strip().split("\n\n")
     paragraphs = [
-        f"```shell\n{_dedent(part)}\n```" if part.startswith(" ") else _plain(part) for part in rest
+        f"```text\n{_dedent(part)}\n```" if part.startswith(" ") else _plain(part) for part in rest
     ]
     parts = [
         f"# metronorm {command}",
