@@ -95,6 +95,23 @@ def test_total_stops_without_taking_another_batch(tmp_path: Path) -> None:
     assert next(loader) == 3
 
 
+def test_total_can_be_planned_anew_in_the_loop(tmp_path: Path) -> None:
+    with Clock(tmp_path / "run") as clock:
+        assert clock.total is None
+        for number in clock.ticks(range(100), total=50):
+            if number == 2:
+                clock.total = 4
+        assert (clock.tick, clock.total) == (4, 4)
+        for _ in clock.ticks(range(100)):
+            clock.total = 2  # a tick that is over
+        assert clock.tick == 5
+        for _ in clock.ticks(range(9), total=7):
+            clock.total = None
+        assert clock.tick == 14
+        with pytest.raises(ConfigError, match="total must be the number of a tick"):
+            clock.total = 2.5  # type: ignore[assignment]
+
+
 def test_initial_and_several_loops_continue_the_count(tmp_path: Path) -> None:
     with Clock(tmp_path / "run", progress=False) as clock:
         list(clock.ticks(range(2), initial=10))

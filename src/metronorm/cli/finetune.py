@@ -73,7 +73,7 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
         description=DESCRIPTION,
         default=kinds(training=_defaults(argv, resumed)),
     )
-    training.check(arguments)
+    training.check(arguments, arguments.training, argv)
     _check_saving(arguments)
     config: Config = arguments.training
     if not arguments.check:

@@ -70,7 +70,7 @@ def _train(argv: list[str]) -> int | tuple[Outcome, str, TrainConfig]:
                 preset=value_of("--preset", argv) or "quick",
             ),
         )
-    training.check(arguments)
+    training.check(arguments, arguments.training, argv)
     code = training.launched(arguments.processes, "train", argv, dry_run=arguments.dry_run)
     if code is not None:
         return code

@@ -82,8 +82,14 @@ def arguments_of(kind: type[TrainConfig], base: type[Options], hidden: Sequence[
     return make_dataclass("Arguments", options, bases=(base,), frozen=True, kw_only=True)
 
 
-def check(arguments: Options) -> None:
+def check(arguments: Options, config: TrainConfig, argv: list[str]) -> None:
     """Raise ConfigError for options that do not go together."""
+    if config.minutes and value_of("--ticks", argv) is not None:
+        raise ConfigError(
+            "minutes decide the number of ticks",
+            got=f"--ticks beside {config.minutes:g} minutes",
+            fix="--minutes 0 with --ticks",
+        )
     if arguments.resume is not None and arguments.run is not None:
         raise ConfigError("--run names a new run and --resume an old one", got="both")
     if arguments.resume_or_start is not None and (arguments.resume or arguments.run):

@@ -429,6 +429,22 @@ class Clock:
         self._loop.set_tick(value)
 
     @property
+    def total(self) -> int | None:
+        """The number of the last tick of a loop over `ticks`; None: as many as there are batches.
+
+        Set it in the loop to plan anew: the loop ends with that tick, or with the running one if
+        that is later, and the progress bar shows the time until then.
+
+        Raises:
+            ConfigError: the value is neither an integer nor None.
+        """
+        return self._loop.total
+
+    @total.setter
+    def total(self, value: int | None) -> None:
+        self._loop.set_total(value)
+
+    @property
     def in_loop(self) -> bool:
         """Whether a loop over `ticks` runs: then that loop begins and ends the ticks."""
         return self._loop.looping

@@ -66,6 +66,11 @@ class Progress:
             self._due_ns = now_ns + self._period_ns
             self._draw()
 
+    def set_total(self, total: int | None) -> None:
+        """Have another last tick; None: unknown."""
+        if self._bar is not None:
+            self._bar.total = total
+
     def _draw(self) -> None:
         assert self._last is not None
         tick, metrics = self._last

@@ -48,6 +48,7 @@ class TickLoop:
         self._recording = recording
         self.looping = self.in_tick = False
         self._stopping = False
+        self.total: int | None = None
         self.shows_progress = False
         self._bar = Progress(enabled=False)
         self.before_loop: Callable[[], None] = lambda: None
@@ -118,6 +119,7 @@ class TickLoop:
         recording.record_phases()
         recording.beats = 1
         self._stopping = False
+        self.total = total
         self._show_progress(loader, size or 1, total)
         recording.choose_device()
         ledger = sampling.ledger
@@ -127,7 +129,7 @@ class TickLoop:
         try:
             with data:
                 source = iter(loader)
-            while total is None or recording.tick < total:
+            while self.total is None or recording.tick < self.total:
                 with data:
                     if size is None:
                         batch = next(source, _EXHAUSTED)
@@ -162,6 +164,14 @@ class TickLoop:
             ledger.pause()
             ledger.close()  # the wait that found the loader exhausted belongs to no tick
             sampling.choose_phases()
+
+    def set_total(self, total: Any) -> None:
+        """Let the loop end with another tick; see `Clock.total`."""
+        number = as_integer(total)
+        if total is not None and number is None:
+            raise ConfigError("total must be the number of a tick, or None", got=repr(total))
+        self.total = number
+        self._bar.set_total(number)
 
     def stop(self) -> None:
         """Let the loop end with the running tick."""

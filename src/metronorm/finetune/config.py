@@ -99,11 +99,11 @@ class Config(TrainConfig):
                 got=f"task {self.task}",
                 fix="--way norm, lora or full",
             )
-        if self.adapt.way == "head" and self.ticks != 1:
+        if self.adapt.way == "head" and (self.ticks != 1 or self.minutes):
             raise ConfigError(
                 "way head is solved at once, in one tick",
-                got=f"ticks={self.ticks}",
-                fix="--ticks 1",
+                got=f"minutes={self.minutes:g}" if self.minutes else f"ticks={self.ticks}",
+                fix="--ticks 1, without --minutes",
             )
         if "head" in self.adapt.way and self.parallel == "fsdp":
             raise ConfigError(

@@ -79,7 +79,7 @@ def finetune(
         outcome = train(
             lambda config: task_of(config, data, resume=resume), config, directory, resume=resume
         )
-    if outcome.signal or outcome.tick < config.ticks or find_place().rank:
+    if outcome.signal or outcome.reason or find_place().rank:
         return Finished([], None, directory / FOLDER, outcome)
     data.prepared.ledger.write_rejects(directory / "rejects.jsonl")
     found = finish(directory, data, stops=config.stops, form=form, dtype=dtype)

@@ -15,6 +15,7 @@ model, is a peak too. Not counted: what an update needs for a moment, hooks, and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -128,7 +129,8 @@ def resting(ready: Preparation) -> Resting | None:
     weights = sum(each.nbytes for each in distinct(model.state_dict(keep_vars=True)).values())
     copied = weights + state.saved + averages
     most = most_copied(step.device)
-    evaluates = step.task.validation is not None and config.evaluate_every < config.ticks
+    ticks = math.inf if config.minutes else config.ticks
+    evaluates = step.task.validation is not None and config.evaluate_every < ticks
     return Resting(
         process=max(0, resident - parameters),
         parameters=parameters,
@@ -136,7 +138,7 @@ def resting(ready: Preparation) -> Resting | None:
         optimizer=state.own,
         averages=averages,
         checkpoint=copied if most is None or copied <= most else 0,
-        early=evaluates or config.checkpoint_every < config.ticks,
+        early=evaluates or config.checkpoint_every < ticks,
         new=state.new,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -98,15 +99,18 @@ def plan(task: Task | Callable[[Any], Task], config: TrainConfig, *, processes: 
         memory = _peak_bytes(step.device)
         activations = beat_bytes(step, ready.trial)
         size = ready.beats.beats_per_epoch()
+        tick, ticks = statistics.median(seconds[1:] or seconds), config.ticks
+        if config.minutes:
+            ticks = max(1, math.floor(config.minutes * 60 / tick))
         return Plan(
             parameters=sum(parameter.numel() for parameter in step.model.parameters()),
             device=str(step.device),
             precision=step.precision,
             unit=whole.unit,
             per_tick=whole.count(ready.trial) * config.micro_batches,
-            ticks=config.ticks,
-            passes=config.ticks * config.micro_batches / size if size else None,
-            seconds_per_tick=statistics.median(seconds[1:] or seconds),
+            ticks=ticks,
+            passes=ticks * config.micro_batches / size if size else None,
+            seconds_per_tick=tick,
             memory_bytes=memory,
             forecast_bytes=ready.forecast["memory_bytes"] if ready.forecast else None,
             prediction=predict(step, ready.averages, activations, processes),

@@ -13,7 +13,7 @@ evaluation of an average what they are in the model.
 | is before the last part | is not there yet |
 | is the first of the last part | begins |
 | is a later one | takes in the tick's weights |
-| follows a resume with more ticks, and the average holds some of before the part | begins |
+| follows a plan of more ticks, and the average holds some of before the part | begins |
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Averages:
         self._model, self._names = model, list(trained)
         self._weights: list[Tensor] = list(trained.values())
         self._decay = config.ema
-        self._first = config.ticks - max(1, round(config.ticks * config.average_last)) + 1
+        self._part = config.average_last
+        self.plan(config.ticks)
         self._begin = torch.zeros((), dtype=torch.int64)  # tick, of `last`; 0: it has not begun
         kinds = {"ema": config.ema > 0, "last": config.average_last > 0}
         self._averages = {
@@ -54,6 +55,10 @@ class Averages:
             for kind, wanted in kinds.items()
             if wanted
         }
+
+    def plan(self, ticks: int) -> None:
+        """Have the last part end with this tick."""
+        self._first = ticks - max(1, round(ticks * self._part)) + 1
 
     @torch.no_grad()
     def update(self, tick: int) -> None:

@@ -9,7 +9,7 @@ resumed is said in the field itself, by `on_resume`:
 | `"free"` | anything: the parameters do not depend on it |
 | `"data"` | anything, if the data's hash is the same |
 | `"window"` | anything, if batch_size * micro_batches is the same |
-| `"longer"` | any number of ticks that are not done yet: the schedule ends there |
+| `"longer"` | any number of ticks that are not done yet, or of minutes: the schedule ends there |
 | `"branch"` | anything, from a chosen checkpoint (`from_tick`) |
 """
 
@@ -128,6 +128,9 @@ class TrainConfig:
     )
     ticks: int = on_resume("longer", 1000)
     """Updates of the parameters to make."""
+    minutes: float = on_resume("longer", 0.0)
+    """Train for so many minutes instead: the number of ticks is planned from the time that ticks
+    take. 0: as many ticks as --ticks says."""
     batch_size: int = on_resume("window", 16)
     """Examples in a micro-batch."""
     micro_batches: int = on_resume("window", 1)
@@ -182,6 +185,8 @@ class TrainConfig:
         check_choice("parallel", self.parallel, get_args(Parallel))
         if not 0 < _number("rank_timeout", self.rank_timeout) < math.inf:
             raise ConfigError("rank_timeout must be above 0", got=repr(self.rank_timeout))
+        if not 0 <= _number("minutes", self.minutes) < math.inf:
+            raise ConfigError("minutes must be at least 0 and finite", got=repr(self.minutes))
         check_choice("best_mode", self.best_mode, get_args(BestMode))
         if not is_integer(self.seed) or not -(2**63) <= self.seed < 2**64:
             raise ConfigError("seed must be a whole number of 64 bits", got=repr(self.seed))

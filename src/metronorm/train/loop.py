@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,14 @@ from metronorm.checkpoints.checkpoint import FOLDER
 from metronorm.clock import Clock, read_run_info
 from metronorm.errors import RunError
 from metronorm.memory import explaining_out_of_memory
+from metronorm.scalars import as_real
 from metronorm.train.config_changes import CONFIG_FILE, changes, config_to_dict, write_toml
 from metronorm.train.measuring import Measuring
 from metronorm.train.preparing import Preparation
 from metronorm.train.saving import Saving
 from metronorm.train.starting import say_what_starts
 from metronorm.train.task import Moment
+from metronorm.train.time_budget import TimeBudget
 
 if TYPE_CHECKING:
     from metronorm.checkpoints.checkpoint import Checkpoint
@@ -91,11 +93,23 @@ class Training:
         self.task, self.directory, self.found = task, directory, found
         self.old, self.is_branch, self.world = old, branch, world
         self.ready = Preparation(task, config, found, branch=branch, world=world)
+        self.budget = self._time_budget(config) if config.minutes else None
         self.config = config = self.ready.step.config
         self.stop, self.reason = stop, ""
         self.clock = clock or Clock(directory, config=config_to_dict(config))
         self.saving = Saving(self.ready, directory, found, branch=branch)
         self.measuring = Measuring(self.ready, self.stop, found)
+
+    def _time_budget(self, config: TrainConfig) -> TimeBudget:
+        found, same = self.found, self.old is None or self.old.get("minutes") == config.minutes
+        return TimeBudget(
+            config.minutes,
+            self.directory,
+            self.world,
+            done=found.tick if found else 0,
+            seconds=as_real(found.state.get("seconds")) or 0.0 if found else 0.0,
+            again=same and not self.is_branch,
+        )
 
     def run(self) -> Outcome:
         """Train to the planned end, or until a signal or a hook ends it."""
@@ -117,9 +131,9 @@ class Training:
             stack.enter_context(self.world.naming_the_lost(clock.event))
             stack.enter_context(explaining_out_of_memory(resume=self.old is not None))
             beats = self.ready.windows()
-            for window in clock.ticks(beats, total=config.ticks, initial=initial):
+            for window in clock.ticks(beats, total=self.config.ticks, initial=initial):
                 saving.write(clock)
-                last = clock.tick == config.ticks
+                last = clock.tick == self.config.ticks
                 score, updated = None, False
                 try:
                     with self._around(clock, last=last):
@@ -138,6 +152,8 @@ class Training:
                 if stop.signal:
                     clock.event("signal", signal=stop.signal.name)
                 ends = bool(last or stop.signal or self.reason or failed)
+                if self.budget and not ends:
+                    self._plan(clock, self.budget.end_tick(clock.tick))
                 due = saving.is_best(score) or ends or clock.tick % config.checkpoint_every == 0
                 saving.take(clock.tick, score, measuring, due=due)
                 if ends:
@@ -159,6 +175,8 @@ class Training:
 
     def _begin(self, clock: Clock) -> None:
         """Say what starts, on screen and on record, and write what belongs to the run."""
+        if self.budget:
+            self._plan(clock, self.budget.begin(self.ready.tick_seconds))
         clock.event("machine", precision=self.ready.step.precision, allocator=self.ready.allocator)
         if self.ready.forecast:
             clock.event("forecast", **self.ready.forecast)
@@ -168,7 +186,10 @@ class Training:
         self.world.barrier()
         if self.old is None:
             return
-        found = [change for change in changes(self.old, self.config) if change.name != "data_id"]
+        passed_over = {"data_id", "ticks"} if self.budget else {"data_id"}
+        found = [
+            change for change in changes(self.old, self.config) if change.name not in passed_over
+        ]
         for change in found:
             if change.name == "ticks" and self.world.first:
                 _log.warning("the learning rate's schedule ends at tick %d now", change.after)
@@ -177,6 +198,23 @@ class Training:
             checkpoint=self.found.path.name if self.found else None,
             changed=[str(change) for change in found],
         )
+
+    def _plan(self, clock: Clock, ticks: int | None) -> None:
+        """Have the training end after so many ticks; None: as it was planned."""
+        assert self.budget is not None
+        self.saving.seconds = self.budget.seconds
+        if ticks is None or ticks == self.config.ticks:
+            return
+        self.config = self.ready.step.config = replace(self.config, ticks=ticks)
+        self.ready.averages.plan(ticks)
+        self.saving.plan(self.config)
+        clock.total = ticks
+        clock.event("plan", ticks=ticks, seconds=round(self.budget.seconds, 3))
+        if self.world.first and clock.in_loop:
+            try:
+                write_toml(self.directory / CONFIG_FILE, self.config)
+            except OSError as error:  # readers show the plan before; what counts is in plans.json
+                _log.warning("%s: %s", CONFIG_FILE, error.strerror or error)
 
     def _write_what_belongs(self) -> None:
         try:

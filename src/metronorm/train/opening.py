@@ -112,7 +112,7 @@ def _resumed(
     check_resumable(config, old, proven=bool(data_id), branch=branch)
     if found:
         check_same_config(found, config, branch=branch)
-        if config.ticks < found.tick:
+        if config.ticks < found.tick and not config.minutes:
             raise ConfigError(
                 "ticks must be at least those that are done",
                 got=f"{config.ticks}, where {found.tick} are done",

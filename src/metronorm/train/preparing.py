@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,6 +31,7 @@ from metronorm.train.task_checks import (
     check_task,
     warn_of_single_examples,
 )
+from metronorm.train.time_budget import check_time
 from metronorm.train.world import World
 
 if TYPE_CHECKING:
@@ -91,6 +93,7 @@ class Preparation:
         ticks_done: those of the checkpoint.
         changing: the names of the buffers that a forward pass changes, and a checkpoint has.
         forecast: what the task foresees; None: nothing.
+        tick_seconds: what the passes of a tick take, where the training has so many minutes.
 
     Raises:
         MetronormError: what can be found wrong before the first tick.
@@ -106,7 +109,7 @@ class Preparation:
         world: World | None = None,
     ) -> None:
         self.world = world = world or World()
-        self.ticks_done = found.tick if found else 0
+        self.ticks_done, self.tick_seconds = found.tick if found else 0, 0.0
         check_task(task)
         device = precision.choose_device(config.device)
         torch.manual_seed(config.seed)
@@ -129,6 +132,9 @@ class Preparation:
             self.changing = check_batch(self.step, self.trial)
             check_measures(self.step)
             self._choose_precision(config, found)
+            if config.minutes:
+                self.tick_seconds = self._timed() * config.micro_batches
+                check_time(config.minutes, self.tick_seconds)
         if isinstance(self.beats, IteratedBeats):
             warn_of_single_examples(task, self.trial)
             if doubt := self.beats.doubt():
@@ -184,6 +190,12 @@ class Preparation:
                 lambda: precision.choose_allocator(lambda: step.try_out(trial))
             )
         keep_large_blocks(self.allocator == "keep")
+
+    def _timed(self) -> float:
+        """Seconds of a forward and a backward pass."""
+        begin = time.perf_counter()
+        self.step.try_out(self.trial).item()  # which waits for the device
+        return time.perf_counter() - begin
 
     def windows(self) -> Iterator[Window[Beat]]:
         """This rank's beats of one tick after the other."""

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
 
     from metronorm.checkpoints.checkpoint import Checkpoint, Taken
     from metronorm.clock import Clock
+    from metronorm.train.config import TrainConfig
     from metronorm.train.measuring import Measuring
     from metronorm.train.preparing import Preparation
 
@@ -104,7 +105,8 @@ class Saving:
         self._branches = dict(found.state.get("branches", {})) if found else {}
         if branch and found:
             self._branches[str(self._branch)] = found.tick
-        self._config = config_to_dict(step.config)
+        self.plan(step.config)
+        self.seconds = 0.0  # of training up to the end of the newest tick, where that is counted
         # at the end of the newest tick: the state, and the buffers that forward passes change
         self._state: dict[str, Any] = {}
         self._places = [buffers.places(step.model)[name] for name in ready.changing]
@@ -115,6 +117,10 @@ class Saving:
         self._best = folder.best_score(
             self._folder, self._state or (found.state if found else None)
         )
+
+    def plan(self, config: TrainConfig) -> None:
+        """Have this config in every checkpoint from now on."""
+        self._config = config_to_dict(config)
 
     def keep(self, kept: Any) -> None:
         """Have what the task's `save` returned in every checkpoint.
@@ -262,4 +268,5 @@ class Saving:
             "score": score,
             "measures": evaluated.get("measures", {}),
             "test": evaluated.get("test", {}),
+            "seconds": self.seconds,
         }
