@@ -71,20 +71,29 @@ def navigation(text: str) -> str:
     return "\n\n".join(parts)
 
 
+def generated(folder: str) -> str:
+    """A list of generated pages with what each is about, and their table of contents."""
+    pages = sorted((DOCS / folder).glob("*.md"))
+    # behind the title comes the first line of a docstring, or what a command does
+    first = {page.stem: page.read_text(encoding="utf-8").splitlines()[2] for page in pages}
+    first = {name: about.replace("](../", "](") for name, about in first.items()}
+    listed = [
+        f"- [{name.removeprefix('metronorm.')}]({folder}/{name}.md): {about}"
+        for name, about in first.items()
+    ]
+    contents = ["```{toctree}", ":hidden:", "", *(f"{folder}/{name}" for name in first), "```"]
+    return "\n".join([*listed, "", *contents])
+
+
 def add_contents(app: Sphinx, page: str, source: list[str]) -> None:
-    """Add the tables of contents that a code host would show as code."""
+    """Add what a code host would show as code, or does not have."""
     if page == root_doc:
-        source[0] += "\n\n" + navigation(source[0])
-    if page == "docs/commands":
-        source[0] += "\n" + metronorm.cli.__doc__.partition("\n\n")[2] + "\n## All commands\n"
-    if page == "docs/python":
-        source[0] += "\n" + metronorm.__doc__.partition("\n\n")[2]
-    for name, folder in (("docs/commands", "commands"), ("docs/python", "reference")):
-        if page == name:
-            pages = sorted(path.stem for path in (DOCS / folder).glob("*.md"))
-            entries = [f"{folder}/{each}" for each in pages]
-            head = ["```{toctree}", ":maxdepth: 1", ""]
-            source[0] += "\n\n" + "\n".join([*head, *entries, "```"])
+        source[0] += f"\n{navigation(source[0])}"
+    elif page == "docs/commands":
+        exit_codes = metronorm.cli.__doc__.partition("Exit codes:\n")[2]
+        source[0] += f"\n{generated('commands')}\n\n## Exit codes\n{exit_codes}"
+    elif page == "docs/python":
+        source[0] += f"\n{generated('reference')}"
 
 
 def with_generated_contents(app: Sphinx, *_: object) -> list[str]:
