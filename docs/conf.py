@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 project = "Metronorm"
 version = release = metronorm.__version__
-smartquotes = False  # would make a dash of the two of an option
 html_title = f"Metronorm {version}"
 
 extensions = ["myst_parser", "sphinx_copybutton"]

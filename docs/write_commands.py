@@ -21,6 +21,7 @@ _BOX = re.compile(r"^╭─ (.*?) ─*╮\n(.*?)^╰", re.MULTILINE | re.DOTALL)
 _RULE = re.compile(r"^ ?─+\s*$")
 # an option begins one space behind the border; its description, after at least two more
 _OPTION = re.compile(r"^ (\S.*?)(?:\s{2,}(\S.*))?$")
+_NAMED = re.compile(r"--[a-z][\w.-]*\w")
 _CODE = re.compile(r"(`[^`]*`)")
 _MARKS = re.compile(r"([\\*_<>\[\]{}$#|~])")
 
@@ -94,8 +95,13 @@ def _option(name: str, description: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text without marks of Markdown, apart from code between backticks."""
-    parts = _CODE.split(" ".join(text.split()))
+    """Text without marks of Markdown, apart from code: options, and what is between backticks."""
+    # what is code already stays; in the rest options become code
+    given = _CODE.split(" ".join(text.split()))
+    marked = [
+        part if number % 2 else _NAMED.sub(r"`\g<0>`", part) for number, part in enumerate(given)
+    ]
+    parts = _CODE.split("".join(marked))
     return "".join(
         part if number % 2 else _MARKS.sub(r"\\\1", part) for number, part in enumerate(parts)
     )

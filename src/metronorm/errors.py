@@ -30,7 +30,7 @@ class MetronormError(Exception):
     Args:
         must: condition that must hold ("a corpus must contain at least one context of 256 tokens").
         got: value that arrived instead ("12 tokens in a.txt"); None: not shown.
-        fix: remedy to try ("add text, or lower --model.context"); None: not shown.
+        fix: remedy to try ("add text, or lower `--model.context`"); None: not shown.
 
     Attributes:
         is_told: whether another process of the training tells the user.
