@@ -27,7 +27,7 @@ FOLDER = ROOT / "docs" / "reference"
 MODULES = ["metronorm.errors"]  # documented as a whole; they are no packages
 
 _IMPORT = re.compile(r"^from (metronorm[\w.]+) import ([\w, ]+)", re.MULTILINE)
-_NAME = re.compile(r"`(metronorm(?:\.\w+)+)`")
+_NAME = re.compile(r"(?<![`}])`(metronorm(?:\.\w+)+)`")
 _PAGE = re.compile(r"`?\bdocs/([\w-]+)\.md`?")
 _DOCTEST = re.compile(r"(?:^>>> .*\n?(?:^(?!>>>)\S.*\n?)*)+", re.MULTILINE)
 _LONGEST_VALUE = 80
@@ -103,7 +103,15 @@ class Reference:
         """The page of a package with all that is documented in it, as Markdown."""
         inside = [each for each in sorted(self.modules) if f"{each}.".startswith(f"{package}.")]
         sections = (self._section(each, "#" if each == package else "##") for each in inside)
-        return "\n\n".join(sections) + "\n"
+        return _NAME.sub(self._linked, "\n\n".join(sections)) + "\n"
+
+    def _linked(self, found: re.Match[str]) -> str:
+        """A name in a docstring, as a link to where it is documented."""
+        try:
+            place = self._places[self._object(found[1]).canonical_path]
+        except KeyError:
+            return found[0]
+        return f"{{py:obj}}`{found[1]} <{place}>`"
 
     def _section(self, module: str, level: str) -> str:
         whole = self._object(module)
@@ -186,9 +194,17 @@ class Reference:
             if each.annotation is not None:
                 text += f": {self._annotation(each.annotation)}"
             if each.default is not None and not mark:
-                text += f" = {each.default}"
+                text += f" = {self._default(each.default)}"
             shown.append(text)
         return f"({', '.join(shown)})"
+
+    def _default(self, default: str | griffe.Expr) -> str:
+        """A default; of a constant its value, if that is short."""
+        if isinstance(default, griffe.ExprName) and default.canonical_path.startswith("metronorm."):
+            constant = self._object(default.canonical_path)
+            if constant.is_attribute and len(str(constant.value)) <= _LONGEST_VALUE:
+                return str(constant.value)
+        return str(default)
 
     def _annotation(self, annotation: str | griffe.Expr) -> str:
         """A type; our own names with the place where each is documented, or what it stands for."""
