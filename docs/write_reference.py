@@ -30,6 +30,7 @@ _IMPORT = re.compile(r"^from (metronorm[\w.]+) import ([\w, ]+)", re.MULTILINE)
 _NAME = re.compile(r"(?<![`}])`(metronorm(?:\.\w+)+)`")
 _PAGE = re.compile(r"`?\bdocs/([\w-]+)\.md`?")
 _DOCTEST = re.compile(r"(?:^>>> .*\n?(?:^(?!>>>)\S.*\n?)*)+", re.MULTILINE)
+_FIELDS = {"parameters": "param", "attributes": "ivar", "raises": "raises"}
 _LONGEST_VALUE = 80
 
 
@@ -247,18 +248,12 @@ class Reference:
             kind = section.kind.value
             if kind == "text":
                 shown.append(_text(section.value))
-            elif kind == "parameters":
-                shown.append(
-                    _fields((f"param {each.name}", each.description) for each in section.value)
-                )
-            elif kind == "attributes":
-                shown.append(
-                    _fields((f"ivar {each.name}", each.description) for each in section.value)
-                )
-            elif kind == "raises":
+            elif kind in _FIELDS:
+                name = "annotation" if kind == "raises" else "name"
                 shown.append(
                     _fields(
-                        (f"raises {each.annotation}", each.description) for each in section.value
+                        (f"{_FIELDS[kind]} {getattr(each, name)}", each.description)
+                        for each in section.value
                     )
                 )
             elif kind in ("returns", "yields"):

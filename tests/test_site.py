@@ -33,6 +33,7 @@ def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     home = (tmp_path / "docs" / "index.html").read_text()
     assert all(f'href="{page}.html"' in home for page in ("clock", "commands", "../CONTRIBUTING"))
+    assert '<html class="no-js" lang="zh-CN"' in (tmp_path / "README.zh.html").read_text()
     options = (tmp_path / "docs" / "commands" / "train.html").read_text()
     assert 'id="cmdoption-metronorm-train-ticks"' in options
     names = (tmp_path / "docs" / "reference" / "metronorm.clock.html").read_text()
