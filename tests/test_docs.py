@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 import re
 import runpy
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -39,6 +40,7 @@ PAGES = [
 ]
 BOARD = ROOT / "docs" / "board.md"  # its configuration of nginx is run by tests/board
 KERAS = ROOT / "docs" / "keras.md"  # run by tests/keras, with TensorFlow
+TUTORIALS = [ROOT / "docs" / f"tutorial{language}.md" for language in ("", ".zh")]  # test_tutorial
 
 
 def blocks(path: Path, language: str) -> list[str]:
@@ -53,8 +55,12 @@ def test_python_snippets_run_and_print_what_is_shown(
     run_page(page, capsys)
 
 
-def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A block ```text right behind a snippet is its output.
+def run_page(
+    page: Path,
+    capsys: pytest.CaptureFixture[str],
+    wanted: Callable[[str], bool] = lambda code: True,
+) -> None:
+    """Run the wanted snippets. A block ```text right behind a snippet is its output.
 
     One that prints torch's version shows what that version does: others are not held to it.
     """
@@ -65,6 +71,7 @@ def run_page(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         page.read_text(),
         re.MULTILINE | re.DOTALL,
     )
+    found = [(code, output) for code, output in found if wanted(code)]
     assert found
     names = {"__name__": "page"}  # a page is read from top to bottom
     for code, output in found:
@@ -90,7 +97,7 @@ def test_the_figures_are_those_of_the_newest_rows() -> None:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("page", [*PAGES, BOARD, KERAS], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES, BOARD, KERAS, *TUTORIALS], ids=lambda page: page.stem)
 def test_links_to_sections_of_a_page_exist(page: Path) -> None:
     text = page.read_text()
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
