@@ -7,7 +7,6 @@ import pytest
 
 from ..test_docs import KERAS, TUTORIALS, run_page
 
-
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="is run on TensorFlow"
 )
