@@ -83,6 +83,7 @@ bench: .venv/bench .venv/data .venv/browser
 	$(BIN)/python bench/keras_norm.py
 	$(BIN)/python bench/ticks.py
 	$(BIN)/python bench/ticks_training.py
+	$(BIN)/python bench/tutorial.py
 
 gpu: .venv/bench .venv/dev
 	bench/gpu.sh
