@@ -41,6 +41,7 @@ COMMANDS = {
     "sample": "Write text with a trained model.",
     "chat": "Talk with a fine-tuned or a pretrained model.",
     "show": "Show what runs did and what they cost, side by side.",
+    "runs": "List runs, tag them, put them away, delete them.",
     "watch": "Follow runs in the terminal while they are written.",
     "board": "Show runs in the browser, while they are written and afterwards.",
     "diagnose": "Find what is wrong with runs, with evidence and what to try.",

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console
-from metronorm.cli.runs import damage_explained
+from metronorm.cli.reading import damage_explained
 from metronorm.runs import open_run
 from metronorm.runs.comparing import Comparison, Measure, compare
 from metronorm.text import parse_percent, printable, short_number, short_time, size

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from metronorm.cli.arguments import RunPaths, parse
 from metronorm.cli.console import Console, print_notices
-from metronorm.cli.runs import read_runs
+from metronorm.cli.reading import read_runs
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
 from metronorm.runs.diagnosing import Finding, at_least, diagnose, evidence_in_words

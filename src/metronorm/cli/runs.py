@@ -1,86 +1,158 @@
-"""Reading several runs for a command: the others are read if one of them cannot be."""
+"""`metronorm runs`: list runs, tag them, put them away, and delete them."""
 
 from __future__ import annotations
 
-import contextlib
-import shlex
+import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
-from metronorm.errors import RunError
-from metronorm.store.parquet_parts import out_of_memory
-from metronorm.store.run_directory import RUN_FILE
+import msgspec
+import tyro
+from rich.table import Table
+from rich.text import Text
+
+from metronorm.board.finding import find_runs
+from metronorm.board.notes import change_notes, read_notes
+from metronorm.cli.arguments import parse
+from metronorm.cli.console import Console, print_notices
+from metronorm.cli.listed_runs import Listed, list_runs
+from metronorm.errors import ConfigError
+from metronorm.runs.moving import archive, delete, directories_of, restore
+from metronorm.text import counted, printable, size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Sequence
 
-T = TypeVar("T")
+DESCRIPTION = """
+    metronorm runs                              list those below runs/, the newest first
+    metronorm runs runs/a runs/b --tag baseline
+    metronorm runs runs/a --archive             to runs/.archive; --restore brings it back
+    metronorm runs runs/a --delete              asks first
+
+A folder stands for all runs below it in a list, and for nothing in the other cases."""
+
+_ACTIONS = ("archive", "restore", "delete")
+_Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 
 @dataclass(frozen=True)
-class Runs(Generic[T]):
-    """What was read of some runs.
+class Arguments:
+    """Options of `metronorm runs`."""
 
-    Attributes:
-        found: what was read, by path.
-        left_out: a sentence for each path that could not be read.
-        failed: whether a run could not be read. A path that is no run (a file, or a folder without
-            `run.json`) is left out, but is not a failure: `runs/*` may name such paths.
-    """
-
-    found: dict[Path, T]
-    left_out: list[str]
-    failed: bool
-
-
-def read_runs(paths: Iterable[Path], read: Callable[[Path], T]) -> Runs[T]:
-    """Read all runs that can be read.
-
-    Args:
-        paths: the directories of the runs, at least one.
-        read: reads one run.
-
-    Raises:
-        RunError: no run can be read; the error is that of the first.
-        OutOfMemoryError: a run takes more memory than there is.
-    """
-    found, left_out, errors, failed = {}, [], [], False
-    for path in dict.fromkeys(paths):
-        try:
-            with damage_explained(path):
-                found[path] = read(path)
-        except RunError as error:
-            errors.append(error)
-            stray = path.exists() and not (path / RUN_FILE).exists()
-            failed |= not stray
-            left_out.append(
-                f"{path} is not a run and is left out" if stray else f"left out: {error}"
-            )
-    if not found:
-        raise errors[0]
-    return Runs(found, left_out, failed)
+    runs: Annotated[
+        tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RUN [RUN ...]]")
+    ] = ()
+    """Directories of runs, or of folders that hold runs. None: runs/."""
+    tag: tuple[str, ...] = ()
+    """Tags to add, as on the board."""
+    untag: tuple[str, ...] = ()
+    """Tags to remove."""
+    archive: _Flag = False
+    """Move runs to the folder .archive beside them, which patterns and the board pass over."""
+    restore: _Flag = False
+    """Move runs out of .archive again."""
+    delete: _Flag = False
+    """Delete runs, with their checkpoints, for ever."""
+    yes: _Flag = False
+    """Delete without asking."""
+    last: int | None = None
+    """List only so many runs, those that were created last. None: all."""
+    json: _Flag = False
+    """Print the list as JSON."""
 
 
-@contextlib.contextmanager
-def damage_explained(path: Path) -> Iterator[None]:
-    """Turn DuckDB's errors into errors that name the run and what to do.
+def main(argv: list[str]) -> int:
+    """List runs, or change them; 2 if a run of the list is damaged."""
+    arguments = parse(Arguments, argv, command="runs", description=DESCRIPTION)
+    chosen = [name for name in _ACTIONS if getattr(arguments, name)]
+    if len(chosen) + bool(arguments.tag or arguments.untag) > 1:
+        raise ConfigError(
+            "runs are tagged, archived, restored or deleted, one of these at a time",
+            got=", ".join(f"--{name}" for name in [*chosen, "tag"]),
+        )
+    if not chosen and not arguments.tag and not arguments.untag:
+        return _print_list(arguments)
+    if not arguments.runs:
+        raise ConfigError("name the runs that are to change", fix="metronorm runs RUN --tag NAME")
+    runs = directories_of(arguments.runs)
+    if arguments.delete:
+        if not (arguments.yes or _agreed(runs)):
+            return 1
+        delete(runs)
+        print(f"deleted: {counted(len(runs), 'run')}")
+    elif chosen:
+        for run, there in (archive if arguments.archive else restore)(runs).items():
+            print(printable(f"{run} is now {there}"))
+    else:
+        for run in runs:
+            tags = [tag for tag in read_notes(run).tags if tag not in arguments.untag]
+            notes = change_notes(run, {"tags": [*tags, *arguments.tag]})
+            print(printable(f"{run}: {', '.join(notes.tags) or 'no tags'}"))
+    return 0
 
-    Raises:
-        RunError: a file of the run is damaged.
-        OutOfMemoryError: the run takes more memory than there is.
-    """
-    import duckdb
 
-    try:
-        yield
-    except duckdb.OutOfMemoryException as error:
-        raise out_of_memory(error) from None
-    except duckdb.ProgrammingError:
-        raise  # a bug in Metronorm
-    except duckdb.Error as error:
-        raise RunError(
-            "a run's files must be readable",
-            got=f"{path}: {str(error).partition(chr(10))[0]}",
-            fix=f"metronorm seal {shlex.quote(str(path))}, which puts damaged parts aside",
-        ) from None
+def _print_list(arguments: Arguments) -> int:
+    if arguments.last is not None and arguments.last < 1:
+        raise ConfigError("--last must be at least 1", got=str(arguments.last))
+    for root in arguments.runs:
+        if not root.is_dir():
+            raise ConfigError("a run is a directory, or in one", got=f"{root}, which is none")
+    found = find_runs(arguments.runs or [Path("runs")])
+    listed = list_runs(found.runs, newest=arguments.last)
+    if arguments.json:
+        print(msgspec.json.format(msgspec.json.encode(listed)).decode())
+    elif listed:
+        _print_table(listed, len(found.runs))
+    else:
+        print("no runs; one begins with: metronorm train")
+    print_notices(found.notices)
+    print_notices(f"{one.directory}: {one.problem}" for one in listed if one.problem)
+    return 2 if any(one.problem for one in listed) else 0
+
+
+def _print_table(listed: Sequence[Listed], number: int) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("run", overflow="fold")
+    table.add_column("state", max_width=24)
+    table.add_column("ticks", justify="right", no_wrap=True)
+    table.add_column("created", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
+    table.add_column("tags", overflow="fold")
+    for one in listed:
+        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(one.created_ns / 1e9))
+        cells = (
+            one.directory,
+            one.state,
+            f"{one.ticks:,}"
+            if one.planned in (None, one.ticks)
+            else f"{one.ticks:,} of {one.planned:,}",
+            created if one.created_ns else "",
+            size(one.disk_bytes),
+            ", ".join([*("★" for _ in range(one.starred)), *one.tags]),
+        )
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    console = Console()
+    console.print(table)
+    total = size(sum(one.disk_bytes for one in listed))
+    kept = size(sum(one.checkpoint_bytes for one in listed))
+    shown = (
+        counted(number, "run") if len(listed) == number else f"{len(listed):,} of {number:,} runs"
+    )
+    console.print(Text(f"{shown}, {total}, {kept} of it checkpoints", "dim"))
+
+
+def _agreed(runs: Sequence[Path]) -> bool:
+    """Whether the user agrees that these runs are deleted."""
+    listed = list_runs(runs)
+    total = size(sum(one.disk_bytes for one in listed))
+    for one in listed:
+        ticks = counted(one.ticks, "tick")
+        print(printable(f"{one.directory}: {one.state}, {ticks}, {size(one.disk_bytes)}"))
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "somebody must agree to a deletion", got="no terminal to ask at", fix="--yes"
+        )
+    answer = input(f"Delete {counted(len(runs), 'run')}, {total}, for ever? [y/N] ")
+    return answer.strip().lower() in ("y", "yes")

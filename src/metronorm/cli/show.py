@@ -12,7 +12,7 @@ from rich.text import Text
 
 from metronorm.cli.arguments import RunPaths, parse
 from metronorm.cli.console import Console, cell, print_notices
-from metronorm.cli.runs import read_runs
+from metronorm.cli.reading import read_runs
 from metronorm.cli.show_chosen import as_json, in_order, newest
 from metronorm.cli.show_lines import differing, directory, lines
 from metronorm.errors import ConfigError

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from metronorm.cli import watch_page as page
 from metronorm.cli.arguments import RunPaths, parse
 from metronorm.cli.console import Console, print_notices
-from metronorm.cli.runs import read_runs
+from metronorm.cli.reading import read_runs
 from metronorm.errors import ConfigError
 from metronorm.runs.following import Follower
 from metronorm.store.run_directory import RUN_FILE
