@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DESCRIPTION = """
-    metronorm runs                              list those below runs/, the newest first
-    metronorm runs runs/a runs/b --tag baseline
-    metronorm runs runs/a --archive             to runs/.archive; --restore brings it back
-    metronorm runs runs/a --delete              asks first
+    metronorm runs                         list those below runs/, newest first
+    metronorm runs runs/a --tag baseline
+    metronorm runs runs/a --archive        move it to runs/.archive
+    metronorm runs runs/a --delete         asks first
 
 A folder stands for all runs below it in a list, and for nothing in the other cases."""
 
