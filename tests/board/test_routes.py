@@ -506,6 +506,27 @@ def test_the_series_that_are_kept_take_a_limited_part_of_the_memory(
     board.close()
 
 
+def test_a_run_of_many_columns_takes_a_limited_part_of_the_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"metric {number}" for number in range(20)]
+    with Clock(tmp_path / "run", progress=False) as clock:
+        for tick in clock.ticks(range(1000)):
+            clock.log(**dict.fromkeys(names, float(tick)))
+    seal_run(tmp_path / "run")
+    board = state.Board([tmp_path])
+    board.listing.look()
+    (entry,) = board.listing.entries()
+    series = board.series(entry)
+    before = [series.reduce([name], Chart(smooth=0.5)).to_bytes() for name in names]
+    monkeypatch.setattr(state, "MOST_BYTES", series.nbytes // 2)
+    for name, data in zip(names, before, strict=True):
+        assert board.series(entry) is series
+        assert series.nbytes <= state.MOST_BYTES
+        assert series.reduce([name], Chart(smooth=0.5)).to_bytes() == data
+    board.close()
+
+
 def test_too_many_requests_are_told_to_come_back(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

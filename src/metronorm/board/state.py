@@ -123,6 +123,8 @@ class Board:
                 or sum(each[2] for each in self._series.values()) > MOST_BYTES
             ):
                 self._series.popitem(last=False)
+        if taken > MOST_BYTES:
+            series.trim(MOST_BYTES)
         return series
 
     def read_ahead(self, entries: Sequence[Entry]) -> None:

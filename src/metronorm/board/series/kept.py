@@ -84,6 +84,12 @@ class Kept:
             self._tracks.pop(next(iter(self._tracks)))
         return track
 
+    def let_go(self, name: str) -> None:
+        """Keep nothing of a column."""
+        for kept in (self._tracks, self._smoothed):
+            for key in [key for key in kept if str(key[0]).lower() == name.lower()]:
+                del kept[key]
+
     def smoothed(self, name: str, rows: Rows, weight: float) -> Smoothed:
         """The finite values of a track after smoothing."""
         key, track = (name, weight, *rows.place), self.track(name, rows)

@@ -118,6 +118,21 @@ class RunSeries:
             held += [tape for machine in self._machines.values() for tape in machine.tapes]
             return self._kept.nbytes + sum(tape.nbytes for tape in held)
 
+    def trim(self, most: int) -> None:
+        """Let go of the columns that were not used for longest, until the rest takes few bytes.
+
+        Ticks and times are kept: 24 bytes a tick.
+
+        Args:
+            most: the bytes that `nbytes` may then be, if there are columns enough.
+        """
+        with self._lock:
+            tapes = self._recorded.tapes.values()
+            while self.nbytes > most and (held := [name for it in tapes for name in it.held]):
+                self._kept.let_go(held[0])
+                for tape in tapes:
+                    tape.let_go(held[0])
+
     def _begin(self) -> None:
         if not self._read:
             self.refresh()

@@ -10,6 +10,7 @@ When a stretch is sealed, the parts hold what the lines held: the columns are re
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,7 +60,8 @@ class Tape:
         self._parts = Parts(kind, BASES[kind], Cache(folder) if cache else None)
         self._base = {name: Growing(np.empty(0, np.int64)) for name in BASES[kind]}
         self._columns: dict[str, Growing] = {}
-        self._lines: dict[str, tuple[list[int], list[float]]] = {}  # by column: rows and values
+        # by column: rows and values, of which a list would take four times as much
+        self._lines: dict[str, tuple[array[int], array[float]]] = {}
         self._spelling: dict[str, str] = {}
         self._amendments: list[tuple[StoredTick, int]] = []  # each with the tick's own `wall_ns`
         self._waiting: dict[int, list[StoredTick]] = {}  # amendments of ticks that are to come
@@ -74,9 +76,9 @@ class Tape:
 
     @property
     def nbytes(self) -> int:
-        """About how many bytes the columns take; a value of an unsealed line is an object."""
+        """About how many bytes the columns take, and the values of unsealed lines."""
         columns = sum(held.nbytes for held in (*self._base.values(), *self._columns.values()))
-        return columns + 64 * sum(len(rows) for rows, _ in self._lines.values())
+        return columns + 18 * sum(len(rows) for rows, _ in self._lines.values())
 
     @property
     def notices(self) -> list[str]:
@@ -133,7 +135,7 @@ class Tape:
         first = len(self) - len(new)
         for row, record in enumerate(new, first):
             for name, value in _values(record):
-                rows, values = self._lines.setdefault(self._spell(name), ([], []))
+                rows, values = self._lines.setdefault(self._spell(name), (array("q"), array("d")))
                 rows.append(row)
                 values.append(value)
         for name, column in self._columns.items():
@@ -149,7 +151,9 @@ class Tape:
     def _of_lines(self, name: str, first: int) -> Floats:
         """A column of the rows from `first` on, which are all of unsealed lines."""
         column = missing(len(self) - first)
-        rows, values = self._lines.get(name, ([], []))
+        if name not in self._lines:
+            return column
+        rows, values = self._lines[name]
         begin = len(rows)
         while begin and rows[begin - 1] >= first:
             begin -= 1
@@ -172,12 +176,24 @@ class Tape:
             OutOfMemoryError: reading them takes more memory than there is.
         """
         spelled = dict.fromkeys(self._spelling.get(name.lower(), name) for name in names)
+        for name in spelled:  # those that were used last are at the end
+            if name in self._columns:
+                self._columns[name] = self._columns.pop(name)
         new = [name for name in spelled if name not in self._columns]
         for name, sealed in self._parts.columns(new).items():
             self._columns[name] = Growing(sealed)
             self._columns[name].append(self._of_lines(name, len(sealed)))
             for record, wall_ns in self._amendments:
                 self._amend_column(name, record, wall_ns)
+
+    @property
+    def held(self) -> list[str]:
+        """The columns in memory, the one that was not used for longest first."""
+        return [*self._columns]
+
+    def let_go(self, name: str) -> None:
+        """Hold a column no more; it is read again when somebody asks for it."""
+        self._columns.pop(name, None)
 
     # --- what was logged after a tick; see `metronorm.runs.amendments` --------------------------
 
