@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +13,7 @@ from metronorm.board.listing import Listing
 from metronorm.board.not_finite import Bad, NotFinite
 from metronorm.board.query import parse
 from metronorm.board.searching import search
+from metronorm.board.series import RunSeries
 from metronorm.board.values import Values
 from metronorm.clock import Clock
 from metronorm.store.sealing import seal_run
@@ -109,3 +112,22 @@ def test_runs_that_there_was_no_time_for_are_left_out(tmp_path: Path, listing: L
     assert looks.find(listing.entries(), seconds=-1) == {}
     assert found(listing, looks) == {"lines": NAN, "sealed": NAN}
     assert len(looks.find(listing.entries(), seconds=-1)) == 2
+
+
+def test_nothing_is_kept_of_runs_that_were_removed(tmp_path: Path, listing: Listing) -> None:
+    for name, sealed in (("lines", False), ("sealed", True), ("stays", True)):
+        write_tape(new_run(tmp_path / name), [line(1, {"loss": "nan"})])
+        if sealed:
+            seal_run(tmp_path / name)
+    looks = NotFinite()
+    values = Values(lambda entry: RunSeries(entry.directory))
+    assert len(found(listing, looks)) == 3
+    listing.wait_until_known(30)
+    values.read(listing.entries(), ["loss"], seconds=60)
+    values.names(listing.entries(), seconds=60)
+    for name in ("lines", "sealed"):
+        shutil.rmtree(tmp_path / name)
+    assert found(listing, looks) == {"stays": NAN}
+    assert (len(looks._parts), len(looks._lines)) == (1, 0)
+    gc.collect()
+    assert (len(values._kept), len(values._names)) == (1, 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from metronorm.clock import Clock
-from metronorm.errors import ConfigError
+from metronorm.errors import ConfigError, RunError
 from metronorm.runs import diagnose, open_run
 from metronorm.store import writer
 
@@ -106,4 +106,13 @@ def test_an_invalid_directory_name_creates_nothing(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"a run needs a directory; got .*try: '.' for this one"):
         Clock(name, progress=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", [b"r\xff", rb"a\b[1]"])
+def test_a_directory_whose_ticks_could_not_be_sealed_is_refused_at_once(
+    name: bytes, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match=r"a path that DuckDB reads .*try: rename the folder"):
+        Clock(tmp_path / os.fsdecode(name), progress=False)
     assert list(tmp_path.iterdir()) == []

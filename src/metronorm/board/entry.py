@@ -24,7 +24,7 @@ _KEPT = ("ticks", "best", "best_mode")  # of such a config
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
     """A run of the list. `info` is None and `damaged` the reason if it cannot be read."""
 

@@ -240,29 +240,33 @@ class Listing:
         while not self._closing.is_set():
             with self._wake:
                 self._wake.wait_for(lambda: self._closing.is_set() or self._pending)
-                entries = {
-                    entry.directory: (entry, entry.info)
-                    for entry in (self._entries[run] for run in self._pending)
-                    if entry.info is not None
-                }
-            begun = self._now()
-            seen = {directory: signature(directory) for directory in entries}
-            places = [(directory, info) for directory, (_, info) in entries.items()]
-            for directory, standing in read_standings(places):
-                entry, info = entries[directory]
-                total = standing.total(directory, info)
-                with self._wake:
-                    if self._entries.get(entry.id) is entry:
-                        entry.standing, entry.total = standing, total
-                        entry.stood = seen[directory]
-                        # a run with many events is not read all the time
-                        entry.next_look_ns = self._now() + 5 * (self._now() - begun)
-                        self._set_state(entry, standing)
-                        self._changed(entry)
-                    self._pending.discard(entry.id)
-                    self._wake.notify_all()
-                if self._closing.is_set():
-                    return
+            self._read_pending()  # (its names end with it: nothing here holds runs that are gone)
+
+    def _read_pending(self) -> None:
+        with self._wake:
+            entries = {
+                entry.directory: (entry, entry.info)
+                for entry in (self._entries[run] for run in self._pending)
+                if entry.info is not None
+            }
+        begun = self._now()
+        seen = {directory: signature(directory) for directory in entries}
+        places = [(directory, info) for directory, (_, info) in entries.items()]
+        for directory, standing in read_standings(places):
+            entry, info = entries[directory]
+            total = standing.total(directory, info)
+            with self._wake:
+                if self._entries.get(entry.id) is entry:
+                    entry.standing, entry.total = standing, total
+                    entry.stood = seen[directory]
+                    # a run with many events is not read all the time
+                    entry.next_look_ns = self._now() + 5 * (self._now() - begun)
+                    self._set_state(entry, standing)
+                    self._changed(entry)
+                self._pending.discard(entry.id)
+                self._wake.notify_all()
+            if self._closing.is_set():
+                return
 
 
 class UnknownRunError(RunError):

@@ -68,7 +68,7 @@ class NotFinite:
         """What the runs have, by their ids; what cannot be read has nothing.
 
         Args:
-            entries: the runs.
+            entries: all runs that there are; what was found of others is forgotten.
             seconds: after this time no more files are read.
 
         Returns:
@@ -78,6 +78,7 @@ class NotFinite:
         with self._lock:
             tapes = {entry.id: [*self._tapes(entry, until)] for entry in entries}
             parts = [part for own in tapes.values() for found, _ in own for part in found]
+            self._forget(parts)
             for kind, query in (("ticks", _bad_columns), ("events", _bad_events)):
                 new = [part for part in parts if part.kind == kind and part not in self._parts]
                 while new and time.monotonic() < until:
@@ -92,6 +93,13 @@ class NotFinite:
                 if len(known) == len(pieces):
                     found[run] = Bad(any(it.nan for it in known), any(it.inf for it in known))
             return found
+
+    def _forget(self, parts: Iterable[_Part]) -> None:
+        """Keep nothing of parts and tapes that are gone."""
+        self._parts = {part: self._parts[part] for part in parts if part in self._parts}
+        self._lines = {
+            folder: own for folder, own in self._lines.items() if file_stamp(str(folder))
+        }
 
     def _tapes(self, entry: Entry, until: float) -> Iterator[tuple[list[_Part], Bad | None]]:
         """Of each tape its parts, and what its lines have; None: they are left to read."""

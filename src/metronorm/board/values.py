@@ -15,6 +15,7 @@ import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from metronorm.board.opening import open_checked
 from metronorm.board.series.tracks import Value
@@ -67,13 +68,16 @@ class Values:
     def __init__(self, series: Callable[[Entry], RunSeries]) -> None:
         self._series = series
         self._lock = threading.Lock()
-        self._kept: dict[tuple[Path, str], tuple[Signature, Value | None]] = {}
-        self._names: dict[Path, tuple[Signature, tuple[str, ...]]] = {}
+        # what is known of a run goes with its entry
+        self._kept: WeakKeyDictionary[Entry, dict[str, tuple[Signature, Value | None]]]
+        self._kept = WeakKeyDictionary()
+        self._names: WeakKeyDictionary[Entry, tuple[Signature, tuple[str, ...]]]
+        self._names = WeakKeyDictionary()
         self._same: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def known(self, entry: Entry, metric: str) -> Value | None:
         """The value that was read last; None if the run has no such metric."""
-        found = self._kept.get((entry.directory, metric))
+        found = self._kept.get(entry, {}).get(metric)
         return found[1] if found else None
 
     def read(
@@ -123,8 +127,7 @@ class Values:
             waiting = [
                 entry
                 for entry in entries
-                if entry.directory not in self._names
-                or self._names[entry.directory][0] != entry.signature
+                if entry not in self._names or self._names[entry][0] != entry.signature
             ]
             parts = [(entry, part) for entry in waiting if (part := _only_part(entry))]
             while parts and time.monotonic() < until:
@@ -132,14 +135,14 @@ class Values:
                 del parts[:AT_ONCE]
             left = []
             for entry in waiting:
-                found = self._names.get(entry.directory)
+                found = self._names.get(entry)
                 if found is not None and found[0] == entry.signature:
                     continue
                 if time.monotonic() < until:
                     self._read_own_names(entry)
                 else:
                     left.append(entry)
-            known = (self._names.get(entry.directory) for entry in entries)
+            known = (self._names.get(entry) for entry in entries)
             names = dict.fromkeys(name for found in known if found for name in found[1])
         return [*names], [*unknown, *left]
 
@@ -159,7 +162,7 @@ class Values:
                 name for name, _ in schema if not name.endswith("_ns") and name not in own
             )
             # most runs have the same names
-            self._names[entry.directory] = signature, self._same.setdefault(names, names)
+            self._names[entry] = signature, self._same.setdefault(names, names)
 
     def _read_own_names(self, entry: Entry) -> None:
         import duckdb
@@ -170,19 +173,21 @@ class Values:
                 names = tuple(self._series(entry).names())
             else:
                 names = tuple(open_checked(entry.directory).ticks().metrics)
-        self._names[entry.directory] = signature, self._same.setdefault(names, names)
+        self._names[entry] = signature, self._same.setdefault(names, names)
 
     def _lacks(self, entry: Entry, metrics: Sequence[str]) -> bool:
         if entry.standing is None:  # it is damaged, or will be looked at
             return False
-        kept = (self._kept.get((entry.directory, metric)) for metric in metrics)
+        own = self._kept.get(entry, {})
+        kept = (own.get(metric) for metric in metrics)
         return any(found is None or found[0] != entry.signature for found in kept)
 
     def _keep(
         self, entry: Entry, signature: Signature, values: dict[str, Value], metrics: Sequence[str]
     ) -> None:
+        own = self._kept.setdefault(entry, {})
         for metric in metrics:
-            self._kept[entry.directory, metric] = signature, values.get(metric)
+            own[metric] = signature, values.get(metric)
 
     def _read_together(
         self, entries: Sequence[Entry], parts: dict[Path, Path], metrics: Sequence[str]

@@ -21,6 +21,7 @@ from metronorm.ranks import find_place
 from metronorm.scalars import as_integer
 from metronorm.store.owner import Ownership
 from metronorm.store.run_directory import RUN_FILE, changes, create_run, new_attempt, read_run_info
+from metronorm.store.sql_columns import literal_glob
 from metronorm.store.writer import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Clock:
 
     Raises:
         RunError: the directory holds a run (without `resume`) or none (with it), another process
-            writes the run, or the directory is not writable.
+            writes the run, the directory is not writable, or DuckDB cannot read its path.
         ConfigError: `directory` is not a name of a directory.
 
     Recording never stops the loop: a tick that the disk does not take waits in memory; one for
@@ -548,7 +549,9 @@ def _absolute(directory: str | os.PathLike[str]) -> Path:
     name = os.fspath(directory)
     if not name or "\0" in name:  # such as from a variable that is not set
         raise ConfigError("a run needs a directory", got=repr(name), fix="'.' for this one")
-    return Path(name).absolute()
+    path = Path(name).absolute()
+    literal_glob(path)  # else nothing that is recorded there could ever be sealed
+    return path
 
 
 @contextlib.contextmanager

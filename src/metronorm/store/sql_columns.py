@@ -7,6 +7,7 @@ one array, in which every name has its place, and a column is an element of that
 from __future__ import annotations
 
 import glob
+import os
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ import msgspec
 
 from metronorm.errors import RunError
 from metronorm.store.schema import COLUMNS, MAPS, OPTIONAL, UNATTRIBUTED
+from metronorm.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -147,10 +149,15 @@ def literal_glob(path: Path) -> str:
     to` takes a plain path.)
 
     Raises:
-        RunError: the path has both a backslash and one of `*?[`, for which DuckDB has no pattern.
+        RunError: the path has both a backslash and one of `*?[`, for which DuckDB has no pattern,
+            or is not UTF-8.
     """
     plain = str(path.resolve())
     escaped = glob.escape(plain)
+    if "\ufffd" in os.fsencode(plain).decode(errors="replace"):
+        raise RunError(
+            "a path that DuckDB reads must be UTF-8", got=printable(plain), fix="rename the folder"
+        )
     if "\\" in plain and escaped != plain:
         raise RunError(
             "a path that DuckDB reads cannot have a backslash and one of * ? [ as well",
