@@ -55,6 +55,27 @@ def test_runs_are_searched_sorted_starred_and_pinned(
     assert json.loads((folder / "run-1/board/notes.json").read_text())["starred"] is True
 
 
+def test_what_a_search_leaves_out_is_in_no_list_and_in_no_chart(
+    browser: Browser, board: Served
+) -> None:
+    lines = "(n) => document.querySelectorAll('.card.loaded .strip .who').length === n"
+    with reading(browser, board) as reader:
+        page = reader.page
+        for view in ("runs", "metrics"):
+            ids = [run["id"] for run in board.runs().values()]
+            reader.open(f"{view}?filter=loss&" + "&".join(f"shown={run}" for run in ids[:2]))
+            page.locator(".card .strip .who").first.wait_for()
+            page.locator("#search").fill("name:odd")
+            page.wait_for_function("() => document.querySelectorAll('.rail .runs li').length === 1")
+            page.wait_for_function(lines, arg=0)  # the name of a single line need not be said
+            assert page.locator(".rail .runs input:checked").count() == 1
+            page.locator("#search").fill("name:nobody")
+            page.wait_for_function("() => !document.querySelector('.card.loaded')")
+            page.locator("#search").fill("")
+            page.locator(".card .strip .who").nth(1).wait_for()
+            assert page.locator(".rail .runs input:checked").count() == 2, "they are still chosen"
+
+
 def test_the_search_is_completed_by_keys(browser: Browser, board: Served) -> None:
     with reading(browser, board) as reader:
         page = reader.page

@@ -45,6 +45,19 @@ class Fingers:
         self.touch("End")
 
 
+def test_a_phone_has_a_list_of_all_views(browser: Browser, board: Served, odd: str) -> None:
+    with reading(browser, board, viewport=PHONE) as reader:
+        reader.open(f"metrics?run={odd}")
+        views = reader.page.locator("nav select")
+        names = views.locator("option").evaluate_all("all => all.map(each => each.value)")
+        assert len(names) == 9
+        for name in names:
+            views.select_option(name)
+            reader.page.wait_for_selector(f".view-{name}")
+            assert views.input_value() == name
+        reader.settle()
+
+
 @pytest.mark.parametrize(("view", "title"), [("metrics", "loss"), ("ticks", "Phases of a tick")])
 def test_fingers_zoom_and_pan_a_chart(
     browser: Browser, board: Served, odd: str, view: str, title: str

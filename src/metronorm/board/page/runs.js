@@ -7,7 +7,9 @@ export const OVERLAYS = new Set(["runs", "metrics"]); // views that can show man
 export const PRESELECTED = 10; // runs that are shown before anybody chooses
 
 const listeners = new Set();
+const foundListeners = new Set();
 const byId = new Map();
+let found = null; // the ids that the search finds; null while there is no search
 export let order = []; // of ids, the newest first
 export let loaded = false;
 export let cursor; // of the stream: what the list knows already
@@ -109,10 +111,34 @@ export function kindOf(run) {
   return "waiting";
 }
 
+/** What the search has found: all lists and charts are of these runs only; null: of all. */
+export function findRuns(ids) {
+  found = ids && new Set(ids);
+  for (const listener of [...foundListeners]) listener();
+}
+
+/** Call `listener()` when the search has found other runs; returns the function that ends it. */
+export function onFound(listener) {
+  foundListeners.add(listener);
+  return () => foundListeners.delete(listener);
+}
+
+const isFound = (id) => found === null || found.has(id);
+
+/** The ids that may be listed: found by the search, and not hidden unless hidden ones are wanted. */
+export const listedIds = () => order.filter((id) => isFound(id) && (state.hidden || !byId.get(id).hidden));
+
 /** The ids that the charts show: chosen ones, or else the newest that are not hidden. */
 export function shownIds() {
-  if (state.shown) return state.shown.filter((id) => byId.has(id));
-  return order.filter((id) => !byId.get(id).hidden && !byId.get(id).damaged).slice(0, PRESELECTED);
+  if (state.shown) return state.shown.filter((id) => byId.has(id) && isFound(id));
+  return order.filter((id) => isFound(id) && !byId.get(id).hidden && !byId.get(id).damaged).slice(0, PRESELECTED);
+}
+
+/** Show or leave out a run in the charts. What a search leaves out stays chosen for afterwards. */
+export function toggleShown(id) {
+  const now = new Set(state.shown ?? shownIds());
+  if (!now.delete(id)) now.add(id);
+  go({ shown: order.filter((each) => now.has(each)) }, { replace: true });
 }
 
 /** The run that the views of one run are about: the chosen one, or else the first that is shown. */

@@ -9,6 +9,12 @@ import { showHelp } from "./help.js";
 
 export function openHeader(root) {
   const links = new Map(VIEWS.map((view) => [view, h("a", { href: "#" }, t(`view.${view}`))]));
+  // where there is no room for links side by side
+  const choose = h(
+    "select",
+    { class: "field only-small", "aria-label": t("views"), on: { change: () => { location.hash = linkTo(choose.value); } } },
+    VIEWS.map((view) => h("option", { value: view }, t(`view.${view}`))),
+  );
   const live = h("span", { class: "link", role: "status" });
   const help = h("button", { type: "button", class: "quiet", "aria-label": t("help"), title: t("help"), on: { click: showHelp } }, "?");
   const theme = h("button", { type: "button", class: "quiet", on: { click: turn } });
@@ -52,6 +58,7 @@ export function openHeader(root) {
       if (view === state.view) anchor.setAttribute("aria-current", "page");
       else anchor.removeAttribute("aria-current");
     }
+    choose.value = state.view;
     // in a frame, where the layout is made anyway
     requestAnimationFrame(() => links.get(state.view).scrollIntoView({ block: "nearest", inline: "nearest" }));
   }
@@ -76,7 +83,7 @@ export function openHeader(root) {
     root,
     menu,
     h("a", { class: "brand", href: "#runs" }, "Metronorm"),
-    h("nav", { "aria-label": t("views") }, ...links.values()),
+    h("nav", { "aria-label": t("views") }, choose, ...links.values()),
     h("div", { class: "corner" }, live, help, speak, theme),
   );
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ({ matches }) => {

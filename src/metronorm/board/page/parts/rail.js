@@ -4,33 +4,12 @@ import { ApiError, getJson } from "../api.js";
 import { colorOf } from "../colors.js";
 import { fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
-import { ageOf, focusId, getRun, isRunning, kindOf, loaded, onRuns, order, OVERLAYS, shownIds } from "../runs.js";
+import { ageOf, findRuns, focusId, getRun, isRunning, kindOf, listedIds, loaded, onRuns, order, OVERLAYS, shownIds, toggleShown } from "../runs.js";
 import { go, link, onState, state } from "../state.js";
 import { t } from "../words.js";
 import { completing } from "./completion.js";
 
 const MOST_ROWS = 200; // in the rail; the table has all
-
-/** The ids that the search finds, in the order of the list; null while there is no search. */
-export let found = null;
-const foundListeners = new Set();
-export const onFound = (listener) => {
-  foundListeners.add(listener);
-  return () => foundListeners.delete(listener);
-};
-
-/** The ids that may be listed: found by the search, and not hidden unless hidden ones are wanted. */
-export function listedIds() {
-  const wanted = found === null ? order : order.filter((id) => found.has(id));
-  return state.hidden ? wanted : wanted.filter((id) => !getRun(id).hidden);
-}
-
-/** Show or leave out a run in the charts. */
-export function toggleShown(id) {
-  const now = new Set(shownIds());
-  if (!now.delete(id)) now.add(id);
-  go({ shown: order.filter((each) => now.has(each)) }, { replace: true });
-}
 
 export function openRail(root) {
   const field = h("input", {
@@ -66,9 +45,8 @@ export function openRail(root) {
     const q = state.q;
     told.textContent = "";
     field.removeAttribute("aria-invalid");
-    if (!q) {
-      found = null;
-    } else {
+    let found = null;
+    if (q) {
       asked = new AbortController();
       try {
         const answer = await getJson("search", { q }, asked.signal);
@@ -77,7 +55,7 @@ export function openRail(root) {
           field.setAttribute("aria-invalid", "true");
           return;
         }
-        found = new Set(answer.ids);
+        found = answer.ids;
         if (answer.waiting) {
           told.textContent = t("search.waiting", { n: format.whole(answer.waiting) });
           clearTimeout(repeat);
@@ -90,8 +68,8 @@ export function openRail(root) {
         return;
       }
     }
+    findRuns(found);
     draw();
-    for (const listener of foundListeners) listener();
   }
 
   const rows = new Map();

@@ -3,11 +3,11 @@
 import { colorOf } from "../colors.js";
 import { fill, h, icon } from "../dom.js";
 import * as format from "../format.js";
-import { ageOf, getRun, kindOf, saveNotes, shownIds } from "../runs.js";
+import { ageOf, getRun, kindOf, saveNotes, shownIds, toggleShown } from "../runs.js";
 import { go, link, state } from "../state.js";
 import { counted, t } from "../words.js";
 import { editNotes } from "./notes_dialog.js";
-import { stateWords, toggleShown } from "./rail.js";
+import { stateWords } from "./rail.js";
 
 const AT_ONCE = 150; // rows: a thousand take a second
 const FIXED = ["name", "state", "tick", "begun"];

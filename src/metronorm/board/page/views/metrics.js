@@ -16,7 +16,7 @@ import { resourceCard } from "../parts/resource_card.js";
 import { runHeader } from "../parts/run_header.js";
 import { sectionsOf } from "../parts/sections.js";
 import { AXES, SCALES, choice, fitting, select, smoothing, zoomButtons } from "../parts/toolbar.js";
-import { infoOf, loaded, order, shownIds } from "../runs.js";
+import { infoOf, listedIds, loaded, onFound, order, shownIds } from "../runs.js";
 import { go, state } from "../state.js";
 import { t } from "../words.js";
 
@@ -80,7 +80,7 @@ export function open(root) {
     fill(root, header?.element ?? h("h1", { class: "sr" }, t("view.metrics")), bar, told, place);
     told.hidden = true;
     if (!wanted.length) {
-      fill(place, loaded && order.length ? empty(t("metrics.none"), t("metrics.none.why")) : noRuns());
+      fill(place, nothing());
       return;
     }
     fill(place, skeleton());
@@ -200,6 +200,7 @@ export function open(root) {
     }, wait);
   }
 
+  const off = onFound(() => JSON.stringify(ids()) !== drawn && build());
   build();
   return {
     update(keys) {
@@ -236,11 +237,18 @@ export function open(root) {
       }
     },
     close() {
+      off();
       for (const each of [timer, naming, marking]) clearTimeout(each);
       grid.clear();
       span.close();
     },
   };
+}
+
+function nothing() {
+  if (!loaded || !order.length) return noRuns();
+  if (!listedIds().length) return empty(t("search.none"), t("search.none.why"));
+  return empty(t("metrics.none"), t("metrics.none.why"));
 }
 
 const skeleton = () => h("div", { class: "cards" }, Array.from({ length: 6 }, () => h("div", { class: "card skeleton" })));

@@ -10,10 +10,9 @@ import { pickColumns } from "../parts/column_picker.js";
 import { grouping } from "../parts/groups.js";
 import { empty, failure, noRuns } from "../parts/messages.js";
 import { loadMetric, settings } from "../parts/metric_lines.js";
-import { listedIds, onFound } from "../parts/rail.js";
 import { runTable, split } from "../parts/run_table.js";
 import { AXES, SCALES, choice, fitting, select, smoothing, zoomButtons } from "../parts/toolbar.js";
-import { loaded, notices, order, shownIds } from "../runs.js";
+import { listedIds, loaded, notices, onFound, order, shownIds } from "../runs.js";
 import { go, state } from "../state.js";
 import { t } from "../words.js";
 
@@ -137,6 +136,7 @@ export function open(root) {
 
   function chartOf() {
     grid.clear();
+    card = null;
     const ids = shownIds();
     if (!metric() || !ids.length) {
       fill(chart, known.waiting > 0 && waitingCard()); // the place stays while names are still read
@@ -204,7 +204,11 @@ export function open(root) {
     }, REFRESH_MS);
   }
 
-  const off = onFound(() => draw());
+  const off = onFound(() => {
+    draw();
+    if (card && shownIds().length) card.fetch();
+    else chartOf();
+  });
   begin();
   return {
     async update(keys) {
