@@ -51,15 +51,15 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(*roots: Path, **options: Any) -> Iterator[Served]:
+def serving(*roots: Path, port: int = 0, token: str = TOKEN, **options: Any) -> Iterator[Served]:
     """A board that runs until the block ends; options of `make_server`."""
-    address, _ = listen("127.0.0.1", 0)
-    server = make_server(roots, address, Login(TOKEN), **options)
+    address, _ = listen("127.0.0.1", port)
+    server = make_server(roots, address, Login(token), **options)
     thread = threading.Thread(target=asyncio.run, args=(server.serve(sockets=[address.socket]),))
     thread.start()
     served = Served(address, options.get("root_path", ""))
     try:
-        answer = served.client.post("/api/login", json={"token": TOKEN})  # waits for the server
+        answer = served.client.post("/api/login", json={"token": token})  # waits for the server
         assert answer.status_code == 204
         yield served
     finally:

@@ -5,7 +5,7 @@ import { fill, h } from "./dom.js";
 import { openHeader } from "./parts/header.js";
 import { openRail } from "./parts/rail.js";
 import { failure } from "./parts/messages.js";
-import { askForToken } from "./parts/login.js";
+import { askForToken, isAskingForToken } from "./parts/login.js";
 import { cursor, heard, loadRuns, nameRuns, onRuns } from "./runs.js";
 import { go, onState, state } from "./state.js";
 import { listen } from "./stream.js";
@@ -98,9 +98,15 @@ async function begin() {
   listen(cursor, (name, value) => {
     if (name === "runs") heard(value);
     else if (name === "reset") loadRuns().catch(() => {});
-    else header.link(value);
+    else {
+      header.link(value);
+      if (value === "live" && isAskingForToken()) location.reload(); // another tab has logged in
+    }
   });
 }
+
+// an address with a token that is opened in a page that is there changes no more than its fragment
+window.addEventListener("hashchange", () => location.hash.startsWith("#token=") && location.reload());
 
 document.getElementById("skip").addEventListener("click", (event) => {
   event.preventDefault();

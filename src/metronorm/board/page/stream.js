@@ -27,26 +27,32 @@ export function listen(since, listener) {
 
 function hold(since, pass) {
   let polling = null;
-  const source = new EventSource(`api/stream${query({ since })}`);
-  source.onopen = () => {
-    clearInterval(polling);
-    polling = null;
-    pass("link", "live");
-  };
-  source.addEventListener("runs", (event) => pass("runs", JSON.parse(event.data).runs));
-  source.addEventListener("reset", () => pass("reset", null));
-  source.onerror = () => {
-    pass("link", "lost");
-    polling ??= setInterval(() => poll(pass), POLL_MS);
-  };
-  return new Promise(() => {}); // until the tab is closed
-}
-
-async function poll(pass) {
-  try {
-    const { runs } = await getJson("runs");
-    pass("runs", runs);
-  } catch (error) {
-    if (!(error instanceof ApiError)) throw error;
+  let source = null;
+  function open() {
+    source = new EventSource(`api/stream${query({ since })}`);
+    source.onopen = () => {
+      clearInterval(polling);
+      polling = null;
+      pass("link", "live");
+    };
+    source.addEventListener("runs", (event) => pass("runs", JSON.parse(event.data).runs));
+    source.addEventListener("reset", () => pass("reset", null));
+    source.onerror = () => {
+      pass("link", "lost");
+      polling ??= setInterval(poll, POLL_MS);
+    };
   }
+
+  async function poll() {
+    try {
+      const { runs } = await getJson("runs");
+      pass("runs", runs);
+      // an answer that was an error, as of a proxy or before a login, has ended the stream for good
+      if (source.readyState === EventSource.CLOSED) open();
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+    }
+  }
+  open();
+  return new Promise(() => {}); // until the tab is closed
 }

@@ -7,6 +7,8 @@ import { t } from "../words.js";
 
 let open = false;
 
+export const isAskingForToken = () => open;
+
 export function askForToken(error = null) {
   if (open) return;
   open = true;
