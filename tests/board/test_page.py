@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 from metronorm.clock import Clock
 from metronorm.runs import open_run
 
+from ..store.stores import line, new_run, write_tape
 from .boards import TOKEN, Served, serving
 from .browsers import reading
 from .page_runs import ANSI, HTML, NAN, TICKS
@@ -84,6 +86,28 @@ def test_a_view_that_is_opened_again_asks_for_its_first_chart_before_its_modules
         assert first[1] <= module[1]
         assert first[0] not in [address for address, _ in others], "it is asked for once"
         assert TOKEN not in reader.page.evaluate("JSON.stringify(localStorage)")
+
+
+def test_thousands_of_names_are_listed_bit_by_bit(
+    browser: Browser, board: Served, folder: Path
+) -> None:
+    run = new_run(folder / "names")
+    names = [f"layer{number}/{one}" for number in range(150) for one in ("mean", "max")]
+    alone = [f"single{number}/value" for number in range(5_000)]
+    write_tape(run, [line(1, dict.fromkeys([*names, *alone], 1.0))])
+    with reading(browser, board) as reader:
+        reader.open(f"metrics?run={board.runs()['names']['id']}")
+        sections = reader.page.locator("details.section")
+        assert sections.first.locator("summary").inner_text().endswith("5,000"), "names alone"
+        assert sections.count() == 100 + 1, "and that of the ticks"
+        assert sections.first.locator(".card").count() == 48
+        reader.page.get_by_role("button", name="100 of 151").click()
+        assert sections.count() == 151 + 1
+        sections.nth(1).locator("summary").click()
+        sections.nth(1).locator(".card.loaded").nth(1).wait_for()
+        reader.page.locator(".toolbar .field").fill("layer149/")
+        reader.page.wait_for_function("() => document.querySelectorAll('.card').length === 2")
+    shutil.rmtree(run)
 
 
 def test_the_numbers_of_a_chart_are_those_of_duckdb(

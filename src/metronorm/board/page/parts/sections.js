@@ -13,8 +13,10 @@ export function sectionsOf(names) {
   const found = new Map([["", []]]);
   for (const name of names) {
     const word = firstWord(name);
-    const prefix = EVALUATED.includes(word) || word.endsWith("/") || (words.get(word) ?? 0) >= LEAST ? word : "";
-    found.set(prefix, [...(found.get(prefix) ?? []), name]);
+    const many = words.get(word) ?? 0;
+    const prefix = EVALUATED.includes(word) || (word.endsWith("/") && many > 1) || many >= LEAST ? word : "";
+    if (!found.has(prefix)) found.set(prefix, []);
+    found.get(prefix).push(name);
   }
   return [...found].filter(([, own]) => own.length).map(([prefix, own]) => [prefix, own.sort(lossFirst)]);
 }

@@ -21,6 +21,7 @@ import { go, state } from "../state.js";
 import { t } from "../words.js";
 
 const CARDS = 48; // of a section, before somebody asks for more
+const SECTIONS = 100; // the same
 const WAIT_MS = 300; // before names that were not read yet are asked for again
 const REFRESH_MS = 500; // at least between two, while runs are written
 const MARK_MS = 5000; // until new events of a run that is written are marked
@@ -133,14 +134,25 @@ export function open(root) {
       fill(place, names.length ? empty(t("metrics.notfound", { text: state.filter })) : empty(t("metrics.empty"), t("metrics.empty.why"), 'clock.log(loss=loss)'));
       return;
     }
-    fill(
-      place,
-      sectionsOf(listed).map(([prefix, own], i) => {
-        const title = prefix.replace(/[_./]$/, "") || t("metrics.plain");
-        return section(title, own, (name) => cardOf(name, prefix), i === 0 || Boolean(wanted) || listed.length <= OPEN_UP_TO);
-      }),
-      state.run && !wanted && beside(),
-    );
+    const all = sectionsOf(listed).map(([prefix, own], i) => () => {
+      const title = prefix.replace(/[_./]$/, "") || t("metrics.plain");
+      return section(title, own, (name) => cardOf(name, prefix), i === 0 || Boolean(wanted) || listed.length <= OPEN_UP_TO);
+    });
+    fill(place, inPortions(h("div", {}), all, SECTIONS), state.run && !wanted && beside());
+  }
+
+  /** The first elements that are made, in a place, and a button for the next ones. */
+  function inPortions(where, makers, count) {
+    const more = h("button", { type: "button", on: { click: () => next() } });
+    let shown = 0;
+    const next = () => {
+      for (const make of makers.slice(shown, shown + count)) where.append(make());
+      shown = Math.min(makers.length, shown + count);
+      more.textContent = t("metrics.more", { shown: format.whole(shown), all: format.whole(makers.length) });
+      more.hidden = shown >= makers.length;
+    };
+    next();
+    return [where, more];
   }
 
   /** The time and the machine of one run, under the same cursor as its metrics. */
@@ -153,24 +165,20 @@ export function open(root) {
   }
 
   function section(title, own, make, isOpen) {
-    const cards = h("div", { class: "cards" });
-    const more = h("button", { type: "button", on: { click: () => next() } });
-    let shown = 0;
-    const next = () => {
-      for (const name of own.slice(shown, shown + CARDS)) cards.append(add(make(name)));
-      shown = Math.min(own.length, shown + CARDS);
-      more.textContent = t("metrics.more", { shown: format.whole(shown), all: format.whole(own.length) });
-      more.hidden = shown >= own.length;
-    };
+    const makers = own.map((name) => () => add(make(name)));
+    const content = () => inPortions(h("div", { class: "cards" }), makers, CARDS);
     const details = h(
       "details",
       { class: "section", open: isOpen },
       h("summary", {}, title, h("span", { class: "dim" }, format.whole(own.length))),
-      cards,
-      more,
+      isOpen && content(),
     );
-    details.addEventListener("toggle", () => details.open && !shown && next());
-    if (isOpen) next();
+    let isFilled = isOpen;
+    details.addEventListener("toggle", () => {
+      if (!details.open || isFilled) return;
+      isFilled = true;
+      details.append(...content());
+    });
     return details;
   }
 
