@@ -4,6 +4,7 @@ import { ApiError, getJson, ofRun } from "../api.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
 import { empty, failure } from "../parts/messages.js";
+import { loadSentences, measureWords, sentence } from "../parts/sentences.js";
 import { getRun, order } from "../runs.js";
 import { state, go } from "../state.js";
 import { tableOf } from "../parts/table_dialog.js";
@@ -51,7 +52,7 @@ export function open(root) {
     }
     fill(place, h("div", { class: "card skeleton" }));
     try {
-      const found = await getJson(ofRun(a(), "compare"), { with: b() });
+      const [found] = await Promise.all([getJson(ofRun(a(), "compare"), { with: b() }), loadSentences()]);
       if (mine === number) fill(place, parts(found));
     } catch (error) {
       if (!(error instanceof ApiError)) throw error;
@@ -63,7 +64,7 @@ export function open(root) {
     const said = [...(found.statements ?? []), ...(found.notes ?? [])];
     const names = [`A · ${getRun(a()).label}`, `B · ${getRun(b()).label}`];
     return [
-      h("section", { class: "panel" }, h("h2", {}, t("compare.said")), h("ul", { class: "statements" }, said.map((text) => h("li", {}, text)))),
+      h("section", { class: "panel" }, h("h2", {}, t("compare.said")), h("ul", { class: "statements" }, said.map(sentence).map(([words, lang]) => h("li", { lang }, words)))),
       found.measures?.length > 0 &&
         h(
           "section",
@@ -99,7 +100,7 @@ export function open(root) {
 function measure({ name, unit, a, b, ratio, low, high }) {
   const one = (value) => (unit === "ns" ? format.duration(value) : unit === "bytes" ? format.bytes(value) : format.value(value));
   const by = (share) => (share === "inf" ? "+∞" : Number.isFinite(share) ? `${share >= 1 ? "+" : ""}${format.percent(share - 1)}` : "–");
-  return [name.replace(/_ns$|_bytes$/, "").replaceAll("_", " "), one(a), one(b), by(ratio), Number.isFinite(low) ? `${by(low)} … ${by(high)}` : "–"];
+  return [measureWords(name.replace(/_ns$|_bytes$/, "").replaceAll("_", " ")), one(a), one(b), by(ratio), Number.isFinite(low) ? `${by(low)} … ${by(high)}` : "–"];
 }
 
 function differences(title, list, names) {
