@@ -18,10 +18,18 @@ export function h(tag, props = {}, ...children) {
   return addTo(element, children);
 }
 
-/** Replace the children of an element. */
+const CONTROLS = "a[href], button, input, select, summary, [tabindex='0']";
+
+/** Replace the children of an element. A focus inside stays at the control in the same place. */
 export function fill(element, ...children) {
+  const focused = document.activeElement;
+  const isInside = focused !== element && element.contains(focused);
+  const place = isInside ? [...element.querySelectorAll(CONTROLS)].indexOf(focused) : -1;
   element.replaceChildren();
-  return addTo(element, children);
+  addTo(element, children);
+  const now = place < 0 ? null : element.querySelectorAll(CONTROLS)[place];
+  if (now?.tagName === focused.tagName) now.focus({ preventScroll: true });
+  return element;
 }
 
 function addTo(element, children) {

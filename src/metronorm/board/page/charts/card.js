@@ -157,7 +157,9 @@ export class ChartCard {
       if (above || below) chips.push(h("span", { class: "chip", title: t("chart.outside") }, `↑ ${format.whole(above)} ↓ ${format.whole(below)}`));
     }
     if (this.hidden) chips.push(h("span", { class: "chip" }, this.hidden));
-    fill(this.chips, chips);
+    // a chart is drawn often, and mostly with the same chips: those that have the focus stay
+    const same = chips.length === this.chips.children.length && chips.every((chip, i) => chip.isEqualNode(this.chips.children[i]));
+    if (!same) fill(this.chips, chips);
   }
 
   toFirstBad() {
