@@ -223,7 +223,7 @@ def test_a_link_restores_the_view(browser: Browser, board: Served, odd: str) -> 
         reader.settle()
         assert reader.page.evaluate("location.hash") == f"#{view}"
         assert reader.card("loss").locator(".plot").get_attribute("aria-label") == before
-        assert reader.page.locator("select").first.input_value() == "elapsed"
+        assert reader.page.locator("main select").first.input_value() == "elapsed"
         assert reader.page.evaluate(SHIFTED) < 0.05
 
 

@@ -29,6 +29,7 @@ const modules = {
 };
 
 async function show() {
+  if (isAskingForToken()) return; // its form is there, and then the page begins anew
   const number = (wanted += 1);
   const name = state.view;
   const module = await modules[name]();
