@@ -60,7 +60,7 @@ def test_tab_stops_at_every_control_once_and_shows_where_it_is(
             page.wait_for_selector(".card.loaded")
             reader.settle()
         controls = page.evaluate(NUMBER)
-        reached = []
+        reached: list[str] = []
         for _ in controls:
             page.keyboard.press("Tab")
             stop, has_size, has_mark = page.evaluate(FOCUSED)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .boards import TOKEN, record, serving
-from .browsers import LARGE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +18,7 @@ def test_after_a_restart_with_another_token_a_page_asks_for_it_and_goes_on_with_
     browser: Browser, tmp_path: Path
 ) -> None:
     record(tmp_path / "first", [3.0, 2.0, 1.0])
-    context = browser.new_context(viewport=LARGE, locale="en-US")
+    context = browser.new_context(locale="en-US")
     with serving(tmp_path) as served:
         port = served.port
         run = served.runs()["first"]["id"]
@@ -48,7 +47,7 @@ def test_after_a_restart_with_another_token_a_page_asks_for_it_and_goes_on_with_
 
 
 def test_two_boards_in_one_browser_keep_their_logins(browser: Browser, tmp_path: Path) -> None:
-    context = browser.new_context(viewport=LARGE, locale="en-US")
+    context = browser.new_context(locale="en-US")
     for name in ("a", "b"):
         record(tmp_path / name / f"run {name}", [1.0])
     with serving(tmp_path / "a") as a, serving(tmp_path / "b", token=OTHER) as b:
