@@ -32,13 +32,18 @@ def pages() -> dict[str, str]:
 
 
 def help_of(command: str) -> str:
-    """What `metronorm COMMAND --help` prints on a terminal of 80 columns, whatever this one has."""
+    """What `metronorm COMMAND --help` prints on a terminal of 80 columns, whatever this one has.
+
+    Raises:
+        RuntimeError: it fails, as where a package is missing; the reason is on standard error.
+    """
     output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
     columns = os.environ.get("COLUMNS")
     os.environ["COLUMNS"] = "80"
     try:
         with contextlib.redirect_stdout(output), contextlib.suppress(SystemExit):
-            main([command, "--help"])
+            if main([command, "--help"]) != 0:
+                raise RuntimeError(f"metronorm {command} --help must work")
     finally:
         del os.environ["COLUMNS"]
         if columns is not None:
