@@ -33,6 +33,7 @@ PAGES = [
         "layer-normalization",
         "live",
         "loss",
+        "notebooks",
         "tasks",
         "ticks",
         "training",
