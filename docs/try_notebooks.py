@@ -33,9 +33,12 @@ NOTEBOOKS = Path(__file__).parent / "notebooks"
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 MINUTE = 60_000  # ms
 CELLS = "window.jupyterapp.shell.currentWidget.content.widgets"
-# a code cell has run if it has a number, and waits or runs while its prompt is [*]
-DONE = f"""() => {CELLS}.filter((cell) => cell.model.type === "code")
-  .every((cell) => cell.model.executionCount && !cell.promptNode.textContent.includes("*"))"""
+CONNECTED = """() => window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel
+  ?.connectionStatus === 'connected'"""
+DIALOG = ".jp-Dialog-button.jp-mod-accept"  # it may ask which kernel
+# whether the cell with this number is no code, or has run
+DONE = f"""(number) => {{ const {{ model }} = {CELLS}[number]
+  return model.type !== "code" || model.executionCount > 0 && model.executionState === "idle" }}"""
 FAILED = f"""() => {CELLS}.filter((cell) => cell.model.type === "code")
   .flatMap((cell) => cell.model.outputs.toJSON())
   .filter((output) => output.output_type === "error")
@@ -77,13 +80,15 @@ def attempt(page: Any, address: str, name: str, folder: Path) -> list[str]:
     # (`reset` forgets what was open before)
     page.goto(f"{address[0]}/lab/tree/{name}?token={address[1]}&reset")
     page.wait_for_selector(".jp-NotebookPanel .jp-Cell")
-    page.wait_for_function("() => window.jupyterapp")
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", state="attached")
-    # (what the command returns may wait for an answer of a person)
-    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells') }")
-    with suppress(NotThereError):  # it may ask which kernel
-        page.click(".jp-Dialog-button.jp-mod-accept", timeout=MINUTE / 6)
-    page.wait_for_function(DONE)
+    page.wait_for_function(f"() => ({CONNECTED})() || document.querySelector('{DIALOG}')")
+    with suppress(NotThereError):
+        page.click(DIALOG, timeout=MINUTE / 20)
+    page.wait_for_function(CONNECTED)
+    notebook = "window.jupyterapp.shell.currentWidget.content"
+    page.evaluate(f"() => {{ {notebook}.activeCellIndex = 0; {notebook}.activate() }}")
+    for number in range(page.evaluate(f"() => {CELLS}.length")):
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_function(DONE, arg=number)
     problems += page.evaluate(FAILED)
     for theme, title in THEMES.items():
         change = "window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
