@@ -31,7 +31,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     folder = tmp_path / "shared"
     folder.mkdir()
-    monkeypatch.setattr(ring, "_shared_folder", lambda: folder)
+    monkeypatch.setattr(ring, "shared_folder", lambda: folder)
     return folder
 
 

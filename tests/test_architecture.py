@@ -38,6 +38,7 @@ PUBLIC = {
         "stream_decode",
         "validation_windows",
     },
+    "metronorm.doctor": {"Problem", "Report", "examine"},
     "metronorm.finetune": {
         "AdaptConfig",
         "Config",
@@ -183,9 +184,11 @@ ARROWS = {
     "integrations": {"clock", "runs", "store"},
     "keras": {"clock", "integrations", "norm"},
     "board": {"runs", "store"},
+    "doctor": {"board", "cgroup", "clock", "norm", "store"},
     "cli": {
         "board",
         "clock",
+        "doctor",
         "runs",
         "store",
         "norm",

@@ -13,10 +13,14 @@ admin-guide/cgroup-v1/memory and cgroup-v2):
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _PROCESS = Path("/proc/self/cgroup")
 _ROOT = Path("/sys/fs/cgroup")
+_NO_LIMIT = 1 << 60  # version 1 writes the largest number of pages where there is no limit
 
 
 class _Files(NamedTuple):
@@ -38,11 +42,27 @@ def bytes_left(process: Path = _PROCESS, root: Path = _ROOT) -> int | None:
         process: the file that says which groups it is in.
         root: where the groups are mounted.
     """
+    left = (_left(group, files) for group, files in _groups(process, root))
+    return min((each for each in left if each is not None), default=None)
+
+
+def limit_bytes(process: Path = _PROCESS, root: Path = _ROOT) -> int | None:
+    """The lowest limit of the groups that this process is in, in bytes; None: no limit.
+
+    Args:
+        process: the file that says which groups it is in.
+        root: where the groups are mounted.
+    """
+    limits = (_limit(group, files) for group, files in _groups(process, root))
+    return min((each for each in limits if each is not None), default=None)
+
+
+def _groups(process: Path, root: Path) -> Iterator[tuple[Path, _Files]]:
+    """The groups of memory that a process is in, from its own to the top."""
     try:
         lines = process.read_text().splitlines()
     except OSError:
-        return None
-    left = []
+        return
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
@@ -55,15 +75,24 @@ def bytes_left(process: Path = _PROCESS, root: Path = _ROOT) -> int | None:
         if not folder.is_dir():  # of the machine, where the container sees only its own group
             folder = top
         for group in (folder, *folder.parents):
-            left.append(_left(group, files))
+            yield group, files
             if group == top:
                 break
-    return min((each for each in left if each is not None), default=None)
+
+
+def _limit(group: Path, files: _Files) -> int | None:
+    try:
+        limit = int((group / files.limit).read_text())  # "max" is none
+    except (OSError, ValueError):
+        return None
+    return limit if limit < _NO_LIMIT else None
 
 
 def _left(group: Path, files: _Files) -> int | None:
+    limit = _limit(group, files)
+    if limit is None:
+        return None
     try:
-        limit = int((group / files.limit).read_text())  # "max" is none
         used = int((group / files.used).read_text())
         stat = (group / "memory.stat").read_text()
     except (OSError, ValueError):

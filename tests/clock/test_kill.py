@@ -24,7 +24,7 @@ from pathlib import Path
 from metronorm.clock import Clock
 from metronorm.store import ring, writer
 
-ring._shared_folder = lambda: Path(sys.argv[1])
+ring.shared_folder = lambda: Path(sys.argv[1])
 
 
 def report(what):
@@ -58,7 +58,7 @@ for line in sys.stdin:
 def test_no_finished_tick_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()
-    monkeypatch.setattr(rings, "_shared_folder", lambda: shared)
+    monkeypatch.setattr(rings, "shared_folder", lambda: shared)
     chance = random.Random(0)
     finished: dict[Path, int] = {}
     from_memory = long = 0

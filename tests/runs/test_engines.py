@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run with attempts, ranks, parts of different columns, and a tape that is being written."""
     base = tmp_path_factory.mktemp("engines")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rings, "_shared_folder", lambda: base)
+        patch.setattr(rings, "shared_folder", lambda: base)
         run = new_run(base / "run")
         write_tape(
             run,

@@ -59,7 +59,7 @@ def main() -> None:
     base = Path(sys.argv[1])
     shared = base / "shared"
     shared.mkdir()
-    ring._shared_folder = lambda: shared
+    ring.shared_folder = lambda: shared
     number = 0
     while True:
         run = base / str(number)

@@ -80,7 +80,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A folder for rings, so that no other test finds them."""
     folder = tmp_path_factory.mktemp("shared")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rings, "_shared_folder", lambda: folder)
+        patch.setattr(rings, "shared_folder", lambda: folder)
         yield folder
 
 

@@ -288,7 +288,7 @@ def test_rings_are_made_while_others_look_for_abandoned_ones(shared: Path, folde
 import sys
 from metronorm.store import ring
 from pathlib import Path
-ring._shared_folder = lambda: Path({str(shared)!r})
+ring.shared_folder = lambda: Path({str(shared)!r})
 print(flush=True)
 while True:
     ring.abandoned_rings()

@@ -41,7 +41,7 @@ def test_a_crash_anywhere_leaves_each_tick_once(
     kills, code = map(int, done.stdout.split())
     assert code == 0
     assert kills > 20
-    monkeypatch.setattr(rings, "_shared_folder", lambda: base / "shared")
+    monkeypatch.setattr(rings, "shared_folder", lambda: base / "shared")
     for kill in range(kills):
         run = base / str(kill)
         folder = tape_folder(run, "ticks", 0, 0)

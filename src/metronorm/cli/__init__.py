@@ -5,7 +5,7 @@ Exit codes:
 | code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | `--fail-on` or `--fail-if-slower` found what it looks for |
+| 1 | `--fail-on` or `--fail-if-slower` found what it looks for; `doctor` found something broken |
 | 2 | a mistake of the user's, reported in one line |
 | 3 | trained, but the last checkpoint could not be written (a full disk) |
 | 129, 130, 143 | stopped by a closed terminal, by Ctrl-C or by SIGTERM, after saving |
@@ -50,6 +50,7 @@ COMMANDS = {
     "import": "Import runs of TensorBoard, Weights & Biases or trackio.",
     "export": "Export ticks to TensorBoard, CSV or Parquet, or the model.",
     "prepare": "Turn text into tokens before training.",
+    "doctor": "Report what is installed, on what machine, and what is broken.",
 }
 _MODULES = {"import": "import_run"}  # `import` is a keyword of Python
 

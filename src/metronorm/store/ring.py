@@ -86,10 +86,11 @@ def ring_path(identity: str, kind: str, attempt: int, rank: int) -> Path:
         attempt: the number of the attempt.
         rank: the rank.
     """
-    return _shared_folder() / f"metronorm-{identity}-{kind}-{attempt}-{rank}"
+    return shared_folder() / f"metronorm-{identity}-{kind}-{attempt}-{rank}"
 
 
-def _shared_folder() -> Path:
+def shared_folder() -> Path:
+    """The folder of all rings: in shared memory where the system has it, or for temporary files."""
     shared = Path("/dev/shm")
     if shared.is_dir():
         return shared
@@ -294,7 +295,7 @@ def abandoned_rings() -> list[tuple[Path, Path]]:
     died.
     """
     found = []
-    for path in sorted(_shared_folder().glob("metronorm-*-*-*-*")):
+    for path in sorted(shared_folder().glob("metronorm-*-*-*-*")):
         with contextlib.suppress(OSError, ValueError), _open_trusted(path, os.O_RDWR) as file:
             _lock_abandoned(file)
             folder, is_useless = _tape_folder(file)
