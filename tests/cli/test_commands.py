@@ -84,7 +84,7 @@ def test_the_list_of_commands_fits_into_80_columns(capsys: pytest.CaptureFixture
     assert main(["--help"]) == 0
     page = capsys.readouterr().out
     assert [line for line in page.splitlines() if len(line) > 80] == []
-    assert all(f"  {name:<9} {purpose}\n" in page for name, purpose in COMMANDS.items())
+    assert all(f"  {name:<10} {purpose}\n" in page for name, purpose in COMMANDS.items())
     examples = re.findall(r"^  metronorm (\w+) ", page, re.MULTILINE)
     assert examples
     assert {*examples} <= {*COMMANDS}

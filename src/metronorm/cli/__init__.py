@@ -51,6 +51,7 @@ COMMANDS = {
     "export": "Export ticks to TensorBoard, CSV or Parquet, or the model.",
     "prepare": "Turn text into tokens before training.",
     "doctor": "Report what is installed, on what machine, and what is broken.",
+    "completion": "Complete commands and options in bash, zsh or fish.",
 }
 _MODULES = {"import": "import_run"}  # `import` is a keyword of Python
 
@@ -122,9 +123,14 @@ def _run(name: str, argv: list[str]) -> int:
             fix=f"metronorm {near or '--help'}",
         )
     # the module of a command is imported when the command runs: `--help` starts at once
-    module = importlib.import_module(f"metronorm.cli.{_MODULES.get(name, name)}")
+    module = importlib.import_module(module_of(name))
     code: int = module.main(argv)
     return code
+
+
+def module_of(name: str) -> str:
+    """The name of the module that is a command."""
+    return f"metronorm.cli.{_MODULES.get(name, name)}"
 
 
 def _mistake(command: str, message: str) -> int:
@@ -182,7 +188,7 @@ def _duckdb_message(error: Exception) -> str | None:
 
 
 def _help() -> str:
-    commands = (f"  {name:<9} {purpose}" for name, purpose in COMMANDS.items())
+    commands = (f"  {name:<10} {purpose}" for name, purpose in COMMANDS.items())
     return "\n".join(
         (
             "usage: metronorm COMMAND [ARGUMENTS]",

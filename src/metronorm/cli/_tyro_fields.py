@@ -27,9 +27,9 @@ def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
     if not dataclasses.is_dataclass(info.type):
         return None
     types = get_type_hints(info.type, include_extras=True)
-    docs = _docstrings(info.type)
+    docs = docstrings(info.type)
     fields = []
-    for field in _own_first(info.type):
+    for field in own_first(info.type):
         kind, default = types[field.name], _default(field, info.default)
         if default == ():
             kind = Annotated[kind, tyro.conf.arg(help_behavior_hint="(default: nothing)")]
@@ -37,13 +37,14 @@ def _fields(info: StructTypeInfo) -> StructConstructorSpec | None:
     return StructConstructorSpec(info.type, tuple(fields))
 
 
-def _own_first(kind: Any) -> list[dataclasses.Field[Any]]:
+def own_first(kind: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass: those that it adds to its bases come first."""
     bases = [base for base in kind.__mro__[1:] if dataclasses.is_dataclass(base)]
     inherited = {field.name for base in bases for field in dataclasses.fields(base)}
     return sorted(dataclasses.fields(kind), key=lambda field: field.name in inherited)
 
 
-def _docstrings(kind: type) -> dict[str, str]:
+def docstrings(kind: type) -> dict[str, str]:
     """What the source says below each field, also of the classes that `kind` extends."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):

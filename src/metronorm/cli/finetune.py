@@ -57,6 +57,11 @@ class Options(training.Options):
     95 % interval."""
 
 
+def options_kind() -> Any:
+    """The dataclass of all options."""
+    return training.arguments_of(Config, Options)
+
+
 def main(argv: list[str]) -> int:
     """Fine-tune; as `metronorm train`, and 1 for `--fail-unless-better`."""
     ended = training.unless_stopped(lambda: _finetune(argv))
@@ -65,7 +70,7 @@ def main(argv: list[str]) -> int:
 
 def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
     resumed = training.run_to_resume(argv)
-    kinds = training.arguments_of(Config, Options)
+    kinds = options_kind()
     arguments: Any = parse(
         kinds,
         argv,

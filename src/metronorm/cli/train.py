@@ -43,6 +43,11 @@ class Options(training.Options):
     """Defaults of all other options: quick (1 M parameters), small (10 M) or gpt2 (124 M)."""
 
 
+def options_kind() -> Any:
+    """The dataclass of all options, for text: a recipe has others."""
+    return training.arguments_of(text.Config, Options)
+
+
 def main(argv: list[str]) -> int:
     """Train; 0, 128 + the number of the signal that stopped it, or 3 if its end is not saved."""
     ended = training.unless_stopped(lambda: _train(argv))
