@@ -19,7 +19,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Extras and further packages whose modules each room may import beside what is always there.
 ROOMS: dict[str, set[str]] = {
-    "board": {"board"},
+    "board": {"board", "analysis"},
     "checkpoints": {"train"},
     "clock": {"gpu"},
     "data": {"train"},
@@ -63,6 +63,7 @@ WITH = {
     "google": {"tensorboard", "wandb"},  # protobuf
     "numpy": {"keras"},
     "opentelemetry": {"opentelemetry-api"},
+    "pygments": {"sphinx"},
     "starlette": {"fastapi"},
 }
 # Packages that are used without an import, and by what.
@@ -110,7 +111,8 @@ def imported(files: Iterator[Path]) -> set[str]:
             ):
                 found.add(node.args[0].value)
     roots = {name.partition(".")[0] for name in found}
-    own = {"metronorm", "tests", *(file.stem for file in (ROOT / "bench").glob("*.py"))}
+    scripts = [*(ROOT / "bench").glob("*.py"), *(ROOT / "docs").glob("*.py")]
+    own = {"metronorm", "tests", *(file.stem for file in scripts)}
     return {PACKAGES.get(name, name) for name in roots - sys.stdlib_module_names - own}
 
 
@@ -156,11 +158,11 @@ def test_what_an_extra_installs_is_imported_by_its_rooms(extra: str) -> None:
 
 
 def test_the_doctor_knows_every_extra() -> None:
-    assert PROJECT["optional-dependencies"].keys() == {*EXTRAS, "bench", "dev"}
+    assert PROJECT["optional-dependencies"].keys() == {*EXTRAS, "bench", "dev", "docs"}
 
 
 @pytest.mark.parametrize(
-    ("folder", "extra"), [("tests", "dev"), ("recipes", "dev"), ("bench", "bench")]
+    ("folder", "extra"), [("tests", "dev"), ("recipes", "dev"), ("docs", "dev"), ("bench", "bench")]
 )
 def test_what_is_beside_the_package_imports_what_its_extra_installs(
     folder: str, extra: str

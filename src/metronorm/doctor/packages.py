@@ -12,7 +12,7 @@ from packaging.requirements import Requirement
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# What each extra is for. `bench` and `dev` are for people who change Metronorm.
+# What each extra is for. `bench`, `dev` and `docs` are for people who change Metronorm.
 EXTRAS = {
     "torch": "metronorm.norm, metronorm.optim, metronorm.loss",
     "train": "metronorm train, prepare and sample",
