@@ -42,3 +42,17 @@ def test_something_broken_is_exit_code_1(
     report = json.loads(capsys.readouterr().out)
     assert report["broken"]
     assert report["problems"][0]["what"] == "torch must load; got OSError: no libcudart"
+
+
+@pytest.mark.parametrize("package", ["tyro", "duckdb"])
+def test_an_installation_without_what_it_depends_on_is_one_line(package: str) -> None:
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from metronorm.cli import main; "
+        "sys.exit(main(['show', 'runs/none']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"metronorm show: needs the package {package!r}; "
+        "try: pip install --force-reinstall metronorm\n"
+    )

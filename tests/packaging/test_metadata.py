@@ -143,6 +143,12 @@ def test_what_is_always_installed_is_imported() -> None:
     assert imported(SOURCE.rglob("*.py")) >= ALWAYS
 
 
+def test_the_command_line_knows_what_is_always_installed() -> None:
+    from metronorm.cli import _ALWAYS
+
+    assert {PACKAGES.get(name, name) for name in _ALWAYS} == ALWAYS
+
+
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_what_an_extra_installs_is_imported_by_its_rooms(extra: str) -> None:
     rooms = [room for room, extras in ROOMS.items() if extra in extras]

@@ -66,6 +66,21 @@ _OPTIONAL = {
     **dict.fromkeys(("fastapi", "starlette", "uvicorn"), "board"),
 }
 
+# what every installation has, unless it was made without what Metronorm depends on
+_ALWAYS = (
+    "docstring_parser",
+    "duckdb",
+    "msgspec",
+    "packaging",
+    "plotext",
+    "psutil",
+    "rich",
+    "shtab",
+    "textual",
+    "tqdm",
+    "tyro",
+)
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command and return its exit code.
@@ -84,12 +99,13 @@ def main(argv: list[str] | None = None) -> int:
     except MetronormError as error:
         return 2 if error.is_told else _mistake(command, printable(str(error)))
     except ModuleNotFoundError as error:
-        if error.name not in _OPTIONAL:  # a part of one that is there is no matter of installing
+        if error.name in _ALWAYS:
+            fix = "pip install --force-reinstall metronorm"
+        elif error.name in _OPTIONAL:
+            fix = f"pip install 'metronorm[{_OPTIONAL[error.name]}]'"
+        else:  # a part of one that is there is no matter of installing
             raise
-        extra = _OPTIONAL[error.name]
-        return _mistake(
-            command, f"needs the package {error.name!r}; try: pip install 'metronorm[{extra}]'"
-        )
+        return _mistake(command, f"needs the package {error.name!r}; try: {fix}")
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `metronorm show | head`
