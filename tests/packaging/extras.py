@@ -30,7 +30,7 @@ def main() -> int:
     parser.add_argument("wheel", type=Path)
     parser.add_argument("extras", nargs="*", metavar="EXTRA", help="all of them by default")
     parser.add_argument("--python", default=sys.executable, help="the Python of the environments")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     print(f"{'extra':<14}  install  use       disk", flush=True)
     failed = False
     for extra in arguments.extras or ["", *USES]:

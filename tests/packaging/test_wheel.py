@@ -1,6 +1,8 @@
 """The wheel, installed into fresh environments without a compiler, and used there."""
 
+import fcntl
 import hashlib
+import os
 import re
 import subprocess
 import sys
@@ -14,34 +16,44 @@ import pytest
 from metronorm.board.uplot import FILES
 
 from .environments import Environment, linked
-from .uses import USES, command, write_text
+from .uses import TINY, USES, command, write_text
 
 ROOT = Path(__file__).parents[2]
 # without what the installation for development has compiled, a compiler works for minutes
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
-def build(kind: str, folder: Path) -> Path:
-    """Build the wheel or the sdist; what the installation for development compiled is used."""
-    done = subprocess.run(
-        [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", folder, ROOT],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def built(kind: str, factory: pytest.TempPathFactory) -> Path:
+    """The wheel or the sdist; what the installation for development has compiled is used.
+
+    Of the processes that run tests side by side the first builds, in a folder that all share.
+    """
+    shared = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder = shared / kind
+    with open(shared / "building", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            aside = shared / f"{kind}.aside"
+            build = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation"]
+            done = subprocess.run(
+                [*build, "--outdir", aside, ROOT], capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            aside.rename(folder)
     (file,) = folder.iterdir()
     return file
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("wheel", tmp_path_factory.mktemp("wheel"))
+    return built("wheel", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("sdist", tmp_path_factory.mktemp("sdist"))
+    return built("sdist", tmp_path_factory)
 
 
 def test_an_index_would_take_both(wheel: Path, sdist: Path) -> None:
@@ -133,8 +145,7 @@ def test_the_norms_run_in_cpp(installed: Environment) -> None:
 
 
 def test_a_training_is_planned(installed: Environment) -> None:
-    options = "--data text --tokenizer char --cache cache --batch-size 8 --dry-run"
-    out = installed.run("metronorm", "train", *options.split())
+    out = installed.run("metronorm", "train", *TINY.split(), "--dry-run")
     assert "parameters on cpu" in out
 
 

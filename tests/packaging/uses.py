@@ -81,12 +81,12 @@ with Clock("runs/observed", progress=False) as clock, instrument(clock):
         clock.log(loss=value)
 """
 
-_TINY = (
+TINY = (
     "--data text --tokenizer bpe --vocab-size 300 --cache cache --model.context 16 "
     "--model.layers 1 --model.heads 2 --model.width 16 --ticks 2 --batch-size 2 --precision fp32 "
     "--allocator system --evaluate-tokens 64"
 )
-_TRAIN = f"metronorm train {_TINY} --run runs/tiny"
+_TRAIN = f"metronorm train {TINY} --run runs/tiny"
 
 # by extra, one after the other
 USES: dict[str, tuple[str, ...]] = {
@@ -96,7 +96,7 @@ USES: dict[str, tuple[str, ...]] = {
         _TRAIN,
         "metronorm export runs/tiny model --format huggingface",
         "metronorm finetune model text --task text --way full --context 16 --ticks 2 "
-        "--batch-size 2 --precision fp32 --allocator system --run runs/tuned",
+        "--batch-size 2 --precision fp32 --allocator system --run runs/tuned --save nothing",
     ),
     "board": (RECORD, BOARD),
     "analysis": (RECORD, ANALYSIS),
