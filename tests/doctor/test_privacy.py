@@ -12,19 +12,19 @@ from metronorm.doctor.privacy import without_names
 def ann(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "ann")
-    monkeypatch.setenv("HOME", "/home/ann")
+    monkeypatch.setenv("HOME", "/people/ann")
     monkeypatch.setattr(platform, "node", lambda: "gpu7.example.org")
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("/home/ann/runs", "~/runs"),
-        ("/home/ann", "~"),
-        ("cannot open '/home/ann/a': none", "cannot open '~/a': none"),
-        ("/home/anna/runs", "/home/anna/runs"),
-        ("/home/ann-2/runs", "/home/ann-2/runs"),
-        ("/backup/home/ann", "/backup/home/USER"),
+        ("/people/ann/runs", "~/runs"),
+        ("/people/ann", "~"),
+        ("cannot open '/people/ann/a': none", "cannot open '~/a': none"),
+        ("/people/anna/runs", "/people/anna/runs"),
+        ("/people/ann-2/runs", "/people/ann-2/runs"),
+        ("/backup/people/ann", "/backup/people/USER"),
         ("/scratch/ann/runs", "/scratch/USER/runs"),
         ("c++, /usr/bin/c++", "c++, /usr/bin/c++"),
         ("no route to gpu7.example.org", "no route to HOST"),
@@ -37,7 +37,7 @@ def test_names_are_replaced_where_they_are_whole(text: str, shown: str) -> None:
 
 
 def test_in_every_text_of_a_value() -> None:
-    value = {"a": ["/home/ann/x", 3, None], "b": {"c": "/home/ann"}}
+    value = {"a": ["/people/ann/x", 3, None], "b": {"c": "/people/ann"}}
     assert without_names(value) == {"a": ["~/x", 3, None], "b": {"c": "~"}}
 
 
@@ -47,7 +47,7 @@ def test_a_home_folder_behind_a_link_has_two_names(
     (tmp_path / "disk").mkdir()
     (tmp_path / "home").symlink_to("disk")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert without_names(f"{tmp_path}/home/a {tmp_path}/disk/b") == "~/a ~/b"
+    assert without_names(f"{tmp_path}/people/a {tmp_path}/disk/b") == "~/a ~/b"
 
 
 def test_a_home_folder_at_the_top_leaves_all_paths(monkeypatch: pytest.MonkeyPatch) -> None:

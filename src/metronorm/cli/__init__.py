@@ -35,9 +35,9 @@ __all__ = ["COMMANDS", "main"]
 # What each command does, in one sentence: `metronorm --help` lists it, the command's help begins
 # with it.
 COMMANDS = {
-    "train": "Train a GPT on text, or the task of a recipe, and record every tick.",
+    "train": "Train a GPT on text, or a recipe's task, and record every tick.",
     "finetune": "Adapt a pretrained model to data, and save what others can load.",
-    "evaluate": "Evaluate a fine-tuned model beside its base model, on the same rows.",
+    "evaluate": "Evaluate a fine-tuned model beside its base, on the same rows.",
     "sample": "Write text with a trained model.",
     "chat": "Talk with a fine-tuned or a pretrained model.",
     "show": "Show what runs did and what they cost, side by side.",
