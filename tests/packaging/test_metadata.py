@@ -69,6 +69,8 @@ WITH = {
 # Packages that are used without an import, and by what.
 USED_BY = {
     "accelerate": "transformers, which places large models with it",
+    "ipykernel": "Jupyter, which runs notebooks with it",
+    "nbformat": "Plotly, which shows figures in a notebook with it",
     "gguf": "transformers, which reads GGUF files with it",
     "pandas": "DuckDB, which makes data frames with it",
     "pyarrow": "DuckDB, which makes tables of Arrow with it",

@@ -31,6 +31,14 @@ ticks = open_run("runs/first").ticks()
 assert ticks.df().loss.tolist() == ticks.arrow()["loss"].to_pylist() == [3.0, 2.0]
 """
 
+NOTEBOOK = """
+import ipykernel, nbformat
+from metronorm.board import plot
+from metronorm.runs import open_run
+assert "<table" in open_run("runs/first")._repr_html_()
+assert plot("runs/first", "loss").data
+"""
+
 BOARD = """
 import asyncio, threading, urllib.request
 from pathlib import Path
@@ -100,6 +108,7 @@ USES: dict[str, tuple[str, ...]] = {
     ),
     "board": (RECORD, BOARD),
     "analysis": (RECORD, ANALYSIS),
+    "notebook": (RECORD, NOTEBOOK),
     "gpu": (GPU,),
     "keras": (KERAS,),
     "tensorboard": (

@@ -19,6 +19,7 @@ EXTRAS = {
     "finetune": "metronorm finetune, evaluate and chat",
     "board": "metronorm board",
     "analysis": "data frames and Arrow tables of a run, plots",
+    "notebook": "runs and figures in a notebook",
     "gpu": "GPUs among the resources of a run",
     "keras": "metronorm.keras",
     "tensorboard": "metronorm import and export for TensorBoard",
