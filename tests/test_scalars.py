@@ -67,6 +67,7 @@ def test_pythons_own_numbers() -> None:
 # Files that ask for a bool themselves, and why. Checks of numbers belong in scalars.py.
 ASK_FOR_BOOLS = {
     "board/query.py": "a search has true and false in small letters",
+    "doctor/report.py": "true and false are yes and no in a report",
     "integrations/axes.py": "a step or time can have any type that int() or isfinite() takes",
     "models/config.py": "a choice among integers must not be True, which equals 1",
 }

@@ -248,17 +248,30 @@ class OnDevice:
         return SimpleNamespace(dtype=self.dtype, numpy=lambda: self._picture)
 
 
+class Busy(FakeTorch):
+    """Finishes when told; the main thread does not wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told = threading.Event()
+
+    def wait(self, serial: int) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        assert self.told.wait(60)
+        self.done = serial
+
+
 def test_an_accelerator_is_waited_for_on_another_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = FakeTorch()
+    work = Busy()
     work.is_initialized = False
     monkeypatch.setitem(sys.modules, "torch", work)  # type: ignore[arg-type]
     with new_clock(tmp_path / "run") as clock:
         for _ in clock.ticks(range(1)):
             clock.sample("it", OnDevice(work, GREY))
         assert files(tmp_path / "run") == []
-        work.may_wait = True
+        work.told.set()
     (sample,) = open_run(tmp_path / "run").samples()
     assert np.array_equal(pixels(sample), GREY)
 

@@ -47,7 +47,7 @@ def test_a_home_folder_behind_a_link_has_two_names(
     (tmp_path / "disk").mkdir()
     (tmp_path / "home").symlink_to("disk")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert without_names(f"{tmp_path}/home/a {tmp_path}/disk/b") == "~/a ~/b"
+    assert without_names(f"{tmp_path / 'home'}/a {tmp_path / 'disk'}/b") == "~/a ~/b"
 
 
 def test_a_home_folder_at_the_top_leaves_all_paths(monkeypatch: pytest.MonkeyPatch) -> None:

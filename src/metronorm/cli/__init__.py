@@ -132,7 +132,7 @@ def _run(name: str, argv: list[str]) -> int:
         print(f"metronorm {__version__}")
         return 0
     if name not in COMMANDS:
-        near = nearest(name, COMMANDS)
+        near = None if name.startswith("-") else nearest(name, COMMANDS)
         raise ConfigError(
             f"the command must be one of {', '.join(COMMANDS)}",
             got=repr(name),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import os
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +51,8 @@ def load_lines(
     typed = ", ".join(f"{literal(name)}: {literal(form)}" for name, form in types.items())
     known = set(types).difference(arrays, OPTIONAL)
     longest = 16 << 20  # DuckDB's default; each of its threads takes twice as much memory
+    import tempfile  # here, as `import metronorm.clock` must be quick
+
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch, "lines.jsonl")
         with open(path, "wb") as file:
