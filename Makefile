@@ -1,4 +1,4 @@
-# make train      install, then train on Shakespeare (three minutes on two cores)
+# make train      install, then train on Shakespeare (on two cores three minutes with AMX, 15 without)
 # make board      install, then show the runs in the browser, while they are written
 # make test       install, then run all tests; those of Keras run with each of its backends
 # make test-fast  install, then run the tests that are not marked slow

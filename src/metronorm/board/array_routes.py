@@ -8,7 +8,6 @@ cannot be read, `meta.error` of its answer says why.
 from __future__ import annotations
 
 import hashlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
@@ -32,7 +31,6 @@ U = TypeVar("U")
 
 ARRAYS = "application/octet-stream"
 MOST_RUNS = 50  # in one request
-MOST_THREADS = 4  # that read them
 Names = Annotated[list[str], Query(default_factory=list)]
 Finite = Annotated[float, Query(allow_inf_nan=False)]
 
@@ -93,19 +91,13 @@ def array_routes(board: Board) -> APIRouter:
                     raise
                 return Reduced(meta=msgspec.json.decode(failure(request, error).body))
 
-        def answer(source: RunSeries | Reduced) -> bytes:
-            reduced = source if isinstance(source, Reduced) else attempt(reduce, source)
-            data = reduced.to_bytes()
-            return len(data).to_bytes(8, "little") + data
+        found = [attempt(lambda run: board.series(board.listing.entry(run)), run) for run in runs]
 
         def answers() -> Iterator[bytes]:
-            if len(found) == 1:
-                return map(answer, found)
-            # most of the time DuckDB reads, which needs no Python
-            with ThreadPoolExecutor(min(len(found), MOST_THREADS)) as threads:
-                return threads.map(answer, found)
-
-        found = [attempt(lambda run: board.series(board.listing.entry(run)), run) for run in runs]
+            for each in found:
+                reduced = each if isinstance(each, Reduced) else attempt(reduce, each)
+                data = reduced.to_bytes()
+                yield len(data).to_bytes(8, "little") + data
 
         cursors = [str(each.meta) if isinstance(each, Reduced) else each.cursor for each in found]
         tag = hashlib.sha256(" ".join(cursors).encode()).hexdigest()[:32]

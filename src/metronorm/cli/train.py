@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from metronorm.train.loop import Outcome
 
 DESCRIPTION = f"""
-    metronorm train                       Shakespeare, 3 minutes on two cores
+    metronorm train                       Shakespeare, 3 to 15 minutes
     metronorm train --data notes/*.txt    your own text
     metronorm train --recipe own.py       your own model and data
     metronorm train --resume runs/NAME    continue a stopped run, bit for bit
