@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _PROCESS = Path("/proc/self/cgroup")
 _ROOT = Path("/sys/fs/cgroup")
@@ -42,8 +42,7 @@ def bytes_left(process: Path = _PROCESS, root: Path = _ROOT) -> int | None:
         process: the file that says which groups it is in.
         root: where the groups are mounted.
     """
-    left = (_left(group, files) for group, files in _groups(process, root))
-    return min((each for each in left if each is not None), default=None)
+    return _least(_left, process, root)
 
 
 def limit_bytes(process: Path = _PROCESS, root: Path = _ROOT) -> int | None:
@@ -53,8 +52,13 @@ def limit_bytes(process: Path = _PROCESS, root: Path = _ROOT) -> int | None:
         process: the file that says which groups it is in.
         root: where the groups are mounted.
     """
-    limits = (_limit(group, files) for group, files in _groups(process, root))
-    return min((each for each in limits if each is not None), default=None)
+    return _least(_limit, process, root)
+
+
+def _least(read: Callable[[Path, _Files], int | None], process: Path, root: Path) -> int | None:
+    """The lowest number that `read` finds in the groups of a process; None: it finds none."""
+    found = (read(group, files) for group, files in _groups(process, root))
+    return min((each for each in found if each is not None), default=None)
 
 
 def _groups(process: Path, root: Path) -> Iterator[tuple[Path, _Files]]:

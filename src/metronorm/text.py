@@ -115,6 +115,15 @@ def counted(number: int, name: str) -> str:
     return f"{number:,} {name}{'' if number == 1 else 's'}"
 
 
+def of_planned(ticks: int, planned: int | None) -> str:
+    """How many ticks are done, and of how many, if that is known and not the same.
+
+    >>> of_planned(1200, 2400), of_planned(2400, 2400), of_planned(3, None)
+    ('1,200 of 2,400', '2,400', '3')
+    """
+    return f"{ticks:,}" if planned in (None, ticks) else f"{ticks:,} of {planned:,}"
+
+
 def percent(share: float) -> str:
     """A share of 1 in percent, with three digits: "3.21%"."""
     value = 100 * share

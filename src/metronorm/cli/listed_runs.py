@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from metronorm.board.notes import read_notes
 from metronorm.board.standing import Standing, read_standings
 from metronorm.errors import RunError
+from metronorm.files import shown_path
 from metronorm.store.run_directory import read_run_info
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _listed(
     problem = problem or stands.problem or (None if standing else "its files cannot be read")
     disk, checkpoints = disk_bytes(path)
     return Listed(
-        directory=_shown(path),
+        directory=shown_path(path),
         name=info.name if info else path.name,
         id=info.id if info else "",
         state="damaged" if problem else stands.state(path),
@@ -101,8 +102,3 @@ def disk_bytes(directory: Path) -> tuple[int, int]:
                 whole += 512 * status.st_blocks
                 checkpoints += 512 * status.st_blocks * inside
     return whole, checkpoints
-
-
-def _shown(path: Path) -> str:
-    path, here = path.absolute(), Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -18,9 +18,10 @@ from metronorm.board.notes import change_notes, read_notes
 from metronorm.cli.arguments import parse
 from metronorm.cli.console import Console, print_notices
 from metronorm.cli.listed_runs import Listed, list_runs
+from metronorm.cli.show_chosen import check_last
 from metronorm.errors import ConfigError
 from metronorm.runs.moving import archive, delete, directories_of, restore
-from metronorm.text import counted, printable, size
+from metronorm.text import counted, of_planned, printable, size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -94,8 +95,8 @@ def main(argv: list[str]) -> int:
 
 
 def _print_list(arguments: Arguments) -> int:
-    if arguments.last is not None and arguments.last < 1:
-        raise ConfigError("--last must be at least 1", got=str(arguments.last))
+    if arguments.last is not None:
+        check_last(arguments.last)
     for root in arguments.runs:
         if not root.is_dir():
             raise ConfigError("a run is a directory, or in one", got=f"{root}, which is none")
@@ -125,9 +126,7 @@ def _print_table(listed: Sequence[Listed], number: int) -> None:
         cells = (
             one.directory,
             one.state,
-            f"{one.ticks:,}"
-            if one.planned in (None, one.ticks)
-            else f"{one.ticks:,} of {one.planned:,}",
+            of_planned(one.ticks, one.planned),
             created if one.created_ns else "",
             size(one.disk_bytes),
             ", ".join([*("★" for _ in range(one.starred)), *one.tags]),

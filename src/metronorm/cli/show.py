@@ -18,7 +18,15 @@ from metronorm.cli.show_lines import differing, directory, lines
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
 from metronorm.runs.summary import Summary, summarize
-from metronorm.text import hours_minutes, percent, printable, short_number, short_time, size
+from metronorm.text import (
+    hours_minutes,
+    of_planned,
+    percent,
+    printable,
+    short_number,
+    short_time,
+    size,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -162,8 +170,7 @@ def _union(lists: Iterable[Iterable[str]]) -> list[str]:
 
 def _ticks(summary: Summary) -> str:
     attempts = f" in {summary.attempts} attempts" if summary.attempts > 1 else ""
-    planned = "" if summary.planned in (None, summary.ticks) else f" of {summary.planned:,}"
-    return f"{summary.ticks:,}{planned}{attempts}"
+    return f"{of_planned(summary.ticks, summary.planned)}{attempts}"
 
 
 def _measure(summary: Summary, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 _FIELDS = {"created": "created_ns", "name": "name", "seconds": "seconds", "ticks": "ticks"}
 
 
+def check_last(number: int) -> None:
+    """Raise ConfigError if so many runs, the last ones, are none."""
+    if number < 1:
+        raise ConfigError("--last must be at least 1", got=str(number))
+
+
 def newest(paths: Sequence[Path], number: int) -> list[Path]:
     """So many of the paths, those whose runs were created last, in the order given.
 
@@ -31,8 +38,7 @@ def newest(paths: Sequence[Path], number: int) -> list[Path]:
     Raises:
         ConfigError: the number is not positive.
     """
-    if number < 1:
-        raise ConfigError("--last must be at least 1", got=str(number))
+    check_last(number)
     created = {path: at for path in paths if (at := _created_ns(path)) is not None}
     chosen = sorted(created, key=lambda path: created[path], reverse=True)[:number]
     return [path for path in dict.fromkeys(paths) if path in chosen or path not in created]
@@ -74,9 +80,10 @@ def in_order(summaries: Sequence[Summary], key: str) -> list[Summary]:
             got=printable(key),
             fix=f"--sort={near}" if near else f"one of {printable(known)}",
         )
-    ranked = [(rank, one) for one in summaries if (rank := _rank(one, name)) is not None]
-    ranked.sort(key=lambda pair: pair[0], reverse=backwards)
-    return [one for _, one in ranked] + [one for one in summaries if _rank(one, name) is None]
+    ranked = [(one, _rank(one, name)) for one in summaries]
+    comparable = [pair for pair in ranked if pair[1] is not None]
+    comparable.sort(key=itemgetter(1), reverse=backwards)
+    return [one for one, _ in comparable] + [one for one, rank in ranked if rank is None]
 
 
 def _rank(summary: Summary, metric: str) -> float | None:

@@ -8,11 +8,17 @@ from metronorm.files import shown_path
 from metronorm.markup import WIDTH, Html, bar, element, escaped, joined, sparkline, table
 from metronorm.runs.curves import Curve, read_curve
 from metronorm.runs.directions import is_evaluated, is_loss
-from metronorm.runs.summary import METRICS_AT_ONCE, Summary, summarize
-from metronorm.store.parquet_parts import batches
+from metronorm.runs.summary import Summary, of_first_rank, summarize
 from metronorm.store.run_directory import read_run_info
 from metronorm.store.sql_columns import identifier
-from metronorm.text import counted, hours_minutes, percent, short_time, short_value
+from metronorm.text import (
+    counted,
+    hours_minutes,
+    of_planned,
+    percent,
+    short_time,
+    short_value,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,10 +71,9 @@ def _order(name: str) -> int:
 
 
 def _heading(run: Run, summary: Summary) -> Html:
-    planned = "" if summary.planned in (None, summary.ticks) else f" of {summary.planned:,}"
     facts = [
         summary.state,
-        f"{summary.ticks:,}{planned} {'tick' if summary.ticks == 1 else 'ticks'}",
+        f"{of_planned(summary.ticks, summary.planned)} {'tick' if summary.ticks == 1 else 'ticks'}",
         hours_minutes(summary.seconds),
         *(
             counted(n, name)
@@ -83,22 +88,9 @@ def _heading(run: Run, summary: Summary) -> Html:
 
 def _values(ticks: Table, names: Sequence[str]) -> dict[str, _Values]:
     """The metrics that have values, in the order of the names."""
-    found: dict[str, _Values] = {}
-    for batch in batches([*names], METRICS_AT_ONCE):
-        columns = ", ".join(
-            f"arg_max({name}, if({name} is null, null, tick)), "
-            f"count({name}), count(*) filter (not isfinite({name}::DOUBLE))"
-            for name in map(identifier, batch)
-        )
-        rows = ticks.only("rank", "tick", *batch).fetch(
-            f"select rank, {columns} from ticks group by rank order by rank"
-        )
-        for rank, *cells in rows:
-            for at, name in enumerate(batch):
-                last, count, not_finite = cells[3 * at : 3 * at + 3]
-                if count:
-                    found.setdefault(name, _Values(rank, last, not_finite))
-    return {name: found[name] for name in names if name in found}
+    not_finite = "count(*) filter (not isfinite({}::DOUBLE))"
+    wanted = {name: not_finite.format(identifier(name)) for name in names}
+    return {name: _Values(*found) for name, found in of_first_rank(ticks, wanted).items()}
 
 
 def _metric(ticks: Table, name: str, values: _Values) -> list[str]:

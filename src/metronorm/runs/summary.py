@@ -19,6 +19,8 @@ from metronorm.store.sql_columns import identifier
 from metronorm.text import size
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from metronorm.runs.directions import Direction
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
@@ -230,30 +232,48 @@ def _shares(ticks: Table, slowest: dict[str, Any] | None) -> dict[str, float]:
 
 def _best(ticks: Table, metrics: dict[str, Direction | None]) -> dict[str, tuple[int, Best]]:
     """For each metric the first rank that has it, with its last and its best value there."""
-    found: dict[str, tuple[int, Best]] = {}
+    wanted = {name: _best_of(identifier(name), metrics[name]) for name in metrics}
+    found = {}
+    for name, (rank, last, best) in of_first_rank(ticks, wanted).items():
+        place = best or {"value": None, "tick": None}
+        found[name] = (rank, Best(last, place["value"], place["tick"]))
+    return found
+
+
+def of_first_rank(ticks: Table, metrics: Mapping[str, str]) -> dict[str, tuple[int, float, Any]]:
+    """Of each metric that has values: the first rank that has any, and its last value there.
+
+    Args:
+        ticks: the table.
+        metrics: by the name of each metric what else is wanted of it, in SQL.
+
+    Returns:
+        By name, in the same order: the rank, the last value, and what else was wanted.
+    """
+    found: dict[str, tuple[int, float, Any]] = {}
     for batch in batches([*metrics], METRICS_AT_ONCE):
-        columns = ", ".join(_columns_of(identifier(name), metrics[name]) for name in batch)
+        columns = ", ".join(
+            f"count({sql}), arg_max({sql}, if({sql} is null, null, tick)), {metrics[name]}"
+            for name, sql in zip(batch, map(identifier, batch), strict=True)
+        )
         rows = ticks.only("tick", "rank", *batch).fetch(
             f"select rank, {columns} from ticks group by rank order by rank"
         )
         for rank, *cells in rows:
             for at, name in enumerate(batch):
-                count, last, best = cells[3 * at : 3 * at + 3]
+                count, last, other = cells[3 * at : 3 * at + 3]
                 if count:
-                    place = best or {"value": None, "tick": None}
-                    found.setdefault(name, (rank, Best(last, place["value"], place["tick"])))
+                    found.setdefault(name, (rank, last, other))
     return {name: found[name] for name in metrics if name in found}
 
 
-def _columns_of(metric: str, direction: Direction | None) -> str:
-    """SQL: how many values a metric has, the last one, and the best one with its first tick."""
-    last = f"arg_max({metric}, if({metric} is null, null, tick))"
-    best = "null"
-    if direction is not None:
-        sign = "-" if direction == "higher" else ""
-        place = f"{{'order': {sign}{metric}, 'tick': tick, 'value': {metric}}}"
-        best = f"min(if(isfinite({metric}), {place}, null))"
-    return f"count({metric}), {last}, {best}"
+def _best_of(metric: str, direction: Direction | None) -> str:
+    """SQL: the best value of a metric with its first tick."""
+    if direction is None:
+        return "null"
+    sign = "-" if direction == "higher" else ""
+    place = f"{{'order': {sign}{metric}, 'tick': tick, 'value': {metric}}}"
+    return f"min(if(isfinite({metric}), {place}, null))"
 
 
 def _branches(events: Table) -> list[str]:

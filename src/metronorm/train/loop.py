@@ -101,14 +101,14 @@ class Training:
         self.measuring = Measuring(self.ready, self.stop, found)
 
     def _time_budget(self, config: TrainConfig) -> TimeBudget:
-        found, same = self.found, self.old is None or self.old.get("minutes") == config.minutes
+        state = self.found.state if self.found else {}
         return TimeBudget(
             config.minutes,
             self.directory,
             self.world,
-            done=found.tick if found else 0,
-            seconds=as_real(found.state.get("seconds")) or 0.0 if found else 0.0,
-            again=same and not self.is_branch,
+            done=self.ready.ticks_done,
+            seconds=as_real(state.get("seconds")) or 0.0,
+            again=not self.is_branch and (self.old or {}).get("minutes") == config.minutes,
         )
 
     def run(self) -> Outcome:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from metronorm.checkpoints.checkpoint import FOLDER
 from metronorm.checkpoints.folder import best_checkpoint, newest_checkpoint
+from metronorm.files import shown_path
 from metronorm.optim.accumulator import Accumulator
 from metronorm.optim.blocks import local, sum_dtype
 from metronorm.text import size
 from metronorm.train.config_changes import run_config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
     from metronorm.train.preparing import Preparation
@@ -42,7 +44,7 @@ def say_what_starts(ready: Preparation, directory: Path) -> None:
     epoch, beats = ready.beats.beats_per_epoch(), config.ticks * config.micro_batches
     passes = f", {beats / epoch:,.1f} passes over the data" if epoch else ""
     count = step.task.count(ready.trial) * config.micro_batches
-    name = shlex.quote(_shown(directory))
+    name = shlex.quote(shown_path(directory))
     lines = [
         f"run        {name}",
         f"device     {step.device}, {step.precision}, allocator {ready.allocator}",
@@ -80,10 +82,3 @@ def _processes(ready: Preparation) -> list[str]:
             f"clipping   keeps the gradient separate from the sum: {size(separate)} more on each"
         )
     return lines
-
-
-def _shown(directory: Path) -> str:
-    try:
-        return str(directory.relative_to(Path.cwd()))
-    except ValueError:
-        return str(directory)
