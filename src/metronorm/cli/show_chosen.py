@@ -77,7 +77,7 @@ def in_order(summaries: Sequence[Summary], key: str) -> list[Summary]:
         known = ", ".join([*_FIELDS, *sorted(metrics)])
         raise ConfigError(
             "--sort takes created, name, seconds, ticks, or a measure of the runs",
-            got=printable(key),
+            got=printable(key) or "nothing",
             fix=f"--sort={near}" if near else f"one of {printable(known)}",
         )
     ranked = [(one, _rank(one, name)) for one in summaries]
