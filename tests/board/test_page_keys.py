@@ -29,13 +29,14 @@ VIEWS = (
     "config",
     "compare",
 )
-# numbers what Tab should stop at: of a group of radio buttons, the one that is chosen
-NUMBER = """() => {
+# finds what Tab should stop at: of a group of radio buttons, the one that is chosen
+# (the page keeps an element that would not change, so nothing may be written on it)
+FIND = """() => {
   const all = [...document.querySelectorAll(
     "a[href], button, input, select, textarea, summary, [tabindex='0'], audio[controls]")]
   const stops = all.filter((each) => each.checkVisibility({ visibilityProperty: true })
     && !each.disabled && !(each.type === "radio" && !each.checked))
-  stops.forEach((each, number) => { each.dataset.stop = number })
+  window.stops = stops
   return stops.map((each) => each.outerHTML.slice(0, 120))
 }"""
 FOCUSED = """() => {
@@ -44,7 +45,7 @@ FOCUSED = """() => {
   const { outlineStyle, boxShadow } = getComputedStyle(it)
   const next = it.nextElementSibling // of a radio button: its words
   const inner = next ? getComputedStyle(next).outlineStyle : "none"
-  return [it.dataset.stop ?? null, width * height > 0,
+  return [window.stops.indexOf(it), width * height > 0,
     outlineStyle !== "none" || boxShadow !== "none" || inner !== "none"]
 }"""
 
@@ -59,16 +60,16 @@ def test_tab_stops_at_every_control_once_and_shows_where_it_is(
         if view in ("runs", "metrics", "ticks"):
             page.wait_for_selector(".card.loaded")
             reader.settle()
-        controls = page.evaluate(NUMBER)
-        reached: list[str] = []
+        controls = page.evaluate(FIND)
+        reached: list[int] = []
         for _ in controls:
             page.keyboard.press("Tab")
             stop, has_size, has_mark = page.evaluate(FOCUSED)
-            assert stop is not None, f"after {controls[int(reached[-1])]}"
-            assert has_size, controls[int(stop)]
-            assert has_mark, controls[int(stop)]
+            assert stop >= 0, f"after {controls[reached[-1]]}"
+            assert has_size, controls[stop]
+            assert has_mark, controls[stop]
             reached.append(stop)
-        missed = [each for at, each in enumerate(controls) if str(at) not in reached]
+        missed = [each for at, each in enumerate(controls) if at not in reached]
         assert not missed, missed
 
 

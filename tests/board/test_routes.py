@@ -28,7 +28,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Clock(top / "odd", progress=False, config={"best": "score", "best_mode": "max"}) as clock:
         for _ in clock.ticks([1, 2]):
             clock.log(
-                **{"score": clock.tick, "a,b": 1, "<b>": 2, "x\x1b[2J": 3, "q\"uote's": 4, "é/ü": 5}
+                **{"score": clock.tick, "a,b": 1, "<b>": 2, "x\x1b[2J": 3, "q\"uote's": 4},
+                **{"é/ü": 5, "filename": 6},
             )
         clock.log(late=7.0)
         clock.event("custom", value="<script>alert(1)</script>", large="x" * 10_000)
@@ -90,13 +91,15 @@ def test_values_of_the_table(board: Served) -> None:
 
 
 def test_what_is_best_is_said_by_the_config_and_late_values_count(board: Served) -> None:
-    rows = table(board, "best:score", "last:late", "last:a,b", "last:<b>", "last:q\"uote's")
+    odd = ("last:a,b", "last:<b>", "last:q\"uote's", "last:filename")
+    rows = table(board, "best:score", "last:late", *odd)
     assert rows["odd"] == {
         "best:score": 2.0,
         "last:late": 7.0,
         "last:a,b": 1.0,
         "last:<b>": 2.0,
         "last:q\"uote's": 4.0,
+        "last:filename": 6.0,
     }
     assert rows["good"] == {}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from metronorm.clock import Clock
@@ -77,7 +77,7 @@ def test_names_that_phases_cannot_have(name: Any, why: str) -> None:
 # what means something to SQL, to DuckDB's readers, or in our own queries
 SPECIAL = [
     *("select", "from", "null", "rowid", "filename", "file_row_number", "file_index", "lines"),
-    *("metrics", "phases", "values", "fields", "key", "position", "ticks", "columns", "clock"),
+    *("metrics", "phases", "_", "_ns_", "fields", "key", "position", "ticks", "columns", "clock"),
     *("time", "wall", "ns", "forward", "a.b", "layers.0.weight", 'a"b', "a'b", "a;b", "a--b", "*"),
     *("a\nb", "\t", " ", "{}", "[0]", "$a", "?", "%s", "\\", "\\u0000", "é", "e\u0301", "\ufeff"),
     *("損失", "🙂", "\U0010ffff", "\x7f", "ß", "ẞ", "İ", "null_", "nan", "inf"),
@@ -100,6 +100,7 @@ phases = names.filter(
     st.lists(metrics, unique_by=str.lower, min_size=1, max_size=40),
     st.lists(phases, unique_by=str.lower, max_size=10),
 )
+@example(list({name.lower(): name for name in SPECIAL}.values()), SPECIAL[:10])
 def test_all_other_names_come_back_as_they_were(
     tmp_path_factory: pytest.TempPathFactory, metrics: list[str], phases: list[str]
 ) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from metronorm.board.entry import file_stamp
 from metronorm.errors import MetronormError
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import has_parquet_magic, scan
+from metronorm.store.parquet_parts import FILE, WITH_FILE, has_parquet_magic, scan
 from metronorm.store.run_directory import tape_folders
 from metronorm.store.sql_columns import identifier, literal, literal_glob
 from metronorm.store.unsealed_lines import read_tape, sealed_parts, unsealed_files
@@ -188,9 +188,9 @@ def _bad_events(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path]) ->
         for test in (_NAN, _INF)
     )
     rows = connection.execute(
-        f"""select filename, {tests}
-            from {scan(parts, "hive_partitioning = false, filename = true")}
-            where event in ({names}) group by filename"""
+        f"""select {FILE}, {tests}
+            from {scan(parts, WITH_FILE)}
+            where event in ({names}) group by {FILE}"""
     ).fetchall()
     by_path = {str(part.resolve()): part for part in parts}
     return {by_path[path]: Bad(bool(nan), bool(inf)) for path, nan, inf in rows}

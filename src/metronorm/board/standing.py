@@ -25,7 +25,7 @@ from metronorm.files import open_regular
 from metronorm.runs.config import planned_ticks, with_file
 from metronorm.runs.state import STATE_EVENTS, AttemptEvents, attempt_state
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import has_parquet_magic, scan
+from metronorm.store.parquet_parts import FILE, WITH_FILE, has_parquet_magic, scan
 from metronorm.store.run_directory import folder_number, numbered_folders
 from metronorm.store.schema import EventRecord
 from metronorm.store.sql_columns import literal, literal_glob
@@ -251,8 +251,7 @@ def _sealed_events(parts: list[Path]) -> list[tuple[str, int, int, str, Any]]:
     names = ", ".join(map(literal, _READ))
 
     def query(batch: list[Path]) -> str:
-        options = "hive_partitioning = false, filename = true"
-        return f"""select filename, time_ns, event, fields::VARCHAR from {scan(batch, options)}
+        return f"""select {FILE}, time_ns, event, fields::VARCHAR from {scan(batch, WITH_FILE)}
                    where event in ({names})"""
 
     return [

@@ -23,7 +23,7 @@ from metronorm.board.standing import UNDER_WAY
 from metronorm.errors import MetronormError
 from metronorm.runs.directions import better
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import scan, schemas
+from metronorm.store.parquet_parts import FILE, WITH_FILE, scan, schemas
 from metronorm.store.run_directory import tape_folder
 from metronorm.store.schema import FIXED
 from metronorm.store.sql_columns import identifier
@@ -259,9 +259,8 @@ def _read_parts(
         if not names:
             continue
         by_path = {str(part.resolve()): part for part in same}
-        options = "hive_partitioning = false, filename = true"
         rows = connection.execute(
-            f"select filename, {_measures(names)} from {scan(same, options)} group by filename"
+            f"select {FILE}, {_measures(names)} from {scan(same, WITH_FILE)} group by {FILE}"
         ).fetchall()
         for path, *row in rows:
             found[by_path[path]] = _values(row, names)

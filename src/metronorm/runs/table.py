@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from metronorm.errors import ConfigError, MissingDependencyError
-from metronorm.store.parquet_parts import scan
+from metronorm.store.parquet_parts import FILE, WITH_FILE, scan
 from metronorm.store.schema import FIXED
 from metronorm.store.sql_columns import identifier, select
 
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 
 # up to this number of groups, parts with the same columns are read as a group
 MOST_GROUPS = 50
-# the column with the path of a part; its folders name attempt and rank
-_FILE = "metronorm: file"
-_FILE_COLUMN = f"hive_partitioning = false, filename = '{_FILE}'"
+# a part's folders name attempt and rank
 PLACE = {
-    name: rf"""regexp_extract("{_FILE}", '{name}=(\d+)/(?:rank=\d+/)?[^/]*$', 1)::BIGINT"""
+    name: rf"regexp_extract({FILE}, '{name}=(\d+)/(?:rank=\d+/)?[^/]*$', 1)::BIGINT"
     for name in ("attempt", "rank")
 }
 
@@ -183,7 +181,7 @@ class Table:
                 if name in source.columns
             ]
             by_columns.setdefault((source.rows, *present), []).append(source)
-        groups, options = list(by_columns.values()), _FILE_COLUMN
+        groups, options = list(by_columns.values()), WITH_FILE
         if len(groups) > MOST_GROUPS:
             groups = [[source] for source in self._sources if source.rows]
             groups.append([source for source in self._sources if source.parts])

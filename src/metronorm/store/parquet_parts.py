@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 BATCH = 1000
 BROKEN = ".broken"  # the ending of the name of a part that sealing has found to be unreadable
 
+# `scan` with a column of the parts' paths; no metric and no phase can have this column's name
+FILE = "_ns"
+WITH_FILE = f"hive_partitioning = false, filename = '{FILE}'"
+
 # (name, type) of every column
 Schema = tuple[tuple[str, str], ...]
 _INTEGERS = re.compile(r"INT(32|64)( U?INT_\d+)?")
@@ -96,8 +100,8 @@ def with_gaps(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path], kind
         duckdb.Error: a part is damaged, or is not `is_of_kind`.
     """
     lacks = " or ".join(f"{name} is null" for name in REQUIRED[kind])
-    source = scan(parts, "hive_partitioning = false, filename = true")
-    rows = connection.execute(f"select distinct filename from {source} where {lacks}").fetchall()
+    source = scan(parts, WITH_FILE)
+    rows = connection.execute(f"select distinct {FILE} from {source} where {lacks}").fetchall()
     bad = {path for (path,) in rows}
     return {part for part in parts if str(part.resolve()) in bad}
 
