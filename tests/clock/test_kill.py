@@ -15,7 +15,7 @@ from metronorm.store.sealing import seal_run
 
 from ..store.stores import numbers
 
-KILLS = 200
+KILLS = 60
 
 # forks a training for each line: a run's path, bytes of a stretch, seconds between two writes
 ZYGOTE = """

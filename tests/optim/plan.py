@@ -67,7 +67,7 @@ class Plan:
     ranks: int
     unused: str | None = None  # the side layer at every third tick: on "every" rank, or the "first"
     spike: int | None = None  # tick in which the first rank computes an infinite gradient
-    ticks: int = 20
+    ticks: int = 10
 
     @property
     def beats(self) -> int:

@@ -209,7 +209,7 @@ def resumed(
 
 def infinite(wrap: Callable[[], Any]) -> float:
     """An error on every rank, which leaves the parameters as they were."""
-    model, plan = wrap(), Plan(WORLD, spike=19)
+    model, plan = wrap(), Plan(WORLD, spike=9)
     train_it = partial(train, model, make_optimizer(Ticks, model), windows_of(plan))
     refused(DivergenceError, train_it, "finite")
     return far(model, one_process(plan))

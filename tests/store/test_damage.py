@@ -335,3 +335,15 @@ def test_nothing_waits_for_pipes_in_the_place_of_files(tmp_path: Path) -> None:
         f"{folder / name}: a damaged part was left out"
         for name in ("part-00009.parquet", "part-x.parquet")
     ]
+
+
+def test_a_part_with_a_name_that_is_no_unicode(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    write_tape(run, LINES["ticks"][:3], LINES["ticks"][3:], [])
+    seal_run(run)
+    first, _ = sorted(run.glob("ticks/*/*/*.parquet"))
+    first.write_bytes(first.read_bytes().replace("größe".encode(), b"gr\xff\xff\xff\xffe"))
+    read = open_run(run)
+    assert numbers(read) == [4, 5, 6, 7]
+    (notice,) = read.notices()
+    assert first.name in notice

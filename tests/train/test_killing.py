@@ -12,7 +12,7 @@ from .killing import Zygote, check_checkpoints
 from .tiny import losses
 from .zygote import training
 
-KILLS = 25  # of each kind of batches
+KILLS = 10  # of each kind of batches
 
 
 @pytest.mark.slow

@@ -152,7 +152,7 @@ def _query(
     try:
         with connect(threads=1) as connection:
             return query(connection, parts)
-    except (duckdb.Error, MetronormError):
+    except (duckdb.Error, UnicodeDecodeError, MetronormError):
         half = len(parts) // 2
         return _query(parts[:half], query) | _query(parts[half:], query) if half else {}
 

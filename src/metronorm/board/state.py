@@ -16,11 +16,11 @@ from metronorm.board.listing import Listing
 from metronorm.board.not_finite import NotFinite
 from metronorm.board.opening import BAD_INPUT, check_size
 from metronorm.board.series import RunSeries
-from metronorm.board.series.parts import open_engine
 from metronorm.board.standing import signature
 from metronorm.board.stream import Stream
 from metronorm.board.values import Values
 from metronorm.errors import MetronormError
+from metronorm.store.engine import connect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -56,7 +56,7 @@ class Board:
         self._threads = ThreadPoolExecutor(
             min(4, (os.cpu_count() or 1) + 1), thread_name_prefix="board"
         )
-        self._threads.submit(open_engine)  # while the browser begins
+        self._threads.submit(lambda: connect().close())  # while the browser begins
         self._waiting = 0
         self._series: OrderedDict[Path, tuple[tuple[int, ...], RunSeries, int]]
         self._series = OrderedDict()

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable
 
+    import duckdb
+
     from metronorm.runs.history import LeftBehind
     from metronorm.store.parquet_parts import Schema
 
@@ -83,11 +85,15 @@ class Run:
     def __init__(self, directory: Path, *, verify: bool = False) -> None:
         self.directory = directory.absolute()
         self.info: RunInfo = read_run_info(directory)  # (an error names the path as it was given)
-        self._connection = connect()
-        self._connection.execute("set parquet_metadata_cache = true")
+        self._connection = self._connect()
         self._numbers = itertools.count()
         self._verify = verify
         self._schemas: dict[Path, Schema] = {}  # of the parts that can be read
+
+    def _connect(self) -> duckdb.DuckDBPyConnection:
+        connection = connect()
+        connection.execute("set parquet_metadata_cache = true")
+        return connection
 
     def __repr__(self) -> str:
         return f"<Run {self.info.name!r} at {shown_path(self.directory)}>"
@@ -307,7 +313,7 @@ class Run:
 
         parts = [part for part in parts if part not in self._schemas and has_parquet_magic(part)]
         if self._verify:
-            parts = [part for part in parts if is_readable(self._connection, part)]
+            parts = [part for part in parts if is_readable(part)]
         if not parts:
             return
         try:
@@ -318,6 +324,7 @@ class Run:
         except duckdb.OutOfMemoryException as error:
             raise out_of_memory(error) from None
         except duckdb.Error:
+            self._connection = self._connect()  # DuckDB may have given up the other
             half = len(parts) // 2  # one of the parts is damaged: halves find out which
             if half:
                 self._read_schemas(parts[:half], kind)

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from metronorm.errors import OutOfMemoryError, RunError
+from metronorm.store.engine import connect
 from metronorm.store.schema import COLUMNS, REQUIRED
 from metronorm.store.sql_columns import identifier, literal, literal_glob
 
@@ -52,10 +53,15 @@ def schemas(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> lis
         duckdb.Error: a part is damaged.
     """
     files = ", ".join(literal(literal_glob(part)) for part in parts)
-    rows = connection.execute(
-        f"""select file_name, name, concat_ws(' ', type, converted_type), num_children
-            from parquet_schema([{files}])"""
-    ).fetchall()
+    import duckdb
+
+    try:
+        rows = connection.execute(
+            f"""select file_name, name, concat_ws(' ', type, converted_type), num_children
+                from parquet_schema([{files}])"""
+        ).fetchall()
+    except UnicodeDecodeError as error:  # a name
+        raise duckdb.InvalidInputException(str(error)) from None
     found = [_top_level(list(rows)) for _, rows in groupby(rows, key=lambda row: row[0])]
     assert len(found) == len(parts)
     return found
@@ -126,7 +132,7 @@ def has_parquet_magic(part: Path) -> bool:
         raise RunError("a run's files must be readable", got=f"{part}: {error.strerror}") from None
 
 
-def is_readable(connection: duckdb.DuckDBPyConnection, part: Path) -> bool:
+def is_readable(part: Path) -> bool:
     """Whether every value of a part can be read.
 
     Raises:
@@ -135,10 +141,11 @@ def is_readable(connection: duckdb.DuckDBPyConnection, part: Path) -> bool:
     import duckdb
 
     try:
-        ((*columns,),) = schemas(connection, [part])
-        for batch in batches([identifier(name) for name, _ in columns]):
-            query = f"select bit_xor(hash({', '.join(batch)})) from {scan([part])}"
-            connection.execute(query).fetchall()
+        with connect(threads=1) as connection:
+            ((*columns,),) = schemas(connection, [part])
+            for batch in batches([identifier(name) for name, _ in columns]):
+                query = f"select bit_xor(hash({', '.join(batch)})) from {scan([part])}"
+                connection.execute(query).fetchall()
     except duckdb.OutOfMemoryException as error:
         raise out_of_memory(error) from None
     except duckdb.Error:

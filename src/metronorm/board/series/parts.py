@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -26,28 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    import duckdb
-
     from metronorm.board.series._arrays import Floats, Integers
     from metronorm.board.series.cache import Cache
 
 _MOST_AT_ONCE = 32  # columns in one query
-_lock = threading.Lock()
-_connections: list[duckdb.DuckDBPyConnection] = []
-
-
-def open_engine() -> None:
-    """Open the database, so that the first chart need not wait for it."""
-    connection().close()
-
-
-def connection() -> duckdb.DuckDBPyConnection:
-    """A connection of the calling thread to the one database of this process."""
-    with _lock:
-        if not _connections:
-            _connections.append(connect())
-            _connections[0].execute("set parquet_metadata_cache = true")
-        return _connections[0].cursor()
 
 
 class Parts:
@@ -118,7 +99,7 @@ class Parts:
         if not paths:
             return []
         try:
-            with connection() as database:
+            with connect() as database:
                 found = schemas(database, paths)
                 of_kind = [is_of_kind(schema, self._kind) for schema in found]
                 if not all(of_kind):
@@ -196,7 +177,7 @@ class Parts:
         query = select({f"c{at}": f"{identifier(name)}::DOUBLE" for at, name in enumerate(wanted)})
         query = f"select {query} from {scan([path for path, _ in rows])}"
         try:
-            with connection() as database:
+            with connect() as database:
                 values = database.execute(query).fetchnumpy()
         except duckdb.OutOfMemoryException as error:
             raise out_of_memory(error) from None

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from metronorm.board.series.parts import connection
 from metronorm.runs.events import Event
 from metronorm.runs.following.tail import Tail
 from metronorm.runs.history import BEGINNINGS
+from metronorm.store.engine import connect
 from metronorm.store.parquet_parts import has_parquet_magic, out_of_memory, scan
 from metronorm.store.run_directory import folder_number
 from metronorm.store.sql_columns import literal
@@ -76,7 +76,7 @@ class EventTape:
             query = f"""select event, tick, time_ns, fields::VARCHAR from {scan([part])}
                         where event in ({names}) order by time_ns"""
             try:
-                with connection() as database:
+                with connect() as database:
                     rows = database.execute(query).fetchall()
             except duckdb.OutOfMemoryException as error:
                 raise out_of_memory(error) from None
