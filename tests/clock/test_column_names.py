@@ -95,7 +95,7 @@ phases = names.filter(
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(
     st.lists(metrics, unique_by=str.lower, min_size=1, max_size=40),
     st.lists(phases, unique_by=str.lower, max_size=10),
@@ -273,7 +273,7 @@ def test_beats_of_a_batch_that_are_something_else_are_not_counted(tmp_path: Path
 # --- time that jumps ------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 @given(
     st.lists(
         st.tuples(*[st.integers(-30 * HOUR, 30 * HOUR) | st.integers(0, 10**9)] * 3),

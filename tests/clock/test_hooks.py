@@ -161,7 +161,7 @@ def test_a_loader_and_an_optimizer_without_the_model(training: Training) -> None
 BODIES = st.lists(st.sampled_from(["beat", "step", "evaluate", "wait", "break"]), max_size=5)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.lists(BODIES, min_size=3, max_size=3), max_size=3))
 def test_a_tick_is_a_step_and_its_beats_whatever_the_loop(
     tmp_path_factory: pytest.TempPathFactory, epochs: list[list[list[str]]]

@@ -111,7 +111,7 @@ records = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(records=records)
 def test_any_names_and_values_are_exported_and_imported(
     tmp_path_factory: pytest.TempPathFactory, records: list[dict[str, float]]

@@ -175,7 +175,7 @@ def test_hyperparameters_are_the_config(tmp_path: Path) -> None:
 # --- damage --------------------------------------------------------------------------------------
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(st.data())
 def test_a_file_cut_off_anywhere_keeps_what_is_intact(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -197,7 +197,7 @@ def test_a_file_cut_off_anywhere_keeps_what_is_intact(
     assert list(RawEventFileLoader(str(path)).Load()) == records[:kept]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_noticed(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

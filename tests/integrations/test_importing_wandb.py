@@ -266,7 +266,7 @@ anything = st.recursive(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(anything, max_size=12))
 def test_any_json_is_imported_or_refused_in_one_line(
     tmp_path_factory: pytest.TempPathFactory, rows: list[Any]
@@ -366,7 +366,7 @@ def leveldb_log(records: list[bytes]) -> bytes:
 sizes = st.one_of(st.integers(0, 50), st.integers(32_700, 32_800), st.integers(65_000, 100_000))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(sizes, max_size=5), data=st.data())
 def test_records_cut_off_anywhere(
     tmp_path_factory: pytest.TempPathFactory, sizes: list[int], data: st.DataObject

@@ -35,7 +35,7 @@ TICKS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(TICKS)
 def test_reports_belong_to_their_tick_and_the_wait_to_the_next(
     tmp_path_factory: pytest.TempPathFactory, ticks: list[Any]

@@ -394,7 +394,7 @@ def test_a_scalar_must_be_one_number(tmp_path: Path, value: Any) -> None:
             writer.add_scalar("other", value, -1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     values=st.lists(st.floats(-(2.0**66), 2.0**66, width=32), min_size=1, max_size=50),
     bins=st.sampled_from(["tensorflow", "auto", [-1.0, 0.0, 2.0]]),
@@ -458,7 +458,7 @@ calls = st.lists(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(calls=calls)
 def test_the_same_calls_give_the_same_scalars_as_torch(
     tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[str, float, int]]

@@ -266,7 +266,7 @@ def figures(found: Comparison) -> dict[str, Measure]:
     return found.measures | {f"phase {name}": phase for name, phase in found.phases.items()}
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(
     st.lists(st.integers(0, 10**10), min_size=50, max_size=60),
     st.lists(st.integers(1, 10**10), min_size=50, max_size=60),

@@ -64,7 +64,7 @@ def test_a_periodic_series_is_drawn_by_whole_periods() -> None:
     assert high / low < 1.02, "each resample has the slow ticks that there are"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.integers(0, 10**9), min_size=1, max_size=30),
     st.integers(1, 30),

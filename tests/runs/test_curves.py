@@ -45,7 +45,7 @@ def check(curve: Curve, there: list[tuple[int, float]]) -> None:
             assert mean == pytest.approx(total / len(kept), rel=1e-12, abs=1e-12 * size)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.tuples(st.integers(1, 400), values), max_size=80, unique_by=lambda pair: pair[0]),
     st.integers(1, 15),
@@ -78,7 +78,7 @@ def test_no_extreme_and_no_nan_is_lost(
     check(at_once, there)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5 * POINTS), st.floats()), min_size=1, max_size=60))
 def test_a_growing_curve_loses_none_either(
     tmp_path_factory: pytest.TempPathFactory, logged: list[tuple[int, float]]

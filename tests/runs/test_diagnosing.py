@@ -38,7 +38,7 @@ def usual_garbage(tick: int) -> float:
     return 80.0 if tick % 250 == 49 else 0.3
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 10**9),
     ticks=st.sampled_from([1, 15, 25, 60, 150, 400, 1200]),
@@ -108,7 +108,7 @@ def test_ticks_without_phases_and_metrics(tmp_path: Path) -> None:
     assert diagnose(open_run(run)) == []
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     st.lists(
         st.tuples(st.floats(0, 1), st.floats(0, 1), st.sampled_from(["", "{}", "garbage", "[1]"])),

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.sampled_from(["write", "write", "rotate", "seal", "look", "look"])))
 def test_each_record_once_unless_lost(
     tmp_path_factory: pytest.TempPathFactory, actions: list[str]

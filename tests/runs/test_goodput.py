@@ -30,7 +30,7 @@ def event(name: str, time_ns: int) -> bytes:
     return encode({"event": name, "tick": 0, "time_ns": time_ns, "fields": {}})
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(st.lists(attempt_forms, min_size=1, max_size=4), st.integers(0, 2))
 def test_every_nanosecond_is_accounted_for(
     tmp_path_factory: pytest.TempPathFactory, attempts: list[dict[str, Any]], rank: int

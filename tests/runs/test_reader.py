@@ -92,7 +92,7 @@ def test_after_a_resume_each_tick_stands_once(tmp_path: Path) -> None:
     assert open_run(run).attempts == [0, 1, 2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 6)), min_size=1, max_size=5))
 def test_effective_history_is_what_replaying_would_give(
     tmp_path_factory: pytest.TempPathFactory, attempts: list[tuple[int, int]]
@@ -194,7 +194,7 @@ def sample(time_ns: int, **values: float) -> bytes:
     return encode({"tick": 0, "time_ns": time_ns, "values": values})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_each_tick_has_the_newest_sample_of_its_process(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -114,7 +114,7 @@ def damage(draw: st.DrawFn, data: bytes) -> bytes:
     return data
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(st.data(), st.sampled_from(["ticks", "ticks", "events", "resources"]))
 def test_intact_lines_are_read_and_the_others_are_counted(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, kind: str
@@ -195,7 +195,7 @@ def test_garbage_instead_of_a_tape(tmp_path: Path, seed: int) -> None:
         assert left_out(read) == 3 * (len(list(filter(None, garbage.split(b"\n")))))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6000), st.integers(0, 255)), min_size=1, max_size=8))
 def test_a_damaged_ring(
     tmp_path_factory: pytest.TempPathFactory, flips: list[tuple[int, int]]

@@ -67,7 +67,7 @@ def test_lines_come_out_as_they_went_in(shared: Path, folder: Path) -> None:
     assert read_ring(path, folder) == b""
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=75)
 @given(
     st.integers(1, CAPACITY),
     st.lists(st.one_of(st.binary(max_size=CAPACITY + 2), st.integers(0, 3)), max_size=60),

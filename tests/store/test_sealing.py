@@ -115,7 +115,7 @@ def test_processes_that_have_ended_are_waited_for(tmp_path: Path) -> None:
     until(lambda: not is_running(last))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=13, deadline=None)
 @given(st.lists(st.lists(metrics, max_size=4), min_size=1, max_size=3))
 def test_sealed_values_are_the_recorded_ones(
     tmp_path_factory: pytest.TempPathFactory, stretches: list[list[dict[str, float]]]

@@ -90,7 +90,7 @@ def cases(number: int) -> Iterator[tuple[Case, str]]:
         yield case, str(rng.choice(["linear", "log", "asinh"]))
 
 
-@pytest.mark.parametrize("number", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [12, pytest.param(60, marks=pytest.mark.slow)])
 def test_canvases_have_the_same_pixels(page: Page, number: int) -> None:
     drawn = 0
     for case, scale in cases(number):
