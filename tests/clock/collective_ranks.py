@@ -28,7 +28,7 @@ from tests.side_by_side import leave
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-DELAY, TICKS, RANKS = 0.05, 11, 4
+DELAY, TICKS, RANKS = 0.1, 11, 3
 RANK = int(os.environ["RANK"])
 FOLDER, STORE = Path(sys.argv[1]), sys.argv[2]
 

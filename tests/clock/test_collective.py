@@ -10,7 +10,7 @@ from metronorm.runs.diagnosing import diagnose
 from ..side_by_side import run_together
 
 SCRIPT = Path(__file__).parent / "collective_ranks.py"
-DELAY_NS, RANKS = 50_000_000, 4
+DELAY_NS, RANKS = 100_000_000, 3
 CASES = [
     "ddp", "static graph", "hook", "two beats", "one reduction", "by hand", "sharded", "data",
 ]  # fmt: skip
