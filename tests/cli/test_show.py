@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from metronorm.cli import diagnose, show, watch
-from metronorm.cli.charts import round_ticks
+from metronorm.cli.charts import chart, round_ticks
 from metronorm.clock import Clock
 from metronorm.errors import ConfigError, RunError
 
@@ -240,7 +240,10 @@ def test_paths_that_are_no_run_are_left_out(
         assert command.main([*paths, "nothing", "damaged"]) == 2
         out, err = capsys.readouterr()
         assert "run" in out
-        assert "left out: a run is a directory with a run.json; got nothing, which has none" in err
+        assert (
+            "left out: a run is a directory with a run.json; got nothing, which does not exist"
+            in err
+        )
         assert "left out: damaged/run.json must be a run description" in err
         with pytest.raises(RunError, match="folder, which has none"):
             command.main(["folder", "nothing"])
@@ -285,3 +288,16 @@ def test_ticks_below_a_chart_are_round_and_whole(first: int, span: int, width: i
     steps = {later - earlier for earlier, later in pairwise(shown)}
     assert all(re.fullmatch(r"[125]0*", str(step)) for step in steps)
     assert len(steps) <= 1
+
+
+def test_names_of_lines_hide_no_curve_and_those_without_room_are_counted() -> None:
+    falling = [(tick, 1 / tick) for tick in range(1, 51)]
+    two = chart("loss", {"train": falling, "validation": falling}, 60, 13).plain.splitlines()
+    assert len(two) == 13
+    assert two[-1] == "▚ train   ▚ validation"
+    alone = chart("loss", {"train": falling}, 60, 12).plain.splitlines()
+    assert two[:-1] == alone  # the same curve twice, and nothing before it
+    many = chart("loss", {f"run {number:02}": falling for number in range(30)}, 60, 13)
+    rows = many.plain.splitlines()
+    assert len(rows) == 13
+    assert rows[-1] == f"and {30 - many.plain.count('▚ run')} more"

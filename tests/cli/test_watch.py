@@ -388,7 +388,7 @@ def test_waiting_for_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize(
     ("argv", "says"),
-    [([], "watch needs a run"), (["none"], "none, which has none"), (["--fast"], "--fast")],
+    [([], "watch needs a run"), (["none"], "none, which does not exist"), (["--fast"], "--fast")],
 )
 def test_mistakes(
     argv: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

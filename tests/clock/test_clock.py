@@ -243,7 +243,7 @@ def test_wrong_use(tmp_path: Path) -> None:
         clock.ticks(range(1), micro_batches=0)
     with pytest.raises(RunError, match="needs a directory of its own"), Clock(tmp_path / "run"):
         pass
-    with pytest.raises(RunError, match="which has none"), Clock(tmp_path / "no", resume=True):
+    with pytest.raises(RunError, match="which does not exist"), Clock(tmp_path / "no", resume=True):
         pass
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match="must be writable"), Clock(tmp_path / "file" / "run"):

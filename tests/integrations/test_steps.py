@@ -260,7 +260,7 @@ def test_the_count_continues_from_the_framework_or_the_run(tmp_path: Path) -> No
     train(2, start=2)  # from a checkpoint after two ticks
     train(1, resume=True)
     assert numbers(open_run(tmp_path / "run")) == [(0, 1), (0, 2), (1, 3), (1, 4), (2, 5)]
-    with pytest.raises(RunError, match="which has none"):
+    with pytest.raises(RunError, match="which does not exist"):
         Steps(Owner(), tmp_path / "other", resume=True)
 
 

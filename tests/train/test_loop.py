@@ -160,7 +160,7 @@ def test_a_directory_that_holds_a_run(tmp_path: Path) -> None:
 
 def test_resume_refuses_what_does_not_fit(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, ticks=2)
-    with pytest.raises(RunError, match="which has none"):
+    with pytest.raises(RunError, match="which does not exist"):
         train(text.task, config, tmp_path / "run", resume=True)
     train(text.task, config, tmp_path / "run")
     other = replace(config, seed=5, model=replace(config.model, layers=2, width=32))

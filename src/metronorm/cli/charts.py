@@ -13,33 +13,53 @@ from metronorm.text import printable, shortened
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+COLORS = (12, 10, 9, 14, 13, 11, 8, 7, 4, 2, 1, 6, 5, 3)  # of the terminal, the bright ones first
+
 
 def chart(
     title: str, lines: Mapping[str, Sequence[tuple[int, float]]], width: int, height: int
 ) -> Text:
-    """Draw a line chart.
+    """Draw a line chart; if it has several lines, their names are below it.
 
     Args:
         title: the text above the chart.
         lines: the points (tick, value) of every line, at least one, by the name of the line.
         width: characters in a row.
-        height: rows.
+        height: rows, with those of the names.
     """
+    names = names_of_lines(list(lines), width, height // 3) if len(lines) > 1 else []
     figure = plotext.figure
     figure.clear()
     figure.theme("simple")  # curves in colors, the rest in the terminal's own
-    figure.plot_size(width, height)
+    figure.plot_size(width, height - len(names))
     figure.title(shortened(printable(title), width))
-    figure.legend(len(lines) > 1)
-    for name, points in lines.items():
+    for points, color in zip(lines.values(), itertools.cycle(COLORS)):
         # the last point is given twice: plotext draws no line through a single point
-        signal = figure.signal(*map(list, zip(*points, points[-1], strict=True)))
-        figure.draw(signal.label(shortened(printable(name), max(width // 3, 8))).lines(True))
+        columns = map(list, zip(*points, points[-1], strict=True))
+        figure.draw(figure.signal(*columns, marker=plotext.marker("hd", color)).lines(True))
     first = min(points[0][0] for points in lines.values())
     last = max(points[-1][0] for points in lines.values())
     marks = round_ticks(first, last, width)
     figure.ruler("x").ticks(marks, [f"{mark:,}" for mark in marks])
-    return Text.from_ansi(figure.build().string())
+    return Text("\n").join([Text.from_ansi(figure.build().string().rstrip("\n")), *names])
+
+
+def names_of_lines(names: Sequence[str], width: int, most: int) -> list[Text]:
+    """Rows of names in the colors of their lines, `most` at most; names without room are counted.
+
+    They are not in a box inside of the axes: it would hide where the curves begin.
+    """
+    rows: list[Text] = []
+    for number, (name, color) in enumerate(zip(names, itertools.cycle(COLORS))):
+        sign = Text(f"▚ {shortened(printable(name), max(width // 3, 8))}", f"color({color})")
+        if rows and rows[-1].cell_len + 3 + sign.cell_len <= width:
+            rows[-1].append("   ").append_text(sign)
+        elif len(rows) < most:
+            rows.append(sign)
+        else:
+            rows[-1] = Text(f"and {len(names) - number + rows[-1].plain.count('▚ '):,} more")
+            break
+    return rows
 
 
 def round_ticks(first: int, last: int, width: int) -> list[int]:

@@ -75,8 +75,8 @@ def read_run_info(directory: Path) -> RunInfo:
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(
             f"a run is a directory with a {RUN_FILE}",
-            got=f"{directory}, which has none",
-            fix="give the directory of a run, such as runs/shakespeare",
+            got=f"{directory}, which {'has none' if directory.exists() else 'does not exist'}",
+            fix="metronorm runs, which lists the runs below the folder runs",
         ) from None
     except OSError as error:
         raise RunError(

@@ -39,7 +39,7 @@ def import_run(
     """
     source = Path(source)
     if not source.exists():
-        raise DataError("what is to be imported must exist", got=f"no {source}")
+        raise DataError("what is to be imported must exist", got=f"{source}, which does not exist")
     chosen = _kind(source) if kind == "auto" else kind
     return _IMPORTS[chosen](source, directory)
 
