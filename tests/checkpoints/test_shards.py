@@ -21,6 +21,7 @@ from metronorm.checkpoints.shards import Part, TensorFiles, rows_of
 from metronorm.checkpoints.world import ONE_PROCESS
 from metronorm.errors import CheckpointError
 
+from ..forked import Forks
 from ..full_disk import fill, small_disk
 from ..side_by_side import run_together
 from .rank_threads import Thread, on_ranks
@@ -402,8 +403,8 @@ SCRIPT = Path(__file__).parent / "checkpoint_ranks.py"
 
 
 @pytest.mark.slow
-def test_sharded_models_and_optimizers(tmp_path: Path) -> None:
-    run_together(
+def test_sharded_models_and_optimizers(ranks_of_torch: Forks, tmp_path: Path) -> None:
+    ranks_of_torch.run_together(
         [
             [str(SCRIPT), str(rank), str(tmp_path / "store"), str(tmp_path / "saved")]
             for rank in range(4)

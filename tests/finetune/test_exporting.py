@@ -214,7 +214,7 @@ def test_a_fresh_process_proves_what_was_saved(
     assert f'library_name: "{"peft" if form == "adapter" else "transformers"}"' in card
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_proofs")
 def test_another_model_is_refused_and_kept_aside(tmp_path: Path) -> None:
     made = adapted("llama", tmp_path, "lora")
     save_adapter(made, tmp_path / "out")
@@ -226,7 +226,7 @@ def test_another_model_is_refused_and_kept_aside(tmp_path: Path) -> None:
     assert weights.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("forked_proofs")
 def test_an_adapter_of_a_gguf_file(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     save_gguf(tmp_path / "base" / "tiny.gguf")

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from metronorm.finetune.data_config import TaskName
     from metronorm.finetune.ways import Way
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 CHAT_WAYS: tuple[Way, ...] = ("full", "lora", "norm")
 
 

@@ -3,12 +3,14 @@
 import json
 import random
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers.models.llama.modeling_llama  # noqa: F401, so that no fork must load it
 from safetensors.torch import load_file
 
 from metronorm.checkpoints.folder import newest_checkpoint
@@ -62,24 +64,30 @@ def kept(run: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Zygote]:
+    with Zygote("tests.finetune.test_killing") as found:
+        yield found
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
-def test_a_killed_fine_tuning_goes_on_bit_for_bit(tmp_path: Path, way: str) -> None:
+def test_a_killed_fine_tuning_goes_on_bit_for_bit(zygote: Zygote, tmp_path: Path, way: str) -> None:
     save(tmp_path / "base", "llama")
     train(*training(way, tmp_path), tmp_path / "whole")
     chance, run = random.Random(way), tmp_path / "run"
     code, how, kills = None, "new", 0
-    with Zygote("tests.finetune.test_killing", way, tmp_path) as zygote:
-        while code != 0:
-            if kills < KILLS:
-                writing = kills == 1
-                code, _ = zygote.killed(run, how, chance, last=5, while_writing=writing)
-            else:
-                code = zygote.run(run, how)
-            assert code in (0, -signal.SIGKILL)
-            kills += code == -signal.SIGKILL
-            how = "resume"
-            check_checkpoints(run)
+    trainings = zygote.training(way, tmp_path)
+    while code != 0:
+        if kills < KILLS:
+            writing = kills == 1
+            code, _ = trainings.killed(run, how, chance, last=5, while_writing=writing)
+        else:
+            code = trainings.run(run, how)
+        assert code in (0, -signal.SIGKILL)
+        kills += code == -signal.SIGKILL
+        how = "resume"
+        check_checkpoints(run)
     assert kills
     assert losses(run) == losses(tmp_path / "whole")
     expected, found = kept(tmp_path / "whole"), kept(run)

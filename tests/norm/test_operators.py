@@ -6,8 +6,6 @@ What computes is run with every backend; what only traces is run once.
 import contextlib
 import copy
 import itertools
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 from metronorm.norm import AddLayerNorm, LayerNorm, layer_norm, layer_norm_2d, rms_norm
+from tests.forked import Forks
 from tests.norm.everything import WIDTH, Everything
 from tests.norm.inputs import (
     BF16,
@@ -523,19 +522,9 @@ SCRIPT = Path(__file__).parent / "two_processes.py"
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ddp", "fsdp", "changed"])
-def test_two_processes_compute_the_same_as_one(how: str, tmp_path: Path) -> None:
-    quiet = "ignore:metronorm.norm runs on torch:UserWarning"
-    command = [sys.executable, "-W", "error", "-W", quiet, str(SCRIPT), how]
-    started = [
-        subprocess.Popen(
-            [*command, str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE, text=True
-        )
-        for rank in range(2)
-    ]
-    try:
-        errors = [process.communicate(timeout=120)[1] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in started] == [0, 0], errors
+def test_two_processes_compute_the_same_as_one(
+    how: str, ranks_of_torch: Forks, tmp_path: Path
+) -> None:
+    ranks_of_torch.run_together(
+        [[str(SCRIPT), how, str(rank), str(tmp_path / "store")] for rank in range(2)], seconds=120
+    )

@@ -16,6 +16,8 @@ from metronorm.errors import DataError, MissingDependencyError
 from ..finetune.pretrained_files import save, tokenizer
 from ..finetune.tiny import build
 
+pytestmark = pytest.mark.usefixtures("forked_proofs")
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 LABELS = {"ham": "easy-ham-1", "spam": "spam-1"}
 

@@ -218,6 +218,8 @@ def _main() -> None:
     )
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
+    import torch._dynamo  # noqa: F401, or the first step of an optimizer loads it, in every fork
+
     import tests.train.fault_task  # noqa: F401
 
     for line in sys.stdin:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,17 +40,15 @@ def _being_written(folder: Path) -> bool:
 
 
 class Zygote:
-    """Forks trainings out of one process that has torch loaded.
+    """Forks trainings out of one process that has torch loaded; to be used by `with`.
 
     Args:
         module: whose `training(kind, base)` gives a task and a config.
-        kind: of training.
-        base: folder of what it needs.
     """
 
-    def __init__(self, module: str, kind: str, base: Path) -> None:
+    def __init__(self, module: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("zygote.py")), module, kind, str(base)],
+            [sys.executable, str(Path(__file__).with_name("zygote.py")), module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -62,10 +61,19 @@ class Zygote:
     def __exit__(self, *exception: object) -> None:
         self._process.communicate()
 
-    def _begin(self, run: Path, how: str) -> int:
+    def training(self, kind: str, base: Path) -> Trainings:
+        """Of this kind; what it needs is in the folder `base`."""
+        return Trainings(self, kind, base)
+
+    def begin(self, kind: str, base: Path, run: Path, how: str) -> int:
+        """The number of the process."""
         assert self._process.stdin is not None
-        print(run, how, file=self._process.stdin, flush=True)
+        print(kind, base, run, how, sep="\t", file=self._process.stdin, flush=True)
         return self._answer("pid")
+
+    def end(self) -> int:
+        """Its exit code, when it has ended."""
+        return self._answer("code")
 
     def _answer(self, word: str) -> int:
         assert self._process.stdout is not None
@@ -73,9 +81,17 @@ class Zygote:
         assert first == word
         return int(number)
 
+
+class Trainings:
+    """Of one kind, each in a run of its own; `how` it begins is "new" or "resume"."""
+
+    def __init__(self, zygote: Zygote, kind: str, base: Path) -> None:
+        self._zygote, self._kind, self._base = zygote, kind, base
+
     def run(self, run: Path, how: str) -> int:
-        self._begin(run, how)
-        return self._answer("code")
+        """The exit code."""
+        self._zygote.begin(self._kind, self._base, run, how)
+        return self._zygote.end()
 
     def killed(
         self, run: Path, how: str, chance: random.Random, *, last: int = 40, while_writing: bool
@@ -87,7 +103,7 @@ class Zygote:
         Returns:
             Its exit code, and whether a checkpoint was being written.
         """
-        pid = self._begin(run, how)
+        pid = self._zygote.begin(self._kind, self._base, run, how)
         target = chance.randrange(1, last)
         folder = run / "checkpoints"
         met = False
@@ -100,4 +116,5 @@ class Zygote:
             if done >= target and (met or not while_writing):
                 os.kill(pid, signal.SIGKILL)
                 break
-        return self._answer("code"), met
+            time.sleep(0.001)  # a busy loop takes the processor from what it watches
+        return self._zygote.end(), met

@@ -13,7 +13,7 @@ import pytest
 from metronorm.runs import open_run
 
 from .fault_task import LINK, options
-from .faults import OPTIONS, ROUNDING, difference, result_of, train_on, undisturbed
+from .faults import OPTIONS, ROUNDING, Result, difference, result_of, train_on
 from .forked_ranks import Launch, Ranks, same
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def machines() -> Iterator[list[str]]:
 
 
 def test_a_cut_link_ends_both_sides_and_each_names_the_other(
-    machines: list[str], tmp_path: Path
+    machines: list[str], ranks: Ranks, judge: Result, tmp_path: Path
 ) -> None:
     fault = {"rank": 1, "tick": 7, "phase": "backward", "kind": "cut link"}
     fault["once"] = str(tmp_path / "cut")
@@ -56,37 +56,34 @@ def test_a_cut_link_ends_both_sides_and_each_names_the_other(
         "MASTER_ADDR": FIRST,
         "GLOO_SOCKET_IFNAME": LINK,
     }
-    with Ranks() as ranks:
-        (tmp_path / "judge").mkdir()
-        judge = undisturbed(ranks, tmp_path / "judge", "ticks")
-        changes = {**OPTIONS, "optimizer.name": "ticks", "optimizer.clip": "0.0"}
-        run = tmp_path / "run"
-        words = options(run=str(run), parallel="fsdp", **{**changes, "rank_timeout": "3"})
-        ended = ranks.run(
-            Launch(
-                same(["train", *words], 2),
-                str(tmp_path / "said"),
-                environment,
-                store=False,
-                networks=machines,
-            )
+    changes = {**OPTIONS, "optimizer.name": "ticks", "optimizer.clip": "0.0"}
+    run = tmp_path / "run"
+    words = options(run=str(run), parallel="fsdp", **{**changes, "rank_timeout": "3"})
+    ended = ranks.run(
+        Launch(
+            same(["train", *words], 2),
+            str(tmp_path / "said"),
+            environment,
+            store=False,
+            networks=machines,
         )
-        begun = float((tmp_path / "cut-1").read_text())
-        print([round(each - begun, 1) for each in ended.times])
-        assert ended.codes == [2, 2], ended.said
-        (first,), (second,) = (
-            [line for line in said.splitlines() if line.startswith("metronorm train: ")]
-            for said in ended.said
-        )
-        assert first.startswith("metronorm train: rank 1 on ")
-        assert "is lost: rank 0 on " in first
-        assert second.startswith(f"metronorm train: rank 0 on {FIRST} is lost: rank 1 on ")
-        lost = [
-            (row["rank"], json.loads(row["fields"])["lost_rank"])
-            for row in open_run(run).events().rows()
-            if row["event"] == "rank lost"
-        ]
-        assert sorted(lost) == [(0, 1), (1, 0)]
-        again = train_on(ranks, tmp_path, 2, "ticks", "fsdp")
-        assert again.codes == [0, 0], again.said
+    )
+    begun = float((tmp_path / "cut-1").read_text())
+    print([round(each - begun, 1) for each in ended.times])
+    assert ended.codes == [2, 2], ended.said
+    (first,), (second,) = (
+        [line for line in said.splitlines() if line.startswith("metronorm train: ")]
+        for said in ended.said
+    )
+    assert first.startswith("metronorm train: rank 1 on ")
+    assert "is lost: rank 0 on " in first
+    assert second.startswith(f"metronorm train: rank 0 on {FIRST} is lost: rank 1 on ")
+    lost = [
+        (row["rank"], json.loads(row["fields"])["lost_rank"])
+        for row in open_run(run).events().rows()
+        if row["event"] == "rank lost"
+    ]
+    assert sorted(lost) == [(0, 1), (1, 0)]
+    again = train_on(ranks, tmp_path, 2, "ticks", "fsdp")
+    assert again.codes == [0, 0], again.said
     assert difference(result_of(run), judge) <= ROUNDING

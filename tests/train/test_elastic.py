@@ -14,8 +14,7 @@ from torch.distributed import TCPStore
 from metronorm.runs import open_run
 
 from .fault_task import options
-from .faults import OPTIONS, ROUNDING, TICKS, difference, result_of, undisturbed
-from .forked_ranks import Ranks
+from .faults import OPTIONS, ROUNDING, TICKS, Result, difference, result_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,11 +54,8 @@ def launcher(folder: Path, fault: dict[str, Any], port: int) -> subprocess.Popen
     ("kind", "kept"), [("SIGKILL of machine", (4,)), ("SIGKILL of launcher", (7, 8))]
 )
 def test_a_lost_machine_leaves_the_training_to_the_other(
-    kind: str, kept: tuple[int, ...], tmp_path: Path
+    kind: str, kept: tuple[int, ...], judge: Result, tmp_path: Path
 ) -> None:
-    with Ranks() as ranks:
-        (tmp_path / "judge").mkdir()
-        judge = undisturbed(ranks, tmp_path / "judge", "ticks")
     fault = {"rank": 1, "tick": 7, "phase": "backward", "kind": kind, "once": str(tmp_path / "it")}
     store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
     launchers = [launcher(tmp_path, fault, store.port) for _ in range(2)]

@@ -6,23 +6,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .faults import Fault, Result, suffer, undisturbed
-from .forked_ranks import Ranks
+from .faults import Fault, Result, suffer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def judge(ranks: Ranks, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return undisturbed(ranks, tmp_path_factory.mktemp("judge"), "ticks")
+    from .forked_ranks import Ranks
 
 
 FAULTS = [

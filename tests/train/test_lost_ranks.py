@@ -14,14 +14,7 @@ from .fault_task import options
 from .forked_ranks import Ended, Launch, Ranks, same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as found:
-        yield found
 
 
 def harm(ranks: Ranks, folder: Path, processes: int, fault: dict[str, Any], *more: str) -> Ended:

@@ -12,14 +12,7 @@ from .fault_task import options
 from .forked_ranks import Launch, Ranks, same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Ranks]:
-    with Ranks() as found:
-        yield found
 
 
 def refused(ranks: Ranks, arguments: list[list[str]], folder: Path, **how: Any) -> str:

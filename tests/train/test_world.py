@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,10 +13,12 @@ from metronorm.runs import open_run
 from metronorm.tasks import text
 from metronorm.text import size
 from metronorm.train import train
-from tests.side_by_side import run_together
 
 from .tiny import writing
 from .world_task import CASES, Net, config_of, count, loss, task
+
+if TYPE_CHECKING:
+    from tests.forked import Forks
 
 RANKS = Path(__file__).parent / "world_ranks.py"
 ROUNDING = 1e-12
@@ -71,9 +73,9 @@ def record(run: Path, rank: int = 0) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("parallel", "world"), [("ddp", 2), ("ddp", 3), ("fsdp", 2), ("fsdp", 3)])
 def test_a_tick_does_not_know_the_world(
-    parallel: str, world: int, alone: Path, tmp_path: Path
+    parallel: str, world: int, alone: Path, ranks_of_torch: Forks, tmp_path: Path
 ) -> None:
-    said = run_together(
+    said = ranks_of_torch.run_together(
         [
             [str(RANKS), parallel, str(rank), str(world), str(tmp_path / "store"), str(tmp_path)]
             for rank in range(world)

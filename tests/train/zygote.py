@@ -1,4 +1,6 @@
-"""A process that has torch loaded and forks a training for every line it reads: RUN new|resume.
+"""A process that has torch loaded and forks a training for every line it reads.
+
+A line is KIND BASE RUN new|resume, and what `training(KIND, BASE)` of its module gives is trained.
 
 It answers `pid N`, then, when the training has ended, `code N`. It never computes itself, so no
 thread pool is there to be broken by the fork. A training that is killed leaves the workers of its
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import torch._dynamo  # noqa: F401, or the first step of an optimizer loads it, in every fork
 
 from metronorm.tasks import text
 from metronorm.train import train
@@ -29,12 +33,12 @@ def training(kind: str, base: Path) -> tuple[Any, Any]:
 
 
 def main() -> None:
-    module, kind, base = sys.argv[1:]
-    task, config = importlib.import_module(module).training(kind, Path(base))
+    module = importlib.import_module(sys.argv[1])
     for line in sys.stdin:
-        run, how = line.split()
+        kind, base, run, how = line.rstrip("\n").split("\t")
         pid = os.fork()
         if pid == 0:
+            task, config = module.training(kind, Path(base))
             outcome = train(task, config, Path(run), resume=how == "resume")
             os._exit(0 if outcome.signal is None else 128 + outcome.signal)
         print("pid", pid, flush=True)
