@@ -193,19 +193,20 @@ def test_a_fit_that_is_stopped(tmp_path: Path) -> None:
 def test_it_loads_only_what_keras_loads(backend: str) -> None:
     if backend == "numpy":
         pytest.importorskip("scipy")
-    code = "import {}\nimport sys\nprint(*sys.modules)"
-    environment = os.environ | {"KERAS_BACKEND": backend}
-    loaded = []
-    for name in ("keras", "metronorm.keras"):
-        done = subprocess.run(
-            [sys.executable, "-c", code.format(name)],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
-        modules = {module.partition(".")[0] for module in done.stdout.split()}
-        loaded.append(modules & {"torch", "tensorflow", "jax", "transformers", "duckdb"})
+    code = "import sys\nimport {}\nprint(*sys.modules)\nimport {}\nprint(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code.format("keras", "metronorm.keras")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"KERAS_BACKEND": backend},
+    )
+    loaded = [
+        {module.partition(".")[0] for module in line.split()}
+        & {"torch", "tensorflow", "jax", "transformers", "duckdb"}
+        for line in done.stdout.splitlines()
+    ]
+    assert len(loaded) == 2
     assert loaded[0] == loaded[1]
     assert ("torch" in loaded[1]) == (backend == "torch")
 

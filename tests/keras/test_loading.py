@@ -45,22 +45,26 @@ model.fit(keras.ops.ones((4, 3)), keras.ops.ones((4, 3)), verbose=0)
     assert ended.returncode == 0, ended.stderr
 
 
-@pytest.mark.parametrize("imported", [True, False])
-def test_a_saved_layer_needs_metronorm_to_be_imported(imported: bool, tmp_path: Path) -> None:
+def test_a_saved_layer_needs_metronorm_to_be_imported(tmp_path: Path) -> None:
     model = keras.Sequential([keras.layers.Input((3,)), LayerNormalization()])
     model.save(tmp_path / "model.keras")
     ended = run(
-        f"import sys, keras\n{'import metronorm.keras' * imported}\n"
-        "model = keras.saving.load_model(sys.argv[1])\n"
-        "print(type(model.layers[-1]).__module__)",
+        """
+import sys
+import keras
+try:
+    keras.saving.load_model(sys.argv[1])
+except Exception as error:  # Keras' own: nothing of ours is there to say it
+    print(error, file=sys.stderr)
+import metronorm.keras
+model = keras.saving.load_model(sys.argv[1])
+print(type(model.layers[-1]).__module__)
+""",
         str(tmp_path / "model.keras"),
     )
-    if imported:
-        assert ended.stdout.split()[-1:] == ["metronorm.keras.layers"], ended.stderr
-    else:  # Keras' own error: nothing of ours is there to say it
-        assert ended.returncode == 1
-        assert "Could not locate class 'LayerNormalization'" in ended.stderr
-        assert "metronorm>LayerNormalization" in ended.stderr
+    assert ended.stdout.split()[-1:] == ["metronorm.keras.layers"], ended.stderr
+    assert "Could not locate class 'LayerNormalization'" in ended.stderr
+    assert "metronorm>LayerNormalization" in ended.stderr
 
 
 def test_another_backend_reads_the_same_model(tmp_path: Path) -> None:
