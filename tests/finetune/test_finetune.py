@@ -38,8 +38,11 @@ from metronorm.runs import open_run
 from metronorm.train import train
 from tests.finetune.pretrained_files import save
 from tests.finetune.tiny import build
+from tests.train.forked_ranks import Launch, Ranks, same
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from metronorm.finetune.data_config import TaskName
     from metronorm.finetune.ways import Way
 
@@ -373,18 +376,25 @@ def test_a_model_learns_to_stop_and_what_it_forgets_is_measured(
     assert "stop" not in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    with Ranks("metronorm.finetune.task", "transformers.modeling_utils") as found:
+        yield found
+
+
+# a launcher starts the first of them, as from the command line; the others' processes are forked
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "way", "parallel"),
     [
-        ("chat", "full", "fsdp"),
         ("chat", "lora", "fsdp"),
+        ("chat", "full", "fsdp"),
         ("chat", "norm", "ddp"),
         ("classify", "full", "fsdp"),
     ],
 )
 def test_two_processes_make_the_same_ticks(
-    tmp_path: Path, kind: TaskName, way: Way, parallel: Any
+    tmp_path: Path, ranks: Ranks, kind: TaskName, way: Way, parallel: Any
 ) -> None:
     config = config_of(tmp_path, kind, way)
     config = replace(config, batch_size=4, micro_batches=4)
@@ -392,11 +402,17 @@ def test_two_processes_make_the_same_ticks(
     options = ["--way", way, "--rank", "2", "--validation", "0.25", "--precision", "fp32"]
     options += ["--ticks", "6", "--checkpoint-every", "3", "--keep", "9", "--parallel", parallel]
     options += ["--batch-size", "4", "--micro-batches", "4", "--evaluate-every", "3"]
-    options += ["--run", "both", "--processes", "2", "--task", kind]
-    command = [sys.executable, "-m", "metronorm", "finetune", "base", *config.data.data, *options]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert "saved and proven" in ended.stdout
+    options += ["--run", str(tmp_path / "both"), "--task", kind]
+    command = ["finetune", config.model, *config.data.data, *options]
+    if way == "lora":
+        whole = [sys.executable, "-m", "metronorm", *command, "--processes", "2"]
+        ended = subprocess.run(whole, cwd=tmp_path, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        assert "saved and proven" in ended.stdout
+    else:
+        words = same([*command, "--save", "nothing"], 2)
+        forked = ranks.run(Launch(words, str(tmp_path / "said")))
+        assert forked.codes == [0, 0], "\n".join(forked.said)
     rows = open_run(tmp_path / "both").ticks().rows()
     for rank in (0, 1):
         found = [row["loss"] for row in rows if row["rank"] == rank]

@@ -8,6 +8,7 @@ store of the ranks is in a process of its own.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import signal
@@ -55,11 +56,18 @@ class Ended:
 
 
 class Ranks:
-    """Forks ranks; to be used by `with`."""
+    """Forks ranks; to be used by `with`.
+
+    Args:
+        modules: that are loaded before, beside torch.
+    """
+
+    def __init__(self, *modules: str) -> None:
+        self._modules = modules
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", __file__],
+            [sys.executable, "-W", "error", __file__, *self._modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -221,6 +229,9 @@ def _main() -> None:
     import torch._dynamo  # noqa: F401, or the first step of an optimizer loads it, in every fork
 
     import tests.train.fault_task  # noqa: F401
+
+    for name in sys.argv[1:]:
+        importlib.import_module(name)
 
     for line in sys.stdin:
         _launch(Launch(**json.loads(line)))
