@@ -5,7 +5,7 @@
     python docs/try_notebooks.py FOLDER --only quickstart
 
 FOLDER gets NOTEBOOK-light-1.png and so on, one for each screen, and the same in dark. Ends with 1
-if a cell has failed, or if the page has reported an error of a script.
+if a cell has failed, if a figure is not drawn, or if the page has reported an error of a script.
 """
 
 from __future__ import annotations
@@ -39,6 +39,11 @@ DIALOG = ".jp-Dialog-button.jp-mod-accept"  # it may ask which kernel
 # whether the cell with this number is no code, or has run
 DONE = f"""(number) => {{ const {{ model }} = {CELLS}[number]
   return model.type !== "code" || model.executionCount > 0 && model.executionState === "idle" }}"""
+# whether the cell with this number has a figure of Plotly, and whether it is drawn
+FIGURE = f"""(number) => {{ const {{ model }} = {CELLS}[number]
+  return model.type === "code" && model.outputs.toJSON().some(
+    (output) => output.data?.["application/vnd.plotly.v1+json"]) }}"""
+DRAWN = f"""(number) => {CELLS}[number].node.querySelector(".js-plotly-plot .main-svg") !== null"""
 FAILED = f"""() => {CELLS}.filter((cell) => cell.model.type === "code")
   .flatMap((cell) => cell.model.outputs.toJSON())
   .filter((output) => output.output_type === "error")
@@ -89,6 +94,13 @@ def attempt(page: Any, address: str, name: str, folder: Path) -> list[str]:
     for number in range(page.evaluate(f"() => {CELLS}.length")):
         page.keyboard.press("Shift+Enter")
         page.wait_for_function(DONE, arg=number)
+        if page.evaluate(FIGURE, number):
+            try:
+                page.wait_for_function(DRAWN, arg=number, timeout=MINUTE / 2)
+            except NotThereError:  # JupyterLab shows nothing at all then
+                problems.append(
+                    f"the figure of cell {number} is not drawn: is Plotly beside JupyterLab?"
+                )
     problems += page.evaluate(FAILED)
     for theme, title in THEMES.items():
         change = "window.jupyterapp.commands.execute('apputils:change-theme', { theme })"
