@@ -7,6 +7,7 @@ damaged file may make DuckDB give up a database as a whole.
 
 from __future__ import annotations
 
+import atexit
 import os
 import tempfile
 import uuid
@@ -23,6 +24,7 @@ _MOST_FREE = 4  # of the same settings
 _free: dict[tuple[object, ...], list[duckdb.DuckDBPyConnection]] = {}
 # a forked process crashes where it ends a database of its parent (DuckDB 2.0)
 os.register_at_fork(before=_free.clear)
+atexit.register(_free.clear)
 
 
 def connect(**config: Any) -> duckdb.DuckDBPyConnection:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import platform
 import sys
@@ -329,16 +330,19 @@ def _unicode(text: str) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the frameworks that this process has imported."""
+    found = {package: _version(package) for package in _REPORTED if package in sys.modules}
+    known = {package: version for package, version in found.items() if version is not None}
+    return {"python": platform.python_version()} | known
+
+
+@functools.cache  # it reads all of a package's description
+def _version(package: str) -> str | None:
     from importlib import metadata
 
-    found = {"python": platform.python_version()}
-    for package in _REPORTED:
-        if package in sys.modules:
-            try:
-                found[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                continue
-    return found
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def git_state() -> dict[str, Any] | None:
