@@ -8,7 +8,7 @@
 # make sanitize   build the kernels with AddressSanitizer and UBSan, then run their tests
 # make data       install the real data and pretrained models that tests and recipes use
 # make wheel      build the wheel and the sdist into dist, as an index would take them
-# make extras     install that wheel with each extra alone, from the index, and use it: ten minutes
+# make extras     install that wheel with each extra alone, from the index, and use it: ten minutes (40 on a busy machine)
 # make bench      run the benchmarks, which append rows to bench/results
 # make gpu        run the tests and benchmarks that need a GPU, in at most 12 minutes
 # make clean      remove what was built or installed (not your runs)
