@@ -27,6 +27,7 @@ PAGES = [
         "data",
         "diagnosis",
         "distributed",
+        "finetune",
         "finetune-data",
         "import-export",
         "integrations",

@@ -241,6 +241,7 @@ def test_rows_are_evaluated_as_plain_transformers_does(tmp_path: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config_of(tmp_path, "chat", "norm")
+    (tmp_path / "chats").mkdir()  # a folder of the data's name is no run of that name
     options = ["--way", "norm", "--ticks", "4", "--validation", "0.25", "--precision", "fp32"]
     code = main(["finetune", "base", "chats.jsonl", *options, "--optimizer.learning-rate", "0.05"])
     said = capsys.readouterr()

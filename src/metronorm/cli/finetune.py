@@ -13,7 +13,7 @@ from metronorm.cli._config_file import read_options
 from metronorm.cli.arguments import parse, value_of
 from metronorm.cli.console import Console, print_notices
 from metronorm.cli.figures import print_figures
-from metronorm.cli.free_directory import free_directory
+from metronorm.cli.free_directory import free_directory, named_after
 from metronorm.errors import ConfigError
 from metronorm.finetune.config import Config, defaults, is_tuned_run
 from metronorm.finetune.ways import ADAPTER_WAYS, AdaptConfig
@@ -159,7 +159,7 @@ def _tuned(run: Path) -> dict[str, Any]:
 
 
 def _directory(config: Config) -> Path:
-    data = free_directory(config.data.data, Path()).name
+    data = named_after(config.data.data)
     return free_directory((f"{data}-{config.adapt.way.replace('+', '-')}",))
 
 

@@ -12,10 +12,9 @@ from pathlib import Path
 def free_directory(sources: tuple[str, ...], parent: Path = Path("runs")) -> Path:
     """`runs/NAME`, with the first number that is not taken.
 
-    NAME is that of the only file or folder, or of the folder that all of them lie in; without
-    sources it is `shakespeare`.
+    NAME is that of `named_after`.
     """
-    directory = parent / _name(sources)
+    directory = parent / named_after(sources)
     first, number = directory.name, 1
     while directory.exists():
         number += 1
@@ -23,7 +22,8 @@ def free_directory(sources: tuple[str, ...], parent: Path = Path("runs")) -> Pat
     return directory
 
 
-def _name(sources: tuple[str, ...]) -> str:
+def named_after(sources: tuple[str, ...]) -> str:
+    """Name of the only file or folder, or of the folder that all lie in; or `shakespeare`."""
     if not sources:
         return "shakespeare"
     if len(sources) == 1 and not glob.has_magic(sources[0]):
