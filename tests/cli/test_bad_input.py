@@ -206,7 +206,7 @@ CASES = {
     ),
     "device": (["train", *TINY, "--run", "runs/new", "--device", "quantum"], "'quantum'"),
     "another run": (["train", *TINY], "runs/old, which holds the run 'old'"),
-    "resume nothing": (["train", "--resume", "runs/none"], "runs/none, which has none"),
+    "resume nothing": (["train", "--resume", "runs/none"], "runs/none, which does not exist"),
     "resume and run": (
         ["train", "--resume", "runs/old", "--run", "runs/x"],
         "--run names a new run and --resume an old one",
@@ -221,7 +221,7 @@ CASES = {
     ),
     "show nothing": (["show"], "show needs a run"),
     "show no run": (["show", "text"], "text, which has none"),
-    "sample no run": (["sample", "runs/none"], "runs/none, which has none"),
+    "sample no run": (["sample", "runs/none"], "runs/none, which does not exist"),
     "a prompt of other characters": (["sample", "runs/old", "--prompt", "€"], "'€' (U+20AC)"),
     "top-p": (["sample", "runs/old", "--top-p", "2"], "top_p must be above 0 and at most 1"),
     "a seed of more than 64 bits": (

@@ -89,7 +89,7 @@ def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["usual", "slow", "--skip", "260"], "at least 50 ticks .* got 40 in .*usual"),
         (["usual", "slow", "--skip", "290"], "try: longer runs, or a smaller skip"),
         (["usual", "slow", "--skip", "-2"], "skip must be a number of ticks; got -2"),
-        (["usual", "none"], "none, which has none"),
+        (["usual", "none"], "none, which does not exist"),
     ],
 )
 def test_mistakes_are_one_line(runs: Path, arguments: list[str], says: str) -> None:

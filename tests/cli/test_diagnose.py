@@ -76,7 +76,7 @@ def test_fail_on_ends_a_pipeline(runs: Path, named: list[str], severity: str, co
 def test_what_cannot_be_diagnosed(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match=r"diagnose needs a run; try: metronorm diagnose"):
         main([])
-    with pytest.raises(RunError, match="missing, which has none"):
+    with pytest.raises(RunError, match="missing, which does not exist"):
         main(["missing"])
     assert main(["well", "missing"]) == 2
     assert "well: nothing found" in capsys.readouterr().out

@@ -271,7 +271,7 @@ def test_a_run_that_is_removed_and_one_in_its_place(tmp_path: Path) -> None:
     follower = Follower(run)
     assert follower.read().tick == 50
     shutil.rmtree(run)
-    with pytest.raises(RunError, match="which has none"):
+    with pytest.raises(RunError, match="which does not exist"):
         follower.read()
     record(run, 1, 3)
     assert plain(follower.read()) == plain(read(run))
