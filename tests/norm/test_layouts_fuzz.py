@@ -27,7 +27,7 @@ from tests.norm.inputs import (
 )
 
 FUZZ = settings(
-    max_examples=100,
+    max_examples=50,
     deadline=None,
     derandomize=True,
     database=None,

@@ -209,9 +209,9 @@ def test_runs_agree_to_the_bit(width: int, rows: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_million_columns() -> None:
-    weight, bias = draw_affine((1_000_000,))
-    check("layer_norm", draw_x((1, 1_000_000)), weight, bias)
+def test_very_many_columns() -> None:
+    weight, bias = draw_affine((200_000,))
+    check("layer_norm", draw_x((1, 200_000)), weight, bias)
 
 
 def test_strange_weights() -> None:
