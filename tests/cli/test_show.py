@@ -301,3 +301,8 @@ def test_names_of_lines_hide_no_curve_and_those_without_room_are_counted() -> No
     rows = many.plain.splitlines()
     assert len(rows) == 13
     assert rows[-1] == f"and {30 - many.plain.count('▚ run')} more"
+    odd = {f"▚ ▚ {number}": falling for number in range(30)}  # a name that looks like several
+    more = chart("loss", odd, 60, 13).plain.splitlines()[-1]
+    shown = sum(row.count("▚ ▚ ▚") for row in chart("loss", odd, 60, 13).plain.splitlines())
+    assert more == f"and {30 - shown} more"
+    assert len(chart("loss", odd, 60, 2).plain.splitlines()) <= 2  # no room for any name

@@ -13,6 +13,7 @@ from metronorm.text import printable, shortened
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+GAP = "   "  # between the names of lines
 COLORS = (12, 10, 9, 14, 13, 11, 8, 7, 4, 2, 1, 6, 5, 3)  # of the terminal, the bright ones first
 
 
@@ -49,17 +50,18 @@ def names_of_lines(names: Sequence[str], width: int, most: int) -> list[Text]:
 
     They are not in a box inside of the axes: it would hide where the curves begin.
     """
-    rows: list[Text] = []
-    for number, (name, color) in enumerate(zip(names, itertools.cycle(COLORS))):
+    rows: list[list[Text]] = []
+    for name, color in zip(names, itertools.cycle(COLORS)):
         sign = Text(f"▚ {shortened(printable(name), max(width // 3, 8))}", f"color({color})")
-        if rows and rows[-1].cell_len + 3 + sign.cell_len <= width:
-            rows[-1].append("   ").append_text(sign)
-        elif len(rows) < most:
-            rows.append(sign)
+        if rows and Text(GAP).join([*rows[-1], sign]).cell_len <= width:
+            rows[-1].append(sign)
         else:
-            rows[-1] = Text(f"and {len(names) - number + rows[-1].plain.count('▚ '):,} more")
-            break
-    return rows
+            rows.append([sign])
+    if len(rows) > most:
+        shown = max(most - 1, 0)
+        left = sum(map(len, rows[shown:]))
+        rows = [*rows[:shown], [Text(f"and {left:,} more")]][:most]
+    return [Text(GAP).join(row) for row in rows]
 
 
 def round_ticks(first: int, last: int, width: int) -> list[int]:

@@ -52,9 +52,9 @@ def schemas(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> lis
     Raises:
         duckdb.Error: a part is damaged.
     """
-    files = ", ".join(literal(literal_glob(part)) for part in parts)
     import duckdb
 
+    files = ", ".join(literal(literal_glob(part)) for part in parts)
     try:
         rows = connection.execute(
             f"""select file_name, name, concat_ws(' ', type, converted_type), num_children
