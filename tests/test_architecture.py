@@ -18,7 +18,7 @@ SOURCE = Path(metronorm.__file__).parent
 PUBLIC = {
     "metronorm": {"__version__"},
     "metronorm.board": {"plot"},
-    "metronorm.board.series": {"Chart", "Column", "Reduced", "RunSeries", "Stretch"},
+    "metronorm.board.series": {"Chart", "Column", "Reduced", "RunSeries", "Stretch", "read_ahead"},
     "metronorm.checkpoints": set(),
     "metronorm.cli": {"COMMANDS", "main"},
     "metronorm.clock": {"Clock", "RunInfo", "StallWatch", "check_free", "read_run_info"},

@@ -7,6 +7,7 @@ cannot be read, `meta.error` of its answer says why.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -81,7 +82,10 @@ def array_routes(board: Board) -> APIRouter:
         return await board.call(answer)
 
     def of_several(
-        runs: list[str], request: Request, reduce: Callable[[RunSeries], Reduced]
+        runs: list[str],
+        names: list[str],
+        request: Request,
+        reduce: Callable[[RunSeries], Reduced],
     ) -> Response:
         def attempt(make: Callable[[T], U], source: T) -> U | Reduced:
             try:
@@ -91,6 +95,9 @@ def array_routes(board: Board) -> APIRouter:
                     raise
                 return Reduced(meta=msgspec.json.decode(failure(request, error).body))
 
+        if len(runs) > 1:
+            with contextlib.suppress(*BAD_INPUT):  # each answer says it
+                board.read([board.listing.entry(run) for run in runs], names)
         found = [attempt(lambda run: board.series(board.listing.entry(run)), run) for run in runs]
 
         def answers() -> Iterator[bytes]:
@@ -118,6 +125,7 @@ def array_routes(board: Board) -> APIRouter:
         return await board.call(
             of_several,
             runs,
+            names,
             request,
             lambda it: it.reduce(names, chart, x=x, rank=rank, ghosts=ghosts),
         )

@@ -8,24 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from metronorm.board.series._arrays import joined, missing
+from metronorm.board.series.blocks import plain, read_blocks
 from metronorm.board.series.cache import LEAST_ROWS
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import (
-    batches,
-    has_parquet_magic,
-    is_of_kind,
-    out_of_memory,
-    scan,
-    schemas,
-    with_gaps,
-)
-from metronorm.store.sql_columns import identifier, literal, literal_glob, select
+from metronorm.store.parquet_parts import batches, has_parquet_magic, out_of_memory, scan
+from metronorm.store.sql_columns import identifier, select
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from metronorm.board.series._arrays import Floats, Integers
+    from metronorm.board.series.blocks import Block
     from metronorm.board.series.cache import Cache
 
 _MOST_AT_ONCE = 32  # columns in one query
@@ -38,14 +32,23 @@ class Parts:
         kind: of the tape: "ticks" or "resources".
         base: the columns that every row has, all of them integers. The first one numbers the rows.
         cache: where columns of many rows are kept; None: nowhere.
+        ahead: parts that were read already.
 
     Attributes:
         paths: the parts, also those that cannot be read.
         notices: one sentence for each part that cannot be read.
     """
 
-    def __init__(self, kind: str, base: Sequence[str], cache: Cache | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        base: Sequence[str],
+        cache: Cache | None = None,
+        ahead: Mapping[Path, Block] | None = None,
+    ) -> None:
         self._kind, self._names, self._cache = kind, base, cache
+        self._ahead = dict(ahead or {})
+        self._given: dict[tuple[Path, str | None], Floats] = {}  # columns that came with a block
         self.paths: list[Path] = []
         self.notices: list[str] = []
         self._rows: list[tuple[Path, int]] = []  # the parts that can be read, with their rows
@@ -72,9 +75,15 @@ class Parts:
             self.__init__(self._kind, self._names, self._cache)  # type: ignore[misc]
         new = paths[len(self.paths) :]
         self.paths = list(paths)
-        blocks = self._read_base([path for path in new if self._is_whole(path)])
+        blocks = self._blocks([path for path in new if self._is_whole(path)])
+        for path, block in blocks.items():
+            self._rows.append((path, len(block.base[self._names[0]])))
+            self._columns[path] = block.names
+            self._given |= {(path, name): column for name, column in block.columns.items()}
         self._base = {
-            name: joined([self._base[name], *(block[name] for block in blocks)], np.int64)
+            name: joined(
+                [self._base[name], *(block.base[name] for block in blocks.values())], np.int64
+            )
             for name in self._names
         }
         key = self._base[self._names[0]]
@@ -93,45 +102,15 @@ class Parts:
     def _leave_out(self, path: Path) -> None:
         self.notices.append(f"{path}: a damaged part was left out")
 
-    def _read_base(self, paths: list[Path]) -> list[dict[str, Integers]]:
-        import duckdb
-
-        if not paths:
-            return []
-        try:
-            with connect() as database:
-                found = schemas(database, paths)
-                of_kind = [is_of_kind(schema, self._kind) for schema in found]
-                if not all(of_kind):
-                    return self._read_base_of(paths, of_kind)
-                names = ", ".join(self._names)
-                counts = dict(
-                    database.execute(
-                        f"select file_name, num_rows from parquet_file_metadata({_files(paths)})"
-                    ).fetchall()
-                )
-                block = database.execute(f"select {names} from {scan(paths)}").fetchnumpy()
-                if any(np.ma.is_masked(column) for column in block.values()):
-                    gaps = with_gaps(database, paths, self._kind)
-                    return self._read_base_of(paths, [path not in gaps for path in paths])
-        except duckdb.OutOfMemoryException as error:
-            raise out_of_memory(error) from None
-        except duckdb.Error:
-            half = len(paths) // 2  # one of them is damaged: halves find out which
-            if not half:
-                self._leave_out(paths[0])
-                return []
-            return self._read_base(paths[:half]) + self._read_base(paths[half:])
-        for path, schema in zip(paths, found, strict=True):
-            self._rows.append((path, counts[str(path.resolve())]))
-            self._columns[path] = {name.lower(): name for name, _ in schema}
-        return [{name: np.asarray(block[name], np.int64) for name in self._names}]
-
-    def _read_base_of(self, paths: list[Path], good: list[bool]) -> list[dict[str, Integers]]:
-        for path, is_good in zip(paths, good, strict=True):
-            if not is_good:
+    def _blocks(self, paths: list[Path]) -> dict[Path, Block]:
+        if all(path in self._ahead for path in paths):
+            found: dict[Path, Block | None] = {path: self._ahead.pop(path) for path in paths}
+        else:
+            found = read_blocks(paths, self._kind, self._names)
+        for path, block in found.items():
+            if block is None:
                 self._leave_out(path)
-        return self._read_base([path for path, is_good in zip(paths, good, strict=True) if is_good])
+        return {path: block for path, block in found.items() if block}
 
     def columns(self, names: Sequence[str]) -> dict[str, Floats]:
         """Some columns of all rows; `missing` where a part or a row has none.
@@ -171,6 +150,9 @@ class Parts:
         import duckdb
 
         count = sum(count for _, count in rows)
+        keys = [[(path, name) for path, _ in rows] for name in names]
+        if all(key in self._given for column in keys for key in column):
+            return [[self._given.pop(key) for key in column] for column in keys]
         wanted = [name for name in names if name is not None]
         if not wanted:
             return [[missing(count)] for _ in names]
@@ -189,18 +171,4 @@ class Parts:
             halves = self._read(names, rows[:half]), self._read(names, rows[half:])
             return [first + second for first, second in zip(*halves, strict=True)]
         read = iter(values.values())
-        return [[missing(count) if name is None else _plain(next(read))] for name in names]
-
-
-def _plain(values: Any) -> Floats:
-    """A column as DuckDB returns it, with `missing` for null."""
-    if not isinstance(values, np.ma.MaskedArray):
-        return np.asarray(values, np.float64)
-    there = ~np.ma.getmaskarray(values)
-    column = missing(len(values))
-    column[there] = values.data[there]
-    return column
-
-
-def _files(paths: list[Path]) -> str:
-    return f"[{', '.join(literal(literal_glob(path)) for path in paths)}]"
+        return [[missing(count) if name is None else plain(next(read))] for name in names]

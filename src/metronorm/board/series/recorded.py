@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from metronorm.board.series._arrays import joined
+from metronorm.board.series.ahead import Ahead
 from metronorm.board.series.recorded_events import EventTape
 from metronorm.board.series.tapes import BASES, Tape
 from metronorm.runs.amendments import amendment
@@ -53,15 +54,17 @@ class Recorded:
     Args:
         directory: the directory of the run.
         cache: whether columns of many rows are kept there.
+        ahead: what was read already.
 
     Raises:
         RunError: there is no run, or it has a newer schema.
     """
 
-    def __init__(self, directory: Path, *, cache: bool) -> None:
+    def __init__(self, directory: Path, *, cache: bool, ahead: Ahead | None = None) -> None:
         self.directory, self._cache = directory, cache
         self.generation = 0
         self.info = read_run_info(directory)
+        self._ahead = ahead if ahead and ahead.run == self.info.id else Ahead("", {}, {})
         self._wanted: set[int] = set()
         self._forget()
 
@@ -91,11 +94,14 @@ class Recorded:
         for folder in folders:
             place = folder_number(folder.parent), folder_number(folder)
             if place not in self.tapes and place[1] in self._wanted.union(self.ranks[:1]):
-                self.tapes[place] = Tape(folder, info.id, cache=self._cache)
+                self.tapes[place] = Tape(
+                    folder, info.id, cache=self._cache, ahead=self._ahead.ticks
+                )
         for place, tape in self.tapes.items():
             tape.refresh()
             for later in self._between.pop(place, ()):
                 tape.amend(later)
+        self._ahead = Ahead("", {}, {})  # tapes to come are not in it
         firsts = self._first_ticks()
         if begun or known != set(self.tapes) or firsts != self._firsts:
             self._firsts = firsts
@@ -113,7 +119,9 @@ class Recorded:
         """Whether one of the new events says where an attempt begins."""
         begun = False
         for folder in tape_folders(self.directory, "events"):
-            tape = self._events.setdefault(folder, EventTape(folder, self.info.id))
+            if folder not in self._events:
+                self._events[folder] = EventTape(folder, self.info.id, self._ahead.events)
+            tape = self._events[folder]
             for event in tape.read():
                 if event.name != "between":
                     self._beginnings.append(event)
@@ -129,8 +137,9 @@ class Recorded:
         Raises:
             RunError: as of `refresh`.
         """
-        if not self._wanted.issuperset(ranks):
-            self._wanted.update(ranks)
+        known = self._wanted.union(self.ranks[:1])
+        self._wanted.update(ranks)
+        if not known.issuperset(ranks):
             self.refresh()
 
     @property

@@ -10,13 +10,16 @@ from metronorm.runs.events import Event
 from metronorm.runs.following.tail import Tail
 from metronorm.runs.history import BEGINNINGS
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import has_parquet_magic, out_of_memory, scan
+from metronorm.store.parquet_parts import FILE, WITH_FILE, has_parquet_magic, out_of_memory, scan
 from metronorm.store.run_directory import folder_number
 from metronorm.store.sql_columns import literal
 from metronorm.store.unsealed_lines import DECODERS, read_tape
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+
+    Row = tuple[str, int, int, str | None]  # event, tick, time_ns and fields, as JSON
 
 _NAMES = ("between", *BEGINNINGS)
 
@@ -27,10 +30,14 @@ class EventTape:
     Args:
         folder: the folder of the tape.
         identity: the `id` of the run.
+        ahead: what `read_sealed` has read already.
     """
 
-    def __init__(self, folder: Path, identity: str) -> None:
+    def __init__(
+        self, folder: Path, identity: str, ahead: Mapping[Path, list[Row]] | None = None
+    ) -> None:
         self._folder, self._identity = folder, identity
+        self._ahead = dict(ahead or {})
         self._place = folder_number(folder.parent), folder_number(folder)
         self._tail: Tail | None = None
         self._seen: set[tuple[int, str, int]] = set()
@@ -65,28 +72,52 @@ class EventTape:
         return new
 
     def _sealed(self, parts: list[Path]) -> list[Event]:
-        import duckdb
-
         attempt, rank = self._place
-        names = ", ".join(map(literal, _NAMES))
-        found = []
-        for part in parts:
-            if not has_parquet_magic(part):
-                continue
-            query = f"""select event, tick, time_ns, fields::VARCHAR from {scan([part])}
-                        where event in ({names}) order by time_ns"""
-            try:
-                with connect() as database:
-                    rows = database.execute(query).fetchall()
-            except duckdb.OutOfMemoryException as error:
-                raise out_of_memory(error) from None
-            except duckdb.Error:  # damaged: `notices` of the run says so
-                continue
-            for name, tick, time_ns, fields in rows:
-                decoded = msgspec.json.decode(fields) if fields else {}
-                known = decoded if isinstance(decoded, dict) else {}
-                found.append(Event(name, attempt, rank, tick, time_ns, known))
+        if all(part in self._ahead for part in parts):
+            found = {part: self._ahead.pop(part) for part in parts}
+        else:
+            found = read_sealed(parts)
+        return [
+            Event(name, attempt, rank, tick, time_ns, _decoded(fields))
+            for rows in found.values()
+            for name, tick, time_ns, fields in rows
+        ]
+
+
+def read_sealed(parts: Sequence[Path]) -> dict[Path, list[Row]]:
+    """The rows of these events in Parquet parts that may be of many runs.
+
+    Those of a damaged part are left out: `notices` of its run says so.
+
+    Raises:
+        OutOfMemoryError: reading them takes more memory than there is.
+        RunError: a file may not be read.
+    """
+    import duckdb
+
+    found: dict[Path, list[Row]] = {part: [] for part in parts}
+    whole = {str(part.resolve()): part for part in parts if has_parquet_magic(part)}
+    if not whole:
         return found
+    names = ", ".join(map(literal, _NAMES))
+    query = f"""select {FILE}, event, tick, time_ns, fields::VARCHAR
+                from {scan(whole.values(), WITH_FILE)}
+                where event in ({names}) order by time_ns"""
+    try:
+        with connect() as database:
+            for path, *row in database.execute(query).fetchall():
+                found[whole[path]].append(tuple(row))
+    except duckdb.OutOfMemoryException as error:
+        raise out_of_memory(error) from None
+    except duckdb.Error:
+        half = len(parts) // 2
+        return read_sealed(parts[:half]) | read_sealed(parts[half:]) if half else found
+    return found
+
+
+def _decoded(fields: str | None) -> dict[str, Any]:
+    decoded = msgspec.json.decode(fields) if fields else {}
+    return decoded if isinstance(decoded, dict) else {}
 
 
 def _concerns(line: bytes) -> bool:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from metronorm.board.series._arrays import Floats
+    from metronorm.board.series.ahead import Ahead
     from metronorm.board.series.axes import Axis
     from metronorm.board.series.reducing import Line
     from metronorm.board.series.tracks import Value
@@ -52,14 +53,21 @@ class RunSeries:
         directory: the directory of the run.
         cache: keep columns of millions of rows in `RUN/board/levels/`, which may be deleted. A
             folder that may not be written works, too.
+        ahead: what `read_ahead` has read of the run.
 
     Raises:
         RunError: there is no run, or it has a newer schema.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, cache: bool = True) -> None:
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        cache: bool = True,
+        ahead: Ahead | None = None,
+    ) -> None:
         self._lock = threading.RLock()
-        self._recorded = Recorded(Path(directory).absolute(), cache=cache)
+        self._recorded = Recorded(Path(directory).absolute(), cache=cache, ahead=ahead)
         self._kept = Kept(self._recorded)
         self._machines: dict[int, Machine] = {}
         self._read = False

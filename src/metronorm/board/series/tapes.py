@@ -24,10 +24,11 @@ from metronorm.store.schema import UNATTRIBUTED, ResourceRecord
 from metronorm.store.unsealed_lines import DECODERS, read_tape, sealed_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from metronorm.board.series._arrays import Integers
+    from metronorm.board.series.blocks import Block
     from metronorm.store.schema import StoredTick
 
 # the columns that every row has: they are read at once; the first one numbers the rows
@@ -46,10 +47,17 @@ class Tape:
         identity: the `id` of the run.
         kind: "ticks" or "resources".
         cache: whether columns of many rows are kept in the directory of the run.
+        ahead: parts that were read already.
     """
 
     def __init__(
-        self, folder: Path, identity: str, kind: str = "ticks", *, cache: bool = False
+        self,
+        folder: Path,
+        identity: str,
+        kind: str = "ticks",
+        *,
+        cache: bool = False,
+        ahead: Mapping[Path, Block] | None = None,
     ) -> None:
         self.attempt, self.rank = folder_number(folder.parent), folder_number(folder)
         self.generation = 0
@@ -57,7 +65,7 @@ class Tape:
         self._folder, self._identity, self._kind = folder, identity, kind
         self._key = BASES[kind][0]
         self._tail: Tail | None = None
-        self._parts = Parts(kind, BASES[kind], Cache(folder) if cache else None)
+        self._parts = Parts(kind, BASES[kind], Cache(folder) if cache else None, ahead)
         self._base = {name: Growing(np.empty(0, np.int64)) for name in BASES[kind]}
         self._columns: dict[str, Growing] = {}
         # by column: rows and values, of which a list would take four times as much
