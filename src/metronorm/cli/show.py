@@ -12,11 +12,12 @@ from rich.text import Text
 
 from metronorm.cli.arguments import RunPaths, parse
 from metronorm.cli.console import Console, cell, print_notices
-from metronorm.cli.reading import read_runs
+from metronorm.cli.reading import Runs, read_runs
 from metronorm.cli.show_chosen import as_json, in_order, newest
 from metronorm.cli.show_lines import differing, directory, lines
 from metronorm.errors import ConfigError
 from metronorm.runs import open_run
+from metronorm.runs.summaries import summaries as summaries_of
 from metronorm.runs.summary import Summary, summarize
 from metronorm.text import (
     hours_minutes,
@@ -30,6 +31,7 @@ from metronorm.text import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
 
 CHART_WIDTH, CHART_HEIGHT = 100, 13
 # up to this number of runs, each has a column and a line in the charts; more runs have a row each
@@ -75,7 +77,7 @@ def main(argv: list[str]) -> int:
         raise ConfigError("show needs a run", fix="metronorm show runs/*")
     console = Console()
     paths = arguments.runs if arguments.last is None else newest(arguments.runs, arguments.last)
-    runs = read_runs(paths, lambda path: summarize(open_run(path)))
+    runs = _read(paths, charts=arguments.charts and not arguments.json)
     summaries = list(runs.found.values())
     if arguments.sort is not None:
         summaries = in_order(summaries, arguments.sort)
@@ -94,6 +96,20 @@ def main(argv: list[str]) -> int:
             console.print(Text(printable(notice), "yellow"))
     print_notices(runs.left_out)
     return 2 if runs.failed else 0
+
+
+def _read(paths: Sequence[Path], *, charts: bool) -> Runs[Summary]:
+    """The summaries of all runs that can be read; with curves, if there is room for charts."""
+    curves = charts and len(set(paths)) <= SIDE_BY_SIDE
+    known = {} if curves else summaries_of(paths)
+    runs = read_runs(
+        paths, lambda path: known.get(path) or summarize(open_run(path), curves=curves)
+    )
+    if charts and not curves and len(runs.found) <= SIDE_BY_SIDE:  # the others cannot be read
+        again = _read([*runs.found], charts=True)
+        left_out = [*runs.left_out, *again.left_out]
+        return Runs(again.found, left_out, runs.failed or again.failed)
+    return runs
 
 
 def table(summaries: Sequence[Summary]) -> Table:

@@ -19,8 +19,10 @@ from metronorm.runs.events import read_events
 from metronorm.scalars import is_integer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
+    from metronorm.runs.events import Event
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
@@ -39,9 +41,20 @@ def read_config(run: Run, events: Table) -> dict[str, Any]:
 
 def with_changes(run: Run, events: Table) -> dict[str, Any]:
     """The config that the clock of the newest attempt was given; see `read_config`."""
-    config = copy.deepcopy(run.info.config)
     newest = max(run.attempts, default=-1)
-    for event in read_events(events, f"attempt = {newest} and event = 'changed'"):
+    changed = read_events(events, f"attempt = {newest} and event = 'changed'")
+    return changed_by(run.info.config, changed)
+
+
+def changed_by(config: dict[str, Any], events: Iterable[Event]) -> dict[str, Any]:
+    """A config with the changes of an attempt.
+
+    Args:
+        config: that of `run.json`; not changed.
+        events: those called `changed`, of the attempt.
+    """
+    config = copy.deepcopy(config)
+    for event in events:
         changes = event.fields.get("config")
         for name, values in changes.items() if isinstance(changes, dict) else ():
             if isinstance(values, list) and len(values) == 2:

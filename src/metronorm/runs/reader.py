@@ -44,7 +44,7 @@ from metronorm.store.unsealed_lines import is_sealed, read_tape
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import duckdb
 
@@ -75,6 +75,13 @@ def open_run(path: str | os.PathLike[str], *, verify: bool = False) -> Run:
     return Run(Path(path), verify=verify)
 
 
+def connect_reader() -> duckdb.DuckDBPyConnection:
+    """A database that reads the end of every Parquet part once."""
+    connection = connect()
+    connection.execute("set parquet_metadata_cache = true")
+    return connection
+
+
 class Run:
     """A run on disk; `open_run` opens it.
 
@@ -85,15 +92,10 @@ class Run:
     def __init__(self, directory: Path, *, verify: bool = False) -> None:
         self.directory = directory.absolute()
         self.info: RunInfo = read_run_info(directory)  # (an error names the path as it was given)
-        self._connection = self._connect()
+        self._connection = connect_reader()
         self._numbers = itertools.count()
         self._verify = verify
         self._schemas: dict[Path, Schema] = {}  # of the parts that can be read
-
-    def _connect(self) -> duckdb.DuckDBPyConnection:
-        connection = connect()
-        connection.execute("set parquet_metadata_cache = true")
-        return connection
 
     def __repr__(self) -> str:
         return f"<Run {self.info.name!r} at {shown_path(self.directory)}>"
@@ -144,7 +146,7 @@ class Run:
             return None
         table = f"between_{next(self._numbers)}"
         source = Source(load_lines(self._connection, "ticks", tapes, table), table)
-        return Amendments(_same_spelling([*ticks, source])[-1].columns, table)
+        return Amendments(same_spelling([*ticks, source])[-1].columns, table)
 
     def ticks_with_resources(self, history: History = "effective") -> Table:
         """The table of `ticks`, each row with the newest sample of its process before its end.
@@ -234,12 +236,11 @@ class Run:
         where: str = "true",
         amendments: Amendments | None = None,
     ) -> Table:
-        columns = [name for source in sources for name in source.columns]
-        columns += amendments.columns if amendments else ()
+        columns = columns_of(sources, kind, amendments.columns if amendments else ())
         return Table(
             self._connection,
             sources,
-            _in_order(dict.fromkeys(columns), kind),
+            columns,
             name=kind,
             order=ORDERS[kind],
             where=where,
@@ -289,23 +290,12 @@ class Run:
         if any(lines for _, lines in tapes):
             table = f"live_{kind}_{next(self._numbers)}"
             sources.append(Source(load_lines(self._connection, kind, tapes, table), table))
-        return _same_spelling(sources) or [_nothing(kind)]
+        return same_spelling(sources) or [_nothing(kind)]
 
     def _sealed(self, parts: list[Path], kind: str) -> list[Source]:
         """The parts that can be read, those with the same columns as one source."""
         self._read_schemas(parts, kind)
-        by_schema: dict[Schema, list[Path]] = {}
-        for part in parts:
-            if part in self._schemas:
-                by_schema.setdefault(self._schemas[part], []).append(part)
-        return [
-            Source(
-                PLACE | {name: identifier(name) for name, _ in schema},
-                parts=tuple(same),
-                types=dict(schema),
-            )
-            for schema, same in by_schema.items()
-        ]
+        return part_sources(parts, self._schemas)
 
     def _read_schemas(self, parts: list[Path], kind: str) -> None:
         """Read the columns of the parts that are not known yet and can be read."""
@@ -324,14 +314,30 @@ class Run:
         except duckdb.OutOfMemoryException as error:
             raise out_of_memory(error) from None
         except duckdb.Error:
-            self._connection = self._connect()  # DuckDB may have given up the other
+            self._connection = connect_reader()  # DuckDB may have given up the other
             half = len(parts) // 2  # one of the parts is damaged: halves find out which
             if half:
                 self._read_schemas(parts[:half], kind)
                 self._read_schemas(parts[half:], kind)
 
 
-def _same_spelling(sources: list[Source]) -> list[Source]:
+def part_sources(parts: Iterable[Path], known: Mapping[Path, Schema]) -> list[Source]:
+    """The parts whose columns are known, those with the same columns as one source."""
+    by_schema: dict[Schema, list[Path]] = {}
+    for part in parts:
+        if part in known:
+            by_schema.setdefault(known[part], []).append(part)
+    return [
+        Source(
+            PLACE | {name: identifier(name) for name, _ in schema},
+            parts=tuple(same),
+            types=dict(schema),
+        )
+        for schema, same in by_schema.items()
+    ]
+
+
+def same_spelling(sources: list[Source]) -> list[Source]:
     """Give names that differ in case only one spelling: SQL takes them for one column."""
     first: dict[str, str] = {}
     return [
@@ -355,8 +361,11 @@ def _nothing(kind: str) -> Source:
     return Source(columns, rows="(select 1 where false)")
 
 
-def _in_order(columns: Iterable[str], kind: str) -> list[str]:
-    """Columns in the order of a table: fixed ones, phases, `unattributed_ns`, metrics."""
+def columns_of(sources: Iterable[Source], kind: str, others: Iterable[str] = ()) -> list[str]:
+    """The columns of sources, and others, in the order of a table.
+
+    That is: fixed ones, phases, `unattributed_ns`, metrics.
+    """
     own = ["attempt", "rank", *FIXED[kind]]
     rest = f"{UNATTRIBUTED}_ns"
 
@@ -365,4 +374,5 @@ def _in_order(columns: Iterable[str], kind: str) -> list[str]:
             return own.index(name) - len(own)
         return 2 * (not name.endswith("_ns") or kind != "ticks") + (name == rest)
 
-    return sorted(columns, key=place)
+    columns = [name for source in sources for name in source.columns]
+    return sorted(dict.fromkeys([*columns, *others]), key=place)

@@ -8,7 +8,8 @@ from metronorm.files import shown_path
 from metronorm.markup import WIDTH, Html, bar, element, escaped, joined, sparkline, table
 from metronorm.runs.curves import Curve, read_curve
 from metronorm.runs.directions import is_evaluated, is_loss
-from metronorm.runs.summary import Summary, of_first_rank, summarize
+from metronorm.runs.summary import Summary, summarize
+from metronorm.runs.summing import of_first_rank
 from metronorm.store.run_directory import read_run_info
 from metronorm.store.sql_columns import identifier
 from metronorm.text import (

@@ -12,6 +12,8 @@ from metronorm.runs.events import read_events
 from metronorm.store.samples import SUFFIXES, Kind, is_safe, sample_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from metronorm.runs.events import Event
     from metronorm.runs.table import Table
 
@@ -58,7 +60,12 @@ def read_samples(events: Table, directory: Path) -> list[Sample]:
         events: the events of the run, at least those called `sample`.
         directory: the directory of the run.
     """
-    found = [_sample(event, directory) for event in read_events(events, "event = 'sample'")]
+    return samples_of(read_events(events, "event = 'sample'"), directory)
+
+
+def samples_of(events: Iterable[Event], directory: Path) -> list[Sample]:
+    """The same, of events that have been read: those called `sample`."""
+    found = [_sample(event, directory) for event in events]
     return sorted(
         (sample for sample in found if sample is not None),
         key=lambda sample: (sample.tick, sample.attempt, sample.rank, sample.time_ns),

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from metronorm.runs.events import Event
     from metronorm.runs.reader import Run
     from metronorm.runs.table import Table
 
@@ -90,11 +91,23 @@ def run_state(run: Run, events: Table) -> str:
     """
     attempt = max(run.attempts, default=-1)
     names = ", ".join(map(literal, STATE_EVENTS))
+    found = read_events(events, f"attempt = {attempt} and event in ({names})")
+    return state_after(found, run.directory, attempt)
+
+
+def state_after(events: Iterable[Event], directory: Path, attempt: int) -> str:
+    """The state of the newest attempt; see the tables of this module.
+
+    Args:
+        events: those of the attempt, at least the `STATE_EVENTS`, in the order of their time.
+        directory: the directory of the run.
+        attempt: the number of the attempt.
+    """
     attempt_events = AttemptEvents()
-    for event in read_events(events, f"attempt = {attempt} and event in ({names})"):
+    for event in events:
         attempt_events.add(event.name, event.rank, event.fields)
-    tapes = numbered_folders(run.directory / "ticks" / f"attempt={attempt}", "rank")
-    return attempt_state(run.directory, map(folder_number, tapes), attempt_events)
+    tapes = numbered_folders(directory / "ticks" / f"attempt={attempt}", "rank")
+    return attempt_state(directory, map(folder_number, tapes), attempt_events)
 
 
 def attempt_state(directory: Path, ranks: Iterable[int], events: AttemptEvents) -> str:

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metronorm.runs.config import planned_ticks, read_config
+from metronorm.runs.config import changed_by, planned_ticks, with_file
 from metronorm.runs.curves import POINTS, TICK_TIME, Curve, read_curve
 from metronorm.runs.directions import better, is_evaluated, is_loss
-from metronorm.runs.events import read_events
+from metronorm.runs.events import Event, named, read_events
 from metronorm.runs.goodput import goodput
 from metronorm.runs.lateness import Straggler, stragglers
-from metronorm.runs.state import run_state
+from metronorm.runs.samples import samples_of
+from metronorm.runs.state import STATE_EVENTS, state_after
+from metronorm.runs.summing import Best, Sums, read_peaks, read_sums
+from metronorm.runs.table import Table
 from metronorm.runs.units import units_of
 from metronorm.scalars import as_integer
-from metronorm.store.parquet_parts import batches
-from metronorm.store.sql_columns import identifier
+from metronorm.store.run_directory import RunInfo
+from metronorm.store.sql_columns import literal
 from metronorm.text import size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable
 
     from metronorm.runs.directions import Direction
     from metronorm.runs.reader import Run
-    from metronorm.runs.table import Table
 
 MOST_CURVES = 10  # of losses: nobody can read a chart with more
-METRICS_AT_ONCE = 100  # in one query
 
-
-@dataclass(frozen=True)
-class Best:
-    """The last value of a metric; its best finite value, and the first tick that had it.
-
-    Both are None where it is not known whether lower or higher values are better.
-    """
-
-    last: float
-    best: float | None
-    tick: int | None
+# SQL of the events that a summary needs
+NEEDED = "event in ({})".format(
+    ", ".join(
+        map(
+            literal,
+            ("changed", "dropped", "samples dropped", "branch", "machine", "forecast", "sample",
+             *STATE_EVENTS),
+        )
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -104,102 +106,164 @@ class Summary:
     notices: list[str]
 
 
-def summarize(run: Run) -> Summary:
+@dataclass(frozen=True)
+class Known:
+    """What a summary begins with: a run, its table of ticks, and the events that are `NEEDED`."""
+
+    info: RunInfo
+    directory: Path
+    attempts: list[int]
+    ticks: Table
+    events: list[Event]
+
+    @property
+    def newest(self) -> int:
+        """The newest attempt; -1 if there is none."""
+        return max(self.attempts, default=-1)
+
+    @cached_property
+    def of_newest(self) -> list[Event]:
+        """The events of the newest attempt."""
+        return [event for event in self.events if event.attempt == self.newest]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """That of the newest attempt."""
+        changed = changed_by(self.info.config, named(self.of_newest, "changed"))
+        return with_file(changed, self.directory)
+
+    @cached_property
+    def measured(self) -> dict[str, Direction | None]:
+        """Which metrics are losses or measures, and whether lower or higher values are better."""
+        directions = {name: better(name, self.config) for name in self.ticks.metrics}
+        return {
+            name: direction
+            for name, direction in directions.items()
+            if direction is not None or is_evaluated(name)
+        }
+
+    @cached_property
+    def units(self) -> list[str]:
+        """What the ticks count."""
+        return units_of(self.ticks.metrics)
+
+    @property
+    def summed(self) -> list[str]:
+        """The columns to add up."""
+        return ["wall_ns", *(f"{phase}_ns" for phase in self.ticks.phases), *self.units]
+
+
+def summarize(run: Run, *, curves: bool = True) -> Summary:
     """The summary of a run, as it is now.
+
+    Args:
+        run: the run.
+        curves: read `tick_ns` and `curves` too; otherwise they are empty.
 
     Raises:
         RunError: a file of the run may not be read.
         OutOfMemoryError: reading the run takes more memory than there is.
     """
     ticks, events, resources = run.ticks(), run.events(), run.resources()
-    config = read_config(run, events)
-    measured = {name: better(name, config) for name in ticks.metrics}
-    units = units_of(ticks.metrics)
-    summed = ["wall_ns", *(f"{phase}_ns" for phase in ticks.phases), *units]
-    ranks = _by_rank(ticks.only("rank", *summed), summed)
-    slowest = max(ranks, key=lambda rank: rank["wall_ns"], default=None)
-    best = _best(
-        ticks,
-        {
-            name: direction
-            for name, direction in measured.items()
-            if direction is not None or is_evaluated(name)
-        },
+    known = Known(run.info, run.directory, run.attempts, ticks, read_events(events, NEEDED))
+    sums = read_sums(ticks.of_run(""), known.summed, known.measured).get("", Sums())
+    several = len(known.attempts) > 1
+    return summary_of(
+        known,
+        sums,
+        straggler=straggler_of(ticks, sums),
+        peak_memory_bytes=read_peaks(resources.of_run("")).get(""),
+        goodput=goodput(run).share if several else None,
+        # of several attempts, some samples may have been left behind
+        samples=len(
+            run.samples() if several else samples_of(named(known.events, "sample"), run.directory)
+        ),
+        curves=_curves(ticks, sums) if curves else {},
+        notices=run.notices(),
     )
-    losses = [(name, rank) for name, (rank, _) in best.items() if is_loss(name)]
-    curves = {
-        name: read_curve(ticks, name, stretches=POINTS, rank=rank)
-        for name, rank in losses[:MOST_CURVES]
-    }
-    tick_ns, median_ns, p95_ns, wall_ns, clock_ns = Curve(), None, None, None, None
-    if slowest:
-        wall_ns = slowest["wall_ns"]
-        tick_ns = read_curve(ticks, TICK_TIME, stretches=POINTS, rank=slowest["rank"])
-        ((median_ns, p95_ns, clock_ns),) = ticks.only("rank", "wall_ns", "clock_ns").fetch(
-            "select median(wall_ns), quantile_cont(wall_ns, 0.95), median(clock_ns) from ticks "
-            f"where rank = {slowest['rank']}"
-        )
-    counts = {unit: sum(rank[unit] or 0.0 for rank in ranks) for unit in units}
+
+
+def summary_of(
+    known: Known,
+    sums: Sums,
+    *,
+    straggler: Straggler | None,
+    peak_memory_bytes: int | None,
+    goodput: float | None,
+    samples: int,
+    curves: dict[str, Curve],
+    notices: list[str],
+) -> Summary:
+    """Put a summary together.
+
+    Args:
+        known: the run.
+        sums: what was read of its ticks.
+        straggler: see `Summary`, as the others.
+        peak_memory_bytes: the same.
+        goodput: the same.
+        samples: the same.
+        curves: of the losses, and that of `TICK_TIME`.
+        notices: about damage.
+    """
+    median_ns, p95_ns, clock_ns = sums.tick_ns
+    wall_ns = sums.slowest["wall_ns"] if sums.slowest else None
+    counts = {unit: sum(rank[unit] or 0.0 for rank in sums.ranks) for unit in known.units}
+    events = known.events
     return Summary(
-        id=run.info.id,
-        name=run.info.name,
-        directory=str(run.directory),
-        created_ns=run.info.created_ns,
-        state=run_state(run, events),
-        ticks=max((rank["ticks"] for rank in ranks), default=0),
-        planned=planned_ticks(config),
-        attempts=len(run.attempts),
-        ranks=len(ranks),
-        config=config,
-        host=_host(run.info.host),
+        id=known.info.id,
+        name=known.info.name,
+        directory=str(known.directory),
+        created_ns=known.info.created_ns,
+        state=state_after(known.of_newest, known.directory, known.newest),
+        ticks=max((rank["ticks"] for rank in sums.ranks), default=0),
+        planned=planned_ticks(known.config),
+        attempts=len(known.attempts),
+        ranks=len(sums.ranks),
+        config=known.config,
+        host=_host(known.info.host),
         machine=_machine(events),
         seconds=(wall_ns or 0.0) / 1e9,
-        measures={name: found for name, (_, found) in best.items()},
+        measures={name: found for name, (_, found) in sums.best.items()},
         tick_median_ns=median_ns,
         tick_p95_ns=p95_ns,
-        phases=_shares(ticks, slowest),
+        phases=_shares(sums, known.ticks.phases),
         clock_ns=clock_ns,
         counts=counts,
         per_second={unit: of / wall_ns * 1e9 for unit, of in counts.items()} if wall_ns else {},
-        straggler=_straggler(ticks, ranks),
-        peak_memory_bytes=_one(resources, "select max(peak_memory_bytes) from resources")
-        if "peak_memory_bytes" in resources.columns
-        else None,
+        straggler=straggler,
+        peak_memory_bytes=peak_memory_bytes,
         forecast_memory_bytes=_forecast(events),
-        goodput=goodput(run).share if len(run.attempts) > 1 else None,
+        goodput=goodput,
         branches=_branches(events),
-        samples=len(run.samples()),
-        tick_ns=tick_ns,
-        curves=curves,
-        notices=[*_dropped(events), *_samples_dropped(events), *run.notices()],
+        samples=samples,
+        tick_ns=curves.get(TICK_TIME, Curve()),
+        curves={name: curve for name, curve in curves.items() if name != TICK_TIME},
+        notices=[*_dropped(events), *_samples_dropped(events), *notices],
     )
 
 
-def _by_rank(ticks: Table, summed: list[str]) -> list[dict[str, Any]]:
-    """The number of ticks and the sums of columns of each rank, in one query."""
-    names = ["rank", "ticks", *summed, "measured"]
-    measured = "unattributed_ns is not null" if ticks.phases else "false"
-    columns = [
-        "rank",
-        "count(*)",
-        *(f"sum({identifier(name)})::DOUBLE" for name in summed),
-        f"sum(wall_ns) filter ({measured})::DOUBLE",
-    ]
-    query = f"select {', '.join(columns)} from ticks group by rank order by rank"
-    return [dict(zip(names, row, strict=True)) for row in ticks.sql(query).fetchall()]
+def _curves(ticks: Table, sums: Sums) -> dict[str, Curve]:
+    """The curves of the first losses, and that of the tick time."""
+    losses = [(name, rank) for name, (rank, _) in sums.best.items() if is_loss(name)]
+    wanted = losses[:MOST_CURVES]
+    if sums.slowest:
+        wanted.append((TICK_TIME, sums.slowest["rank"]))
+    return {name: read_curve(ticks, name, stretches=POINTS, rank=rank) for name, rank in wanted}
 
 
-def _straggler(ticks: Table, ranks: list[dict[str, Any]]) -> Straggler | None:
-    if len(ranks) < 2 or "arrival_ns" not in ticks.columns:
+def straggler_of(ticks: Table, sums: Sums) -> Straggler | None:
+    """The rank that is late in most ticks."""
+    if len(sums.ranks) < 2 or "arrival_ns" not in ticks.columns:
         return None
-    span = max(rank["ticks"] for rank in ranks)
+    span = max(rank["ticks"] for rank in sums.ranks)
     columns = ticks.only("rank", "tick", "wall_ns", "arrival_ns")
     return next(iter(stragglers(columns.fetch, span, "arrival_ns")), None)
 
 
-def _dropped(events: Table) -> list[str]:
+def _dropped(events: Iterable[Event]) -> list[str]:
     """Sentences about dropped records, from the last event `dropped` of each rank."""
-    dropped = read_events(events, "event = 'dropped'")
+    dropped = named(events, "dropped")
     last = {(event.attempt, event.rank): event.fields for event in dropped}
     return [
         f"attempt {attempt}, rank {rank}: the disk did not take {fields.get('records')} records, "
@@ -208,9 +272,9 @@ def _dropped(events: Table) -> list[str]:
     ]
 
 
-def _samples_dropped(events: Table) -> list[str]:
+def _samples_dropped(events: Iterable[Event]) -> list[str]:
     """Sentences about samples that were not kept; the last event of a rank has all of them."""
-    dropped = read_events(events, "event = 'samples dropped'")
+    dropped = named(events, "samples dropped")
     last = {(event.attempt, event.rank): event for event in dropped}
     return [
         f"attempt {attempt}, rank {rank}: {event.fields.get('samples')} samples were not kept, the "
@@ -219,83 +283,34 @@ def _samples_dropped(events: Table) -> list[str]:
     ]
 
 
-def _one(table: Table, query: str) -> Any:
-    return table.fetch(query)[0][0]
-
-
-def _shares(ticks: Table, slowest: dict[str, Any] | None) -> dict[str, float]:
+def _shares(sums: Sums, phases: Iterable[str]) -> dict[str, float]:
     """The share of each phase in the ticks whose phases were measured."""
+    slowest = sums.slowest
     if not slowest or not slowest["measured"]:
         return {}
-    return {phase: (slowest[f"{phase}_ns"] or 0.0) / slowest["measured"] for phase in ticks.phases}
+    return {phase: (slowest[f"{phase}_ns"] or 0.0) / slowest["measured"] for phase in phases}
 
 
-def _best(ticks: Table, metrics: dict[str, Direction | None]) -> dict[str, tuple[int, Best]]:
-    """For each metric the first rank that has it, with its last and its best value there."""
-    wanted = {name: _best_of(identifier(name), metrics[name]) for name in metrics}
-    found = {}
-    for name, (rank, last, best) in of_first_rank(ticks, wanted).items():
-        place = best or {"value": None, "tick": None}
-        found[name] = (rank, Best(last, place["value"], place["tick"]))
-    return found
-
-
-def of_first_rank(ticks: Table, metrics: Mapping[str, str]) -> dict[str, tuple[int, float, Any]]:
-    """Of each metric that has values: the first rank that has any, and its last value there.
-
-    Args:
-        ticks: the table.
-        metrics: by the name of each metric what else is wanted of it, in SQL.
-
-    Returns:
-        By name, in the same order: the rank, the last value, and what else was wanted.
-    """
-    found: dict[str, tuple[int, float, Any]] = {}
-    for batch in batches([*metrics], METRICS_AT_ONCE):
-        columns = ", ".join(
-            f"count({sql}), arg_max({sql}, if({sql} is null, null, tick)), {metrics[name]}"
-            for name, sql in zip(batch, map(identifier, batch), strict=True)
-        )
-        rows = ticks.only("tick", "rank", *batch).fetch(
-            f"select rank, {columns} from ticks group by rank order by rank"
-        )
-        for rank, *cells in rows:
-            for at, name in enumerate(batch):
-                count, last, other = cells[3 * at : 3 * at + 3]
-                if count:
-                    found.setdefault(name, (rank, last, other))
-    return {name: found[name] for name in metrics if name in found}
-
-
-def _best_of(metric: str, direction: Direction | None) -> str:
-    """SQL: the best value of a metric with its first tick."""
-    if direction is None:
-        return "null"
-    sign = "-" if direction == "higher" else ""
-    place = f"{{'order': {sign}{metric}, 'tick': tick, 'value': {metric}}}"
-    return f"min(if(isfinite({metric}), {place}, null))"
-
-
-def _branches(events: Table) -> list[str]:
+def _branches(events: Iterable[Event]) -> list[str]:
     """Where the run branched, and the options that changed there; all ranks say the same."""
     found = {
         event.attempt: f"from {event.fields.get('checkpoint')}: "
         f"{'; '.join(map(str, event.fields.get('changed') or ['the same options']))}"
-        for event in read_events(events, "event = 'branch'")
+        for event in named(events, "branch")
     }
     return [*found.values()]
 
 
-def _machine(events: Table) -> str:
+def _machine(events: Iterable[Event]) -> str:
     """The fields of the newest event `machine`: choices for the machine, as "precision bf16"."""
-    found = read_events(events, "event = 'machine'")
+    found = named(events, "machine")
     chosen = max(found, key=lambda event: event.attempt).fields if found else {}
     return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
-def _forecast(events: Table) -> int | None:
+def _forecast(events: Iterable[Event]) -> int | None:
     """The memory that was foreseen before the newest attempt."""
-    found = read_events(events, "event = 'forecast'")
+    found = named(events, "forecast")
     newest = max(found, key=lambda event: event.attempt).fields if found else {}
     return as_integer(newest.get("memory_bytes"))
 

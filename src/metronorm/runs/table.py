@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from metronorm.errors import ConfigError, MissingDependencyError
 from metronorm.store.parquet_parts import FILE, WITH_FILE, scan
 from metronorm.store.schema import FIXED
-from metronorm.store.sql_columns import identifier, select
+from metronorm.store.sql_columns import identifier, literal, select
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +27,8 @@ PLACE = {
     name: rf"regexp_extract({FILE}, '{name}=(\d+)/(?:rank=\d+/)?[^/]*$', 1)::BIGINT"
     for name in ("attempt", "rank")
 }
+# the column that `Table.of_run` adds; no metric and no phase can have its name
+RUN = FILE
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,22 @@ class Table:
             self._connection,
             self._sources,
             list(dict.fromkeys(columns)),
+            name=self._name,
+            order=self._order,
+            where=self._where,
+            amendments=self._amendments,
+        )
+
+    def of_run(self, run: str) -> Table:
+        """The same rows with a column `RUN`, which has this text in every row."""
+        sources = [
+            replace(source, columns={RUN: literal(run)} | source.columns)
+            for source in self._sources
+        ]
+        return Table(
+            self._connection,
+            sources,
+            [RUN, *self.columns],
             name=self._name,
             order=self._order,
             where=self._where,
