@@ -41,7 +41,7 @@
   // all that a first view needs; other views bring the few modules of their own
   const modules = `
     api charts/axes charts/card charts/describing charts/gestures charts/grid charts/grouping
-    charts/keys charts/marks charts/plot charts/ranges charts/series charts/span charts/strip colors
+    charts/keys charts/marks charts/pace charts/plot charts/ranges charts/series charts/span charts/strip colors
     columns dom format parts/completion parts/groups parts/header parts/help parts/login
     parts/messages parts/metric_lines parts/notes_dialog parts/rail parts/table_dialog parts/toolbar
     runs state stream words

@@ -49,11 +49,14 @@ export class Grid {
     for (const card of this.cards.values()) card.fetch();
   }
 
-  /** The same while a run goes on: buckets at fixed places do not wobble; what rests is exact. */
+  /**
+   * The same while a run goes on: buckets at fixed places do not wobble; what rests is exact.
+   * Resolves when all is drawn.
+   */
   live() {
-    for (const card of this.cards.values()) card.fetch({ live: true });
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.refresh(), REST_MS);
+    return Promise.all([...this.cards.values()].map((card) => card.fetch({ live: true })));
   }
 
   redraw() {

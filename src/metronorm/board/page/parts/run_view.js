@@ -3,6 +3,7 @@
 
 import { ApiError } from "../api.js";
 import { Grid } from "../charts/grid.js";
+import { paced } from "../charts/pace.js";
 import { Span } from "../charts/span.js";
 import { fill, h } from "../dom.js";
 import { focusId, getRun, infoOf, loaded, order } from "../runs.js";
@@ -52,7 +53,11 @@ export function runView(root, build, { hasBar = true } = {}) {
     }
   }
 
-  let timer = null;
+  const goOn = paced(() => {
+    if (document.hidden) return null;
+    built?.refresh?.();
+    return grid.live();
+  }, REFRESH_MS);
   begin();
   return {
     update(keys) {
@@ -72,17 +77,12 @@ export function runView(root, build, { hasBar = true } = {}) {
       if (ids === null) {
         if (!built) begin();
       } else if (ids.includes(focusId())) {
-        timer ??= setTimeout(() => {
-          timer = null;
-          if (document.hidden) return;
-          grid.live();
-          built?.refresh?.();
-        }, REFRESH_MS);
+        goOn();
       }
     },
     close() {
       number += 1;
-      clearTimeout(timer);
+      goOn.close();
       grid.clear();
       span.close();
     },

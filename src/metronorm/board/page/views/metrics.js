@@ -4,6 +4,7 @@
 import { ApiError, getJson } from "../api.js";
 import { ChartCard } from "../charts/card.js";
 import { Grid } from "../charts/grid.js";
+import { paced } from "../charts/pace.js";
 import { Span } from "../charts/span.js";
 import { fill, h } from "../dom.js";
 import * as format from "../format.js";
@@ -194,19 +195,12 @@ export function open(root) {
     });
   }
 
-  let timer = null;
-  let refreshed = performance.now();
-  function refresh() {
-    const wait = Math.max(0, refreshed + REFRESH_MS - performance.now());
-    timer ??= setTimeout(() => {
-      timer = null;
-      refreshed = performance.now();
-      const past = span.chosen && !span.follow && span.extent && span.chosen[1] < span.extent[1];
-      if (document.hidden) return;
-      if (!past) grid.live();
-      if (state.run) marking ??= setTimeout(mark, MARK_MS);
-    }, wait);
-  }
+  const refresh = paced(() => {
+    const past = span.chosen && !span.follow && span.extent && span.chosen[1] < span.extent[1];
+    if (document.hidden) return null;
+    if (state.run) marking ??= setTimeout(mark, MARK_MS);
+    return past ? null : grid.live();
+  }, REFRESH_MS);
 
   const off = onFound(() => JSON.stringify(ids()) !== drawn && build());
   build();
@@ -246,7 +240,8 @@ export function open(root) {
     },
     close() {
       off();
-      for (const each of [timer, naming, marking]) clearTimeout(each);
+      refresh.close();
+      for (const each of [naming, marking]) clearTimeout(each);
       grid.clear();
       span.close();
     },

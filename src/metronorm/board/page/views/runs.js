@@ -4,6 +4,7 @@ import { ApiError, getJson } from "../api.js";
 import { ChartCard } from "../charts/card.js";
 import { indexUnder } from "../charts/describing.js";
 import { Grid } from "../charts/grid.js";
+import { paced } from "../charts/pace.js";
 import { Span } from "../charts/span.js";
 import { fill, h, icon } from "../dom.js";
 import { pickColumns } from "../parts/column_picker.js";
@@ -189,20 +190,15 @@ export function open(root) {
     if (known.waiting) naming ??= setTimeout(moreNames, WAIT_MS);
   }
 
-  let timer = null;
   const waiting = new Set();
-  function refresh(ids) {
-    for (const id of ids) waiting.add(id);
-    timer ??= setTimeout(async () => {
-      timer = null;
-      const changed = [...waiting];
-      waiting.clear();
-      if (document.hidden) return;
-      await load(changed);
-      for (const id of changed) table?.rows.get(id)?.update();
-      if (changed.some((id) => shownIds().includes(id))) grid.live();
-    }, REFRESH_MS);
-  }
+  const refresh = paced(async () => {
+    const changed = [...waiting];
+    waiting.clear();
+    if (document.hidden) return;
+    await load(changed);
+    for (const id of changed) table?.rows.get(id)?.update();
+    if (changed.some((id) => shownIds().includes(id))) await grid.live();
+  }, REFRESH_MS);
 
   const off = onFound(() => {
     draw();
@@ -239,12 +235,14 @@ export function open(root) {
       }
       for (const id of ids) table?.rows.get(id)?.update();
       if (ids.some((id) => table && !table.ids.has(id))) draw();
-      refresh(ids);
+      for (const id of ids) waiting.add(id);
+      refresh();
     },
     close() {
       off();
       table?.close();
-      for (const each of [timer, asking, naming]) clearTimeout(each);
+      refresh.close();
+      for (const each of [asking, naming]) clearTimeout(each);
       grid.clear();
       span.close();
     },
