@@ -34,6 +34,7 @@ PAGES = [
         "layer-normalization",
         "live",
         "loss",
+        "models",
         "notebooks",
         "tasks",
         "ticks",
