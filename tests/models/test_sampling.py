@@ -10,8 +10,8 @@ import torch
 
 from metronorm.errors import ConfigError, MetronormError
 from metronorm.models.config import GPTConfig
-from metronorm.models.gpt import GPT
-from metronorm.models.sampling import probabilities, sample
+from metronorm.models.gpt import GPT, KVCache
+from metronorm.models.sampling import probabilities, sample, sample_batch
 
 CONFIG = GPTConfig(vocab_size=17, context=12, layers=2, heads=4, width=16)
 
@@ -51,6 +51,69 @@ def test_the_cache_changes_nothing_even_past_the_context(
         assert drawn[0] == drawn[1]
         assert len(drawn[0]) == 40
         assert set(drawn[0]) <= set(range(17))
+
+
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+@pytest.mark.parametrize("kv_heads", [None, 2])
+@pytest.mark.parametrize("cache", [True, False])
+def test_prompts_drawn_together_get_what_they_get_alone(
+    positions: Any, kv_heads: int | None, cache: bool
+) -> None:
+    """Of any lengths, past the context, and where some need no more tokens."""
+    model = build(dataclasses.replace(CONFIG, positions=positions, kv_heads=kv_heads))
+    prompts = [[3], list(range(11)), [1, 2] * 15, [7, 7, 7], [4, 5, 6, 7, 8]]
+    limits = [40, 3, 17, 40, 9]
+
+    def generator(number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(number)
+
+    alone = [
+        list(sample(model, prompt, max_tokens=limit, top_k=9, generator=generator(number)))
+        for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))
+    ]
+    done: set[int] = set()
+    together: list[list[int]] = [[] for _ in prompts]
+    for number, token in sample_batch(
+        model,
+        prompts,
+        max_tokens=40,
+        top_k=9,
+        generators=[generator(number) for number in range(len(prompts))],
+        cache=cache,
+        done=done,
+    ):
+        together[number].append(token)
+        if len(together[number]) == limits[number]:
+            done.add(number)
+    assert together == alone
+
+
+def test_what_is_before_a_prompt_in_the_batch_changes_none_of_its_logits() -> None:
+    model = build()
+    short, long = [5, 1], [2, 3, 4, 8, 9, 9]
+    cache = KVCache(CONFIG, 2)
+    cache.padding = torch.tensor([4, 0])
+    with torch.no_grad():
+        both = model(torch.tensor([[0, 0, 0, 0, *short], long]), cache=cache)
+        for token in (6, 11):
+            both = torch.cat([both, model(torch.tensor([[token], [token]]), cache=cache)], dim=1)
+        for row, prompt, before in ((0, short, 4), (1, long, 0)):
+            alone = model(torch.tensor([[*prompt, 6, 11]]))[0]
+            torch.testing.assert_close(both[row, before:], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_all_that_are_done_end_the_drawing() -> None:
+    done = {0}
+    drawn = sample_batch(build(), [[1], [2, 3]], max_tokens=9, done=done)
+    assert [next(drawn)[0], next(drawn)[0]] == [1, 1]
+    done.add(1)
+    assert list(drawn) == []
+
+
+@pytest.mark.parametrize(("prompts", "generators"), [([], None), ([[1], [2]], [None])])
+def test_each_prompt_needs_a_generator(prompts: Any, generators: Any) -> None:
+    with pytest.raises(ConfigError, match="each prompt needs its generator"):
+        sample_batch(build(), prompts, max_tokens=1, generators=generators)
 
 
 def test_temperature_0_takes_the_most_likely_token() -> None:
@@ -117,6 +180,8 @@ LOGITS = torch.log(torch.tensor([0.1, 0.4, 0.2, 0.3]))
 def test_probabilities(options: dict[str, Any], want: list[float]) -> None:
     got = probabilities(LOGITS, **options)
     torch.testing.assert_close(got, torch.tensor(want, dtype=torch.float32), rtol=1e-5, atol=1e-6)
+    both = probabilities(torch.stack([LOGITS, LOGITS.flip(0)]), **options)
+    torch.testing.assert_close(both, torch.stack([got, got.flip(0)]))
 
 
 def test_top_k_of_equal_logits_keeps_exactly_k() -> None:

@@ -12,6 +12,7 @@ from metronorm.finetune.pretrained import load
 from metronorm.finetune.stopping import ends_of
 from metronorm.finetune.tuned_run import load_tuned
 from metronorm.models.sampling import check_draw, probabilities
+from metronorm.train.precision import choose_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -127,11 +128,16 @@ class Writer:
             for _ in range(min(max_tokens, self._context - len(given))):
                 with torch.inference_mode():
                     found = self._model(
-                        input_ids=torch.tensor([new]), past_key_values=cache, use_cache=True
+                        input_ids=torch.tensor([new], device=self._model.device),
+                        past_key_values=cache,
+                        use_cache=True,
                     )
                 cache = found.past_key_values
                 chances = probabilities(
-                    found.logits[0, -1].float(), temperature=temperature, top_k=top_k, top_p=top_p
+                    found.logits[0, -1].float().cpu(),
+                    temperature=temperature,
+                    top_k=top_k,
+                    top_p=top_p,
                 )
                 token = int(torch.multinomial(chances, 1, generator=generator))
                 if token in self._ends:
@@ -161,19 +167,27 @@ def _without_oldest(messages: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[s
     return [*messages[: asked[0]], *messages[asked[1] :]] if len(asked) > 1 else None
 
 
-def load_writer(path: Path, *, best: bool = True, average: str | None = None) -> Writer:
+def load_writer(
+    path: Path, *, best: bool = True, average: str | None = None, device: str = "cpu"
+) -> Writer:
     """A writer with the model of a run, or with a pretrained one.
 
     Args:
         path: directory of a fine-tuned run, of a pretrained model, or a GGUF file.
         best: as for `load_tuned`.
         average: as for `load_tuned`.
+        device: that computes, or auto.
 
     Raises:
         MetronormError: as `load_tuned` and `load`.
+        ConfigError: no such device here.
     """
+    place = choose_device(device)
     if (path / "run.json").exists():
         found = load_tuned(path, best=best, average=average)
-        return Writer(found.adapted.pretrained, found.checkpoint.state.get("ends", ()))
-    with quietly():
-        return Writer(load(path, "causal"))
+        pretrained, ends = found.adapted.pretrained, found.checkpoint.state.get("ends", ())
+    else:
+        with quietly():
+            pretrained, ends = load(path, "causal"), ()
+    pretrained.model.to(place)
+    return Writer(pretrained, ends)

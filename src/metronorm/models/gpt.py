@@ -36,6 +36,11 @@ class KVCache:
         batch: number of sequences.
         device: the device of the model.
         dtype: the dtype of the model's weights or, under autocast, autocast's dtype.
+
+    Attributes:
+        length: how many places are taken.
+        padding: int64 (batch,), of each sequence the number of places before its first token, which
+            no token sees; None: there are none.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class KVCache:
         self.keys = torch.zeros(shape, device=device, dtype=dtype)
         self.values = torch.zeros_like(self.keys)
         self.length = 0
+        self.padding: Tensor | None = None
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store the new keys and values of a layer, and return all of them.
@@ -61,6 +67,31 @@ class KVCache:
         self.keys[layer, :, :, self.length : end] = keys
         self.values[layer, :, :, self.length : end] = values
         return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep these sequences only, in this order."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        if self.padding is not None:
+            self.padding = self.padding[rows]
+
+    def positions(self, end: int) -> Tensor | None:
+        """The positions of new tokens up to a place, (batch, time); None if all rows are alike."""
+        if self.padding is None:
+            return None
+        places = torch.arange(self.length, end, device=self.padding.device)
+        return (places - self.padding[:, None]).clamp(min=0)
+
+    def visible(self, end: int) -> Tensor | None:
+        """Which keys each new token sees, (batch, 1, time, end); None: all before it, and itself.
+
+        What stands before the first token of a sequence sees itself: no row may be empty.
+        """
+        if self.padding is None:
+            return None
+        keys = torch.arange(end, device=self.padding.device)
+        queries = keys[self.length :, None]
+        real = (keys <= queries) & (keys >= self.padding[:, None, None])
+        return (real | (keys == queries))[:, None]
 
 
 class Attention(nn.Module):
@@ -75,13 +106,16 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.width, width, bias=config.bias)
         self.out = nn.Linear(config.width, config.width, bias=config.bias)
 
-    def forward(self, x: Tensor, rotary: Rotary, cache: KVCache | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rotary: Rotary, cache: KVCache | None, visible: Tensor | None = None
+    ) -> Tensor:
         """Mix x, (batch, time, width), over time.
 
         Args:
             x: normalized residual stream.
             rotary: the rotary tables for the positions of x; None with learned positions.
             cache: keys and values of earlier tokens; those of x are added to it.
+            visible: see `attend`.
         """
         batch, time, width = x.shape
         rotated = self.heads + self.key_heads
@@ -94,7 +128,8 @@ class Attention(nn.Module):
         values = values.transpose(1, 2)
         if cache is not None:
             keys, values = cache.append(self.layer, keys, values)
-        mixed = attend(queries, keys, values, dropout=self.dropout if self.training else 0.0)
+        dropout = self.dropout if self.training else 0.0
+        mixed = attend(queries, keys, values, dropout=dropout, visible=visible)
         return cast("Tensor", self.out(mixed.transpose(1, 2).reshape(batch, time, width)))
 
 
@@ -134,7 +169,12 @@ class Block(nn.Module):
         self.mlp = Mlp(config)
 
     def forward(
-        self, x: Tensor, stream: Tensor | None, rotary: Rotary, cache: KVCache | None
+        self,
+        x: Tensor,
+        stream: Tensor | None,
+        rotary: Rotary,
+        cache: KVCache | None,
+        visible: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The output of the second sub-layer, and the residual stream that it is not yet added to.
 
@@ -143,9 +183,11 @@ class Block(nn.Module):
             stream: (batch, time, width); None in the first block.
             rotary: as in `Attention`.
             cache: as in `Attention`.
+            visible: as in `Attention`.
         """
         normed, stream = self.attention_norm(x, stream)
-        normed, stream = self.mlp_norm(self.attention(normed, rotary, cache), stream)
+        mixed = self.attention(normed, rotary, cache, visible)
+        normed, stream = self.mlp_norm(mixed, stream)
         return self.mlp(normed), stream
 
 
@@ -233,15 +275,18 @@ class GPT(nn.Module):
                 fix="crop it, or train with a longer context",
             )
         x = self.tokens(tokens)  # (batch, time, width)
+        own = None if cache is None else cache.positions(end)  # (batch, time), where rows differ
+        places: slice | Tensor = slice(start, end) if own is None else own
         rotary = None
         if self.positions is not None:
-            x = x + self.positions.weight[start:end]
+            x = x + self.positions.weight[places]
         else:
-            rotary = self.cosines[start:end], self.sines[start:end]
+            rotary = self.cosines[places], self.sines[places]
         x = self.dropout(x)
+        visible = None if cache is None else cache.visible(end)
         stream = None
         for block in self.blocks:
-            x, stream = block(x, stream, rotary, cache)
+            x, stream = block(x, stream, rotary, cache, visible)
         if cache is not None:
             cache.length = end
         return cast("Tensor", self.norm(x, stream)[0])
@@ -297,7 +342,14 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     return _rotation(x, cosines.to(x.dtype), sines.to(x.dtype))
 
 
-def attend(queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float = 0.0) -> Tensor:
+def attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    dropout: float = 0.0,
+    visible: Tensor | None = None,
+) -> Tensor:
     """Causal attention: the last query sees all keys, the query before it all but the last, ...
 
     Args:
@@ -305,6 +357,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float = 0.
         keys: (batch, key heads, length, head size); heads / key heads query heads share a key head.
         values: as keys.
         dropout: probability that an attention weight is dropped.
+        visible: bool (batch, 1, time, length), which keys a query sees; None: as above.
 
     Returns:
         (batch, heads, time, head size).
@@ -313,16 +366,18 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, *, dropout: float = 0.
     # The backward pass of torch's bf16 kernel for CPUs takes 3 to 8 times as long as the matrix
     # products that it replaces. Its one advantage: its memory does not grow with length squared.
     bf16_on_cpu = queries.device.type == "cpu" and queries.dtype == torch.bfloat16
-    if bf16_on_cpu and queries.requires_grad and length <= EXPLICIT_LENGTH:
+    if bf16_on_cpu and queries.requires_grad and length <= EXPLICIT_LENGTH and visible is None:
         return _explicit_attention(queries, keys, values, dropout)
-    visible = None if time in (1, length) else _hidden(time, length, queries).logical_not()
+    is_causal = visible is None and time == length > 1
+    if visible is None and time not in (1, length):
+        visible = _hidden(time, length, queries).logical_not()
     return F.scaled_dot_product_attention(
         queries,
         keys,
         values,
         attn_mask=visible,
         dropout_p=dropout,
-        is_causal=time == length > 1,
+        is_causal=is_causal,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
 

@@ -1,4 +1,4 @@
-"""Draws tokens from a GPT, one at a time."""
+"""Draws tokens from a GPT, one at a time, for one prompt or for several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from metronorm.errors import ConfigError, MetronormError
 from metronorm.models.gpt import GPT, KVCache
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from torch import Tensor
 
@@ -46,23 +46,92 @@ def sample(
         ConfigError: an argument is out of range; raised at the call, not at the first token.
         MetronormError: the model's logits are not finite.
     """
-    prompt = _checked_prompt(tokens, model.config.vocab_size)
-    check_draw(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens)
+    drawn = sample_batch(
+        model,
+        [tokens],
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        generators=[generator],
+        cache=cache,
+    )
+    return (token for _, token in drawn)
 
-    def draw() -> Iterator[int]:
+
+def sample_batch(
+    model: GPT,
+    prompts: Sequence[Sequence[int] | Tensor],
+    *,
+    max_tokens: int,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    generators: Sequence[torch.Generator | None] | None = None,
+    cache: bool = True,
+    done: Collection[int] = frozenset(),
+) -> Iterator[tuple[int, int]]:
+    """As `sample`, of several prompts at once: the model reads its weights once for all of them.
+
+    Each prompt gets the tokens that it would get alone, to rounding: it sees no other, and has its
+    own random numbers.
+
+    Args:
+        model: as of `sample`, as are the other arguments that are not here.
+        prompts: at least one, of any lengths.
+        max_tokens: number of tokens to draw for each prompt.
+        temperature: as of `sample`.
+        top_k: as of `sample`.
+        top_p: as of `sample`.
+        generators: one for each prompt; None: torch's own for all of them.
+        cache: as of `sample`.
+        done: the numbers of the prompts that need no more tokens; looked at before each step, so
+            that the caller may add to it.
+
+    Yields:
+        The number of a prompt, and its next token. In each step all prompts get one, in order.
+
+    Raises:
+        ConfigError, MetronormError: as `sample`.
+    """
+    windows = [_checked_prompt(tokens, model.config.vocab_size) for tokens in prompts]
+    check_draw(temperature=temperature, top_k=top_k, top_p=top_p, max_tokens=max_tokens)
+    sources = [None] * len(windows) if generators is None else [*generators]
+    if not windows or len(sources) != len(windows):
+        raise ConfigError(
+            "each prompt needs its generator", got=f"{len(windows)} prompts, {len(sources)}"
+        )
+
+    def draw() -> Iterator[tuple[int, int]]:
         context = model.config.context
-        window = prompt[-context:]
+        rows = [*range(len(windows))]  # those of the batch
+        shown = [window[-context:] for window in windows]
         kept: KVCache | None = None
         for _ in range(max_tokens):
-            if len(window) > context:
-                window, kept = window[-max(1, context * 3 // 4) :], None
-            logits, kept = _next_logits(model, window, kept, cache=cache)
+            if done and any(row in done for row in rows):
+                places = [place for place, row in enumerate(rows) if row not in done]
+                rows, shown = [rows[place] for place in places], [shown[place] for place in places]
+                if kept is not None and rows:
+                    kept.keep(places)
+            if not rows:
+                return
+            if any(len(window) > context for window in shown):
+                kept = None
+                shown = [
+                    window[-max(1, context * 3 // 4) :] if len(window) > context else window
+                    for window in shown
+                ]
+            elif kept is not None and kept.length == context:
+                kept = None  # there were places before all that are left
+            logits, kept = _next_logits(model, shown, kept, cache=cache)
             chances = probabilities(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-            if generator is not None:
-                chances = chances.to(generator.device)
-            token = int(torch.multinomial(chances, 1, generator=generator))
-            window.append(token)
-            yield token
+            for row, window, chance in zip(rows, shown, chances, strict=True):
+                generator = sources[row]
+                if generator is not None:
+                    chance = chance.to(generator.device)
+                token = int(torch.multinomial(chance, 1, generator=generator))
+                window.append(token)
+                yield row, token
 
     return draw()
 
@@ -74,10 +143,10 @@ def probabilities(
     top_k: int | None = None,
     top_p: float | None = None,
 ) -> Tensor:
-    """The probability of every token, (vocab_size,) float32: temperature, then top-k, then top-p.
+    """The probability of every token, in float32: temperature, then top-k, then top-p.
 
     Args:
-        logits: (vocab_size,).
+        logits: (..., vocab_size), as are the probabilities.
         temperature: divides the logits; 0 gives the most likely token the probability 1.
         top_k: exactly this number of tokens stay possible, or all if the vocabulary is smaller.
         top_p: the fewest most likely tokens stay possible that together reach this probability.
@@ -95,18 +164,23 @@ def probabilities(
             fix="a checkpoint from before training diverged",
         )
     if temperature == 0:
-        return torch.zeros_like(logits).scatter_(0, logits.argmax(keepdim=True), 1.0)
+        best = logits.argmax(dim=-1, keepdim=True)
+        return torch.zeros_like(logits).scatter_(-1, best, 1.0)
     # Subtract the maximum first, and keep the temperature above 0 in float32: a tiny temperature
     # must neither overflow nor divide 0 by 0.
     temperature = max(temperature, torch.finfo(torch.float32).tiny)
-    chances = ((logits - logits.max()) / temperature).softmax(dim=-1)
-    ordered, order = chances.sort(descending=True, stable=True)
+    largest = logits.max(dim=-1, keepdim=True).values
+    chances = ((logits - largest) / temperature).softmax(dim=-1)
+    if top_k is None and top_p is None:  # to sort a large vocabulary takes a tenth of a step
+        return chances
+    ordered, order = chances.sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
-        ordered[top_k:] = 0.0
+        ordered[..., top_k:] = 0.0
     if top_p is not None:
-        ordered = ordered / ordered.sum()
+        ordered = ordered / ordered.sum(dim=-1, keepdim=True)
         ordered[ordered.cumsum(dim=-1) - ordered >= top_p] = 0.0
-    return torch.zeros_like(chances).scatter_(0, order, ordered / ordered.sum())
+    ordered = ordered / ordered.sum(dim=-1, keepdim=True)
+    return torch.zeros_like(chances).scatter_(-1, order, ordered)
 
 
 def check_draw(
@@ -149,20 +223,27 @@ def generator_of(seed: int | None) -> torch.Generator:
 
 @torch.no_grad()
 def _next_logits(
-    model: GPT, window: list[int], kept: KVCache | None, *, cache: bool
+    model: GPT, windows: list[list[int]], kept: KVCache | None, *, cache: bool
 ) -> tuple[Tensor, KVCache | None]:
-    """Logits after the window, (vocab_size,), and the cache, which then holds the whole window."""
+    """Logits after the windows, (batch, vocab_size), and the cache, which then holds all of them.
+
+    Windows of different lengths end in the same place; what is before their beginning is hidden.
+    """
     training = model.training
     if training:
         model.eval()
     try:
         device = model.tokens.weight.device
-        if cache and kept is None:
-            kept = KVCache(model.config, device=device, dtype=_cache_dtype(model))
-        seen = 0 if kept is None else kept.length
-        tokens = torch.tensor([window[seen:]], device=device)  # (1, time)
-        features = model.features(tokens, cache=kept)
-        return model.logits(features[:, -1])[0], kept
+        longest = max(map(len, windows))
+        padding = [longest - len(window) for window in windows]
+        if kept is None and (cache or any(padding)):
+            kept = KVCache(model.config, len(windows), device=device, dtype=_cache_dtype(model))
+            kept.padding = torch.tensor(padding, device=device) if any(padding) else None
+            new = [[0] * before + window for before, window in zip(padding, windows, strict=True)]
+        else:
+            new = windows if kept is None else [window[-1:] for window in windows]
+        features = model.features(torch.tensor(new, device=device), cache=kept)
+        return model.logits(features[:, -1]), kept if cache else None
     finally:
         if training:
             model.train()

@@ -50,7 +50,7 @@ def task(config: Config) -> Task:
     Raises:
         DataError: text that cannot be used.
     """
-    text = _text_of(config)
+    text = text_of(config)
     text.check_context(config.model.context)
     config = replace(config, model=replace(config.model, vocab_size=text.tokenizer.vocab_size))
     context = config.model.context
@@ -105,7 +105,12 @@ def _measure(model: nn.Module, batch: Batch, characters_per_token: float) -> dic
     }
 
 
-def _text_of(config: Config) -> TextDataset:
+def text_of(config: Config) -> TextDataset:
+    """The text of a config, prepared or from the cache; see `task`.
+
+    Raises:
+        DataError: text that cannot be used.
+    """
     text, begun = config.text, Path(config.init_from)
     # A resumed run needs the other run no more, if its tokens are still in the cache.
     if config.init_from and (not config.data_id or (begun / "run.json").exists()):

@@ -1,24 +1,26 @@
-"""Text from a run: its model, loaded from a checkpoint, goes on from a prompt."""
+"""Text from a run: its model, loaded from a checkpoint, goes on from prompts."""
 
 from __future__ import annotations
 
+import codecs
 import shlex
 from typing import TYPE_CHECKING
 
 from metronorm.checkpoints.checkpoint import FOLDER
 from metronorm.checkpoints.checks import file_sha256
 from metronorm.checkpoints.folder import best_checkpoint, newest_checkpoint
-from metronorm.data.tokenizer import stream_decode
 from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import ConfigError, DataError
+from metronorm.models.decoding import StopText, check_samples, decoding_threads, seeds_of
 from metronorm.models.gpt import GPT
-from metronorm.models.sampling import generator_of, sample
+from metronorm.models.sampling import generator_of, sample_batch
 from metronorm.tasks.text.config import Config
 from metronorm.tasks.text.memory import check_model_memory
 from metronorm.train.config_changes import config_from_dict, run_config
+from metronorm.train.precision import choose_device
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from metronorm.checkpoints.checkpoint import Checkpoint
@@ -40,7 +42,7 @@ def load_model(run: Path, *, best: bool = True, average: str | None = None) -> G
             without that average.
         OutOfMemoryError: a model that does not fit.
     """
-    return _model_of(find_checkpoint(run, best=best), average)
+    return model_of(find_checkpoint(run, best=best), average)
 
 
 def load_model_and_tokenizer(
@@ -53,8 +55,8 @@ def load_model_and_tokenizer(
         DataError: a tokenizer that is damaged or another run's.
     """
     found = find_checkpoint(run, best=best)
-    model = _model_of(found, average)
-    return model, _tokenizer_of(run, found, model.config.vocab_size)
+    model = model_of(found, average)
+    return model, tokenizer_of(run, found, model.config.vocab_size)
 
 
 def load_run_tokenizer(run: Path) -> Tokenizer:
@@ -66,7 +68,7 @@ def load_run_tokenizer(run: Path) -> Tokenizer:
         DataError: a tokenizer that is damaged or another run's.
     """
     found = find_checkpoint(run)
-    return _tokenizer_of(run, found, _config_of(found).model.vocab_size)
+    return tokenizer_of(run, found, config_of(found).model.vocab_size)
 
 
 def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
@@ -76,7 +78,12 @@ def find_checkpoint(run: Path, *, best: bool = True) -> Checkpoint:
     return (best_checkpoint(folder) if best else None) or newest_checkpoint(folder)
 
 
-def _config_of(found: Checkpoint) -> Config:
+def config_of(found: Checkpoint) -> Config:
+    """The config that a checkpoint was made with.
+
+    Raises:
+        ConfigError: that of a run of another task.
+    """
     made_with = found.state.get("config")
     if isinstance(made_with, dict) and "optimizer" in made_with and "text" not in made_with:
         raise ConfigError(
@@ -86,8 +93,9 @@ def _config_of(found: Checkpoint) -> Config:
     return config_from_dict(made_with, Config)
 
 
-def _model_of(found: Checkpoint, average: str | None) -> GPT:
-    config = _config_of(found).model
+def model_of(found: Checkpoint, average: str | None) -> GPT:
+    """The model of a checkpoint; arguments and errors as `load_model`."""
+    config = config_of(found).model
     found.check_parameters(config.parameters)
     check_model_memory(config)
     model = GPT(config)
@@ -95,7 +103,7 @@ def _model_of(found: Checkpoint, average: str | None) -> GPT:
     return model.eval()
 
 
-def _tokenizer_of(run: Path, found: Checkpoint, vocab_size: int) -> Tokenizer:
+def tokenizer_of(run: Path, found: Checkpoint, vocab_size: int) -> Tokenizer:
     """The run's tokenizer, if it is the one that the checkpoint was made with."""
     path = run / "tokenizer.json"
     try:
@@ -134,17 +142,85 @@ def generate_text(
             run's does not have.
         ConfigError: sampling options out of range.
     """
-    generator = generator_of(seed)
-    model, tokenizer = load_model_and_tokenizer(run, best=best, average=average)
-    ids = tokenizer.encode(prompt).tolist() or [tokenizer.separator]
-    tokens = sample(
-        model,
-        ids,
+    texts = generate_texts(
+        run,
+        prompts=[prompt],
         max_tokens=max_tokens,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
-        generator=generator,
+        seed=seed,
+        best=best,
+        average=average,
     )
-    yield prompt
-    yield from stream_decode(tokenizer, tokens)
+    return (piece for _, piece in texts)
+
+
+def generate_texts(
+    run: Path,
+    *,
+    prompts: Sequence[str],
+    max_tokens: int,
+    samples: int = 1,
+    temperature: float = 0.8,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: Sequence[str] = (),
+    best: bool = True,
+    average: str | None = None,
+    device: str = "cpu",
+) -> Iterator[tuple[int, str]]:
+    """Several texts at once: of each the prompt and what the model adds to it, piece by piece.
+
+    Args:
+        run: directory of the run.
+        prompts: the beginnings of the texts.
+        max_tokens: tokens to write after each.
+        samples: texts of each prompt.
+        temperature: as of `metronorm.models.sample`.
+        top_k: the same.
+        top_p: the same.
+        seed: of the first text; that of the next is larger by 1, so that each can be written alone.
+        stop: a text ends before the first of these that the model writes.
+        best: as of `load_model`.
+        average: the same.
+        device: that computes, or auto.
+
+    Yields:
+        The number of a text, and its next piece. The samples of a prompt follow each other.
+
+    Raises:
+        RunError, CheckpointError, DataError, ConfigError: as of `generate_text`.
+    """
+    check_samples(samples)
+    generators = [generator_of(each) for each in seeds_of(seed, len(prompts) * samples)]
+    place = choose_device(device)
+    model, tokenizer = load_model_and_tokenizer(run, best=best, average=average)
+    model = model.to(place)
+    ids = [tokenizer.encode(prompt).tolist() or [tokenizer.separator] for prompt in prompts]
+    done: set[int] = set()
+    drawn = sample_batch(
+        model,
+        [each for each in ids for _ in range(samples)],
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        generators=generators,
+        done=done,
+    )
+    for number in range(len(generators)):
+        yield number, prompts[number // samples]
+    utf_8 = codecs.getincrementaldecoder("utf-8")
+    texts = [(utf_8("replace"), StopText(stop)) for _ in generators]
+    with decoding_threads(model):
+        for number, token in drawn:
+            decoder, ending = texts[number]
+            if piece := ending.add(decoder.decode(tokenizer.decode_bytes([token]))):
+                yield number, piece
+            if ending.is_over:
+                done.add(number)
+    for number, (decoder, ending) in enumerate(texts):
+        if piece := ending.add(decoder.decode(b"", final=True)) + ending.rest():
+            yield number, piece
