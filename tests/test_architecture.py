@@ -68,6 +68,7 @@ PUBLIC = {
     "metronorm.models": {
         "GPT",
         "PRESETS",
+        "ActorCritic",
         "GPTConfig",
         "KVCache",
         "load_gpt",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from metronorm.models.config import PRESETS, GPTConfig, preset
 
 if TYPE_CHECKING:
+    from metronorm.models.actor_critic import ActorCritic
     from metronorm.models.gpt import GPT, KVCache
     from metronorm.models.layouts.files import load_gpt, save_gpt
     from metronorm.models.sampling import sample
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GPT",
     "PRESETS",
+    "ActorCritic",
     "GPTConfig",
     "KVCache",
     "load_gpt",
@@ -25,6 +27,7 @@ __all__ = [
 
 
 _MODULES = {
+    "ActorCritic": "actor_critic",
     "GPT": "gpt",
     "KVCache": "gpt",
     "load_gpt": "layouts.files",

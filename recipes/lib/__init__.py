@@ -1,0 +1,1 @@
+"""What several recipes need: baselines, decoders, measures, and where results go."""

@@ -1,0 +1,194 @@
+"""Playing: environments, mini-batches of what was played, advantages, scores."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+from metronorm.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from metronorm.models.actor_critic import ActorCritic
+
+
+def environments(name: str, count: int) -> SyncVectorEnv:
+    """Copies of an environment; each begins anew in the step in which it ends.
+
+    Raises:
+        MissingDependencyError: the environment needs a package that is not installed.
+    """
+    try:
+        return SyncVectorEnv(
+            [lambda: gym.make(name)] * count, autoreset_mode=AutoresetMode.SAME_STEP
+        )
+    except gym.error.DependencyNotInstalled as error:
+        raise MissingDependencyError(
+            f"{name} needs more of gymnasium",
+            got=str(error).partition(",")[0],
+            fix="pip install 'gymnasium[box2d]'",
+        ) from None
+
+
+def sizes(envs: SyncVectorEnv) -> tuple[int, int]:
+    """How many numbers are seen, and of how many actions one is taken."""
+    space: Any = envs.single_action_space
+    shape = envs.single_observation_space.shape
+    assert shape is not None
+    return shape[0], int(space.n)
+
+
+class Batch(NamedTuple):
+    """Steps to learn from, each (batch, ...), and how far the training is, from 0 to 1."""
+
+    seen: Tensor
+    actions: Tensor
+    log_probabilities: Tensor
+    advantages: Tensor
+    returns: Tensor
+    progress: float
+
+
+def ticks_of(config: Any) -> int:
+    """The number of mini-batches that `played` gives."""
+    round_ = config.length * config.envs
+    return int(config.steps // round_ * config.epochs * -(-round_ // config.batch))
+
+
+def played(
+    agent: ActorCritic, envs: SyncVectorEnv, config: Any, returns: deque[float]
+) -> Iterator[Batch]:
+    """Play with the agent as it is, and give what was played in mini-batches, in random order.
+
+    Args:
+        agent: its `mean` and `scale` follow what was seen.
+        envs: the copies of the environment.
+        config: with `steps`, `envs`, `length`, `batch`, `epochs`, `gamma`, `gae_lambda`, `seed`.
+        returns: gets the return of each episode that ends.
+    """
+    chance = torch.Generator().manual_seed(config.seed)
+    seen, _ = envs.reset(seed=config.seed)
+    score, moments = np.zeros(config.envs), Moments(seen.shape[1])
+    rounds = config.steps // (config.length * config.envs)
+    for round_ in range(rounds):
+        rewards, ends = np.zeros((2, config.length, config.envs), np.float32)
+        kept: list[tuple[Tensor, ...]] = []
+        for step in range(config.length):
+            moments.add(seen)
+            before = torch.from_numpy(seen)
+            with torch.no_grad():
+                choice, value = agent(before)
+            action = torch.multinomial(choice.probs, 1, generator=chance)[:, 0]
+            kept.append((before, action, choice.log_prob(action), value))
+            seen, reward, ended, cut, info = envs.step(action.numpy())
+            rewards[step], ends[step] = reward, ended | cut
+            score += reward
+            late = cut & ~ended
+            if late.any():  # the limit of time is no end: the critic says what would have come
+                final = np.stack([info["final_obs"][at] for at in np.flatnonzero(late)])
+                with torch.no_grad():
+                    rewards[step, late] += config.gamma * agent(torch.from_numpy(final))[1].numpy()
+            returns.extend(score[ended | cut].tolist())
+            score[ended | cut] = 0
+        with torch.no_grad():
+            last = agent(torch.from_numpy(seen))[1]
+        states, actions, probabilities, values = map(torch.stack, zip(*kept, strict=True))
+        gains = advantages(
+            torch.from_numpy(rewards),
+            values,
+            torch.from_numpy(ends),
+            last,
+            config.gamma,
+            config.gae_lambda,
+        )
+        columns = (states, actions, probabilities, gains, gains + values)
+        flat = [column.flatten(0, 1) for column in columns]
+        for _ in range(config.epochs):
+            for rows in torch.randperm(len(flat[0]), generator=chance).split(config.batch):
+                yield Batch(*(column[rows] for column in flat), round_ / rounds)
+        agent.mean.copy_(moments.mean)
+        agent.scale.copy_(moments.deviation)
+
+
+def advantages(
+    rewards: Tensor, values: Tensor, ends: Tensor, last: Tensor, gamma: float, gae_lambda: float
+) -> Tensor:
+    """The generalized advantage estimate (Schulman et al., 2016, arXiv:1506.02438).
+
+    Args:
+        rewards: of each step, (time, envs).
+        values: the critic's, before each step, (time, envs).
+        ends: 1 where the episode ended with the step, else 0, (time, envs).
+        last: the critic's values after the last step, (envs,).
+        gamma: the discount per step.
+        gae_lambda: the weight of what happened, against the critic's values.
+
+    Returns:
+        (time, envs), in the dtype of the rewards.
+    """
+    found = torch.empty_like(rewards)
+    advantage = torch.zeros_like(last)
+    for step in reversed(range(len(rewards))):
+        goes_on = 1 - ends[step]
+        error = rewards[step] + gamma * goes_on * last - values[step]
+        advantage = error + gamma * gae_lambda * goes_on * advantage
+        found[step], last = advantage, values[step]
+    return found
+
+
+class Moments:
+    """Mean and deviation of each column of all rows that were added, in float64.
+
+    Args:
+        columns: how many.
+    """
+
+    def __init__(self, columns: int) -> None:
+        self._count, self._mean, self._squares = 0, np.zeros(columns), np.zeros(columns)
+
+    def add(self, rows: NDArray[np.floating]) -> None:
+        """Add rows, (rows, columns): Chan, Golub and LeVeque's update (1983)."""
+        count, mean = len(rows), rows.mean(0, dtype=np.float64)
+        step, whole = mean - self._mean, self._count + count
+        self._squares += np.square(rows - mean).sum(0) + step**2 * (self._count * count / whole)
+        self._mean += step * count / whole
+        self._count = whole
+
+    @property
+    def mean(self) -> Tensor:
+        """(columns,), float32."""
+        return torch.from_numpy(self._mean).float()
+
+    @property
+    def deviation(self) -> Tensor:
+        """(columns,), float32; a little more than 0 in a column that is constant."""
+        return torch.from_numpy(np.sqrt(self._squares / max(self._count, 1) + 1e-8)).float()
+
+
+def scores(
+    envs: SyncVectorEnv, play: Callable[[NDArray[np.float32]], NDArray[np.int64]], *, seed: int
+) -> NDArray[np.float64]:
+    """The return of one episode of each environment, which are closed then.
+
+    Args:
+        envs: the environments.
+        play: the actions, (envs,), for what is seen, (envs, ...).
+        seed: of the first one; the others count on.
+    """
+    seen, _ = envs.reset(seed=seed)
+    found, going = np.zeros(envs.num_envs), np.ones(envs.num_envs, bool)
+    while going.any():  # every environment of gymnasium's ends by its limit of time
+        seen, rewards, ended, cut, _ = envs.step(play(seen))
+        found[going] += rewards[going]
+        going &= ~(ended | cut)
+    envs.close()
+    return found

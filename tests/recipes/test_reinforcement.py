@@ -1,0 +1,129 @@
+"""The recipe of reinforcement learning: its parts beside equations, and an agent that learns."""
+
+import sys
+from collections import deque
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metronorm.errors import MetronormError, MissingDependencyError
+from metronorm.models.actor_critic import ActorCritic
+from metronorm.runs import open_run
+
+gym = pytest.importorskip("gymnasium", reason="gymnasium is not installed")
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "recipes"))
+
+import reinforcement  # noqa: E402
+from lib.playing import Moments, advantages, environments, played, scores  # noqa: E402
+from lib.rules import RULES  # noqa: E402
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 1))
+def test_advantages_are_those_of_the_definition(seed: int, gamma: float, weight: float) -> None:
+    chance = np.random.default_rng(seed)
+    time, envs = 9, 3
+    rewards, values = chance.normal(size=(2, time, envs))
+    last, ends = chance.normal(size=envs), (chance.random((time, envs)) < 0.2).astype(float)
+    found = advantages(*map(torch.from_numpy, (rewards, values, ends, last)), gamma, weight)
+    for env in range(envs):
+        for step in range(time):  # the sum of all errors to come, until the episode ends
+            wanted, factor = 0.0, 1.0
+            for later in range(step, time):
+                following = last[env] if later == time - 1 else values[later + 1, env]
+                over = ends[later, env]
+                error = rewards[later, env] + gamma * following * (1 - over) - values[later, env]
+                wanted += factor * error
+                if over:
+                    break
+                factor *= gamma * weight
+            assert found[step, env].item() == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+def test_moments_are_those_of_all_rows() -> None:
+    rows = np.random.default_rng(0).normal(3.0, 0.01, size=(7, 5, 4)).astype(np.float32)
+    moments = Moments(4)
+    for each in rows:
+        moments.add(each)
+    whole = rows.reshape(-1, 4).astype(np.float64)
+    np.testing.assert_allclose(moments.mean, whole.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(moments.deviation, np.sqrt(whole.var(0) + 1e-8), rtol=1e-6)
+
+
+def test_an_episode_that_was_cut_off_goes_on_in_the_critic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With gae_lambda 0, the return of a step is its reward and the value of what is next."""
+    make, value = gym.make, 3.0
+    agent = ActorCritic(4, 2)
+    torch.nn.init.zeros_(agent.critic[-1].weight)
+    torch.nn.init.constant_(agent.critic[-1].bias, value)
+    config = SimpleNamespace(
+        steps=64, envs=2, length=32, batch=64, epochs=1, gamma=0.5, gae_lambda=0.0, seed=0
+    )
+    returns: deque[float] = deque()
+    (batch,) = played(agent, environments("CartPole-v1", 2), config, returns)
+    failed = batch.returns == 1
+    assert 0 < int(failed.sum()) == len(returns)
+    assert torch.equal(batch.returns[~failed], torch.full((64 - len(returns),), 1 + 0.5 * value))
+
+    monkeypatch.setattr(gym, "make", lambda name: make(name, max_episode_steps=4))
+    (batch,) = played(agent, environments("CartPole-v1", 2), config, returns := deque())
+    assert [*returns] == [4.0] * 16
+    assert torch.equal(batch.returns, torch.full((64,), 1 + 0.5 * value))
+
+
+def test_the_rules_beat_chance() -> None:
+    chance = np.random.default_rng(0)
+    for name, least in (("CartPole-v1", 490), ("Acrobot-v1", -120)):
+        by_rule = scores(environments(name, 10), RULES[name], seed=1).mean()
+        actions = 2 if name == "CartPole-v1" else 3
+        by_chance = scores(
+            environments(name, 10),
+            lambda seen, actions=actions: chance.integers(actions, size=len(seen)),
+            seed=1,
+        ).mean()
+        assert by_rule > least > by_chance
+
+
+@pytest.mark.slow
+def test_an_agent_learns_to_balance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)
+    config = reinforcement.Config(steps=8000, run=tmp_path / "run")
+    reinforcement.main(config)
+    told = capsys.readouterr().out
+    assert told.startswith("CartPole-v1: ")
+    assert float(told.split()[1]) > 100  # by chance: 22
+    ticks = open_run(config.run).ticks()
+    ((count, played_steps),) = ticks.fetch("select count(*), sum(samples) from ticks")
+    assert (count, played_steps) == (31 * 20, 31 * 256 * 20)
+    assert {"data", "forward", "backward", "update"} <= {*ticks.phases}
+    with pytest.raises(MetronormError):  # there is a run
+        reinforcement.main(config)
+
+
+def test_an_unknown_environment_is_refused_with_those_there_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        tyro.cli(reinforcement.Config, args=["--env", "Pong-v5"])
+    assert stopped.value.code == 2
+    assert "CartPole-v1" in capsys.readouterr().err
+
+
+def test_an_environment_that_lacks_a_package_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(name: str) -> None:
+        raise gym.error.DependencyNotInstalled("Box2D is not installed, run `pip install`")
+
+    monkeypatch.setattr(gym, "make", lacking)
+    with pytest.raises(MissingDependencyError, match="gymnasium"):
+        environments("LunarLander-v3", 1)
