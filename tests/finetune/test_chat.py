@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from metronorm.data.refused import RowRefused
 from metronorm.errors import DataError
 from metronorm.finetune.chat import ChatTemplate, Rendered
 from metronorm.finetune.columns import Conversation
-from metronorm.finetune.ledger import RowRefused
 from tests.finetune.chats import (
     CHATML,
     INST,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from metronorm.data.refused import RowRefused
 from metronorm.errors import ConfigError, DataError
 from metronorm.finetune.columns import (
     Conversation,
@@ -16,7 +17,6 @@ from metronorm.finetune.columns import (
     named_columns,
     take,
 )
-from metronorm.finetune.ledger import RowRefused
 from tests.finetune.chats import said
 
 

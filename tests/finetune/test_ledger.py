@@ -12,9 +12,10 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from metronorm.data.refused import RowRefused
 from metronorm.errors import DataError
 from metronorm.finetune.data_config import DataConfig
-from metronorm.finetune.ledger import Ledger, RowRefused, Side
+from metronorm.finetune.ledger import Ledger, Side
 from metronorm.finetune.preparing import prepare
 from metronorm.finetune.rows import Row
 from tests.finetune.chats import INST, THINKING, for_texts, said, tokenizer

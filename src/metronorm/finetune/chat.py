@@ -19,8 +19,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metronorm.data.refused import RowRefused
 from metronorm.errors import DataError
-from metronorm.finetune.ledger import RowRefused
 from metronorm.finetune.library import library
 from metronorm.text import printable, shortened
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from metronorm.data.refused import RowRefused
 from metronorm.errors import DataError
 from metronorm.finetune.chat import ChatTemplate, Rendered
 from metronorm.finetune.collected import Collected, Growing
@@ -23,7 +24,6 @@ from metronorm.finetune.columns import (
     take,
 )
 from metronorm.finetune.encoding import Encoded, Encoder, cut_middle, in_pieces
-from metronorm.finetune.ledger import RowRefused
 from metronorm.finetune.rows import read_rows
 from metronorm.finetune.splitting import content_key
 from metronorm.text import counted

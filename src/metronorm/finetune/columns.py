@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from metronorm.data.refused import RowRefused, shown
 from metronorm.errors import ConfigError, DataError
-from metronorm.finetune.ledger import RowRefused
-from metronorm.finetune.messages import Message, as_message, shown
+from metronorm.finetune.messages import Message, as_message
 from metronorm.text import nearest, printable, shortened
 
 if TYPE_CHECKING:

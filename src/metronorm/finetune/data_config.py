@@ -36,8 +36,8 @@ class DataConfig:
     """
 
     data: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[DATA ...]")] = ()
-    """Files or globs of JSONL, JSON, CSV, TSV, Parquet or text; or folders of texts, which to
-    classify have a folder for each label."""
+    """Files or globs of JSONL, JSON, CSV, TSV, Parquet or text, also in .gz or .zst; or folders of
+    texts, which to classify have a folder for each label."""
     validation_data: tuple[str, ...] = ()
     """Files or folders to evaluate on, named as DATA is. Nothing: a share of DATA's rows is held
     out."""

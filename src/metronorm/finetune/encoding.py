@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from metronorm.data.refused import RowRefused
 from metronorm.errors import DataError
-from metronorm.finetune.ledger import RowRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

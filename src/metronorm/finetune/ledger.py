@@ -25,20 +25,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from metronorm.data.refused import RowRefused
     from metronorm.finetune.rows import Row
-
-
-class RowRefused(Exception):  # noqa: N818  (it is no error of the user: the row is counted)
-    """A row cannot be used.
-
-    Args:
-        reason: of which kind it is: rows are counted by it.
-        detail: what is so in this row.
-    """
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        self.reason, self.detail = reason, detail
-        super().__init__(f"{reason}: {detail}" if detail else reason)
 
 
 class Dropped(NamedTuple):

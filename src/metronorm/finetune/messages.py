@@ -6,8 +6,7 @@ from typing import Any
 
 import msgspec
 
-from metronorm.finetune.ledger import RowRefused
-from metronorm.text import printable, shortened
+from metronorm.data.refused import RowRefused, shown
 
 Message = dict[str, Any]
 
@@ -60,8 +59,3 @@ def _call(call: Any) -> Any:
         return {**call, "function": {**function, "arguments": msgspec.json.decode(arguments)}}
     except (msgspec.DecodeError, RecursionError):
         return call
-
-
-def shown(value: Any) -> str:
-    """A value in a few printable characters, for a reason."""
-    return shortened(printable(repr(value)), 80)

@@ -1,7 +1,7 @@
 """Read rows from files of records and of texts. What cannot be read is a dropped row, no error.
 
-A file is told by its suffix. Of a folder the texts are read; the first folder below it that a text
-is in is its label.
+A file is told by its suffix, and unpacked if it is compressed. Of a folder the texts are read; the
+first folder below it that a text is in is its label.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metronorm.data.compressed import COMPRESSED, inner_suffix, open_bytes
+from metronorm.data.kinds import kind_of
+from metronorm.data.record_files import csv_records, json_records, parquet_records
+from metronorm.data.refused import RowRefused
 from metronorm.data.sources import TEXT_SUFFIXES, find_files
+from metronorm.data.text_bytes import decoded
 from metronorm.errors import DataError
-from metronorm.finetune.ledger import RowRefused
-from metronorm.finetune.record_files import csv_records, json_records, parquet_records
-from metronorm.finetune.text_bytes import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from metronorm.data.record_files import Record
     from metronorm.finetune.ledger import Ledger
-    from metronorm.finetune.record_files import Record
 
 _READERS: dict[str, Callable[[Path, Counter[str]], Iterator[Record]]] = {
     ".jsonl": json_records,
@@ -78,7 +80,7 @@ def _rows(files: Sequence[_File], notes: Counter[str]) -> Iterator[tuple[Row, Ro
     for file in files:
         source = str(file.path)
         try:
-            if reader := _READERS.get(file.path.suffix.lower()):
+            if reader := _READERS.get(inner_suffix(file.path)):
                 for line, values in reader(file.path, notes):
                     if isinstance(values, RowRefused):
                         yield Row({}, source, line), values
@@ -97,7 +99,8 @@ def _rows(files: Sequence[_File], notes: Counter[str]) -> Iterator[tuple[Row, Ro
 def _text_row(file: _File, source: str, notes: Counter[str]) -> tuple[Row, RowRefused | None]:
     label = {} if file.label is None else {"label": file.label}
     try:
-        text = decoded(file.path.read_bytes(), notes, "texts")
+        with open_bytes(file.path) as opened:
+            text = decoded(opened.read(), notes, "texts")
     except RowRefused as refused:
         return Row(label, source, 1), refused
     return Row({"text": text, **label}, source, 1), None
@@ -126,9 +129,11 @@ def _find(sources: Sequence[str], notes: Counter[str]) -> list[_File]:
             raise _no_texts(folder)
     notes.update(+left_out)
     for path, _ in found.values():
-        if path.suffix.lower() not in (*_READERS, *TEXT_SUFFIXES):
+        kind_of(path)
+        if inner_suffix(path) not in (*_READERS, *TEXT_SUFFIXES):
             raise DataError(
-                f"a file of data must end in {', '.join((*_READERS, *TEXT_SUFFIXES))}",
+                f"a file of data must end in {', '.join((*_READERS, *TEXT_SUFFIXES))}, "
+                f"perhaps with {' or '.join(COMPRESSED)} after it",
                 got=str(path),
                 fix="rename it, or convert it to JSONL",
             )

@@ -8,11 +8,12 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING
 
-from metronorm.finetune.ledger import RowRefused
+from metronorm.data.compressed import open_bytes
+from metronorm.data.refused import RowRefused
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -54,15 +55,21 @@ def utf_8_or_latin_1(data: bytes, notes: Counter[str], what: str) -> str:
         return data.decode("latin-1")
 
 
-def byte_lines(path: Path) -> Iterator[bytes]:
+def byte_lines(path: Path, on_read: Callable[[int], object] | None = None) -> Iterator[bytes]:
     """The lines of a file of UTF-8, with their ends and without a byte order mark.
 
-    A file of UTF-16 is converted if it is whole; else its lines are as they are.
+    A file of UTF-16 is converted if it is whole; else its lines are as they are. A compressed one
+    is unpacked while it is read.
+
+    Args:
+        path: the file.
+        on_read: is called with the number of bytes that were read of the file.
 
     Raises:
+        DataError: a compressed file is torn or damaged.
         OSError: the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with open_bytes(path, on_read) as file:
         first = file.readline()
         if first.startswith(_UTF_16):
             data = first + file.read()
