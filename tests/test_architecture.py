@@ -25,6 +25,7 @@ PUBLIC = {
     "metronorm.clock.hooks": {"Watch"},
     "metronorm.data": {
         "InOrder",
+        "Mixture",
         "Planned",
         "Shuffled",
         "TextConfig",

@@ -145,6 +145,26 @@ def directory_aside(target: Path) -> Iterator[Path]:
     sync(target.parent)
 
 
+@contextlib.contextmanager
+def scratch_directory(near: Path) -> Iterator[Path]:
+    """A directory for what is needed for a while only; it is removed at the end.
+
+    A killed process leaves one that `remove_leftovers` removes.
+
+    Args:
+        near: a path in the folder where it is made, of whose name it has some.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    scratch = _aside(near)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def remove_directory(directory: Path) -> None:
     """Remove a directory; it is renamed first, so that nobody sees it half removed.
 

@@ -1,5 +1,6 @@
 """A mistake of the user's ends in one clear line and exit code 2, and damages nothing."""
 
+import gzip
 import hashlib
 import os
 import shutil
@@ -32,6 +33,10 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "short.txt").write_text("too short\n")
     (folder / "empty.txt").write_text("")
     (folder / "no text").mkdir()
+    (folder / "rows.jsonl").write_text('{"id": 1, "body": "text"}\n' * 9)
+    packed = gzip.compress(b'{"text": "a row"}\n' * 99)
+    (folder / "torn.jsonl.gz").write_bytes(packed[:-20])
+    (folder / "mixed.csv").write_bytes(b"text\nna\xefve\n")
     (folder / "folder" / "run.json").mkdir(parents=True)
     before = Path.cwd()
     os.chdir(folder)
@@ -156,6 +161,35 @@ CASES = {
     "no source at the end": (["prepare", "--data", "text", "--data"], "--data needs a file"),
     "not UTF-8": (["train", "--data", "latin.txt"], "latin.txt"),
     "where it is not UTF-8": (["prepare", "--data", "latin.txt"], "line 2"),
+    "a column that is not there": (
+        ["train", "--data", "rows.jsonl"],
+        "must have the column 'text'; got the columns id, body in ",
+    ),
+    "a torn file": (["prepare", "--data", "torn.jsonl.gz"], "must be whole; got "),
+    "rows in another encoding": (
+        ["prepare", "--data", "mixed.csv"],
+        "rows: not UTF-8: 1 (as line 2 of ",
+    ),
+    "nothing to train on": (
+        ["prepare", "--data", "text", "--validation-data", "text"],
+        "there must be text to train on beside what is held out; got none, as ",
+    ),
+    "a weight too few": (
+        ["train", "--data", "text", "latin.txt", "--weights", "1"],
+        "a weight for every source of data; got 1 for 2",
+    ),
+    "a weight of nothing": (
+        ["train", "--data", "text", "latin.txt", "--weights", "1", "0"],
+        "weights must be above 0",
+    ),
+    "no weight": (
+        ["train", "--data", "text", "latin.txt", "--weights", "1", "x"],
+        "--weights must be a number; got '1, x'",
+    ),
+    "no tokenizer": (
+        ["prepare", "--data", "text", "--tokenizer-file", "latin.txt"],
+        "a tokenizer must be a readable tokenizer.json",
+    ),
     "empty text": (["train", "--data", "empty.txt"], "empty"),
     "a folder without text": (["train", "--data", "no text"], "no text"),
     "shorter than a context": (["train", "--data", "short.txt"], "at least one context"),

@@ -55,7 +55,7 @@ def test_what_is_left_out_is_counted(
     (folder / "broken.txt").symlink_to("nothing")
     with caplog.at_level(logging.WARNING, "metronorm"):
         assert main(["prepare", "--data", str(folder), "--cache", str(folder.parent / "c")]) == 0
-    counts = "folders behind links: 1, broken links: 1, copies of other documents: 1"
+    counts = "broken links: 1, copies of other documents: 1"
     assert f"\nleft out    {counts}\n" in capsys.readouterr().out
     assert caplog.messages == [f"left out of the text: {counts}"]
 

@@ -22,7 +22,7 @@ def test_a_large_corpus_is_sampled_evenly(tmp_path: Path, monkeypatch: pytest.Mo
     sample = list(sample_evenly(spans, 9000))
     assert sum(span.stop - span.start for span in sample) == pytest.approx(9000, rel=0.01)
     assert {span.document.name for span in sample} == {f"{i}.txt" for i in range(4)}
-    pieces = [piece for piece in build._pieces(sample, "reading") if piece]  # no broken character
+    pieces = [piece for piece in build._pieces([sample], "reading") if piece]  # no broken character
     assert set("".join(pieces)) == set("é0123")
     assert list(sample_evenly(spans, 10**6)) == spans
 

@@ -78,7 +78,7 @@ def test_a_device_is_refused() -> None:
 def test_a_folder_that_cannot_be_listed_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(top: Path, onerror: object) -> None:
+    def refuse(top: Path, onerror: object, followlinks: bool) -> None:
         assert callable(onerror)
         onerror(PermissionError(13, "Permission denied", str(top)))
 

@@ -81,8 +81,10 @@ def test_links_in_a_circle_are_not_followed_forever(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(tmp_path)
     for source in ("**/*.txt", "**", ""):
         left_out: Counter[str] = Counter()
-        assert found(tmp_path, str(tmp_path / source), left_out) == ["deep/er/y.txt", "x.txt"]
-        assert left_out == {LINKED: 3}
+        files = {tmp_path / name for name in found(tmp_path, str(tmp_path / source), left_out)}
+        there = {file.resolve().relative_to(tmp_path).as_posix() for file in files}
+        assert there == {"deep/er/y.txt", "x.txt"}
+        assert not +left_out  # what they lead to is read
     assert found(tmp_path, f"{tmp_path}/on*/x.txt") == ["one/x.txt"]  # a link that is named
 
 
@@ -137,6 +139,7 @@ def test_what_is_left_out_is_counted(tmp_path: Path) -> None:
     (tmp_path / "folder").symlink_to(tmp_path / "other")
     os.mkfifo(tmp_path / "pipe.txt")
     left_out: Counter[str] = Counter()
+    (tmp_path / "other" / "back").symlink_to(tmp_path.parent)
     assert found(tmp_path, str(tmp_path), left_out) == ["a.txt", "other/d.txt"]
     assert left_out == {NO_TEXT: 2, BROKEN: 2, LINKED: 1, SPECIAL: 1}
     left_out.clear()

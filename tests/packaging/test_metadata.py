@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "board": {"board", "analysis"},
     "checkpoints": {"train"},
     "clock": {"gpu"},
-    "data": {"train"},
+    "data": {"train", "text"},
     "doctor": {"gpu", "torch"},
     "finetune": {"finetune"},
     "integrations": {
@@ -49,6 +49,7 @@ ROOMS: dict[str, set[str]] = {
 # Modules that are called otherwise than the package, which pip knows.
 PACKAGES = {
     "PIL": "pillow",
+    "backports": "backports.zstd",
     "docstring_parser": "docstring-parser",
     "mlflow": "mlflow-skinny",
     "optimi": "torch-optimi",

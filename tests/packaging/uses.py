@@ -97,9 +97,21 @@ TINY = (
 _TRAIN = f"metronorm train {TINY} --run runs/tiny"
 
 # by extra, one after the other
+TEXT = """
+from pathlib import Path
+from backports import zstd
+from metronorm.data import TextConfig, prepare
+rows = "".join(f'{{"text": "Row {n} of all. {"A tick. " * 20}"}}\\n' for n in range(60))
+Path("rows.jsonl.zst").write_bytes(zstd.compress(rows.encode()))
+config = TextConfig(data=("rows.jsonl.zst",), near_duplicates=0.999, cache=Path("cache"))
+ledger = prepare(config).meta.ledger
+assert ledger.read.documents == 60, ledger
+"""
+
 USES: dict[str, tuple[str, ...]] = {
     "torch": (TORCH,),
     "train": (_TRAIN, "metronorm sample runs/tiny --tokens 5"),
+    "text": (TEXT,),
     "finetune": (
         _TRAIN,
         "metronorm export runs/tiny model --format huggingface",

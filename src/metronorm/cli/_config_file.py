@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from metronorm.data.sources import absolute
+from metronorm.data.sources import STDIN, absolute
 from metronorm.errors import DataError
 from metronorm.train.config_changes import read_toml
 
@@ -32,7 +32,7 @@ def read_options(file: Path) -> dict[str, Any]:
     folder = file.absolute().parent if file.is_file() else Path.cwd()
     for table, names in (
         (values, ("recipe", "init_from", "model", "general")),
-        (values.get("text"), ("data", "cache")),
+        (values.get("text"), ("data", "validation_data", "tokenizer_file", "cache")),
         (values.get("data"), ("data", "validation_data")),
     ):
         if isinstance(table, dict):
@@ -44,7 +44,9 @@ def _below(folder: Path, value: Any) -> Any:
     """A path, or each of a list of paths, as it is meant in a file of this folder."""
     if isinstance(value, list):
         return [_below(folder, each) for each in value]
-    return absolute(value, folder) if isinstance(value, str) and value else value
+    if not isinstance(value, str) or value in ("", STDIN):
+        return value
+    return absolute(value, folder)
 
 
 def with_data_of(file: str, data_id: str, task: Callable[[Config], Task]) -> Callable[..., Task]:

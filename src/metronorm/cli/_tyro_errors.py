@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import takewhile
 
 from metronorm.cli._argv import value_of
 from metronorm.errors import ConfigError
@@ -77,6 +78,10 @@ def _wrong_kind(
     several = re.match(r"Could not parse arguments \[(.*)\] into", reason)
     value = several[1].replace("'", "") if several else value_of(name, argv) or reason
     metavar = help_lines[1].rpartition(" ")[2] if len(help_lines) > 1 else ""
+    if metavar == "...]]":  # any number of values
+        metavar = re.findall(r"[A-Z]+(?:\|[A-Z]+)*", help_lines[1])[-1]
+        following = argv[argv.index(name) + 1 :] if name in argv else [value]
+        value = ", ".join(takewhile(lambda each: not each.startswith("--"), following))
     kinds = [_KINDS.get(kind, kind.strip("{}")) for kind in reversed(metavar.split("|"))]
     return ConfigError(
         f"{name} must be {' or '.join(kinds)}",

@@ -20,6 +20,7 @@ from metronorm.data.config import TextConfig
 if TYPE_CHECKING:
     from metronorm.data.dataset import TextDataset, open_dataset
     from metronorm.data.images import fashion_mnist
+    from metronorm.data.mixture import Mixture
     from metronorm.data.sampler import WindowSampler, validation_windows
     from metronorm.data.shuffled import InOrder, Planned, Shuffled
     from metronorm.data.text import prepare
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "InOrder",
+    "Mixture",
     "Planned",
     "Shuffled",
     "TextConfig",
@@ -44,6 +46,7 @@ __all__ = [
 
 _MODULES = {
     "InOrder": "shuffled",
+    "Mixture": "mixture",
     "Planned": "shuffled",
     "Shuffled": "shuffled",
     "fashion_mnist": "images",

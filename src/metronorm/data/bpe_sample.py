@@ -13,7 +13,7 @@ from metronorm.data.reading import character_start
 from metronorm.data.split import Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator
 
 SAMPLE_BYTES = 64 << 20
 """BPE is trained on at most this much of the training text."""
@@ -25,7 +25,7 @@ _BLOCK_BYTES = 1 << 20
 _WORD = re.compile(r" ?[^\W\d_]+| ?\d+| ?(?:[^\w\s]|_)+|\s+")  # close to GPT-2's words
 
 
-def sample_evenly(spans: Sequence[Span], limit: int) -> Iterator[Span]:
+def sample_evenly(spans: Collection[Span], limit: int) -> Iterator[Span]:
     """Take about `limit` bytes in blocks spread evenly over the spans; all, if they have less.
 
     Raises:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from metronorm.data.tokenizer import Ids
 
 _CODE_POINTS = 0x110000
+_JOINED_CHARACTERS = 1 << 16
 
 
 class CharTokenizer:
@@ -83,13 +84,13 @@ class CharTokenizer:
         """Encode pieces of text; None becomes a line feed.
 
         Yields:
-            Ids of a piece, int64 (characters,).
+            Ids of some of them, int64 (characters,).
 
         Raises:
             DataError: a character is unknown.
         """
-        for piece in pieces:
-            yield self.encode("\n" if piece is None else piece)
+        for text in joined(pieces, "\n"):
+            yield self.encode(text)
 
     def decode(self, ids: ArrayLike) -> str:
         """Decode ids.
@@ -150,6 +151,20 @@ class CharTokenizer:
         }
         write_atomic(directory / "tokenizer.json", json.dumps(content, indent=2).encode())
         write_huggingface_config(directory, context, "\n")
+
+
+def joined(pieces: Iterable[str | None], end: str) -> Iterator[str]:
+    """Pieces of text joined to larger ones, with `end` for None: a call for each would be slow."""
+    waiting: list[str] = []
+    size = 0
+    for piece in pieces:
+        waiting.append(end if piece is None else piece)
+        size += len(waiting[-1])
+        if size >= _JOINED_CHARACTERS:
+            yield "".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield "".join(waiting)
 
 
 def code_points(text: str) -> NDArray[np.uint32]:

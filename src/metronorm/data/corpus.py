@@ -1,7 +1,7 @@
 """Find the documents of a text, sort them, and count what is left out.
 
-A file is a document. Its name is its path below the folder that all documents share, so a corpus
-is split in the same way if it is moved.
+A file of text is a document, and so is every row of a file of records. The name of a file is its
+path below the folder that all files share, so a corpus is split in the same way if it is moved.
 """
 
 from __future__ import annotations
@@ -9,20 +9,22 @@ from __future__ import annotations
 import importlib.metadata
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from metronorm.data.compressed import is_compressed
+from metronorm.data.config import DEFAULT_COLUMN
+from metronorm.data.kinds import Kind, is_read_in_folders, kind_of, saved_dataset, suffix_of
 from metronorm.data.progress import progress
-from metronorm.data.reading import digest_of
-from metronorm.data.sources import EMPTY, TEXT_SUFFIXES, find_files
+from metronorm.data.reading import digest_of, raw_digest_of
+from metronorm.data.sources import EMPTY, STDIN, TEXT_SUFFIXES, absolute, find_files
 from metronorm.errors import DataError, MissingDependencyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-RECORD_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-"""Suffixes of files with records. They are read as plain text, with all braces and keys."""
+    from metronorm.data.config import TextConfig
 
 HELD_OUT_PLAYS = (
     "othello_gut.txt",
@@ -34,14 +36,32 @@ HELD_OUT_PLAYS = (
 romance, 9.8 % of its characters. They share no passage of 50 letters with the other works."""
 
 
+STDIN_NAME = "standard input"
+
+
 @dataclass(frozen=True)
 class Document:
-    """A file of text, with its size in bytes and its modification time when it was found."""
+    """A file, with its size in bytes and its modification time when it was found."""
 
     name: str
     path: Path
     bytes: int
     mtime_ns: int
+    kind: Kind = "text"
+    """What it holds: a text, or rows with a text each."""
+    suffix: str = ""
+    """The suffix of the name that it was found by; a link may have another."""
+    named: bool = True
+    """Whether the user named the file, or a glob that matches it; otherwise a folder."""
+    source: int = 0
+    """Which of the sources it was found by first."""
+    is_checked: bool = False
+    """Whether its bytes are known to be text, without a byte order mark."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its bytes are its text."""
+        return self.kind == "text" and not is_compressed(Path(self.suffix or self.path.name))
 
 
 @dataclass(frozen=True)
@@ -53,18 +73,64 @@ class Corpus:
     """Number of files and folders that are left out, by kind; hidden ones are not counted."""
     is_default: bool
     """Whether the corpus is the works of Shakespeare, because no source was given."""
+    validation: tuple[Document, ...] = ()
+    """Those of the sources that are to be held out, whatever the share."""
+    stdin: Path | None = None
+    """The file with the content of standard input, if that is a source."""
+
+    @property
+    def everything(self) -> tuple[Document, ...]:
+        """The documents, and those to be held out."""
+        return (*self.documents, *self.validation)
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is a file of rows."""
+        return any(document.kind != "text" for document in self.everything)
 
     @property
     def suffixes(self) -> dict[str, int]:
-        """Number of documents by suffix, the most frequent suffix first."""
-        return dict(Counter(document.path.suffix for document in self.documents).most_common())
+        """Number of files by suffix, the most frequent suffix first."""
+        return dict(
+            Counter(
+                document.suffix or document.path.suffix for document in self.documents
+            ).most_common()
+        )
 
 
-def find_documents(sources: Sequence[str | os.PathLike[str]]) -> Corpus:
+def find_corpus(config: TextConfig, stdin: Path | None = None) -> Corpus:
+    """Find the documents of a text, and those that it is to be evaluated on.
+
+    Args:
+        config: the text.
+        stdin: the file with the content of standard input, if that is a source.
+
+    Raises:
+        ConfigError, DataError, MissingDependencyError: as `find_documents`.
+    """
+    corpus = find_documents(config.data, column=config.column, stdin=stdin)
+    if not config.validation_data:
+        return corpus
+    other = find_documents(config.validation_data, column=config.column, stdin=stdin)
+    left_out = Counter(corpus.left_out) + Counter(other.left_out)
+    return replace(corpus, validation=other.documents, left_out=dict(left_out))
+
+
+def find_documents(
+    sources: Sequence[str | os.PathLike[str]],
+    *,
+    column: str = DEFAULT_COLUMN,
+    stdin: Path | None = None,
+) -> Corpus:
     """Find the documents of `sources`: files, folders (with all folders below them) and globs.
 
     Without a source they are the works of Shakespeare. Folders and globs skip hidden files and
     folders.
+
+    Args:
+        sources: paths and globs; `-` is standard input.
+        column: of files of records; nothing: those are texts too, with all that is in them.
+        stdin: the file with the content of standard input.
 
     Raises:
         ConfigError: a path is empty.
@@ -72,12 +138,17 @@ def find_documents(sources: Sequence[str | os.PathLike[str]]) -> Corpus:
         MissingDependencyError: no source is given, and the package `shakespeare` is not installed.
     """
     left_out: Counter[str] = Counter()
+    found: dict[Path, _Found] = {}
     try:
-        if sources:
-            files = [file for source in sources for file in find_files(source, left_out)]
-        else:
-            files = _shakespeare()
-        documents = _describe(sorted({file.resolve() for file in files}), left_out)
+        for file in _shakespeare() if not sources else ():
+            found.setdefault(file.resolve(), _Found(file))
+        for number, source in enumerate(sources):
+            for each in _found_by(source, number, left_out, column, stdin):
+                before = found.get(resolved := each.path.resolve())
+                if before is None or (each.named and not before.named):
+                    number = number if before is None else before.source
+                    found[resolved] = each._replace(source=number)
+        documents = _describe(found, left_out, stdin, rows=bool(column))
     except OSError as error:
         raise DataError(
             "every source must be readable",
@@ -90,11 +161,41 @@ def find_documents(sources: Sequence[str | os.PathLike[str]]) -> Corpus:
             got=f"no text in {', '.join(os.fspath(source) for source in sources)}",
             fix=f"name files, or a folder with files that end in {' '.join(TEXT_SUFFIXES)}",
         )
-    return Corpus(documents, dict(+left_out), is_default=not sources)
+    return Corpus(documents, dict(+left_out), is_default=not sources, stdin=stdin)
+
+
+class _Found(NamedTuple):
+    path: Path
+    named: bool = True
+    source: int = 0
+
+
+def _found_by(
+    source: str | os.PathLike[str],
+    number: int,
+    left_out: Counter[str],
+    column: str,
+    stdin: Path | None,
+) -> Iterator[_Found]:
+    if source == STDIN and stdin is not None:
+        yield _Found(stdin, source=number)
+        return
+    if not column:
+        for path in find_files(source, left_out):
+            yield _Found(path, source=number)
+        return
+    path = Path(absolute(source))
+    if saved := saved_dataset(path):
+        for each in saved:
+            yield _Found(each, source=number)
+        return
+    walked: set[Path] = set()
+    for path in find_files(source, left_out, is_read_in_folders, walked=walked):
+        yield _Found(path, path not in walked, number)
 
 
 def digests_of(documents: Sequence[Document]) -> list[bytes]:
-    """SHA-256 of the text of each document (`reading.digest_of`).
+    """SHA-256 of the text of each document (`reading.digest_of`), or of the bytes of its rows.
 
     Raises:
         DataError: a document cannot be read.
@@ -102,7 +203,8 @@ def digests_of(documents: Sequence[Document]) -> list[bytes]:
     digests = []
     with progress("comparing the documents", sum(one.bytes for one in documents)) as advance:
         for document in documents:
-            digests.append(digest_of(document.path))
+            read = digest_of if document.kind == "text" else raw_digest_of
+            digests.append(read(document.path))
             advance(document.bytes)
     return digests
 
@@ -140,16 +242,39 @@ def _shakespeare() -> list[Path]:
     return works
 
 
-def _describe(files: Sequence[Path], left_out: Counter[str]) -> tuple[Document, ...]:
+def _describe(
+    found: Mapping[Path, _Found], left_out: Counter[str], stdin: Path | None, *, rows: bool
+) -> tuple[Document, ...]:
+    """The files that are not empty, sorted by path.
+
+    Args:
+        found: by their own paths, where links lead.
+        left_out: empty files are counted there.
+        stdin: the file with the content of standard input, which is named so.
+        rows: whether files of records have rows; otherwise they are texts.
+    """
+    files = sorted(found)
     if not files:
         return ()
-    shared = Path(os.path.commonpath([file.parent for file in files]))
+    folders = [file.parent for file in files if file != stdin]
+    shared = Path(os.path.commonpath(folders)) if folders else Path()
     documents = []
     for file in files:
         status = file.stat()
-        if status.st_size:
-            name = file.relative_to(shared).as_posix()
-            documents.append(Document(name, file, status.st_size, status.st_mtime_ns))
-        else:
+        if not status.st_size:
             left_out[EMPTY] += 1
+            continue
+        is_stdin = file == stdin
+        documents.append(
+            Document(
+                STDIN_NAME if is_stdin else file.relative_to(shared).as_posix(),
+                file,
+                status.st_size,
+                0 if is_stdin else status.st_mtime_ns,
+                kind_of(found[file].path) if rows else "text",
+                suffix_of(found[file].path) if rows else file.suffix,
+                found[file].named,
+                found[file].source,
+            )
+        )
     return tuple(documents)

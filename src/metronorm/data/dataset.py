@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from metronorm.data.build import Part, Split
     from metronorm.data.tokenizer import Tokenizer
 
 
@@ -42,6 +43,15 @@ class TextDataset:
         """Token ids of the held-out text (tokens,), read-only, memory-mapped."""
         return self._map("validation")
 
+    @property
+    def parts(self) -> list[NDArray[Any]]:
+        """Of a mixture: token ids of the training text of each source, (tokens,)."""
+        ends = np.cumsum([part.tokens for part in self.meta.parts], dtype=np.int64).tolist()
+        return [
+            self.train[end - part.tokens : end]
+            for part, end in zip(self.meta.parts, ends, strict=True)
+        ]
+
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer of both."""
@@ -60,13 +70,18 @@ class TextDataset:
     def check_context(self, context: int) -> None:
         """Check that both splits hold at least one window of `context` tokens and its target.
 
+        Of a mixture, every source must.
+
         Raises:
             DataError: one is shorter than `context` + 1 tokens.
         """
-        for name, split in (("training", self.meta.train), ("validation", self.meta.validation)):
+        there: list[tuple[str, Split | Part]] = [("training text", self.meta.train)]
+        there += [(f"training part of {part.source}", part) for part in self.meta.parts]
+        there += [("validation text", self.meta.validation)]
+        for name, split in there:
             if split.tokens < context + 1:
                 raise DataError(
-                    f"the {name} text must hold at least one context and its target "
+                    f"the {name} must hold at least one context and its target "
                     f"({context} + 1 tokens)",
                     got=f"{split.tokens} tokens of {split.documents} documents",
                     fix="more text, a larger share for it, or a shorter context",

@@ -15,14 +15,21 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 BLOCK_BYTES = 1 << 16
+_RAW_BYTES = 1 << 20
 _BINARY_BYTES = 8192  # a null byte among the first 8192 means that the file is no text
 _LONGEST_CHARACTER_BYTES = 4
 
 
-def read_text(path: Path, start: int, stop: int) -> Iterator[str]:
+def read_text(path: Path, start: int, stop: int, *, is_checked: bool = False) -> Iterator[str]:
     r"""Read the text in the bytes `start` to `stop` of a file.
 
     A byte order mark at the start of the file is skipped, and `\r\n` becomes `\n`.
+
+    Args:
+        path: the file.
+        start: offset in bytes.
+        stop: offset in bytes.
+        is_checked: whether the bytes are known to be text, without a byte order mark.
 
     Yields:
         Text of about 64 KiB.
@@ -37,10 +44,10 @@ def read_text(path: Path, start: int, stop: int) -> Iterator[str]:
     with _open(path) as file:
         file.seek(start)
         while block := file.read(min(BLOCK_BYTES, stop - offset)):
-            if offset == 0:
+            if offset == 0 and not is_checked:
                 _check_not_binary(path, block[:_BINARY_BYTES])
             offset += len(block)
-            if offset == len(block):
+            if offset == len(block) and not is_checked:
                 block = block.removeprefix(codecs.BOM_UTF8)
             text = pending + _decode(decoder, block, path, offset, last=offset >= stop)
             pending = "\r" if text.endswith("\r") and offset < stop else ""
@@ -140,6 +147,66 @@ def digest_of(path: Path) -> bytes:
     return digest.digest()
 
 
+def raw_digest_of(path: Path) -> bytes:
+    """SHA-256 of the bytes of a file.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with _open(path) as file:
+        digest = hashlib.sha256()
+        while block := file.read(_RAW_BYTES):
+            digest.update(block)
+        return digest.digest()
+
+
+def decoded_blocks(file: BinaryIO, name: str) -> Iterator[str]:
+    r"""The text of an open file, read from its beginning to its end, as `read_text` reads one.
+
+    Args:
+        file: holds UTF-8, from where it stands.
+        name: of the file, for errors.
+
+    Yields:
+        Text of about 64 KiB, without a byte order mark and with `\n` for `\r\n`.
+
+    Raises:
+        DataError: the content is binary, or is not UTF-8; with the line of the first bad byte.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("strict")
+    pending = ""
+    offset = lines = 0
+    while block := file.read(BLOCK_BYTES):
+        if not offset:
+            _check_not_binary(name, block[:_BINARY_BYTES])
+            block = block.removeprefix(codecs.BOM_UTF8)
+        waiting = decoder.getstate()[0]
+        try:
+            text = pending + decoder.decode(block)
+        except UnicodeDecodeError as error:
+            before = (waiting + block)[: error.start]
+            raise _not_utf_8(error, name, lines + before.count(b"\n") + 1) from error
+        offset += len(block)
+        lines += block.count(b"\n")
+        pending = "\r" if text.endswith("\r") else ""
+        if text := text.removesuffix(pending).replace("\r\n", "\n"):
+            yield text
+    try:
+        text = pending + decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:
+        raise _not_utf_8(error, name, lines + 1) from error
+    if text:
+        yield text
+
+
+def _not_utf_8(error: UnicodeDecodeError, name: str, line: int) -> DataError:
+    return DataError(
+        "a document must be UTF-8 text",
+        got=f"byte 0x{error.object[error.start]:02x} in line {line} of {name}: {error.reason}",
+        fix="iconv -f latin1 -t utf-8 (or from its encoding), or leave it out",
+    )
+
+
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator[BinaryIO]:
     try:
@@ -153,7 +220,7 @@ def _open(path: Path) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _check_not_binary(path: Path, head: bytes) -> None:
+def _check_not_binary(path: Path | str, head: bytes) -> None:
     utf_16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     if utf_16 or b"\0" in head:
         raise DataError(

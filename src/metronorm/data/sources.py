@@ -12,15 +12,18 @@ from metronorm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 TEXT_SUFFIXES = (".txt", ".text", ".md", ".markdown", ".rst", ".adoc", ".org")
 """Suffixes of the files that are taken from a folder. A file that is named, or that a glob matches,
 may have any suffix."""
 
+STDIN = "-"
+"""The source that is standard input."""
+
 # the kinds of what is left out, as users read them
 NO_TEXT = "files without a text suffix"
-LINKED = "folders behind links"
+LINKED = "links to folders that hold the source"
 BROKEN = "broken links"
 SPECIAL = "pipes, sockets and devices"
 EMPTY = "empty files"
@@ -61,17 +64,25 @@ def absolute(path: str | os.PathLike[str], folder: Path | None = None) -> str:
     return plain
 
 
-def find_files(source: str | os.PathLike[str], left_out: Counter[str]) -> list[Path]:
+def find_files(
+    source: str | os.PathLike[str],
+    left_out: Counter[str],
+    wanted: Callable[[Path], bool] | None = None,
+    *,
+    walked: set[Path] | None = None,
+) -> list[Path]:
     """Find the files of one source.
 
     A path that exists is never read as a glob, nor is a part of a glob that names an existing file.
     `*`, `?`, `[...]` and `**` (any number of folders) are those of Python's `glob`: they match no
-    hidden names unless the part begins with a dot. `**` does not follow links to folders, so links
-    in a circle are harmless.
+    hidden names unless the part begins with a dot. A link to a folder is followed once, so links in
+    a circle are harmless; one to a folder that holds the source is not.
 
     Args:
         source: a file, a folder or a glob.
         left_out: counts by kind; the files and folders that this source leaves out are added.
+        wanted: which files of a folder are taken; None: those with a text's suffix.
+        walked: the files that are not named, but in a folder that is, are added.
 
     Raises:
         ConfigError: the path is empty or not UTF-8.
@@ -91,8 +102,10 @@ def find_files(source: str | os.PathLike[str], left_out: Counter[str]) -> list[P
     for match in matches:
         if match.is_dir():
             for file in _files_below(match, left_out):
-                if file.suffix.lower() in TEXT_SUFFIXES:
+                if wanted(file) if wanted else file.suffix.lower() in TEXT_SUFFIXES:
                     files.append(file)
+                    if walked is not None:
+                        walked.add(file)
                 else:
                     left_out[NO_TEXT] += 1
         elif match.is_file():
@@ -154,14 +167,30 @@ def _files_below(folder: Path, left_out: Counter[str]) -> Iterator[Path]:
 
 
 def _folders_below(folder: Path, left_out: Counter[str]) -> Iterator[tuple[str, list[str]]]:
-    """A folder and all folders below it, except hidden ones and links, and their visible names."""
+    """A folder and all folders below it, except hidden ones, and their visible names.
+
+    A link is followed unless it leads to a folder that was there before, or that the first one is
+    in. A folder may come twice, by a link and then by itself; the files' own paths tell.
+    """
 
     def refuse(error: OSError) -> None:  # os.walk would skip the folder
         raise error
 
-    for here, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        left_out[LINKED] += sum(Path(here, name).is_symlink() for name in folders)
+    root = folder.resolve()
+    been = {root}
+    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        seen = [Path(here, name) for name in sorted(folders) if not name.startswith(".")]
+        kept = [path.name for path in seen if not path.is_symlink()]
+        been.update(path.resolve() for path in seen if not path.is_symlink())
+        for path in seen:
+            if not path.is_symlink() or (target := path.resolve()) in been:
+                continue
+            if root.is_relative_to(target):
+                left_out[LINKED] += 1
+            else:
+                been.add(target)
+                kept.append(path.name)
+        folders[:] = kept
         yield here, [name for name in names if not name.startswith(".")]
 
 

@@ -7,13 +7,16 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from metronorm.data.corpus import Document
 from metronorm.data.reading import cut_near
 from metronorm.errors import DataError
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
-    from pathlib import Path
+
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,8 @@ def hold_out(
 
     ordered = sorted(documents, key=order)
     size = sum(document.bytes for document in documents)
-    held = _choose_whole(ordered, share * size)
+    places = choose_whole([document.bytes for document in ordered], share * size)
+    held = {ordered[place].path for place in places}
     validation = [Span(one, 0, one.bytes) for one in documents if one.path in held]
     training = [Span(one, 0, one.bytes) for one in documents if one.path not in held]
     missing = share * size - _bytes(validation)
@@ -73,20 +77,28 @@ def hold_out(
     return training, validation
 
 
-def _choose_whole(ordered: Sequence[Document], goal: float) -> set[Path]:
-    """Paths of documents that have about `goal` bytes together."""
-    held: set[Path] = set()
+def choose_whole(sizes: Sequence[int] | NDArray[np.int64], goal: float) -> list[int]:
+    """Which documents to hold out whole, so that they have about `goal` bytes together.
+
+    Args:
+        sizes: of the documents in bytes, in the order in which they are asked.
+        goal: bytes to hold out.
+
+    Returns:
+        Their places in that order; none, if the smallest has more than twice as many bytes.
+    """
+    held: list[int] = []
     taken = 0
-    for document in ordered:
+    for place, size in enumerate(sizes):
         if taken >= 0.9 * goal:
             break
-        if taken + document.bytes <= 1.1 * goal:
-            held.add(document.path)
-            taken += document.bytes
-    smallest = min(ordered, key=lambda document: document.bytes)
-    if not held and len(ordered) > 1 and smallest.bytes <= 2 * goal:
-        held.add(smallest.path)
-    return held
+        if taken + size <= 1.1 * goal:
+            held.append(place)
+            taken += size
+    if held or len(sizes) < 2:
+        return held
+    smallest = int(np.argmin(sizes))
+    return [smallest] if sizes[smallest] <= 2 * goal else []
 
 
 def _cut(document: Document, tail: float) -> tuple[Span, Span]:

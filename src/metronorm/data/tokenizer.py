@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     Ids = NDArray[np.int64]
 
 
+CONFIG_FILE = "tokenizer_config.json"
+"""Beside a `tokenizer.json`: which of its tokens ends a text."""
+
+
 class Tokenizer(Protocol):
     """The interface of every tokenizer."""
 
@@ -119,7 +123,7 @@ def write_huggingface_config(directory: Path, context: int, end: str) -> None:
         "eos_token": end,
         "clean_up_tokenization_spaces": False,
     }
-    write_atomic(directory / "tokenizer_config.json", json.dumps(content, indent=2).encode())
+    write_atomic(directory / CONFIG_FILE, json.dumps(content, indent=2).encode())
 
 
 def checked_ids(ids: ArrayLike, vocab_size: int) -> Ids:

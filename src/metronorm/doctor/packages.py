@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 EXTRAS = {
     "torch": "metronorm.norm, metronorm.optim, metronorm.loss",
     "train": "metronorm train, prepare and sample",
+    "text": "metronorm prepare of .zst, of saved data sets, and without near copies",
     "finetune": "metronorm finetune, evaluate and chat",
     "board": "metronorm board",
     "analysis": "data frames and Arrow tables of a run, plots",

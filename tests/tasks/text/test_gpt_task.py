@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from metronorm.data.char_tokenizer import CharTokenizer
 from metronorm.data.config import TokenizerKind
 from metronorm.errors import DataError
 from metronorm.runs import open_run
@@ -52,6 +53,15 @@ def test_a_run_from_anothers_weights_has_its_tokens(tmp_path: Path, kind: Tokeni
     shutil.rmtree(tmp_path / "first")  # which a resume needs no more
     train(text.task, replace(config, ticks=6), tmp_path / "second", resume=True)
     assert len(losses(tmp_path / "second")) == 6
+
+
+def test_another_tokenizer_than_that_of_the_first_run_is_refused(tmp_path: Path) -> None:
+    config = begun(tmp_path, "char")
+    other = tmp_path / "tokenizer.json"
+    CharTokenizer("abc").save(other)
+    config = replace(config, text=replace(config.text, tokenizer_file=str(other)))
+    with pytest.raises(DataError, match=r"must be that of .*first.*json, of 4 tokens"):
+        train(text.task, config, tmp_path / "second")
 
 
 def test_a_character_that_the_first_run_has_not_is_named(tmp_path: Path) -> None:

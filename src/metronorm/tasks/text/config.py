@@ -24,7 +24,16 @@ class Config(TrainConfig):
     # The cache that a run had is never used again on resume: the run may be somebody else's, and
     # the cache is written to. The vocabulary is the text's, and that must be the same text.
     text: Annotated[TextConfig, tyro.conf.arg(name="")] = field(
-        default_factory=TextConfig, metadata={"on_resume": {"data": "data", "cache": "free"}}
+        default_factory=TextConfig,
+        metadata={
+            "on_resume": {
+                "data": "data",
+                "validation_data": "data",
+                "column": "data",
+                "tokenizer_file": "data",
+                "cache": "free",
+            }
+        },
     )
     model: GPTConfig = field(
         default_factory=lambda: preset("quick"), metadata={"on_resume": {"vocab_size": "free"}}

@@ -14,9 +14,11 @@ from tqdm import tqdm
 
 from metronorm.checkpoints.checks import file_sha256
 from metronorm.data.char_tokenizer import CharTokenizer
+from metronorm.data.mixture import Mixture
 from metronorm.data.sampler import WindowSampler, validation_windows
 from metronorm.data.text import prepare
 from metronorm.data.tokenizer import stream_decode
+from metronorm.data.tokenizer_file import load_tokenizer
 from metronorm.errors import DataError
 from metronorm.models.gpt import GPT
 from metronorm.models.sampling import sample
@@ -56,7 +58,7 @@ def task(config: Config) -> Task:
     context = config.model.context
     return Task(
         model=lambda: _model(config),
-        batches=WindowSampler(text.train, context, config.batch_size, seed=config.seed),
+        batches=_batches(text, config),
         loss=loss,
         count=count,
         measure=lambda model, batch: _measure(model, batch, text.characters_per_token),
@@ -73,6 +75,18 @@ def task(config: Config) -> Task:
         unit="tokens",
         config=config,
     )
+
+
+def _batches(text: TextDataset, config: Config) -> WindowSampler | Mixture:
+    """Windows of the training text; of sources with weights, each its share."""
+    context, size, seed = config.model.context, config.batch_size, config.seed
+    if not config.text.weights:
+        return WindowSampler(text.train, context, size, seed=seed)
+    samplers = [
+        WindowSampler(tokens, context, size, seed=seed + number)
+        for number, tokens in enumerate(text.parts)
+    ]
+    return Mixture(samplers, config.text.weights)
 
 
 def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -129,13 +143,22 @@ def text_of(config: Config) -> TextDataset:
 
 
 def _with_tokenizer_of(run: Path, text: TextConfig) -> TextConfig:
-    """The text in the tokens of a run: its weights know no others."""
-    is_char = isinstance(load_run_tokenizer(run), CharTokenizer)
-    return replace(
-        text,
-        tokenizer="char" if is_char else "bpe",
-        tokenizer_file=str(run / "tokenizer.json"),
-    )
+    """The text in the tokens of a run: its weights know no others.
+
+    Raises:
+        DataError: the text is to have the tokens of another file.
+    """
+    tokenizer, path = load_run_tokenizer(run), run / "tokenizer.json"
+    if text.tokenizer_file and file_sha256(Path(text.tokenizer_file)) != file_sha256(path):
+        other = load_tokenizer(Path(text.tokenizer_file))
+        raise DataError(
+            f"the tokenizer must be that of {run}, whose weights know no other: "
+            f"{tokenizer.vocab_size:,} tokens",
+            got=f"{text.tokenizer_file}, of {other.vocab_size:,} tokens",
+            fix="leave --tokenizer-file out, or --init-from",
+        )
+    is_char = isinstance(tokenizer, CharTokenizer)
+    return replace(text, tokenizer="char" if is_char else "bpe", tokenizer_file=str(path))
 
 
 def _is_there(source: str) -> bool:
