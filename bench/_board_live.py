@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 WRITERS, RATE, METRICS = 20, 5, 5
 SETTLE_SECONDS = 3.0
@@ -80,6 +80,20 @@ def _delays(
     return delays
 
 
+def idle(browser: Browser, folder: Path, seconds: float) -> None:
+    """What an open page takes while nothing happens: the charts of a run, and the list of all."""
+    with board(folder) as (address, server):
+        visit = Visit(browser, address)
+        views = [f"metrics?run={next(iter(visit.runs.values()))}", "runs"]
+        pages = [visit.open(view, ".card.loaded")[0] for view in views]
+        pages[0].wait_for_timeout(2 * SETTLE_SECONDS * 1000)
+        server_share, page_share = _shares(server, pages[0], seconds)
+        visit.context.close()
+    case = f"two pages on {len(visit.runs)} runs that are over"
+    append("board", f"{case}: processor of the server", "%", [100 * server_share])
+    append("board", f"{case}: processor of the browser", "%", [100 * page_share])
+
+
 def training(browser: Browser, folder: Path, pairs: int, seconds: float) -> None:
     """Ticks per second of one training, in turns with and without a page open on it."""
     for threads in (1, 2):
@@ -124,15 +138,21 @@ def _beside(
         visit = Visit(browser, address)
         page, _ = visit.open(f"metrics?run={visit.runs['training']}", f"{CHART}.loaded")
         page.wait_for_timeout(SETTLE_SECONDS * 1000)
-        begun, before = time.time(), (processor_seconds([server]), processor_seconds(_browser()))
-        page.wait_for_timeout(seconds * 1000)
-        ended, after = time.time(), (processor_seconds([server]), processor_seconds(_browser()))
+        begun = time.time()
+        used.append(_shares(server, page, seconds))
+        ended = time.time()
         visit.context.close()
-    server_share, page_share = (
-        (b - a) / (ended - begun) for a, b in zip(before, after, strict=True)
-    )
-    used.append((server_share, page_share))
     return begun, ended
+
+
+def _shares(server: psutil.Process, page: Page, seconds: float) -> tuple[float, float]:
+    """What the server and the browser take of a core meanwhile."""
+    before = processor_seconds([server]), processor_seconds(_browser())
+    begun = time.monotonic()
+    page.wait_for_timeout(seconds * 1000)
+    took = time.monotonic() - begun
+    after = processor_seconds([server]), processor_seconds(_browser())
+    return (after[0] - before[0]) / took, (after[1] - before[1]) / took
 
 
 def processor_seconds(processes: Iterable[psutil.Process]) -> float:

@@ -10,6 +10,7 @@ pictures of what was filmed. Parts (all by default), and the minutes they take o
 | million, transferred | a million ticks x 20: first chart, zoom, memory; a first visit | 1 |
 | fifty, thousand, wide | 50 runs in one chart, 1,000 in the table, 5,000 names of metrics | 1 |
 | peers | million and fifty filmed: our board, TensorBoard, trackio, Aim | 2 to 6 each |
+| idle | what server and browser take while nothing happens | 2 |
 | live | twenty runs are written: until a tick is in the chart, and in the list | 2 |
 | training | ticks per second with server and page beside, in turns with nothing | 9 |
 | soak | eight hours of a run in eight minutes: memory of server and pages | 9 |
@@ -36,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import _board_beside
 from _board_beside import OURS
 from _board_data import NAN, SPIKE, long_run, many_runs, wide_run
-from _board_live import live, training
+from _board_live import idle, live, training
 from _board_peers import PEERS, has_aim
 from _board_soak import soak
 from _board_visit import Visit, board
@@ -215,6 +216,7 @@ def main() -> None:
         "thousand": lambda it: thousand(it, _thousand(folder)),
         "wide": lambda it: wide(it, _wide(folder)),
         "peers": lambda it: beside(it, folder, given.peer, small=small),
+        "idle": lambda it: idle(it, _fifty(folder), 5 if small else 60),
         "live": lambda it: live(it, folder / "live", 8 if small else 60),
         "training": lambda it: training(it, folder / "train", *((2, 3) if small else (10, 8))),
         "soak": lambda it: soak(it, folder / "soak", 0.5 if small else 8),
