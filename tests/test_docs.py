@@ -37,6 +37,7 @@ PAGES = [
         "models",
         "notebooks",
         "tasks",
+        "text",
         "ticks",
         "training",
     )

@@ -79,6 +79,7 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
         default=kinds(training=_defaults(argv, resumed)),
     )
     training.check(arguments, arguments.training, argv)
+    training.check_mirrors(arguments.mirror)
     _check_saving(arguments)
     config: Config = arguments.training
     if not arguments.check:
@@ -101,7 +102,7 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
             task_of(config, data, resume=resumed is not None), config, arguments.processes
         )
     run = Path(resumed or arguments.run or arguments.resume_or_start or _directory(config))
-    with naming_rows(config, data):
+    with naming_rows(config, data), training.mirrored(arguments.mirror, run):
         outcome = train(
             lambda config: task_of(config, data, resume=resumed is not None),
             config,
@@ -183,7 +184,9 @@ def _print_samples(data: Read) -> int:
 
 
 def _finish(outcome: Outcome, run: Path, data: Read, arguments: Any) -> int:
-    code = training.stopped(outcome, ["metronorm", "finetune", "--resume", str(run)])
+    again = ["metronorm", "finetune", "--resume", str(run)]
+    again += ["--mirror", *arguments.mirror] if arguments.mirror else []
+    code = training.stopped(outcome, again)
     if code is not None:
         return code
     show.main([str(run)])

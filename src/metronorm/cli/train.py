@@ -19,7 +19,7 @@ from metronorm.tasks import text
 from metronorm.train.config_changes import config_from_dict, run_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from metronorm.train.config import TrainConfig
     from metronorm.train.loop import Outcome
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> int:
     return ended if isinstance(ended, int) else _report(*ended)
 
 
-def _train(argv: list[str]) -> int | tuple[Outcome, str, TrainConfig]:
+def _train(argv: list[str]) -> int | tuple[Outcome, str, TrainConfig, Sequence[str]]:
     """How the training has ended; of what trains nothing here, and says nothing: the exit code."""
     resumed = training.run_to_resume(argv)
     file = value_of("--config", argv)
@@ -76,6 +76,7 @@ def _train(argv: list[str]) -> int | tuple[Outcome, str, TrainConfig]:
             ),
         )
     training.check(arguments, arguments.training, argv)
+    training.check_mirrors(arguments.mirror)
     code = training.launched(arguments.processes, "train", argv, dry_run=arguments.dry_run)
     if code is not None:
         return code
@@ -91,12 +92,13 @@ def _train(argv: list[str]) -> int | tuple[Outcome, str, TrainConfig]:
     if arguments.dry_run:
         return training.print_plan(task, options, arguments.processes)
     run = str(resumed or arguments.run or arguments.resume_or_start or _directory(options))
-    outcome = train(
-        task, options, Path(run), resume=resumed is not None, from_tick=arguments.from_tick
-    )
+    with training.mirrored(arguments.mirror, run):
+        outcome = train(
+            task, options, Path(run), resume=resumed is not None, from_tick=arguments.from_tick
+        )
     if find_place().rank:
         return 128 + outcome.signal if outcome.signal else 0
-    return outcome, run, options
+    return outcome, run, options, arguments.mirror
 
 
 @contextlib.contextmanager
@@ -160,10 +162,11 @@ def _directory(options: TrainConfig) -> Path:
     return free_directory((options.recipe,))
 
 
-def _report(outcome: Outcome, run: str, options: TrainConfig) -> int:
+def _report(outcome: Outcome, run: str, options: TrainConfig, mirror: Sequence[str]) -> int:
     again = ["metronorm", "train", "--resume", run]
     if isinstance(options, text.Config) and options.text.cache is not None:
         again += ["--cache", str(options.text.cache)]
+    again += ["--mirror", *mirror] if mirror else []
     code = training.stopped(outcome, again)
     if code is not None:
         return code

@@ -8,7 +8,7 @@ import shlex
 import sys
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
@@ -21,6 +21,7 @@ from metronorm.text import short_time, size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from metronorm.train.config import TrainConfig
     from metronorm.train.loop import Outcome
@@ -53,6 +54,9 @@ class Options:
     from_tick: int | None = None
     """With --resume: continue from the checkpoint of this tick. This is a branch of the run, and
     the options of the optimizer may differ too."""
+    mirror: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Other trackers that get every tick too, while the run is written: event files in the run's
+    folder tensorboard, or a run of Weights & Biases or Trackio, where their own variables say."""
     processes: int = 1
     """Processes of this machine that train together; see --parallel."""
     dry_run: bool = False
@@ -98,6 +102,23 @@ def check(arguments: Options, config: TrainConfig, argv: list[str]) -> None:
         )
     if arguments.from_tick is not None and arguments.resume is None:
         raise ConfigError("--from-tick is for --resume RUN", got="no --resume")
+
+
+def check_mirrors(names: Sequence[str]) -> None:
+    """Raise MissingDependencyError for a tracker that is not installed, before anything begins."""
+    if names:
+        from metronorm.integrations.mirroring import trackers_of
+
+        trackers_of(names)
+
+
+def mirrored(names: Sequence[str], run: str | Path) -> AbstractContextManager[object]:
+    """A context in which rank 0 mirrors a run."""
+    if not names or find_place().rank:
+        return contextlib.nullcontext()
+    from metronorm.integrations.mirroring import mirroring
+
+    return mirroring(run, names)
 
 
 def run_to_resume(argv: list[str]) -> Path | None:

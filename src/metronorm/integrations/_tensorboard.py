@@ -16,6 +16,7 @@ class Messages(NamedTuple):
     """The classes of the messages in event files."""
 
     Event: Any
+    SessionLog: Any
     Summary: Any
     SummaryMetadata: Any
     HistogramProto: Any
@@ -34,6 +35,7 @@ def messages() -> Messages:
 
     return Messages(
         event_pb2.Event,
+        event_pb2.SessionLog,
         summary_pb2.Summary,
         summary_pb2.SummaryMetadata,
         summary_pb2.HistogramProto,

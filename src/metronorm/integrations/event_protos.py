@@ -40,7 +40,7 @@ def write_events(run: Run, rank: int, directory: Path) -> None:
         MissingDependencyError: tensorboard is not installed.
         OSError: the directory cannot be written.
     """
-    protos = _Protos()
+    protos = EventProtos()
     directory.mkdir(parents=True, exist_ok=True)
     # This is how TensorBoard's own writer names its files; readers look for `tfevents`.
     parts = (f"{int(time.time()):010}", platform.node(), os.getpid(), next(_serial))
@@ -51,7 +51,7 @@ def write_events(run: Run, rank: int, directory: Path) -> None:
             file.write(record_of(event.SerializeToString()))
 
 
-def _events(protos: _Protos, run: Run, rank: int) -> Iterator[Any]:
+def _events(protos: EventProtos, run: Run, rank: int) -> Iterator[Any]:
     description = json.dumps({"name": run.info.name, "config": run.info.config})
     yield protos.text(RUN_TAG, description, 0, run.info.created_ns)
     rows = run.events().sql(
@@ -96,7 +96,7 @@ def _ticks(run: Run, rank: int) -> Iterator[tuple[int, int, dict[str, float]]]:
         yield row["tick"], row["time_ns"], scalars
 
 
-class _Protos:
+class EventProtos:
     """Makes `Event` messages. The first event of a tag names the plug-in that shows it."""
 
     def __init__(self) -> None:
@@ -106,6 +106,11 @@ class _Protos:
     def beginning(self) -> Any:
         """Return the event that every event file begins with."""
         return self._messages.Event(wall_time=time.time(), file_version="brain.Event:2")
+
+    def restart(self, step: int) -> Any:
+        """Return the event by which readers leave out what came before it from this step on."""
+        log = self._messages.SessionLog(status=self._messages.SessionLog.START)
+        return self._messages.Event(wall_time=time.time(), step=step, session_log=log)
 
     def scalars(self, scalars: Iterable[tuple[str, float]], step: int, time_ns: int) -> Any:
         """Return scalars in single precision, which TensorBoard shows, and in double if needed."""

@@ -15,20 +15,24 @@ if TYPE_CHECKING:
 
 
 class Tail:
-    """Follows a tape from its present end.
+    """Follows a tape from its present end, or from its beginning.
 
     Args:
         folder: the folder of the tape.
         kind: `ticks`, `events` or `resources`.
         identity: the identity of the run.
+        from_beginning: the first look returns all records, or None if a stretch is sealed already.
     """
 
-    def __init__(self, folder: Path, kind: str, identity: str) -> None:
+    def __init__(
+        self, folder: Path, kind: str, identity: str, *, from_beginning: bool = False
+    ) -> None:
         self._folder = folder
         self._decode = DECODERS[kind].decode
         self._ring = tape_ring(folder, kind, identity)
         self._known: set[bytes] = set()  # lines that were returned and may be met again
-        while True:
+        self._part = self._offset = 0
+        while not from_beginning:
             self._part = next_part(folder)
             self._offset = _size(folder / LIVE)
             if self._part == next_part(folder):
