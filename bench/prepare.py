@@ -212,9 +212,13 @@ def _peak() -> float:
     """The peak memory of this process, and of the largest one that it waited for, in MiB."""
     import resource
 
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    usages = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return sum(resource.getrusage(usage).ru_maxrss for usage in usages) / unit
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    if sys.platform == "darwin":
+        return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + children) / 2**20
+    # ru_maxrss of this process would begin with that of the process that started it
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    own = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    return (own + children) / 2**10
 
 
 if __name__ == "__main__":

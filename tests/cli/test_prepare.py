@@ -1,4 +1,5 @@
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,39 @@ def test_what_is_left_out_is_counted(
     counts = "broken links: 1, copies of other documents: 1"
     assert f"\nleft out    {counts}\n" in capsys.readouterr().out
     assert caplog.messages == [f"left out of the text: {counts}"]
+
+
+def test_the_cache_is_listed_and_cleaned(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = ["--cache", str(folder.parent / "cache")]
+    assert main(["prepare", "--list", *cache]) == 0
+    assert capsys.readouterr().out.startswith("no prepared texts in ")
+    for seed in ("0", "1"):
+        assert main(["prepare", "--data", str(folder), "--split-seed", seed, *cache]) == 0
+    texts = folder.parent / "cache" / "text"
+    (texts / "mine").mkdir()
+    names = [path.name for path in texts.iterdir()]
+    day = 86_400
+    for number, name in enumerate(sorted(set(names) - {"mine"})):
+        os.utime(texts / name / "meta.json", (0, 10 * day - number * 3 * day))
+    monkeypatch.setattr("time.time", lambda: 10.0 * day + 120)
+    capsys.readouterr()
+    assert main(["prepare", "--list", *cache]) == 0
+    listed = capsys.readouterr().out
+    assert "2 texts, " in listed
+    assert 0 < listed.find(" 2:00 ago ") < listed.find(" 3 days ago ")
+    assert listed.count("\ncorpus-bpe-") == 2
+    assert main(["prepare", "--clean", *cache]) == 2
+    assert "no terminal to ask at; try: --yes" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda question: "n")
+    assert main(["prepare", "--clean", *cache]) == 1
+    assert len(list(texts.iterdir())) == 3
+    assert main(["prepare", "--clean", "--yes", *cache]) == 0
+    assert "removed: 2 texts" in capsys.readouterr().out
+    assert [path.name for path in texts.iterdir()] == ["mine"]
+    assert main(["prepare", "--list", "--clean", *cache]) == 2
 
 
 @pytest.mark.parametrize("preset", ["quick", "gpt2"])

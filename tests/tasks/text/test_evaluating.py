@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 from dataclasses import replace
@@ -83,6 +84,26 @@ def test_the_loss_is_the_probability_of_every_token(
     assert found.bits_per_character == pytest.approx(nats / len(whole) / math.log(2))
     assert found.bits_per_byte == pytest.approx(nats / len(whole.encode()) / math.log(2))
     assert (found.context, found.stride) == (context, stride)
+
+
+def test_rows_are_evaluated_as_documents(run: Path, tmp_path: Path) -> None:
+    texts = ["cab bed fade", "head bag", "\ufeffbad cafe\r\n"]
+    (tmp_path / "texts").mkdir()
+    for number, text in enumerate(texts):
+        (tmp_path / "texts" / f"{number}.txt").write_bytes(text.encode())
+    lines = [*(json.dumps({"text": text}) for text in texts), "torn", '{"text": " "}']
+    packed = gzip.compress("\n".join(lines).encode())
+    (tmp_path / "a.jsonl.gz").write_bytes(packed)
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(texts[0].encode()))
+    as_texts, as_rows = (
+        evaluate_run(run, [str(tmp_path / name)]) for name in ("texts", "a.jsonl.gz")
+    )
+    assert (as_texts.nats, as_texts.tokens) == (as_rows.nats, as_rows.tokens)
+    assert as_rows.text == "3 documents"
+    (tmp_path / "a.jsonl.gz").write_bytes(packed[:-9])
+    with pytest.raises(DataError, match="must be whole"):
+        evaluate_run(run, [str(tmp_path / "a.jsonl.gz")])
+    assert evaluate_run(run, [str(tmp_path / "b.txt.gz")]).text == "b.txt.gz"
 
 
 def test_the_held_out_text_is_that_of_the_training(run: Path) -> None:

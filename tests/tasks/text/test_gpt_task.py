@@ -1,5 +1,6 @@
 """The GPT on text: what it writes in a training, and a run that begins with another's weights."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from metronorm.data.char_tokenizer import CharTokenizer
 from metronorm.data.config import TokenizerKind
-from metronorm.errors import DataError
+from metronorm.errors import ConfigError, DataError
 from metronorm.runs import open_run
 from metronorm.tasks import text
 from metronorm.tasks.text import Config
@@ -53,6 +54,25 @@ def test_a_run_from_anothers_weights_has_its_tokens(tmp_path: Path, kind: Tokeni
     shutil.rmtree(tmp_path / "first")  # which a resume needs no more
     train(text.task, replace(config, ticks=6), tmp_path / "second", resume=True)
     assert len(losses(tmp_path / "second")) == 6
+
+
+def test_a_mixture_is_resumed_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    config = tiny_config(tmp_path, ticks=6, checkpoint_every=3)
+    (tmp_path / "rows.jsonl").write_text(
+        "".join(json.dumps({"text": f"{'abc def ' * (number + 9)}"}) + "\n" for number in range(20))
+    )
+    sources = (*config.text.data, str(tmp_path / "rows.jsonl"))
+    mixed = replace(config, text=replace(config.text, data=sources, weights=(3, 1)))
+    train(text.task, mixed, tmp_path / "whole")
+    whole = losses(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    train(text.task, mixed, tmp_path / "again", resume=True, from_tick=3)
+    assert losses(tmp_path / "again") == whole
+    other = replace(mixed, text=replace(mixed.text, weights=(1, 1)))
+    train(text.task, other, tmp_path / "other")
+    assert losses(tmp_path / "other") != whole
+    with pytest.raises(ConfigError, match=r"weights: \[3.0, 1.0\] in the run"):
+        train(text.task, replace(other, ticks=9), tmp_path / "whole", resume=True)
 
 
 def test_another_tokenizer_than_that_of_the_first_run_is_refused(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from metronorm.data.char_tokenizer import CharTokenizer
 from metronorm.data.corpus import find_documents
-from metronorm.data.reading import read_text
+from metronorm.data.document_texts import read_documents
 from metronorm.errors import ConfigError, DataError
 from metronorm.loss import linear_cross_entropy
 from metronorm.scalars import is_integer
@@ -120,8 +120,8 @@ def evaluate_run(
 
     Args:
         run: directory of a run of text.
-        data: files, folders or globs, all of which are read in the tokens of the run; nothing: the
-            text that the run held out.
+        data: files, folders or globs, of texts or rows as in training; all of it is read in the
+            tokens of the run. Nothing: the text that the run held out.
         context: most tokens that a target sees; 0: the context of the model.
         stride: see the table of this module; 0: the context.
         best: as of `load_model`.
@@ -140,7 +140,7 @@ def evaluate_run(
     stride = _checked("stride", stride, context)
     tokenizer = tokenizer_of(run, found, config.vocab_size)
     if data:
-        ids, text = _read(data, tokenizer)
+        ids, text = _read(data, tokenizer, config_of(found).text.column)
     else:
         ids, text = _held_out(run, found, cache)
     model = model_of(found, average).float().to(choose_device(device))
@@ -217,20 +217,20 @@ def _windows(
         yield batch(range(start, start + 1), size - start, size - done)
 
 
-def _read(data: Sequence[str], tokenizer: Tokenizer) -> tuple[NDArray[np.int64], str]:
+def _read(data: Sequence[str], tokenizer: Tokenizer, column: str) -> tuple[NDArray[np.int64], str]:
     """The tokens of a text, and its name."""
-    documents = find_documents(data).documents
+    found, documents = find_documents(data, column=column).documents, 0
 
     def pieces() -> Iterator[str | None]:
-        for document in documents:
-            yield from read_text(document.path, 0, document.bytes)
-            yield None
+        nonlocal documents
+        for piece in read_documents(found, column):
+            documents += piece is None
+            yield piece
 
     ids = np.concatenate([np.zeros(0, dtype=np.int64), *tokenizer.encode_stream(pieces())])
-    if len(ids) == len(documents):
+    if len(ids) == documents:
         raise DataError("an evaluation needs some text", got=f"none in {', '.join(data)}")
-    count = f"{len(documents):,} documents" if len(documents) > 1 else documents[0].name
-    return ids, count
+    return ids, f"{documents:,} documents" if documents > 1 else found[0].name
 
 
 def _held_out(run: Path, found: Checkpoint, cache: Path | None) -> tuple[NDArray[Any], str]:
