@@ -61,8 +61,11 @@ class Arguments:
     checkpoint: Literal["best", "last"] = "best"
     """Of a run: the checkpoint with the best evaluation, or the newest."""
     text: Annotated[tuple[str, ...], tyro.conf.arg(name="data")] = ()
-    """Of a run of metronorm train: files, folders or globs of text, read in the tokens of the run.
-    Nothing: the text that the run held out."""
+    """Of a run of metronorm train: what metronorm prepare reads (files of text or of rows, folders,
+    globs, - for standard input), in the tokens of the run. Nothing: the text that the run held
+    out."""
+    column: str | None = None
+    """Of a run of metronorm train: the column of the text in files of rows. None: as in the run."""
     stride: int = 0
     """Of a run of metronorm train: tokens from the beginning of a window to that of the next. With
     fewer than the context, a token sees more of what is before it; this takes longer. 0: the
@@ -83,7 +86,7 @@ class Arguments:
 
 # what the two kinds of runs do not have in common
 _OF_ROWS = ("task", "general", "stops", "fail_unless_better")
-_OF_TEXT = ("text", "stride", "weights", "device", "cache", "json")
+_OF_TEXT = ("text", "column", "stride", "weights", "device", "cache", "json")
 
 
 def main(argv: list[str]) -> int:
@@ -148,6 +151,7 @@ def _evaluate_text(arguments: Arguments) -> int:
         average=None if arguments.weights == "trained" else arguments.weights,
         device=arguments.device,
         cache=arguments.cache,
+        column=arguments.column,
     )
     if arguments.json:
         print(json.dumps(_record(found), indent=2))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import math
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -202,6 +204,27 @@ def test_text_that_is_gone_or_another_is_not_evaluated(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="in the cache, or where it was"):
         evaluate_run(tmp_path / "run", cache=other)
     assert evaluate_run(tmp_path / "run", cache=config.text.cache).tokens > 0
+
+
+def test_the_column_of_rows_and_standard_input(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"words": "cab bed"}\n{"words": ""}\n')
+    (tmp_path / "picture.png").write_bytes(b"")
+    found = evaluate_run(run, [str(tmp_path)], column="words")
+    (tmp_path / "a.txt").write_text("cab bed")
+    assert found.nats == pytest.approx(evaluate_run(run, [str(tmp_path / "a.txt")]).nats)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"cab bed")))
+    assert evaluate_run(run, ["-"]).nats == pytest.approx(found.nats)
+    arguments = ["evaluate", str(run), "--data", str(tmp_path / "rows.jsonl")]
+    assert main([*arguments, "--column", "words"]) == 0
+    assert "left out of the text: without text: 1" in caplog.messages
+    assert main(arguments) == 2
+    assert "words" in capsys.readouterr().err
 
 
 def test_characters_that_the_run_has_not_are_named(run: Path, tmp_path: Path) -> None:

@@ -12,17 +12,22 @@ The logits are computed in float32 and the sum in float64, also of a run in lowe
 
 from __future__ import annotations
 
+import logging
 import math
+import tempfile
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
 from metronorm.data.char_tokenizer import CharTokenizer
+from metronorm.data.config import TextConfig
 from metronorm.data.corpus import find_documents
 from metronorm.data.document_texts import read_documents
+from metronorm.data.standard_input import kept_stdin
 from metronorm.errors import ConfigError, DataError
 from metronorm.loss import linear_cross_entropy
 from metronorm.scalars import is_integer
@@ -35,8 +40,6 @@ from metronorm.train.resuming import data_id_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
-    from typing import Any
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -46,6 +49,8 @@ if TYPE_CHECKING:
     from metronorm.models.gpt import GPT
 
 _BATCH_TOKENS = 1 << 14  # read at once
+
+_log = logging.getLogger("metronorm")
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,7 @@ def evaluate_run(
     average: str | None = None,
     device: str = "auto",
     cache: Path | None = None,
+    column: str | None = None,
 ) -> HeldOut:
     """Evaluate the model of a run on a text.
 
@@ -128,6 +134,7 @@ def evaluate_run(
         average: as of `load_model`.
         device: that computes.
         cache: where the run's text may be prepared; None: the default.
+        column: of the text, in files of rows; None: as in the run.
 
     Raises:
         ConfigError: a run of another task, or a context, a stride or a device that cannot be.
@@ -140,7 +147,8 @@ def evaluate_run(
     stride = _checked("stride", stride, context)
     tokenizer = tokenizer_of(run, found, config.vocab_size)
     if data:
-        ids, text = _read(data, tokenizer, config_of(found).text.column)
+        wanted = config_of(found).text.column if column is None else column
+        ids, text = _read(data, wanted, tokenizer)
     else:
         ids, text = _held_out(run, found, cache)
     model = model_of(found, average).float().to(choose_device(device))
@@ -217,20 +225,28 @@ def _windows(
         yield batch(range(start, start + 1), size - start, size - done)
 
 
-def _read(data: Sequence[str], tokenizer: Tokenizer, column: str) -> tuple[NDArray[np.int64], str]:
-    """The tokens of a text, and its name."""
-    found, documents = find_documents(data, column=column).documents, 0
+def _read(data: Sequence[str], column: str, tokenizer: Tokenizer) -> tuple[NDArray[Any], str]:
+    """The tokens of a text, read as `metronorm prepare` reads it, and its name; copies stay."""
+    documents = 0
+    with tempfile.TemporaryDirectory() as scratch:
+        config = TextConfig(data=tuple(data), column=column)
+        with kept_stdin(config, Path(scratch)) as stdin:
+            corpus = find_documents(config.data, column=column, stdin=stdin)
 
-    def pieces() -> Iterator[str | None]:
-        nonlocal documents
-        for piece in read_documents(found, column):
-            documents += piece is None
-            yield piece
+            def pieces() -> Iterator[str | None]:
+                nonlocal documents
+                for piece in read_documents(corpus.documents, column):
+                    documents += piece is None
+                    yield piece
 
-    ids = np.concatenate([np.zeros(0, dtype=np.int64), *tokenizer.encode_stream(pieces())])
+            parts = [*tokenizer.encode_stream(pieces())]
+    ids = np.concatenate([np.zeros(0, dtype=np.int64), *parts])
     if len(ids) == documents:
         raise DataError("an evaluation needs some text", got=f"none in {', '.join(data)}")
-    return ids, f"{documents:,} documents" if documents > 1 else found[0].name
+    if corpus.left_out:
+        reasons = (f"{reason}: {number:,}" for reason, number in corpus.left_out.items())
+        _log.warning("left out of the text: %s", ", ".join(reasons))
+    return ids, f"{documents:,} documents" if documents > 1 else corpus.documents[0].name
 
 
 def _held_out(run: Path, found: Checkpoint, cache: Path | None) -> tuple[NDArray[Any], str]:
