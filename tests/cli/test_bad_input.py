@@ -159,6 +159,10 @@ CASES = {
     "no file matches": (["train", "--data", "*.none"], "*.none'"),
     "no source": (["train", "--data", "--ticks", "3"], "--data needs a file, a folder or a glob"),
     "no source at the end": (["prepare", "--data", "text", "--data"], "--data needs a file"),
+    "no validation data": (
+        ["train", "--data", "text", "--validation-data", "--ticks", "3"],
+        "--validation-data needs a file",
+    ),
     "not UTF-8": (["train", "--data", "latin.txt"], "latin.txt"),
     "where it is not UTF-8": (["prepare", "--data", "latin.txt"], "line 2"),
     "a column that is not there": (

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -419,3 +420,25 @@ def test_the_ledger_adds_up(
     assert meta.train.documents + meta.validation.documents - ledger.cut + left == documents
     content = [each for each in meta.held_out if "byte" in each]
     assert ledger.cut == len(content)
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from metronorm.data.config import TextConfig
+from metronorm.data.text import prepare
+prepare(TextConfig(data=(sys.argv[1],), cache=Path(sys.argv[1]).with_suffix("")))
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    peaks_kib = []
+    for mebibytes in (4, 40):
+        path = tmp_path / f"{mebibytes}.jsonl"
+        with open(path, "wb") as file:
+            for number in range(mebibytes * 256):
+                file.write(b'{"text": "%d %s"}\n' % (number, b"all in good time " * 240))
+        peaks_kib.append(int(subprocess.check_output([sys.executable, "-c", PEAK, str(path)])))
+    assert peaks_kib[1] - peaks_kib[0] < 16 << 10

@@ -41,8 +41,8 @@ def check_paths(argv: list[str]) -> None:
             or a path is empty, as of a variable that is not set.
     """
     for option, value in pairwise([*argv, "--"]):
-        if option == "--data" and value.startswith("--"):
-            raise ConfigError("--data needs a file, a folder or a glob", got="none")
+        if option in ("--data", "--validation-data") and value.startswith("--"):
+            raise ConfigError(f"{option} needs a file, a folder or a glob", got="none")
         name, equals, same = option.partition("=")
         name = name.replace("_", "-")
         if name in _PATHS and not (same if equals else value):
