@@ -37,7 +37,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "Train a GPT on text, or a recipe's task, and record every tick.",
     "finetune": "Adapt a pretrained model to data, and save what others can load.",
-    "evaluate": "Evaluate a model on held-out text, or a fine-tuned one beside its base.",
+    "evaluate": "Evaluate a model on text, or a fine-tuned one beside its base.",
     "sample": "Write text with a trained model.",
     "chat": "Talk with a fine-tuned or a pretrained model.",
     "show": "Show what runs did and what they cost, side by side.",

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 DESCRIPTION = """
     metronorm evaluate runs/shakespeare              its held-out text
     metronorm evaluate runs/shakespeare --data book.txt --stride 64
-    metronorm evaluate runs/chats-lora more.jsonl    on other rows
     metronorm evaluate runs/chats-lora more.jsonl --general book.txt
     metronorm evaluate MODEL chats.jsonl             a model alone
 
