@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 DESCRIPTION = """
     metronorm prepare --data notes/*.txt
     metronorm prepare --data notes/ --tokenizer bpe --vocab-size 4096
-    zcat rows.jsonl.gz | metronorm prepare --data - --column body
+    metronorm prepare --data rows.jsonl.gz --column body
     metronorm prepare --list
 
 The token files go to a cache, where metronorm train finds them: give it the same options. Both

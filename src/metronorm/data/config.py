@@ -59,8 +59,8 @@ class TextConfig:
     cache: Path | None = None
     """Folder for the prepared tokens. None: `metronorm` in $XDG_CACHE_HOME or in ~/.cache."""
     tokenizer_file: str = ""
-    """A `tokenizer.json` to use as it is: of another text, or of a model of Hugging Face whose
-    tokens are of bytes (GPT-2, Llama 3, Qwen, SmolLM2). Nothing: one is made of this text."""
+    """A `tokenizer.json` to use as it is: of another text, or of a model of Hugging Face with BPE
+    of bytes (GPT-2, Llama 3, Qwen). Nothing: one is made of this text."""
 
     def __post_init__(self) -> None:
         for name in ("data", "validation_data"):
