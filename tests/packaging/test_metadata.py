@@ -34,6 +34,7 @@ ROOMS: dict[str, set[str]] = {
         "prometheus",
         "tensorboard",
         "torch",
+        "trackio",
         "wandb",
     },
     "keras": {"keras", "torch", "jax", "tensorflow"},
@@ -114,8 +115,10 @@ def imported(files: Iterator[Path]) -> set[str]:
             ):
                 found.add(node.args[0].value)
     roots = {name.partition(".")[0] for name in found}
-    scripts = [*(ROOT / "bench").glob("*.py"), *(ROOT / "docs").glob("*.py")]
-    own = {"metronorm", "tests", *(file.stem for file in scripts)}
+    scripts = [
+        file for folder in ("bench", "docs", "recipes") for file in (ROOT / folder).glob("*.py")
+    ]
+    own = {"metronorm", "tests", "lib", *(file.stem for file in scripts)}
     return {PACKAGES.get(name, name) for name in roots - sys.stdlib_module_names - own}
 
 

@@ -34,7 +34,8 @@ FURTHER = {
     "lightning": "metronorm.integrations.lightning",
     "tensorflow": "metronorm.keras on TensorFlow",
     "triton": "kernels of metronorm.norm on GPUs",
-    "wandb": "metronorm import of .wandb files",
+    "trackio": "metronorm train --mirror trackio",
+    "wandb": "metronorm import of .wandb files; metronorm train --mirror wandb",
 }
 
 
