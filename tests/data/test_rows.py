@@ -305,6 +305,11 @@ def test_text_is_read_from_standard_input(tmp_path: Path, monkeypatch: pytest.Mo
     piped(monkeypatch, b"")
     with pytest.raises(DataError, match="must contain some text"):
         prepared(tmp_path, "-")
+    for data in (b"caf\xe9 " * 300, b"abc"):
+        piped(monkeypatch, data)
+        with pytest.raises(DataError, match="standard input") as failed:
+            prepared(tmp_path, "-")
+        assert str(tmp_path) not in str(failed.value)
     monkeypatch.setattr("sys.stdin", None)
     with pytest.raises(ConfigError, match="reads what is piped"):
         prepared(tmp_path, "-")

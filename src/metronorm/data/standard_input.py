@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from metronorm.data.compressed import COMPRESSED, open_bytes
+from metronorm.data.corpus import STDIN_NAME
 from metronorm.data.kinds import sniffed
 from metronorm.data.sources import STDIN
 from metronorm.errors import ConfigError, DataError
@@ -55,7 +56,12 @@ def kept_stdin(config: TextConfig, folder: Path) -> Iterator[Path | None]:
         )
     try:
         with scratch_directory(folder / "stdin") as scratch:
-            yield _kept(scratch)
+            path = _kept(scratch)
+            try:
+                yield path
+            except DataError as error:  # the file is gone when somebody reads this
+                got = error.got and error.got.replace(str(path), STDIN_NAME)
+                raise DataError(error.must, got=got, fix=error.fix) from error
     except OSError as error:
         raise DataError(
             "the cache must be writable and have room for the text",
