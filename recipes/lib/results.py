@@ -7,6 +7,7 @@ the last four are those of the run.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -28,9 +29,11 @@ def add(name: str, run: Path, figures: dict[str, Any], *, folder: Path = FOLDER)
     """
     info = read_run_info(run)
     git = info.git or {}
+    # where the run lies says nothing about what was measured
+    options = re.sub(r"--run[= ]\S+|--publish", "", " ".join(sys.argv[1:])).split()
     row = figures | {
         "minutes": round((time.time_ns() - info.created_ns) / 60e9, 2),
-        "command": " ".join(["python", f"recipes/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "command": " ".join(["python", f"recipes/{Path(sys.argv[0]).name}", *options]),
         "commit": str(git.get("commit"))[:12] + ("+" if git.get("dirty") else ""),
         "machine": f"{info.host['cores']} cores, {info.host['processor']}",
         "versions": info.versions,
