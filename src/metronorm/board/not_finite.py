@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from metronorm.board.entry import file_stamp
 from metronorm.errors import MetronormError
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import FILE, WITH_FILE, has_parquet_magic, scan
+from metronorm.store.parquet_parts import FILE, WITH_FILE, files_of, has_parquet_magic, scan
 from metronorm.store.run_directory import tape_folders
-from metronorm.store.sql_columns import identifier, literal, literal_glob
+from metronorm.store.sql_columns import identifier, literal
 from metronorm.store.unsealed_lines import read_tape, sealed_parts, unsealed_files
 
 if TYPE_CHECKING:
@@ -159,9 +159,8 @@ def _query(
 
 def _bad_columns(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> dict[Path, Bad]:
     """Of parts of ticks. A column that is all finite has a lowest and a highest value on record."""
-    files = ", ".join(literal(literal_glob(part)) for part in parts)
     rows = connection.execute(
-        f"""select file_name, list(distinct path_in_schema) from parquet_metadata([{files}])
+        f"""select file_name, list(distinct path_in_schema) from parquet_metadata({files_of(parts)})
             where type in ('DOUBLE', 'FLOAT') and coalesce(stats_null_count, 0) < num_values
             and not coalesce(isfinite(try_cast(stats_min_value as double))
                              and isfinite(try_cast(stats_max_value as double)), false)

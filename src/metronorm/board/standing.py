@@ -25,10 +25,10 @@ from metronorm.files import open_regular
 from metronorm.runs.config import planned_ticks, with_file
 from metronorm.runs.state import STATE_EVENTS, AttemptEvents, attempt_state
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import FILE, WITH_FILE, has_parquet_magic, scan
+from metronorm.store.parquet_parts import FILE, WITH_FILE, files_of, has_parquet_magic, scan
 from metronorm.store.run_directory import folder_number, numbered_folders
 from metronorm.store.schema import EventRecord
-from metronorm.store.sql_columns import literal, literal_glob
+from metronorm.store.sql_columns import literal
 from metronorm.store.tape import LIVE
 from metronorm.store.unsealed_lines import read_tape
 
@@ -262,10 +262,9 @@ def _sealed_events(parts: list[Path]) -> list[tuple[str, int, int, str, Any]]:
 
 def _sealed_ticks(parts: list[Path]) -> list[tuple[str, int, int]]:
     def query(batch: list[Path]) -> str:
-        files = ", ".join(literal(literal_glob(part)) for part in batch)
         of = "max(stats_max_value::BIGINT) filter (path_in_schema = '{}')"
         return f"""select file_name, {of.format("tick")}, {of.format("time_ns")}
-                   from parquet_metadata([{files}])
+                   from parquet_metadata({files_of(batch)})
                    where path_in_schema in ('tick', 'time_ns') group by file_name"""
 
     return [(path, tick or 0, time_ns or 0) for path, tick, time_ns in _query(parts, query)]

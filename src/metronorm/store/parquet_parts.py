@@ -42,8 +42,12 @@ def scan(parts: Iterable[Path], options: str = "hive_partitioning = false") -> s
         parts: the files.
         options: options of DuckDB's `read_parquet`.
     """
-    files = ", ".join(literal(literal_glob(part)) for part in parts)
-    return f"read_parquet([{files}], {options})"
+    return f"read_parquet({files_of(parts)}, {options})"
+
+
+def files_of(parts: Iterable[Path]) -> str:
+    """SQL: the list of the files, for DuckDB's functions that read Parquet."""
+    return f"[{', '.join(literal(literal_glob(part)) for part in parts)}]"
 
 
 def schemas(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> list[Schema]:
@@ -54,11 +58,10 @@ def schemas(connection: duckdb.DuckDBPyConnection, parts: Sequence[Path]) -> lis
     """
     import duckdb
 
-    files = ", ".join(literal(literal_glob(part)) for part in parts)
     try:
         rows = connection.execute(
             f"""select file_name, name, concat_ws(' ', type, converted_type), num_children
-                from parquet_schema([{files}])"""
+                from parquet_schema({files_of(parts)})"""
         ).fetchall()
     except UnicodeDecodeError as error:  # a name
         raise duckdb.InvalidInputException(str(error)) from None

@@ -9,8 +9,15 @@ import numpy as np
 
 from metronorm.board.series._arrays import missing
 from metronorm.store.engine import connect
-from metronorm.store.parquet_parts import is_of_kind, out_of_memory, scan, schemas, with_gaps
-from metronorm.store.sql_columns import identifier, literal, literal_glob, select
+from metronorm.store.parquet_parts import (
+    files_of,
+    is_of_kind,
+    out_of_memory,
+    scan,
+    schemas,
+    with_gaps,
+)
+from metronorm.store.sql_columns import identifier, select
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -59,15 +66,13 @@ def read_blocks(
         return {}
     try:
         with connect() as database:
-            found = dict(zip(parts, schemas(database, parts), strict=True))
-            good = [part for part in parts if is_of_kind(found[part], kind)]
-            gaps: set[Path] = set()
-            try:
-                blocks = _read(database, {part: found[part] for part in good}, base, names)
-            except _GapsError:
-                gaps = with_gaps(database, good, kind)
-                whole = {part: found[part] for part in good if part not in gaps}
-                blocks = _read(database, whole, base, names)
+            found = zip(parts, schemas(database, parts), strict=True)
+            good = {part: schema for part, schema in found if is_of_kind(schema, kind)}
+            blocks = _read(database, good, base, names)
+            if blocks is None:
+                for part in with_gaps(database, [*good], kind):
+                    del good[part]
+                blocks = _read(database, good, base, names) or {}
     except duckdb.OutOfMemoryException as error:
         raise out_of_memory(error) from None
     except duckdb.Error:
@@ -79,21 +84,18 @@ def read_blocks(
     return {part: blocks.get(part) for part in parts}
 
 
-class _GapsError(Exception):
-    """A row lacks a value that all must have."""
-
-
 def _read(
     database: duckdb.DuckDBPyConnection,
     parts: Mapping[Path, Schema],
     base: Sequence[str],
     names: Sequence[str],
-) -> dict[Path, Block]:
+) -> dict[Path, Block] | None:
+    """The blocks of parts that can be read; None if a row lacks a value that all must have."""
     if not parts:
         return {}
     counts = dict(
         database.execute(
-            f"select file_name, num_rows from parquet_file_metadata({_files([*parts])})"
+            f"select file_name, num_rows from parquet_file_metadata({files_of(parts)})"
         ).fetchall()
     )
     spelled = {part: {name.lower(): name for name, _ in schema} for part, schema in parts.items()}
@@ -108,7 +110,7 @@ def _read(
         columns |= {f"c{at}": f"{identifier(name)}::DOUBLE" for at, name in enumerate(others)}
         values = database.execute(f"select {select(columns)} from {scan(same)}").fetchnumpy()
         if any(np.ma.is_masked(values[name]) for name in base):
-            raise _GapsError
+            return None
         integers = {name: np.asarray(values[name], np.int64) for name in base}
         floats = {name: plain(values[f"c{at}"]) for at, name in enumerate(others)}
         begin = 0
@@ -131,7 +133,3 @@ def plain(values: Any) -> Floats:
     column = missing(len(values))
     column[there] = values.data[there]
     return column
-
-
-def _files(parts: list[Path]) -> str:
-    return f"[{', '.join(literal(literal_glob(part)) for part in parts)}]"

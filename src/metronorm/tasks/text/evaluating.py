@@ -7,7 +7,7 @@ The text begins after a separator, as every document of the training did, and is
 | that of a whole context | where the one before ended | all | from 1 token to a context |
 | S, fewer | S tokens after the one before | those that the one before did not have | `context` - S tokens or more |
 
-The logits are computed in float32 and the sum in float64, also of a run in lower precision.
+The logits are computed in float32, also of a run in lower precision; sums over batches are float64.
 """  # noqa: E501
 
 from __future__ import annotations
