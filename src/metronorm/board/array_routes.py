@@ -97,7 +97,7 @@ def array_routes(board: Board) -> APIRouter:
 
         if len(runs) > 1:
             with contextlib.suppress(*BAD_INPUT):  # each answer says it
-                board.read([board.listing.entry(run) for run in runs], names)
+                board.read_together([board.listing.entry(run) for run in runs], names)
         found = [attempt(lambda run: board.series(board.listing.entry(run)), run) for run in runs]
 
         def answers() -> Iterator[bytes]:

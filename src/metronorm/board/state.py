@@ -121,7 +121,7 @@ class Board:
                 self._kept.popitem(last=False)
         return result
 
-    def read(self, entries: Iterable[Entry], names: Sequence[str]) -> None:
+    def read_together(self, entries: Iterable[Entry], names: Sequence[str]) -> None:
         """Read runs of which nothing was read yet, many at once; `series` then has little to do.
 
         Args:
@@ -182,7 +182,7 @@ class Board:
 
         def read() -> None:
             with contextlib.suppress(*BAD_INPUT):  # the charts say it
-                self.read(entries, [FIRST_METRIC])
+                self.read_together(entries, [FIRST_METRIC])
             for entry in entries:
                 with contextlib.suppress(*BAD_INPUT):
                     self.series(entry).value(FIRST_METRIC)
