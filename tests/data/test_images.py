@@ -3,10 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metronorm.data import images
+from metronorm.data import packages
 from metronorm.data.images import fashion_mnist
 from metronorm.errors import DataError
 
+from ..real_data import needs_fashion_mnist
 from .idx_files import IMAGES, LABELS, write
 
 
@@ -22,9 +23,7 @@ def test_the_files_are_found_and_read(tmp_path: Path, inside: str, packed: bool)
 def test_without_a_folder_the_files_of_the_package_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_ROOT", tmp_path)
-    with pytest.raises(DataError, match=r"no train-images-idx3-ubyte .*apt-get install dataset-f"):
-        fashion_mnist()
+    monkeypatch.setattr(packages, "PACKAGES", tmp_path)
     write(tmp_path / "usr/share/datasets/fashion-mnist")
     assert len(fashion_mnist().images) == 6
 
@@ -58,10 +57,7 @@ def test_images_of_two_sizes_are_refused(tmp_path: Path) -> None:
         fashion_mnist(write(tmp_path, t10k_images=IMAGES[:2, :, :3]))
 
 
-@pytest.mark.skipif(
-    not (Path("/") / images._DEBIAN_FOLDER).exists(),
-    reason="dataset-fashion-mnist is not installed",
-)
+@needs_fashion_mnist
 def test_the_sizes_in_the_docstring_are_those_of_the_package() -> None:
     found = fashion_mnist()
     assert found.images.shape == (60_000, 28, 28)

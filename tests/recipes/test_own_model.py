@@ -18,16 +18,14 @@ from metronorm.data.images import fashion_mnist
 from metronorm.runs import open_run
 
 from ..data.idx_files import write
+from ..real_data import needs_fashion_mnist
 from ..train.acting import at_every_tick
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "recipes" / "own_model.py"
-INSTALLED = Path("/usr/share/datasets/fashion-mnist")
 TICKS = 60
 
-pytestmark = pytest.mark.skipif(
-    not INSTALLED.exists(), reason="dataset-fashion-mnist is not installed"
-)
+pytestmark = needs_fashion_mnist
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from metronorm.data.idx import read_idx
+from metronorm.data.packages import debian_folder
 from metronorm.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 
 CLASSES = 10
 
-_DEBIAN_FOLDER = Path("usr/share/datasets/fashion-mnist")  # in Debian's package
-_ROOT = Path("/")
+_PACKAGE, _FOLDER = "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"  # of Debian
 
 
 class LabelledImages(NamedTuple):
@@ -45,10 +45,13 @@ def fashion_mnist(folder: str | os.PathLike[str] | None = None) -> LabelledImage
         The arrays, read-only.
 
     Raises:
+        MissingDependencyError: no folder is given, and the package is not installed.
         DataError: a file is missing or damaged, or the files do not fit each other.
     """
-    given = _ROOT if folder is None else Path(folder)
-    folders = [given / _DEBIAN_FOLDER] if folder is None else [given, given / _DEBIAN_FOLDER]
+    if folder is None:
+        folders = [debian_folder(_PACKAGE, _FOLDER)]
+    else:
+        folders = [Path(folder), Path(folder) / _FOLDER]
     train, test = _read_part(folders, "train"), _read_part(folders, "t10k")
     if train[0].shape[1:] != test[0].shape[1:]:
         raise DataError(

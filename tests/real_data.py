@@ -1,0 +1,31 @@
+"""Marks that skip a test where real data are not installed; `make data` installs them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metronorm.data.packages import debian_folder, npm_folder
+from metronorm.errors import MissingDependencyError
+
+
+def needs(find: Callable[[], Path], package: str) -> pytest.MarkDecorator:
+    """Skip where `find` finds no folder."""
+    try:
+        find()
+    except MissingDependencyError:
+        return pytest.mark.skipif(True, reason=f"{package} is not installed: make data")
+    return pytest.mark.skipif(False, reason="")
+
+
+def needs_debian(package: str, folder: str) -> pytest.MarkDecorator:
+    """Skip where a package of Debian has no such folder."""
+    return needs(lambda: debian_folder(package, folder), package)
+
+
+def needs_npm(package: str) -> pytest.MarkDecorator:
+    """Skip where a package of npm is not installed."""
+    return needs(lambda: npm_folder(package), package)
+
+
+needs_fashion_mnist = needs_debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
