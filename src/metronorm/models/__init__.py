@@ -5,20 +5,24 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from metronorm.models.config import PRESETS, GPTConfig, preset
+from metronorm.models.config import PRESETS, EncoderConfig, GPTConfig, preset
 
 if TYPE_CHECKING:
     from metronorm.models.actor_critic import ActorCritic
+    from metronorm.models.encoder import Encoder
     from metronorm.models.gpt import GPT, KVCache
-    from metronorm.models.layouts.files import load_gpt, save_gpt
+    from metronorm.models.layouts.files import load_encoder, load_gpt, save_gpt
     from metronorm.models.sampling import sample
 
 __all__ = [
     "GPT",
     "PRESETS",
     "ActorCritic",
+    "Encoder",
+    "EncoderConfig",
     "GPTConfig",
     "KVCache",
+    "load_encoder",
     "load_gpt",
     "preset",
     "sample",
@@ -28,8 +32,10 @@ __all__ = [
 
 _MODULES = {
     "ActorCritic": "actor_critic",
+    "Encoder": "encoder",
     "GPT": "gpt",
     "KVCache": "gpt",
+    "load_encoder": "layouts.files",
     "load_gpt": "layouts.files",
     "sample": "sampling",
     "save_gpt": "layouts.files",

@@ -1,4 +1,4 @@
-"""Sizes and choices of a GPT, and the presets. It imports no framework, so `--help` stays fast."""
+"""Sizes and choices of the models, and presets. It imports no framework: `--help` stays fast."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 Norm = Literal["layer", "rms"]
 Mlp = Literal["gelu", "gelu_tanh", "swiglu"]
 Positions = Literal["learned", "rotary"]
+NormPlace = Literal["before", "after"]
 
 LARGE_VOCABULARY = 1 << 14
 
@@ -61,13 +62,7 @@ class GPTConfig:
             _check_choice(name, getattr(self, name), get_args(choices))
         for name in ("tie_embeddings", "bias"):
             _check_choice(name, getattr(self, name), (True, False))
-        if self.width % self.heads:
-            raise ConfigError(
-                "heads must divide width",
-                got=f"heads={self.heads}, width={self.width}",
-                fix=f"heads={_largest_divisor(self.width, self.heads)}, "
-                f"or width={_round_up(self.width, self.heads)}",
-            )
+        _check_heads(self.heads, self.width)
         if self.kv_heads is not None:
             _check_positive("kv_heads", self.kv_heads)
             if self.heads % self.kv_heads:
@@ -82,10 +77,7 @@ class GPTConfig:
                 got=f"width={self.width}, heads={self.heads}: head size {self.head_size}",
                 fix=f"width={self.width + self.heads}, or positions='learned'",
             )
-        if not is_number(self.dropout) or not 0 <= self.dropout < 1:
-            raise ConfigError(
-                "dropout must be at least 0 and below 1", got=repr(self.dropout), fix="dropout=0.1"
-            )
+        _check_dropout(self.dropout)
 
     @property
     def head_size(self) -> int:
@@ -121,6 +113,61 @@ class GPTConfig:
         return tables * width + self.layers * block + norm
 
 
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The shape of an encoder; the defaults are for training from scratch, not those of BERT.
+
+    Raises:
+        ConfigError: a size or a choice is not valid, or two of them do not fit together.
+    """
+
+    vocab_size: int = 256
+    """Number of different tokens."""
+    context: int = 512
+    """Number of tokens of a text, at most."""
+    layers: int = 6
+    """Number of transformer blocks."""
+    heads: int = 6
+    """Number of attention heads; it must divide the width."""
+    width: int = 384
+    """Size of a token's vector."""
+    hidden: int | None = None
+    """Inner size of the feed-forward sub-layer. None: 4x width."""
+    norm_place: NormPlace = "before"
+    """before: normalize what a sub-layer reads, and at the end; after: normalize the sum of what a
+    sub-layer reads and writes, and the embeddings, as BERT does."""
+    mlp: Mlp = "gelu"
+    """Activation of the feed-forward sub-layer: gelu or gelu_tanh."""
+    types: int = 0
+    """Number of kinds of tokens, such as those of a first and of a second text; 0: none."""
+    eps: float = 1e-5
+    """What LayerNorm adds to the variance. BERT: 1e-12."""
+    dropout: float = 0.0
+    """Share of activations and attention weights to drop in training."""
+
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "context", "layers", "heads", "width"):
+            _check_positive(name, getattr(self, name))
+        if self.hidden is not None:
+            _check_positive("hidden", self.hidden)
+        if self.types != 0:
+            _check_positive("types", self.types)
+        _check_choice("norm_place", self.norm_place, get_args(NormPlace))
+        _check_choice("mlp", self.mlp, ("gelu", "gelu_tanh"))
+        _check_heads(self.heads, self.width)
+        _check_dropout(self.dropout)
+
+    @property
+    def head_size(self) -> int:
+        """Size of one attention head."""
+        return self.width // self.heads
+
+    @property
+    def inner(self) -> int:
+        """Inner size of the feed-forward sub-layer."""
+        return 4 * self.width if self.hidden is None else self.hidden
+
+
 def preset(name: str) -> GPTConfig:
     """The preset with this name; `dataclasses.replace` makes a copy with other fields.
 
@@ -142,6 +189,22 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
     if value not in choices or isinstance(value, bool) != isinstance(choices[0], bool):
         listed = ", ".join(repr(choice) for choice in choices)
         raise ConfigError(f"{name} must be one of {listed}", got=repr(value))
+
+
+def _check_heads(heads: int, width: int) -> None:
+    if width % heads:
+        raise ConfigError(
+            "heads must divide width",
+            got=f"heads={heads}, width={width}",
+            fix=f"heads={_largest_divisor(width, heads)}, or width={_round_up(width, heads)}",
+        )
+
+
+def _check_dropout(dropout: object) -> None:
+    if not is_number(dropout) or not 0 <= dropout < 1:
+        raise ConfigError(
+            "dropout must be at least 0 and below 1", got=repr(dropout), fix="dropout=0.1"
+        )
 
 
 def _largest_divisor(number: int, at_most: int) -> int:

@@ -1,4 +1,4 @@
-"""Save a GPT where transformers loads it, and load one from there."""
+"""Save a GPT where transformers loads it; load one, or an encoder, from there."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import torch
 
 from metronorm.errors import ConfigError, DataError
 from metronorm.files import directory_aside, read_regular
+from metronorm.models.encoder import Encoder
 from metronorm.models.gpt import GPT
-from metronorm.models.layouts import LAYOUTS, layout_for
+from metronorm.models.layouts import LAYOUTS, bert, layout_for
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Iterable
 
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from metronorm.models.layouts.layout import Layout, LayoutName
+    from metronorm.models.layouts.layout import Layout, LayoutName, Rule
 
 _INDEX = "model.safetensors.index.json"
 # Tables that older checkpoints keep beside the weights, and that the model makes itself.
@@ -114,7 +116,32 @@ def load_gpt(directory: str | os.PathLike[str]) -> GPT:
     if not any(name.startswith(prefix) for name in tensors):
         tensors = {prefix + name: tensor for name, tensor in tensors.items()}
     model = GPT(config)
-    _from_layout(model, layout, tensors, source)
+    _from_layout(model, layout.name, layout.rules(config), tensors, source)
+    return model.eval()
+
+
+def load_encoder(directory: str | os.PathLike[str]) -> Encoder:
+    """Load an encoder from a directory in Hugging Face layout: BERT, such as MiniLM.
+
+    Its vectors are the `last_hidden_state` of the model that transformers loads from there. A
+    pooler and heads that may be there are not read.
+
+    Args:
+        directory: with config.json and safetensors.
+
+    Returns:
+        A model in float32 and in evaluation mode.
+
+    Raises:
+        ConfigError: our encoder cannot express the model; the message names the field of
+            config.json.
+        DataError: a file is missing or damaged.
+    """
+    source = Path(directory)
+    config = bert.read_config(_read_json(source / "config.json"))
+    model = Encoder(config)
+    tensors = bert.renamed(_read_tensors(source))
+    _from_layout(model, "bert", bert.rules(config), tensors, source)
     return model.eval()
 
 
@@ -139,15 +166,16 @@ def _to_layout(model: GPT, layout: Layout) -> dict[str, Tensor]:
     return theirs
 
 
-def _from_layout(model: GPT, layout: Layout, theirs: dict[str, Tensor], source: Path) -> None:
-    ours = dict(model.named_parameters())
-    rules = list(layout.rules(model.config))
+def _from_layout(
+    model: nn.Module, layout: str, given: Iterable[Rule], theirs: dict[str, Tensor], source: Path
+) -> None:
+    ours, rules = dict(model.named_parameters()), list(given)
     with torch.no_grad():
         for rule in rules:
             missing = [name for name in rule.theirs if name not in theirs]
             if missing:
                 raise DataError(
-                    f"a model in the layout {layout.name} must have all weights",
+                    f"a model in the layout {layout} must have all weights",
                     got=f"{source} without {missing[0]}",
                 )
             parts = [theirs[name] for name in rule.theirs]
@@ -162,7 +190,7 @@ def _from_layout(model: GPT, layout: Layout, theirs: dict[str, Tensor], source: 
     unknown = sorted(name for name in theirs.keys() - known if not _TABLES.search(name))
     if unknown:
         raise DataError(
-            f"a model in the layout {layout.name} must have no other weights",
+            f"a model in the layout {layout} must have no other weights",
             got=f"{unknown[0]} in {source}",
         )
 
