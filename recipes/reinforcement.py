@@ -6,8 +6,7 @@
 
 PPO (Schulman et al., 2017, arXiv:1707.06347) has a loop of its own, and uses the instruments alone:
 a tick is one update from a mini-batch, and the time to play what is learned from is its phase
-`data`. An episode that was cut off by its limit of time is no end: what would have followed is
-estimated. What was reached is in recipes/results/reinforcement.json. Read from top to bottom.
+`data`. What was reached is on the page docs/reinforcement.md. Read from top to bottom.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import tyro
-from lib.playing import environments, played, scores, sizes, ticks_of
+from lib.playing import Settings, environments, filmed, likeliest, played, scores, sizes, ticks_of
 from lib.results import add
 from lib.rules import RULES
 from torch import Tensor, nn
@@ -31,39 +30,40 @@ from metronorm.errors import MetronormError
 from metronorm.models import ActorCritic
 
 if TYPE_CHECKING:
-    import numpy as np
     from lib.playing import Batch
-    from numpy.typing import NDArray
 
 Environment = Literal["CartPole-v1", "Acrobot-v1", "LunarLander-v3"]
 EPISODES = 100  # of a score
+LEAST_SPREAD = 0.1
+"""Advantages are divided by their deviation, or by this. Once CartPole is solved, all that is left
+of them is the critic's noise: divided by its own deviation, it makes the agent forget."""
+
+# After the settings of SB3's zoo for PPO. `learning_rate` is of Adam; it falls to 0.
+SETTINGS = {
+    "CartPole-v1": Settings(
+        steps=100_000, envs=8, length=32, batch=256, epochs=20,
+        gamma=0.98, gae_lambda=0.8, learning_rate=1e-3, entropy=0.0,
+    ),
+    "Acrobot-v1": Settings(
+        steps=500_000, envs=16, length=256, batch=256, epochs=4,
+        gamma=0.99, gae_lambda=0.94, learning_rate=1e-3, entropy=0.0,
+    ),
+    "LunarLander-v3": Settings(
+        steps=1_000_000, envs=16, length=1024, batch=64, epochs=4,
+        gamma=0.999, gae_lambda=0.98, learning_rate=3e-4, entropy=0.01,
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Config:
-    """Options. None: what suits the environment (the settings of SB3's zoo for PPO)."""
+    """Options. None: what suits the environment."""
 
     env: Environment = "CartPole-v1"
     steps: int | None = None
     """Steps of the environment, all copies together."""
-    envs: int | None = None
-    """Copies that are played at once."""
-    length: int | None = None
-    """Steps of each copy between two trainings."""
-    batch: int | None = None
-    """Steps of a mini-batch: of a tick."""
-    epochs: int | None = None
-    """Passes over what was played."""
-    gamma: float | None = None
-    """Discount per step."""
-    gae_lambda: float | None = None
-    """Of the generalized advantage estimate: 0 trusts the critic, 1 what happened."""
     learning_rate: float | None = None
-    """Of Adam; it falls to 0, and so does `clip`."""
-    clip: float = 0.2
-    """How far an update may change the probability of an action."""
-    entropy: float | None = None
-    """Weight of the entropy of the actions in the loss."""
+    """Of Adam; it falls to 0."""
     norm: Literal["layer", "none"] = "layer"
     """After each hidden linear layer."""
     width: int = 64
@@ -75,50 +75,37 @@ class Config:
     """Add what was reached to recipes/results/reinforcement.json."""
 
 
-DEFAULTS: dict[Environment, dict[str, Any]] = {
-    "CartPole-v1": {
-        "steps": 100_000, "envs": 8, "length": 32, "batch": 256, "epochs": 20,
-        "gamma": 0.98, "gae_lambda": 0.8, "learning_rate": 1e-3, "entropy": 0.0,
-    },
-    "Acrobot-v1": {
-        "steps": 500_000, "envs": 16, "length": 256, "batch": 256, "epochs": 4,
-        "gamma": 0.99, "gae_lambda": 0.94, "learning_rate": 1e-3, "entropy": 0.0,
-    },
-    "LunarLander-v3": {
-        "steps": 1_000_000, "envs": 16, "length": 1024, "batch": 64, "epochs": 4,
-        "gamma": 0.999, "gae_lambda": 0.98, "learning_rate": 3e-4, "entropy": 0.01,
-    },
-}  # fmt: skip
-
-
-def loss(agent: ActorCritic, batch: Batch, config: Any) -> tuple[Tensor, dict[str, Tensor]]:
+def loss(agent: ActorCritic, batch: Batch, entropy: float) -> tuple[Tensor, dict[str, Tensor]]:
     """The clipped loss of the actor, that of the critic and the entropy; and what to record."""
     choice, values = agent(batch.seen)
     ratio = (choice.log_prob(batch.actions) - batch.log_probabilities).exp()
-    clip = config.clip * (1 - batch.progress)
-    gains = (batch.advantages - batch.advantages.mean()) / (batch.advantages.std() + 1e-8)
+    clip = 0.2 * (1 - batch.progress)
+    spread = batch.advantages.std().clamp_min(LEAST_SPREAD)
+    gains = (batch.advantages - batch.advantages.mean()) / spread
     actor = -torch.min(gains * ratio, gains * ratio.clamp(1 - clip, 1 + clip)).mean()
     critic = (values - batch.returns).square().mean()
-    entropy = choice.entropy().mean()
-    total = actor + critic / 2 - config.entropy * entropy
-    return total, {"loss": total, "critic_loss": critic, "entropy": entropy}
+    undecided = choice.entropy().mean()
+    total = actor + critic / 2 - entropy * undecided
+    return total, {"loss": total, "critic_loss": critic, "entropy": undecided}
 
 
-def learn(config: Any) -> ActorCritic:
-    """Train an agent, and record every tick."""
+def learn(config: Config, settings: Settings) -> ActorCritic:
+    """Train an agent, and record every tick and, at the end, pictures of an episode."""
     torch.manual_seed(config.seed)
     torch.set_num_threads(1)  # the networks are small
-    envs = environments(config.env, config.envs)
+    envs, film = environments(config.env, settings.envs), environments(config.env, 1, film=True)
     inputs, actions = sizes(envs)
     agent = ActorCritic(inputs, actions, width=config.width, norm=config.norm)
-    optimizer = torch.optim.Adam(agent.parameters(), config.learning_rate, eps=1e-5, fused=True)
+    rate = settings.learning_rate
+    optimizer = torch.optim.Adam(agent.parameters(), rate, eps=1e-5, fused=True)
     returns: deque[float] = deque(maxlen=100)
-    settings = asdict(config) | {"run": str(config.run)}
-    with Clock(config.run, config=settings) as clock:
-        for batch in clock.ticks(played(agent, envs, config, returns), total=ticks_of(config)):
-            optimizer.param_groups[0]["lr"] = config.learning_rate * (1 - batch.progress)
+    options = asdict(config) | {"run": str(config.run), "settings": settings._asdict()}
+    with Clock(config.run, config=options) as clock:
+        batches = played(agent, envs, settings, config.seed, returns)
+        for batch in clock.ticks(batches, total=ticks_of(settings)):
+            optimizer.param_groups[0]["lr"] = rate * (1 - batch.progress)
             with clock.phase("forward"):
-                total, found = loss(agent, batch, config)
+                total, found = loss(agent, batch, settings.entropy)
             with clock.phase("backward"):
                 total.backward()
             with clock.phase("update"):
@@ -128,36 +115,29 @@ def learn(config: Any) -> ActorCritic:
             clock.log(samples=len(batch.seen), **found)
             if returns:
                 clock.log(episode_return=sum(returns) / len(returns))
+            if clock.tick == ticks_of(settings):
+                clock.sample("episode", filmed(film, likeliest(agent)))
     envs.close()
     return agent
 
 
 def main(config: Config) -> None:
     """Train, and play a hundred episodes: the agent's likeliest actions, and a rule by hand."""
-    chosen = replace(config, **{
-        name: value for name, value in DEFAULTS[config.env].items() if getattr(config, name) is None
-    })  # fmt: skip
+    given = {"steps": config.steps, "learning_rate": config.learning_rate}
+    settings = SETTINGS[config.env]._replace(**{k: v for k, v in given.items() if v is not None})
     check_free(config.run)
     begun = time.perf_counter()
-    agent = learn(chosen)
+    agent = learn(config, settings)
     seconds = time.perf_counter() - begun
-
-    def likeliest(seen: NDArray[np.float32]) -> NDArray[np.int64]:
-        with torch.no_grad():
-            return agent(torch.from_numpy(seen))[0].logits.argmax(1).numpy()
-
-    row = {"env": config.env, "norm": config.norm, "learning_rate": chosen.learning_rate}
-    row |= {"seed": config.seed, "steps": chosen.steps, "seconds": seconds}
-    for name, play in (("agent", likeliest), ("rule", RULES[config.env])):
+    row = {"env": config.env, "norm": config.norm, "learning_rate": settings.learning_rate}
+    row |= {"seed": config.seed, "steps": settings.steps, "seconds": seconds}
+    for name, play in (("agent", likeliest(agent)), ("rule", RULES[config.env])):
         found = scores(environments(config.env, EPISODES), play, seed=10_000)
         row |= {name: float(found.mean()), f"{name}_deviation": float(found.std())}
     if config.publish:
         add("reinforcement", config.run, row)
-    print(
-        f"{config.env}: {row['agent']:.1f} ± {row['agent_deviation']:.1f} in {EPISODES} episodes; ",
-        end="",
-    )
-    print(f"a rule by hand: {row['rule']:.1f}; {seconds:.0f} s")
+    agent_score = f"{row['agent']:.1f} ± {row['agent_deviation']:.1f} in {EPISODES} episodes"
+    print(f"{config.env}: {agent_score}; a rule by hand: {row['rule']:.1f}; {seconds:.0f} s")
 
 
 if __name__ == "__main__":

@@ -20,23 +20,62 @@ if TYPE_CHECKING:
 
     from metronorm.models.actor_critic import ActorCritic
 
+    Player = Callable[[NDArray[np.float32]], NDArray[np.int64]]  # what is seen → actions
 
-def environments(name: str, count: int) -> SyncVectorEnv:
+
+class Settings(NamedTuple):
+    """How much is played, and how it is learned from.
+
+    Attributes:
+        steps: of the environment, all copies together.
+        envs: copies that are played at once.
+        length: steps of each copy between two trainings.
+        batch: steps of a mini-batch: of a tick.
+        epochs: passes over what was played.
+        gamma: discount per step.
+        gae_lambda: of the generalized advantage estimate: 0 trusts the critic, 1 what happened.
+        learning_rate: of the first tick.
+        entropy: weight of the entropy of the actions in the loss.
+    """
+
+    steps: int
+    envs: int
+    length: int
+    batch: int
+    epochs: int
+    gamma: float
+    gae_lambda: float
+    learning_rate: float
+    entropy: float
+
+
+def environments(name: str, count: int, *, film: bool = False) -> SyncVectorEnv:
     """Copies of an environment; each begins anew in the step in which it ends.
+
+    Args:
+        name: of gymnasium's environment.
+        count: of copies.
+        film: whether they can be filmed.
 
     Raises:
         MissingDependencyError: the environment needs a package that is not installed.
     """
     try:
-        return SyncVectorEnv(
-            [lambda: gym.make(name)] * count, autoreset_mode=AutoresetMode.SAME_STEP
+        mode = "rgb_array" if film else None
+        envs = SyncVectorEnv(
+            [lambda: gym.make(name, render_mode=mode)] * count,
+            autoreset_mode=AutoresetMode.SAME_STEP,
         )
+        if film:
+            envs.reset()
+            envs.render()  # what that needs is imported now
     except gym.error.DependencyNotInstalled as error:
         raise MissingDependencyError(
             f"{name} needs more of gymnasium",
             got=str(error).partition(",")[0],
-            fix="pip install 'gymnasium[box2d]'",
+            fix="pip install 'gymnasium[classic-control,box2d]'",
         ) from None
+    return envs
 
 
 def sizes(envs: SyncVectorEnv) -> tuple[int, int]:
@@ -58,31 +97,32 @@ class Batch(NamedTuple):
     progress: float
 
 
-def ticks_of(config: Any) -> int:
+def ticks_of(settings: Settings) -> int:
     """The number of mini-batches that `played` gives."""
-    round_ = config.length * config.envs
-    return int(config.steps // round_ * config.epochs * -(-round_ // config.batch))
+    round_ = settings.length * settings.envs
+    return settings.steps // round_ * settings.epochs * -(-round_ // settings.batch)
 
 
 def played(
-    agent: ActorCritic, envs: SyncVectorEnv, config: Any, returns: deque[float]
+    agent: ActorCritic, envs: SyncVectorEnv, settings: Settings, seed: int, returns: deque[float]
 ) -> Iterator[Batch]:
     """Play with the agent as it is, and give what was played in mini-batches, in random order.
 
     Args:
         agent: its `mean` and `scale` follow what was seen.
         envs: the copies of the environment.
-        config: with `steps`, `envs`, `length`, `batch`, `epochs`, `gamma`, `gae_lambda`, `seed`.
+        settings: how much is played, and how the advantages are estimated.
+        seed: of what is drawn.
         returns: gets the return of each episode that ends.
     """
-    chance = torch.Generator().manual_seed(config.seed)
-    seen, _ = envs.reset(seed=config.seed)
-    score, moments = np.zeros(config.envs), Moments(seen.shape[1])
-    rounds = config.steps // (config.length * config.envs)
+    chance = torch.Generator().manual_seed(seed)
+    seen, _ = envs.reset(seed=seed)
+    score, moments = np.zeros(settings.envs), Moments(seen.shape[1])
+    rounds = settings.steps // (settings.length * settings.envs)
     for round_ in range(rounds):
-        rewards, ends = np.zeros((2, config.length, config.envs), np.float32)
+        rewards, ends = np.zeros((2, settings.length, settings.envs), np.float32)
         kept: list[tuple[Tensor, ...]] = []
-        for step in range(config.length):
+        for step in range(settings.length):
             moments.add(seen)
             before = torch.from_numpy(seen)
             with torch.no_grad():
@@ -96,7 +136,9 @@ def played(
             if late.any():  # the limit of time is no end: the critic says what would have come
                 final = np.stack([info["final_obs"][at] for at in np.flatnonzero(late)])
                 with torch.no_grad():
-                    rewards[step, late] += config.gamma * agent(torch.from_numpy(final))[1].numpy()
+                    rewards[step, late] += (
+                        settings.gamma * agent(torch.from_numpy(final))[1].numpy()
+                    )
             returns.extend(score[ended | cut].tolist())
             score[ended | cut] = 0
         with torch.no_grad():
@@ -107,13 +149,13 @@ def played(
             values,
             torch.from_numpy(ends),
             last,
-            config.gamma,
-            config.gae_lambda,
+            settings.gamma,
+            settings.gae_lambda,
         )
         columns = (states, actions, probabilities, gains, gains + values)
         flat = [column.flatten(0, 1) for column in columns]
-        for _ in range(config.epochs):
-            for rows in torch.randperm(len(flat[0]), generator=chance).split(config.batch):
+        for _ in range(settings.epochs):
+            for rows in torch.randperm(len(flat[0]), generator=chance).split(settings.batch):
                 yield Batch(*(column[rows] for column in flat), round_ / rounds)
         agent.mean.copy_(moments.mean)
         agent.scale.copy_(moments.deviation)
@@ -174,9 +216,17 @@ class Moments:
         return torch.from_numpy(np.sqrt(self._squares / max(self._count, 1) + 1e-8)).float()
 
 
-def scores(
-    envs: SyncVectorEnv, play: Callable[[NDArray[np.float32]], NDArray[np.int64]], *, seed: int
-) -> NDArray[np.float64]:
+def likeliest(agent: ActorCritic) -> Player:
+    """A player that takes the agent's likeliest actions."""
+
+    def play(seen: NDArray[np.float32]) -> NDArray[np.int64]:
+        with torch.no_grad():
+            return agent(torch.from_numpy(seen))[0].logits.argmax(1).numpy()
+
+    return play
+
+
+def scores(envs: SyncVectorEnv, play: Player, *, seed: int) -> NDArray[np.float64]:
     """The return of one episode of each environment, which are closed then.
 
     Args:
@@ -192,3 +242,35 @@ def scores(
         going &= ~(ended | cut)
     envs.close()
     return found
+
+
+def filmed(
+    env: SyncVectorEnv,
+    play: Player,
+    *,
+    frames: int = 16,
+    width: int = 160,
+) -> NDArray[np.uint8]:
+    """Frames of an episode, evenly spaced, side by side in four columns.
+
+    Args:
+        env: one environment that can be filmed; it is closed then.
+        play: the actions, (1,), for what is seen, (1, ...).
+        frames: how many, at most.
+        width: of a frame, in pixels, about.
+
+    Returns:
+        Pixels, (height, width, 3).
+    """
+    seen, _ = env.reset(seed=0)
+    taken, going = [], True
+    while going:
+        (picture,) = env.render() or ()
+        step = max(picture.shape[1] // width, 1)
+        taken.append(picture[::step, ::step])
+        seen, _, ended, cut, _ = env.step(play(seen))
+        going = not (ended | cut)[0]
+    env.close()
+    chosen = [taken[at] for at in np.linspace(0, len(taken) - 1, frames).round().astype(int)]
+    rows = [np.concatenate(chosen[at : at + 4], axis=1) for at in range(0, frames, 4)]
+    return np.concatenate(rows)

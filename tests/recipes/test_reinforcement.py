@@ -3,7 +3,6 @@
 import sys
 from collections import deque
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "recipes"))
 
 import reinforcement  # noqa: E402
-from lib.playing import Moments, advantages, environments, played, scores  # noqa: E402
+from lib.playing import Moments, Settings, advantages, environments, filmed, played, scores  # noqa: E402
 from lib.rules import RULES  # noqa: E402
 
 
@@ -65,17 +64,18 @@ def test_an_episode_that_was_cut_off_goes_on_in_the_critic(
     agent = ActorCritic(4, 2)
     torch.nn.init.zeros_(agent.critic[-1].weight)
     torch.nn.init.constant_(agent.critic[-1].bias, value)
-    config = SimpleNamespace(
-        steps=64, envs=2, length=32, batch=64, epochs=1, gamma=0.5, gae_lambda=0.0, seed=0
-    )
+    settings = Settings(
+        steps=64, envs=2, length=32, batch=64, epochs=1,
+        gamma=0.5, gae_lambda=0.0, learning_rate=0.0, entropy=0.0,
+    )  # fmt: skip
     returns: deque[float] = deque()
-    (batch,) = played(agent, environments("CartPole-v1", 2), config, returns)
+    (batch,) = played(agent, environments("CartPole-v1", 2), settings, 0, returns)
     failed = batch.returns == 1
     assert 0 < int(failed.sum()) == len(returns)
     assert torch.equal(batch.returns[~failed], torch.full((64 - len(returns),), 1 + 0.5 * value))
 
-    monkeypatch.setattr(gym, "make", lambda name: make(name, max_episode_steps=4))
-    (batch,) = played(agent, environments("CartPole-v1", 2), config, returns := deque())
+    monkeypatch.setattr(gym, "make", lambda name, **more: make(name, max_episode_steps=4, **more))
+    (batch,) = played(agent, environments("CartPole-v1", 2), settings, 0, returns := deque())
     assert [*returns] == [4.0] * 16
     assert torch.equal(batch.returns, torch.full((64,), 1 + 0.5 * value))
 
@@ -121,9 +121,21 @@ def test_an_unknown_environment_is_refused_with_those_there_are(
 
 
 def test_an_environment_that_lacks_a_package_says_which(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lacking(name: str) -> None:
+    def lacking(name: str, **more: object) -> None:
         raise gym.error.DependencyNotInstalled("Box2D is not installed, run `pip install`")
 
     monkeypatch.setattr(gym, "make", lacking)
     with pytest.raises(MissingDependencyError, match="gymnasium"):
         environments("LunarLander-v3", 1)
+
+
+def test_an_episode_is_filmed() -> None:
+    pytest.importorskip("pygame", reason="pygame, which draws, is not installed")
+    film = environments("CartPole-v1", 1, film=True)
+    pictures = filmed(film, RULES["CartPole-v1"], frames=8)
+    assert (pictures.dtype, pictures.ndim, pictures.shape[2]) == (np.uint8, 3, 3)
+    height, width = pictures.shape[0] // 2, pictures.shape[1] // 4
+    assert width >= 150
+    first = pictures[:height, :width]
+    assert (first < 128).any()  # the cart is black
+    assert (first != pictures[height:, -width:]).any()
