@@ -48,6 +48,18 @@ def test_a_long_step_is_measured_once() -> None:
     assert count == 4
 
 
+def test_a_step_that_takes_ten_times_as_long_is_not_run_again() -> None:
+    time = VirtualTime()
+    tried = []
+
+    def step(precision: str) -> None:
+        tried.append(precision)
+        time.pass_((31 if precision == "bf16" else 3) * 10**9)
+
+    assert choose_precision(step, CPU, now=lambda: time() / 1e9) == "fp32"
+    assert tried == ["fp32", "bf16"]
+
+
 @pytest.mark.skipif(not keep_large_blocks(False), reason="no glibc")
 @pytest.mark.parametrize(("second", "chosen"), [(1, "keep"), (3, "system")])
 def test_the_allocator_is_measured(second: int, chosen: str) -> None:

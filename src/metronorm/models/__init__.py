@@ -9,19 +9,23 @@ from metronorm.models.config import PRESETS, EncoderConfig, GPTConfig, preset
 
 if TYPE_CHECKING:
     from metronorm.models.actor_critic import ActorCritic
+    from metronorm.models.convnext import ConvNeXt
     from metronorm.models.encoder import Encoder
     from metronorm.models.gpt import GPT, KVCache
     from metronorm.models.layouts.files import load_encoder, load_gpt, save_gpt
     from metronorm.models.sampling import sample
+    from metronorm.models.vit import ViT
 
 __all__ = [
     "GPT",
     "PRESETS",
     "ActorCritic",
+    "ConvNeXt",
     "Encoder",
     "EncoderConfig",
     "GPTConfig",
     "KVCache",
+    "ViT",
     "load_encoder",
     "load_gpt",
     "preset",
@@ -32,9 +36,11 @@ __all__ = [
 
 _MODULES = {
     "ActorCritic": "actor_critic",
-    "Encoder": "encoder",
     "GPT": "gpt",
+    "ConvNeXt": "convnext",
+    "Encoder": "encoder",
     "KVCache": "gpt",
+    "ViT": "vit",
     "load_encoder": "layouts.files",
     "load_gpt": "layouts.files",
     "sample": "sampling",

@@ -138,7 +138,7 @@ class TrainConfig:
     seed: int = 0
     """Seed of the weights, of the order of the examples and of dropout."""
     precision: Precision = "auto"
-    """Precision of the matrix products. auto: the one that is faster on this machine."""
+    """Precision of the matrix products. auto: the one that is faster on this machine, and right."""
     allocator: Allocator = field(default="auto", metadata={"on_resume": "free"})
     """What the C allocator does with large blocks. system: it gives them back; keep: it keeps
     them; auto: the faster of both (glibc only)."""

@@ -177,7 +177,12 @@ class Training:
         """Say what starts, on screen and on record, and write what belongs to the run."""
         if self.budget:
             self._plan(clock, self.budget.begin(self.ready.tick_seconds))
-        clock.event("machine", precision=self.ready.step.precision, allocator=self.ready.allocator)
+        clock.event(
+            "machine",
+            precision=self.ready.step.precision,
+            allocator=self.ready.allocator,
+            **(self.ready.convolutions.on_record() if self.ready.convolutions else {}),
+        )
         if self.ready.forecast:
             clock.event("forecast", **self.ready.forecast)
         if self.world.first:

@@ -19,6 +19,7 @@ Fixed = Literal["fp32", "bf16"]
 
 _LEAST_TURNS, _MOST_TURNS = 3, 20
 _ENOUGH_SECONDS, _LONG_SECONDS = 1.0, 10.0
+_HOPELESS = 10.0  # times the fastest, where the first run takes so long that it decides
 
 
 def autocast(device: torch.device, precision: Fixed) -> torch.autocast:
@@ -99,11 +100,18 @@ def discarding_gradients(model: torch.nn.Module) -> Iterator[None]:
 def _race(now: Callable[[], float], *steps: Callable[[], object]) -> list[float]:
     """Least seconds of each, run in turn: three to twenty times, one to ten seconds in all.
 
-    The least, because whatever else the machine does only ever adds to it.
+    The least, because whatever else the machine does only ever adds to it. Where one takes ten
+    times as long as another, and seconds, its first run is all: a convolution in bf16 can take
+    minutes on a processor that has no instructions for it.
     """
     seconds: list[list[float]] = [[] for _ in steps]
+    firsts = []
     for step in steps:
+        begin = now()
         step()  # the first time kernels are built and memory is fetched
+        firsts.append(now() - begin)
+    if max(firsts) > max(_ENOUGH_SECONDS, _HOPELESS * min(firsts)):
+        return firsts
     start = now()
     for turn in range(_MOST_TURNS):
         for step, times in zip(steps, seconds, strict=True):

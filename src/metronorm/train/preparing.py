@@ -16,7 +16,9 @@ from metronorm.allocator import keep_large_blocks
 from metronorm.errors import ConfigError
 from metronorm.train import precision
 from metronorm.train.averages import Averages
+from metronorm.train.batches import to_device
 from metronorm.train.beats import IteratedBeats, make_beats
+from metronorm.train.convolutions import Checked, check_convolutions
 from metronorm.train.evaluate import evaluating
 from metronorm.train.first_beat import check_batch
 from metronorm.train.parallel import check_whole, keep_activations, layers_of, recompute
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from metronorm.checkpoints.checkpoint import Checkpoint
     from metronorm.optim import Window
     from metronorm.train.config import TrainConfig
+    from metronorm.train.precision import Fixed
     from metronorm.train.rank_beats import Beat
 
 _log = logging.getLogger("metronorm")
@@ -94,6 +97,7 @@ class Preparation:
         changing: the names of the buffers that a forward pass changes, and a checkpoint has.
         forecast: what the task foresees; None: nothing.
         tick_seconds: what the passes of a tick take, where the training has so many minutes.
+        convolutions: how those of the model do in bf16; None: they were not looked at.
 
     Raises:
         MetronormError: what can be found wrong before the first tick.
@@ -110,6 +114,7 @@ class Preparation:
     ) -> None:
         self.world = world = world or World()
         self.ticks_done, self.tick_seconds = found.tick if found else 0, 0.0
+        self.convolutions: Checked | None = None
         check_task(task)
         device = precision.choose_device(config.device)
         torch.manual_seed(config.seed)
@@ -176,20 +181,42 @@ class Preparation:
         step, trial = self.step, self.trial
         if config.precision != "auto":
             step.precision = config.precision
+            if config.precision == "bf16" and not found:
+                self._bf16_is_right("try --precision fp32")
         elif found:
             step.precision = found.state["precision"]
         else:
-            step.precision = self.world.told(
-                lambda: precision.choose_precision(
-                    lambda tried: step.try_out(trial, tried), step.device
-                )
-            )
+            step.precision = self.world.told(self._faster_precision)
         self.allocator = config.allocator
         if config.allocator == "auto":
             self.allocator = self.world.told(
                 lambda: precision.choose_allocator(lambda: step.try_out(trial))
             )
         keep_large_blocks(self.allocator == "keep")
+
+    def _faster_precision(self) -> Fixed:
+        """The faster one, and bf16 only if the model's convolutions are right in it."""
+        step, trial = self.step, self.trial
+        chosen = precision.choose_precision(lambda tried: step.try_out(trial, tried), step.device)
+        if chosen == "bf16" and not self._bf16_is_right("so fp32 is used"):
+            return "fp32"
+        return chosen
+
+    def _bf16_is_right(self, otherwise: str) -> bool:
+        """Whether the model's convolutions are right in bf16; a warning where they are not."""
+        step = self.step
+        if step.device.type != "cpu":  # the faults that are known are those of torch's for CPUs
+            return True
+        trial = to_device(self.trial, step.device)
+        found = self.convolutions = check_convolutions(lambda: step.task.loss(step.model, trial))
+        if not found.are_right:
+            _log.warning(
+                "bf16 gives wrong numbers here, %s: %s differs from fp32 by %.2g of its size",
+                otherwise,
+                found.where,
+                found.error,
+            )
+        return found.are_right
 
     def _timed(self) -> float:
         """Seconds of a forward and a backward pass."""
