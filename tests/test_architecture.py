@@ -148,6 +148,7 @@ PUBLIC = {
         "training_preset",
         "without_cache",
     },
+    "metronorm.tune": {"Space", "Study", "open_study", "read_space"},
     "metronorm.train": {
         "Hook",
         "Moment",
@@ -188,6 +189,7 @@ ARROWS = {
         "planning",
         "runs",
     },
+    "tune": {"finetune", "optim", "planning", "runs", "store", "tasks", "train"},
     "integrations": {"clock", "runs", "store"},
     "keras": {"clock", "integrations", "norm"},
     "board": {"runs", "store"},
@@ -206,6 +208,7 @@ ARROWS = {
         "planning",
         "tasks",
         "finetune",
+        "tune",
         "integrations",
     },
 }

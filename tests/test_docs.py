@@ -41,6 +41,7 @@ PAGES = [
         "text",
         "ticks",
         "training",
+        "tuning",
     )
 ]
 BOARD = ROOT / "docs" / "board.md"  # its configuration of nginx is run by tests/board

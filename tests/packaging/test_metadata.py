@@ -46,6 +46,7 @@ ROOMS: dict[str, set[str]] = {
     "runs": {"analysis"},
     "tasks": {"train"},
     "train": {"train"},
+    "tune": {"tune", "analysis"},
 }
 # Modules that are called otherwise than the package, which pip knows.
 PACKAGES = {

@@ -118,6 +118,7 @@ USES: dict[str, tuple[str, ...]] = {
         "metronorm finetune model text --task text --way full --context 16 --ticks 2 "
         "--batch-size 2 --precision fp32 --allocator system --run runs/tuned --save nothing",
     ),
+    "tune": (f"metronorm tune {TINY} --budget 2runs --seeds 1 --study studies/tiny",),
     "board": (RECORD, BOARD),
     "analysis": (RECORD, ANALYSIS),
     "notebook": (RECORD, NOTEBOOK),

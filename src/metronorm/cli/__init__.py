@@ -37,6 +37,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "Train a GPT on text, or a recipe's task, and record every tick.",
     "finetune": "Adapt a pretrained model to data, and save what others can load.",
+    "tune": "Search for the options of a training, without waste.",
     "evaluate": "Evaluate a model on text, or a fine-tuned one beside its base.",
     "sample": "Write text with a trained model.",
     "chat": "Talk with a fine-tuned or a pretrained model.",

@@ -14,6 +14,8 @@ _PATHS = (
     "--config",
     "--init-from",
     "--cache",
+    "--study",
+    "--space",
 )
 
 

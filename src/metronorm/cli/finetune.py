@@ -76,10 +76,11 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
         argv,
         command="finetune",
         description=DESCRIPTION,
-        default=kinds(training=_defaults(argv, resumed)),
+        default=kinds(training=default_config(argv, resumed)),
     )
     training.check(arguments, arguments.training, argv)
     training.check_mirrors(arguments.mirror)
+    training.check_rate(arguments, argv)
     _check_saving(arguments)
     config: Config = arguments.training
     if not arguments.check:
@@ -102,6 +103,9 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
             task_of(config, data, resume=resumed is not None), config, arguments.processes
         )
     run = Path(resumed or arguments.run or arguments.resume_or_start or _directory(config))
+    config = training.with_rate(
+        arguments, lambda config: task_of(config, data), config, run, resumed=resumed is not None
+    )
     with naming_rows(config, data), training.mirrored(arguments.mirror, run):
         outcome = train(
             lambda config: task_of(config, data, resume=resumed is not None),
@@ -133,7 +137,8 @@ def _check_saving(arguments: Any) -> None:
         )
 
 
-def _defaults(argv: list[str], resumed: Path | None) -> Config:
+def default_config(argv: list[str], resumed: Path | None) -> Config:
+    """The config that holds where the arguments say nothing."""
     file = value_of("--config", argv)
     if resumed:
         if file is not None and value_of("--resume", argv):

@@ -71,12 +71,13 @@ def _train(argv: list[str]) -> int | tuple[Outcome, str, TrainConfig, Sequence[s
             command="train",
             description=recipe.description if recipe else DESCRIPTION,
             default=kinds(
-                training=_defaults(argv, kind, resumed, values),
+                training=default_config(argv, kind, resumed, values),
                 preset=value_of("--preset", argv) or "quick",
             ),
         )
     training.check(arguments, arguments.training, argv)
     training.check_mirrors(arguments.mirror)
+    training.check_rate(arguments, argv)
     code = training.launched(arguments.processes, "train", argv, dry_run=arguments.dry_run)
     if code is not None:
         return code
@@ -92,6 +93,7 @@ def _train(argv: list[str]) -> int | tuple[Outcome, str, TrainConfig, Sequence[s
     if arguments.dry_run:
         return training.print_plan(task, options, arguments.processes)
     run = str(resumed or arguments.run or arguments.resume_or_start or _directory(options))
+    options = training.with_rate(arguments, task, options, Path(run), resumed=resumed is not None)
     with training.mirrored(arguments.mirror, run):
         outcome = train(
             task, options, Path(run), resume=resumed is not None, from_tick=arguments.from_tick
@@ -133,7 +135,7 @@ def _recipe(argv: list[str], resumed: Path | None, values: dict[str, Any] | None
     return load_recipe(path) if path else None
 
 
-def _defaults(
+def default_config(
     argv: list[str], kind: Any, resumed: Path | None, values: dict[str, Any] | None
 ) -> Any:
     """The config that holds where the arguments say nothing; `values` are those of --config."""

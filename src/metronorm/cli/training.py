@@ -54,6 +54,9 @@ class Options:
     from_tick: int | None = None
     """With --resume: continue from the checkpoint of this tick. This is a branch of the run, and
     the options of the optimizer may differ too."""
+    learning_rate: Literal["auto"] | None = None
+    """auto: find the learning rates of a new training by a range test and up to five short runs,
+    on one process."""
     mirror: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Other trackers that get every tick too, while the run is written: event files in the run's
     folder tensorboard, or a run of Weights & Biases or Trackio, where their own variables say."""
@@ -167,6 +170,48 @@ def launched(processes: int, command: str, argv: list[str], *, dry_run: bool) ->
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     return None
+
+
+def with_rate(arguments: Options, task: Any, config: Any, run: Path, *, resumed: bool) -> Any:
+    """The config with the learning rate that was found, where --learning-rate auto asks for one.
+
+    Raises:
+        ConfigError: it cannot be found.
+    """
+    if arguments.learning_rate is None or resumed:
+        return config
+    from metronorm.clock import check_free
+    from metronorm.tune.rate import find_rate
+
+    check_free(run)
+    found = find_rate(task, config, run, lambda line: print(line, file=sys.stderr, flush=True))
+    print(found, file=sys.stderr, flush=True)
+    return found.config
+
+
+def check_rate(arguments: Options, argv: list[str]) -> None:
+    """Raise ConfigError where --learning-rate auto does not go with the rest."""
+    if arguments.learning_rate is None:
+        return
+    given = [
+        name
+        for name in ("--optimizer.learning-rate", "--optimizer.matrix-learning-rate")
+        if value_of(name, argv) is not None
+    ]
+    if given:
+        raise ConfigError(
+            "a learning rate is given or found", got=f"{given[0]} beside --learning-rate auto"
+        )
+    if arguments.resume is not None:
+        raise ConfigError(
+            "--learning-rate auto is for a new run", got="--resume", fix="leave it out"
+        )
+    if arguments.processes != 1 or find_place().world_size > 1 or arguments.dry_run:
+        raise ConfigError(
+            "--learning-rate auto makes short runs on one process",
+            got="--dry-run" if arguments.dry_run else "several processes",
+            fix="find it on one process, then --optimizer.learning-rate NUMBER",
+        )
 
 
 def print_plan(task: Any, options: TrainConfig, processes: int) -> int:

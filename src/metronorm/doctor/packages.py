@@ -18,6 +18,7 @@ EXTRAS = {
     "train": "metronorm train, prepare and sample",
     "text": "metronorm prepare of .zst, of saved data sets, and without near copies",
     "finetune": "metronorm finetune, evaluate and chat",
+    "tune": "metronorm tune",
     "board": "metronorm board",
     "analysis": "data frames and Arrow tables of a run, plots",
     "notebook": "runs and figures in a notebook",
