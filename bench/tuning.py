@@ -21,46 +21,32 @@ held-out loss of the best whole run. Every whole run that is spent adds a row.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import gc
-import io
 import itertools
 import math
 import random
 import tempfile
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
 from _rows import append
+from _tuning import NAME, UNIT, WAYS, base, compare, quietly
 
-from metronorm.models import GPTConfig
 from metronorm.tasks import text
-from metronorm.train import train
 from metronorm.train.config_changes import config_to_dict
 from metronorm.train.task import Hook
 from metronorm.tune import subjects
-from metronorm.tune.asking import _distribution, label, optuna
 from metronorm.tune.built_in import built_in
-from metronorm.tune.options import with_values
 from metronorm.tune.rate import find_rate
-from metronorm.tune.rungs import best_of, shares_of
 from metronorm.tune.search import Budget, search
 from metronorm.tune.stopping import PLACES, Ended, cannot_win
 from metronorm.tune.study import Info, create_study
 from metronorm.tune.watching import losses_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from metronorm.tune.space import Space
-
-NAME = "tuning"
-UNIT = "nats per token"
-WAYS = ("ours", "TPE", "TPE, median pruner", "random")
+    from collections.abc import Sequence
 
 
 def main() -> None:
@@ -83,127 +69,6 @@ def main() -> None:
         rate(config, named)
     else:
         start(config)
-
-
-def base(ticks: int, *, small: bool) -> Any:
-    """The training that is searched for."""
-    config = text.training_preset("quick")
-    config = replace(
-        config, ticks=ticks, evaluate_every=10**6, checkpoint_every=10**6, sample_every=0
-    )
-    if not small:
-        return config
-    shape = GPTConfig(vocab_size=1024, context=64, layers=2, heads=2, width=64)
-    return replace(config, model=shape, batch_size=8)
-
-
-class Spent:
-    """The best loss so far, as a row for every whole run that is spent."""
-
-    def __init__(self, case: str) -> None:
-        self.case, self.runs, self.best, self.told = case, 0.0, math.inf, 0
-
-    def add(self, share: float, value: float | None, *, whole: bool = True) -> None:
-        self.runs += share
-        if whole and value is not None:
-            self.best = min(self.best, value)
-        if math.floor(self.runs + 1e-9) > self.told and self.best < math.inf:
-            self.told = math.floor(self.runs + 1e-9)
-            append(NAME, f"{self.case}, after {self.told} runs", UNIT, [self.best])
-
-
-def compare(way: str, seed: int, runs: int, config: Any, named: str) -> None:
-    """Search in one way with one seed."""
-    spent = Spent(f"{named}: {way}, seed {seed}")
-    space = built_in(config)
-    begin = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        if way == "ours":
-            ours(seed, runs, config, space, Path(folder), spent)
-        else:
-            plainly(way, seed, runs, config, space, Path(folder), spent)
-    append(NAME, f"{spent.case}, time", "s", [time.perf_counter() - begin])
-
-
-def ours(seed: int, runs: int, config: Any, space: Space, folder: Path, spent: Spent) -> None:
-    info = Info(
-        config=config_to_dict(config),
-        space=space.as_dict(),
-        shares=shares_of(config.ticks, "halving"),
-        seed=seed,
-        seeds=1,
-    )
-    study = create_study(folder / "study", info)
-    search(
-        study,
-        space,
-        subjects.training(replace(config, seed=seed), text.task),
-        Budget(runs=runs),
-        lambda trial, result, best: spent.add(
-            result.share, result.value, whole=trial.rung == study.top
-        ),
-    )
-    print(f"ours: {len(study.known())} trials, best {best_of(study, study.known())}")
-
-
-def plainly(
-    way: str, seed: int, runs: int, config: Any, space: Space, folder: Path, spent: Spent
-) -> None:
-    """Optuna by itself, as its manual has it."""
-    library = optuna()
-    sampler = (
-        library.samplers.RandomSampler(seed=seed)
-        if way == "random"
-        else library.samplers.TPESampler(seed=seed)
-    )
-    pruner = library.pruners.MedianPruner() if "median" in way else library.pruners.NopPruner()
-    study = library.create_study(sampler=sampler, pruner=pruner)
-    default = space.point_of(config)
-    assert default is not None
-    study.enqueue_trial({name: label(value) for name, value in default.items()})
-    for number in itertools.count():
-        if spent.runs >= runs - 1e-9:
-            return
-        trial = study.ask({each.name: _distribution(each) for each in space.dimensions})
-        changed = replace(with_values(config, trial.params), seed=seed)
-        every = max(1, config.ticks // 8) if "median" in way else 10**6
-        outcome = quietly(changed, folder / str(number), every, partial(_pruned, trial))
-        value = None if outcome is None or outcome.reason else outcome.measures["loss"]
-        share = outcome.tick / config.ticks if outcome else 1.0
-        if value is None:
-            state = library.trial.TrialState.PRUNED
-            study.tell(trial, state=state)
-        else:
-            study.tell(trial, value)
-        spent.add(share, value)
-
-
-def _pruned(trial: Any, tick: int, loss: float) -> bool:
-    trial.report(loss, tick)
-    return bool(trial.should_prune())
-
-
-def quietly(
-    config: Any, run: Path, every: int, stop: Callable[[int, float], bool] | None = None
-) -> Any:
-    """How a training ended, evaluated every so many ticks; None: it diverged."""
-    from metronorm.errors import DivergenceError
-
-    def look(moment: Any) -> None:
-        if stop is not None and not moment.last and stop(moment.tick, moment.measures["loss"]):
-            moment.stop("pruned")
-
-    def task(config: Any) -> Any:
-        made = text.task(config)
-        return replace(made, hooks=[*made.hooks, Hook(every, look)])
-
-    try:
-        with contextlib.redirect_stderr(io.StringIO()):
-            return train(task, replace(config, evaluate_every=every), run)
-    except DivergenceError:
-        return None
-    finally:
-        gc.collect()
 
 
 def grid(config: Any, named: str) -> None:

@@ -68,6 +68,9 @@ def test_a_study_ends_with_a_config_that_train_takes(
     assert f"{best:.4f}" in capsys.readouterr().out
     figure = study.figure()
     assert {len(trace.x) for trace in figure.data} == {4}
+    (lines,) = study.parallel().data
+    assert [axis.label for axis in lines.dimensions] == ["learning-rate", "norm", "loss"]
+    assert [len(axis["values"]) for axis in lines.dimensions] == [4, 4, 4]
 
 
 def test_a_recipe_is_tuned_with_its_own_options(

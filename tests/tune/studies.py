@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -41,5 +42,22 @@ def searched(study: Study, budget: str, config: Config | None = None, make: Any 
     return search(study, space, subject, parse_budget(budget))
 
 
-if __name__ == "__main__":  # one of several processes
-    searched(open_study(Path(sys.argv[1])), sys.argv[2])
+def fork_on_demand(directory: Path, budget: str) -> None:
+    """Fork a process that works on a study for each line that is read, and tell its number.
+
+    Each begins at once, as what it needs is loaded here.
+    """
+    from metronorm.tune import asking
+
+    asking.optuna()
+    import metronorm.train.opening  # noqa: F401
+
+    for _ in sys.stdin:
+        number = os.fork()
+        if number == 0:
+            os._exit(0 if searched(open_study(directory), budget) is None else 1)
+        print(number, flush=True)
+
+
+if __name__ == "__main__":
+    fork_on_demand(Path(sys.argv[1]), sys.argv[2])

@@ -238,7 +238,14 @@ def test_a_trial_that_was_killed_before_its_run_was_there_begins_anew(tmp_path: 
     (left / "run.json").unlink()
     again = open_study(tmp_path / "study")
     assert searched(again, "1runs") is None
-    assert again.known()[0].value is not None
+    value = again.known()[0].value
+    assert value is not None
+    # one that was killed between its last tick and its result has the same
+    (left / "result.json").unlink()
+    again = open_study(tmp_path / "study")
+    assert searched(again, "1runs") is None
+    assert again.known()[0].value == value
+    assert open_run(left).ticks().rows()[-1]["tick"] == 20
 
 
 def test_nothing_is_said_between_the_lines_of_a_study(

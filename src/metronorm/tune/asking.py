@@ -125,11 +125,12 @@ def _params(space: Space, point: Point) -> tuple[dict[str, Any], dict[str, Any]]
             params[each.name] = (
                 label(point[each.name]) if each.kind == "choices" else point[each.name]
             )
-            kinds[each.name] = _distribution(each)
+            kinds[each.name] = distribution(each)
     return params, kinds
 
 
-def _distribution(each: Dimension) -> Any:
+def distribution(each: Dimension) -> Any:
+    """The values of a dimension as Optuna has them."""
     found = optuna().distributions
     if each.kind == "choices":
         return found.CategoricalDistribution([label(value) for value in each.values])

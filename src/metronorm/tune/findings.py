@@ -105,7 +105,7 @@ def importance(study: Study, space: Space, known: Sequence[Known]) -> dict[str, 
     PED-ANOVA (Watanabe et al., 2023, arXiv:2304.10255), as Optuna has it, on the rung with the most
     trials. Empty where less than twenty have a value.
     """
-    rung = _fullest(known)
+    rung = fullest(known)
     told = [
         Told(each.trial.point, study.sign * each.value)
         for each in known
@@ -125,7 +125,8 @@ def importance(study: Study, space: Space, known: Sequence[Known]) -> dict[str, 
     return dict(sorted(shares.items(), key=lambda each: -each[1]))
 
 
-def _fullest(known: Sequence[Known]) -> int:
+def fullest(known: Sequence[Known]) -> int:
+    """The rung on which most trials have a value."""
     counts: dict[int, int] = {}
     for each in known:
         if each.value is not None and each.trial.role != "seed":

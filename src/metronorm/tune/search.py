@@ -15,6 +15,7 @@ are created one after the other, and each question to Optuna knows of all trials
 
 from __future__ import annotations
 
+import gc
 import math
 import re
 import shutil
@@ -109,7 +110,20 @@ def search(
         ConfigError, DataError: the config cannot be trained as it is, or none of many points can.
         RunError: the disk is full, or a file of the study is damaged.
     """
-    default = space.point_of(subject.config)
+    try:
+        return _worked(study, space, subject, budget, tell)
+    finally:
+        gc.unfreeze()
+
+
+def _worked(
+    study: Study,
+    space: Space,
+    subject: Subject,
+    budget: Budget,
+    tell: Callable[[Trial, Result, bool], object],
+) -> signal.Signals | None:
+    default, frozen = space.point_of(subject.config), False
     while True:
         taken = _take(study, space, budget, default)
         if taken is None:
@@ -138,6 +152,9 @@ def search(
         tidy(study, known, best)
         tell(trial, ended, is_best)
         _check_useful(known)
+        if not frozen:  # what libraries have loaded is looked through no more: that takes a while
+            gc.freeze()
+            frozen = True
 
 
 def _take(

@@ -164,6 +164,12 @@ class Study:
 
         return figure(self)
 
+    def parallel(self) -> plotly.graph_objects.Figure:
+        """Parallel coordinates of the trials; see `metronorm.tune.figures.parallel`."""
+        from metronorm.tune.figures import parallel  # reads studies
+
+        return parallel(self)
+
     def result(self, number: int) -> Result | None:
         """The result of a trial, if it has one."""
         if number not in self._results:
