@@ -28,6 +28,7 @@ VIEWS = (
     "samples",
     "config",
     "compare",
+    "options",
 )
 # finds what Tab should stop at: of a group of radio buttons, the one that is chosen
 # (the page keeps an element that would not change, so nothing may be written on it)

@@ -30,6 +30,7 @@ VIEWS = {
     "samples": "killed",
     "config": "first",
     "compare": "two ranks",
+    "options": "first",
 }
 UNITS = {"": 1, "µs": 1e3, "ms": 1e6, "s": 1e9, "%": 0.01, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 

@@ -26,6 +26,7 @@ const modules = {
   samples: () => import("./views/samples.js"),
   config: () => import("./views/config.js"),
   compare: () => import("./views/compare.js"),
+  options: () => import("./views/options.js"),
 };
 
 async function show() {

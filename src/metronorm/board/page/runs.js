@@ -3,7 +3,7 @@
 import { getJson, ofRun, send } from "./api.js";
 import { go, state } from "./state.js";
 
-export const OVERLAYS = new Set(["runs", "metrics"]); // views that can show many runs at once
+export const OVERLAYS = new Set(["runs", "metrics", "options"]); // views that can show many runs at once
 export const PRESELECTED = 10; // runs that are shown before anybody chooses
 
 const listeners = new Set();

@@ -1,7 +1,7 @@
 // What is shown, kept in the fragment of the address: #VIEW?run=ID&x=tokens. A copied address
 // restores the whole view, and the browser's Back undoes a step.
 
-export const VIEWS = ["runs", "metrics", "ticks", "resources", "norms", "diagnosis", "samples", "config", "compare"];
+export const VIEWS = ["runs", "metrics", "ticks", "resources", "norms", "diagnosis", "samples", "config", "compare", "options"];
 const LISTS = new Set(["shown", "cols", "only"]);
 const listeners = new Set();
 
