@@ -38,7 +38,7 @@ def test_lines_lead_through_the_options_that_differ(browser: Browser, tmp_path: 
         page = reader.page
         reader.open("options")
         page.wait_for_selector(".parallel .through")
-        names = page.locator(".parallel .axis-name").all_inner_texts()
+        names = page.locator(".parallel .axis-name").all_text_contents()
         assert names[-1] == "validation_loss"
         assert len(names) == 3
         assert "ticks" not in names  # which all have alike

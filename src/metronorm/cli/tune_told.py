@@ -91,6 +91,8 @@ def print_findings(study: Study, space: Space) -> None:
 
 def _bought_in_words(study: Study, known: Any) -> str:
     found = bought(study, known)
+    if found is None and known[0].value is None:
+        return "a run that comes to its end: the config as it is did not"
     if found is None:
         return "nothing: the config as it is was the best"
     text = f"{study.measure} {short_number(found.best)} instead of {short_number(found.default)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from metronorm.runs import open_run
@@ -22,7 +23,7 @@ class Watching:
     """Looks at a trial at `PLACES` of its length, and says whether to stop it.
 
     Only trials of halving with equal ticks are looked at: others have other ticks, or are asked to
-    be trained whole.
+    be trained whole. What decides must be the loss, as the losses of the ticks are compared with it.
 
     Args:
         study: whose trial it is.
@@ -34,6 +35,7 @@ class Watching:
         self._study, self._space, self._trial = study, space, trial
         info = study.info
         searched = trial.role == "search" and info.method == "halving" and info.equal == "ticks"
+        searched = searched and study.measure == "loss"
         alike = not {f"optimizer.{name}" for name in _SCHEDULE} & {*space.names()}
         self._ticks = max(1, round(info.config["ticks"] * info.shares[trial.rung]))
         places = {max(1, round(place * self._ticks)) for place in PLACES}
@@ -46,7 +48,7 @@ class Watching:
         known = self._study.known()
         ended = [each for each in known if self._is_comparable(each)]
         found = [
-            Ended(losses_of(self._study.run(each.trial.number)), self._study.sign * each.value)
+            Ended(_kept(self._study.run(each.trial.number)), self._study.sign * each.value)
             for each in ended
             if each.value is not None
         ]
@@ -72,6 +74,12 @@ def _windows(options: dict[str, Any]) -> dict[str, Any]:
     """The options that decide which examples a tick has."""
     names = ("batch-size", "micro-batches", "model.context", "context")
     return {name: value for name, value in options.items() if name in names}
+
+
+@functools.lru_cache(maxsize=1024)
+def _kept(run: Path) -> list[float]:
+    """The losses of a run that has ended: they never change."""
+    return losses_of(run)
 
 
 def losses_of(run: Path) -> list[float]:
