@@ -23,7 +23,7 @@ class Watching:
     """Looks at a trial at `PLACES` of its length, and says whether to stop it.
 
     Only trials of halving with equal ticks are looked at: others have other ticks, or are asked to
-    be trained whole. What decides must be the loss, as the losses of the ticks are compared with it.
+    be trained whole. And the loss must decide, as the losses of the ticks are compared with it.
 
     Args:
         study: whose trial it is.
