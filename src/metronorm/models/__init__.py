@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from metronorm.models.layouts.files import load_encoder, load_gpt, save_gpt
     from metronorm.models.sampling import sample
     from metronorm.models.vit import ViT
+    from metronorm.models.sasrec import SASRec
 
 __all__ = [
     "GPT",
@@ -25,6 +26,7 @@ __all__ = [
     "EncoderConfig",
     "GPTConfig",
     "KVCache",
+    "SASRec",
     "ViT",
     "load_encoder",
     "load_gpt",
@@ -40,6 +42,7 @@ _MODULES = {
     "ConvNeXt": "convnext",
     "Encoder": "encoder",
     "KVCache": "gpt",
+    "SASRec": "sasrec",
     "ViT": "vit",
     "load_encoder": "layouts.files",
     "load_gpt": "layouts.files",
