@@ -1,16 +1,15 @@
 """Marks that skip a test where real data are not installed; `make data` installs them."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from metronorm.data.packages import debian_folder, npm_folder
+from metronorm.data.packages import debian_folder, installed, npm_folder
 from metronorm.errors import MissingDependencyError
 
 
-def needs(find: Callable[[], Path], package: str) -> pytest.MarkDecorator:
-    """Skip where `find` finds no folder."""
+def needs(find: Callable[[], object], package: str) -> pytest.MarkDecorator:
+    """Skip where `find` finds nothing."""
     try:
         find()
     except MissingDependencyError:
@@ -28,4 +27,10 @@ def needs_npm(package: str) -> pytest.MarkDecorator:
     return needs(lambda: npm_folder(package), package)
 
 
+def needs_python(package: str) -> pytest.MarkDecorator:
+    """Skip where a Python package is not installed."""
+    return needs(lambda: installed(package, ""), package)
+
+
 needs_fashion_mnist = needs_debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
+needs_movielens = needs_python("recbole")

@@ -11,9 +11,13 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metronorm.clock import read_run_info
+from metronorm.errors import ConfigError, MetronormError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 FOLDER = Path(__file__).parents[1] / "results"
 
@@ -30,7 +34,8 @@ def add(name: str, run: Path, figures: dict[str, Any], *, folder: Path = FOLDER)
     info = read_run_info(run)
     git = info.git or {}
     # where the run lies says nothing about what was measured
-    options = re.sub(r"--run[= ]\S+|--publish", "", " ".join(sys.argv[1:])).split()
+    where = r"--(run|resume|resume-or-start)[= ]\S+|--publish"
+    options = re.sub(where, "", " ".join(sys.argv[1:])).split()
     row = figures | {
         "minutes": round((time.time_ns() - info.created_ns) / 60e9, 2),
         "command": " ".join(["python", f"recipes/{Path(sys.argv[0]).name}", *options]),
@@ -52,3 +57,63 @@ def rows(name: str, *, folder: Path = FOLDER) -> list[dict[str, Any]]:
     path = folder / f"{name}.json"
     found: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
     return found
+
+
+def train(
+    file: str,
+    named: Sequence[str],
+    beside: Callable[[Path, dict[str, Any]], dict[str, Any]] | None = None,
+) -> int:
+    """`metronorm train --recipe FILE`, with the arguments of this process; its exit code.
+
+    With `--publish` (and `--run`) what the test set says is added to the recipe's figures.
+
+    Args:
+        file: of the recipe.
+        named: fields of its `Config` that say which row it is.
+        beside: further figures, such as those of a baseline, by the run and its config.
+    """
+    from metronorm.cli import main
+
+    argv = [each for each in sys.argv[1:] if each != "--publish"]
+    if len(argv) == len(sys.argv) - 1:
+        return main(["train", "--recipe", file, *argv])
+    try:
+        run = _run_of(argv)
+        code = main(["train", "--recipe", file, *argv])
+        if not code:
+            config = read_run_info(run).config
+            row = {name: config[name] for name in named} | {"ticks": config["ticks"]}
+            more = beside(run, config) if beside else {}
+            add(Path(file).stem, run, row | tested(run) | more)
+    except MetronormError as error:
+        print(f"{Path(file).stem}: {error}", file=sys.stderr)
+        return 2
+    return code
+
+
+def tested(run: Path) -> dict[str, float]:
+    """What the test set said at the end of a training, by name.
+
+    Raises:
+        ConfigError: the training has not come to its end.
+    """
+    from metronorm.runs import open_run
+
+    last = open_run(run).ticks().rows()[-1]
+    found = {
+        name.removeprefix("test_"): value
+        for name, value in last.items()
+        if name.startswith("test_") and value is not None
+    }
+    if not found:
+        raise ConfigError("figures are those of a training that has ended", got=str(run))
+    return found
+
+
+def _run_of(argv: Sequence[str]) -> Path:
+    for word, value in zip(argv, [*argv[1:], ""], strict=True):
+        name, sign, given = word.partition("=")
+        if name in ("--run", "--resume", "--resume-or-start") and (given if sign else value):
+            return Path(given if sign else value)
+    raise ConfigError("what is published needs a directory", got="no --run", fix="--run runs/NAME")

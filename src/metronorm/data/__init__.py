@@ -20,6 +20,7 @@ from metronorm.data.config import TextConfig
 if TYPE_CHECKING:
     from metronorm.data.dataset import TextDataset, open_dataset
     from metronorm.data.images import fashion_mnist
+    from metronorm.data.interactions import movielens_100k
     from metronorm.data.mixture import Mixture
     from metronorm.data.sampler import WindowSampler, validation_windows
     from metronorm.data.shuffled import InOrder, Planned, Shuffled
@@ -38,6 +39,7 @@ __all__ = [
     "WindowSampler",
     "fashion_mnist",
     "load_tokenizer",
+    "movielens_100k",
     "open_dataset",
     "prepare",
     "stream_decode",
@@ -54,6 +56,7 @@ _MODULES = {
     "Tokenizer": "tokenizer",
     "WindowSampler": "sampler",
     "load_tokenizer": "tokenizer_file",
+    "movielens_100k": "interactions",
     "open_dataset": "dataset",
     "prepare": "text",
     "stream_decode": "tokenizer",
