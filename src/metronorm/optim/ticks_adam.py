@@ -192,6 +192,7 @@ class TicksAdam(Accumulator):
             ConfigError: beats were squared since the last tick, and squares cannot be removed.
         """
         super().zero_grad(set_to_none)
+        self._sums.beats.reached.clear()  # a backward() that failed has not come to its end
         for parameter in self._squared:
             if self.state[parameter]["step"]:
                 raise self._cannot_take_back()
