@@ -27,11 +27,11 @@ import argparse
 import gc
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from _memory import risen
 from _race import race, ratios
 from _rows import append
 from torch import Tensor, nn
@@ -231,19 +231,10 @@ def pass_through(loss: Callable[[Case], Tensor], case: Case, precision: str) -> 
 
 def peak(loss: Callable[[Case], Tensor], case: Case, precision: str) -> float:
     """By how much one forward and backward pass raises the memory of this process, in MiB."""
-
-    def kib(name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(name)).split()[1])
-
     case.clear()
     pass_through(loss, case, precision)  # what is loaded or made once
     case.features.grad = None
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is counted anew
-    before = kib("VmRSS")
-    pass_through(loss, case, precision)
-    return (kib("VmHWM") - before) / 1024
+    return risen(lambda: pass_through(loss, case, precision))
 
 
 def judge(case: Case) -> tuple[Tensor, Tensor]:
