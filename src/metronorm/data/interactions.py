@@ -124,12 +124,12 @@ def read_interactions(folder: str | os.PathLike[str], name: str) -> Interactions
     )
     _check_pairs(user, item, len(users), len(items), paths[0])
     order = np.lexsort((time, user))  # a stable sort: of equal times, the first line comes first
-    user, time = user[order], time[order].astype(np.int64)
-    same = (np.diff(user) == 0) & (np.diff(time) == 0)
+    user, seconds = user[order], time[order].astype(np.int64)
+    same = (np.diff(user) == 0) & (np.diff(seconds) == 0)
     starts = np.searchsorted(user, np.arange(len(users) + 1))
     return Interactions(
         items=item[order],
-        times=time,
+        times=seconds,
         ratings=rating[order].astype(np.float32),
         starts=starts,
         titles=tuple(titles),
