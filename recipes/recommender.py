@@ -2,7 +2,6 @@
 
     make data
     python recipes/recommender.py                or: metronorm train --recipe recipes/recommender.py
-    python recipes/recommender.py --norm none --run runs/without
     python recipes/recommender.py compare runs/recommender runs/recommender-2
 
 The last film of each of 943 people is to test, the one before it to validate, the rest to train;
@@ -146,4 +145,5 @@ class Lists:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
         sys.exit(compare(net, scored))
-    sys.exit(train(__file__, ("seed", "norm", "width", "length")))
+    rate = "learning_rate"
+    sys.exit(train(__file__, ("seed", "norm"), lambda _, config: {rate: config["optimizer"][rate]}))

@@ -53,7 +53,8 @@ def compare(net: Callable[[Any, int], nn.Module], scored: Callable[..., Any]) ->
             found_by(net(SimpleNamespace(**config), len(data.titles)), run, data, config, scored)
             for run, config in zip(arguments.runs, configs, strict=True)
         ]
-        row = {name: configs[0][name] for name in SAME[:-1]} | {"runs": len(ours)}
+        row = {name: configs[0][name] for name in SAME[:-1]}
+        row |= {"runs": len(ours), "tied": data.tied}
         row |= figures(torch.stack(ours), {name: without(name, data) for name in METHODS})
         if arguments.publish:
             add("recommender", arguments.runs[0], row)

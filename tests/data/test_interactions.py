@@ -93,6 +93,7 @@ def test_the_numbers_in_the_docstrings_are_those_of_the_package() -> None:
     histories = read.histories()
     assert sum(map(len, histories)) == 100_000
     assert min(map(len, histories)) == 20
+    assert 3 * read.tied > 200_000, "most ratings share their second with another one"
     spans = zip(read.starts[:-1], read.starts[1:], strict=True)
     assert all((np.diff(read.times[start:end]) >= 0).all() for start, end in spans)
     assert read.titles[histories[0][0]]
