@@ -19,6 +19,7 @@ from metronorm.checkpoints.folder import newest_checkpoint
 from metronorm.clock import read_run_info
 from metronorm.data import movielens_100k
 from metronorm.errors import ConfigError, MetronormError
+from metronorm.runs import open_run, summarize
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,6 +56,8 @@ def compare(net: Callable[[Any, int], nn.Module], scored: Callable[..., Any]) ->
         ]
         row = {name: configs[0][name] for name in SAME[:-1]}
         row |= {"runs": len(ours), "tied": data.tied}
+        phases = summarize(open_run(arguments.runs[0]), curves=False).phases
+        row |= {f"share_of_{phase}": share for phase, share in phases.items()}
         row |= figures(torch.stack(ours), {name: without(name, data) for name in METHODS})
         if arguments.publish:
             add("recommender", arguments.runs[0], row)
