@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from metronorm.data.interactions import Interactions
 
-SAME = ("norm", "width", "blocks", "heads", "length", "dropout", "ticks", "folder")
+SHOWN = ("norm", "width", "blocks", "heads", "length", "dropout", "ticks")
+SAME = (*SHOWN, "batch_size", "optimizer", "folder")
 MEASURES: dict[str, Callable[[Tensor], Tensor]] = {"hr_10": hits, "ndcg_10": gains}
 
 
@@ -54,7 +55,7 @@ def compare(net: Callable[[Any, int], nn.Module], scored: Callable[..., Any]) ->
             found_by(net(SimpleNamespace(**config), len(data.titles)), run, data, config, scored)
             for run, config in zip(arguments.runs, configs, strict=True)
         ]
-        row = {name: configs[0][name] for name in SAME[:-1]}
+        row = {name: configs[0][name] for name in SHOWN}
         row |= {"runs": len(ours), "tied": data.tied}
         phases = summarize(open_run(arguments.runs[0]), curves=False).phases
         row |= {f"share_of_{phase}": share for phase, share in phases.items()}
