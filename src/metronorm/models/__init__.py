@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from metronorm.models.gpt import GPT, KVCache
     from metronorm.models.layouts.files import load_encoder, load_gpt, save_gpt
     from metronorm.models.sampling import sample
-    from metronorm.models.vit import ViT
     from metronorm.models.sasrec import SASRec
+    from metronorm.models.vit import ViT
 
 __all__ = [
     "GPT",
