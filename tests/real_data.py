@@ -34,3 +34,4 @@ def needs_python(package: str) -> pytest.MarkDecorator:
 
 needs_fashion_mnist = needs_debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
 needs_movielens = needs_python("recbole")
+needs_poems = needs_npm("chinese-poetry")

@@ -282,8 +282,7 @@ def documents_of_old(folder: Path) -> TextConfig:
     texts = {
         "prose.txt": "It was the best of times, it was the worst of times: we're told they'll say "
         "it's 1789.\n\n" * 400,
-        "zh.md": "清晨的阳光照进窗户，孩子们在院子里玩耍。他说：“今天是2024年的第一天！”\n"  # noqa: RUF001
-        * 300,
+        "zh.md": "清晨的阳光照进窗户，孩子们在院子里玩耍。他说：“今天是2024年的第一天！”\n" * 300,
         "code.txt": "for i in range(10):\r\n"
         "\tprint(f'{i:>3}', end=\"\\n\")  # naïve 🎵🎶 e\u0301\r\n" * 300,
         "lines.txt": "=" * 72 + "\r" + "-" * 500 + "\n" + "漢" * 300 + "\0" + "a" * 900 + "\n",
