@@ -111,8 +111,22 @@ def tested(run: Path) -> dict[str, float]:
     return found
 
 
+def seconds(run: Path) -> dict[str, float]:
+    """Seconds in all ticks, as `tick_seconds`, and in each phase of them, over all attempts."""
+    from metronorm.runs import open_run
+
+    ticks = open_run(run).ticks()
+    names = ["wall", *ticks.phases]
+    sums = ", ".join(f'sum("{name}_ns") / 1e9' for name in names)
+    (row,) = ticks.fetch(f"select {sums} from ticks")
+    return {
+        f"{'tick' if name == 'wall' else name}_seconds": float(value or 0)
+        for name, value in zip(names, row, strict=True)
+    }
+
+
 def _run_of(argv: Sequence[str]) -> Path:
-    for word, value in zip(argv, [*argv[1:], ""], strict=True):
+    for word, value in zip(argv, [*argv[1:], ""], strict=False):
         name, sign, given = word.partition("=")
         if name in ("--run", "--resume", "--resume-or-start") and (given if sign else value):
             return Path(given if sign else value)
