@@ -38,7 +38,8 @@ WIDTH, ROWS, LENGTH = 64, 4, 32
 
 
 def ours(model: SASRec, chosen: Tensor, targets: Tensor) -> Tensor:
-    return model(chosen, targets)
+    loss: Tensor = model(chosen, targets)
+    return loss
 
 
 def plain(model: SASRec, chosen: Tensor, targets: Tensor) -> Tensor:
