@@ -49,7 +49,7 @@ def base(ticks: int, *, small: bool) -> Any:
     if not small:
         return config
     shape = GPTConfig(vocab_size=1024, context=64, layers=2, heads=2, width=64)
-    return replace(config, model=shape, batch_size=8)
+    return replace(config, model=shape, batch_size=8, evaluate_tokens=16_384)
 
 
 class Spent:

@@ -21,9 +21,11 @@ held-out loss of the best whole run. Every whole run that is spent adds a row.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import math
 import random
+import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -34,6 +36,7 @@ import psutil
 from _rows import append
 from _tuning import NAME, UNIT, WAYS, base, compare, quietly
 
+from metronorm.runs import open_run
 from metronorm.tasks import text
 from metronorm.train.config_changes import config_to_dict
 from metronorm.train.task import Hook
@@ -57,6 +60,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--ways", nargs="*", default=WAYS)
+    parser.add_argument("--folder", help="where the runs of a grid stay, and go on")
     arguments = parser.parse_args()
     config = base(arguments.ticks, small=arguments.small)
     named = f"quick{', small' if arguments.small else ''}, {arguments.ticks} ticks"
@@ -64,19 +68,20 @@ def main() -> None:
         for seed, way in itertools.product(range(arguments.seeds), arguments.ways):
             compare(way, seed, arguments.runs, config, named)
     elif arguments.what == "grid":
-        grid(config, named)
+        grid(config, named, arguments.folder)
     elif arguments.what == "rate":
         rate(config, named)
     else:
         start(config)
 
 
-def grid(config: Any, named: str) -> None:
+def grid(config: Any, named: str, kept: str | None) -> None:
     """Runs that are all made whole, and the rule asked afterwards, in many orders."""
     optimizer = config.optimizer
     steps = [10 ** (step / 3) for step in range(-3, 4)]
     found: list[Ended] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = kept or stack.enter_context(tempfile.TemporaryDirectory())
         for number, (one, other) in enumerate(itertools.product(steps, steps[::2])):
             changed = replace(
                 optimizer,
@@ -84,6 +89,12 @@ def grid(config: Any, named: str) -> None:
                 matrix_learning_rate=optimizer.matrix_learning_rate * other,
             )
             run = Path(folder, str(number))
+            losses = losses_of(run) if (run / "run.json").exists() else []
+            if len(losses) == config.ticks:  # made by an earlier call
+                last = open_run(run).ticks().rows()[-1]
+                found.append(Ended(losses, last["validation_loss"]))
+                continue
+            shutil.rmtree(run, ignore_errors=True)
             outcome = quietly(replace(config, optimizer=changed), run, 10**6)
             if outcome is not None:
                 found.append(Ended(losses_of(run), outcome.measures["loss"]))

@@ -32,7 +32,7 @@ from .studies import SPACE, begun, searched
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that was never disturbed."""
     directory = tmp_path_factory.mktemp("studies") / "whole"
-    assert searched(begun(directory), "12runs") is None
+    assert searched(begun(directory, seeds=2), "8runs") is None
     return directory
 
 
@@ -40,7 +40,7 @@ def test_a_study_finds_what_beats_the_default(whole: Path) -> None:
     study = open_study(whole)
     known = study.known()
     roles = [each.trial.role for each in known]
-    assert roles == ["default", *["search"] * 11, *["seed"] * 4]
+    assert roles == ["default", *["search"] * 7, *["seed"] * 2]
     assert known[0].trial.point == {"optimizer.learning-rate": 1e-3, "hidden": 4}
     best = best_of(study, known)
     assert best is not None
@@ -50,10 +50,10 @@ def test_a_study_finds_what_beats_the_default(whole: Path) -> None:
     assert best.trial.point["optimizer.learning-rate"] > 1e-2
     found = bought(study, known)
     assert found is not None
-    assert found.seeds == 3
+    assert found.seeds == 2
     assert found.best < found.default
     spent = cost(known)
-    assert (spent.trials, round(spent.runs)) == (16, 16)
+    assert (spent.trials, round(spent.runs)) == (10, 10)
     order = ranked(study, known)
     assert [each.value for each in order] == sorted(
         each.value for each in known if each.trial.role != "seed"
@@ -93,15 +93,17 @@ def test_trials_are_ordinary_runs_and_the_best_is_a_config(whole: Path) -> None:
 def test_a_study_that_was_stopped_goes_on_as_if_it_had_not_been(
     whole: Path, tmp_path: Path
 ) -> None:
-    """In the middle of its second trial; that one goes on after its last tick."""
-    study = begun(tmp_path / "study")
+    """In the middle of its first two trials, which go on after their last ticks."""
+    study = begun(tmp_path / "study", seeds=2)
+    with stop_at(17):  # of the default
+        assert searched(study, "8runs") == signal.SIGTERM
     assert searched(study, "1runs") is None
     with stop_at(7):
-        assert searched(study, "12runs") == signal.SIGTERM
+        assert searched(study, "8runs") == signal.SIGTERM
     assert [each.result is None for each in study.known()] == [False, True]
     again = open_study(tmp_path / "study")
-    assert searched(again, "12runs") is None
-    assert len(open_run(again.run(1)).attempts) == 2
+    assert searched(again, "8runs") is None
+    assert [len(open_run(again.run(number)).attempts) for number in (0, 1, 2)] == [2, 2, 1]
     expected = open_study(whole).known()
     assert [(one.trial, one.value) for one in again.known()] == [
         (one.trial, one.value) for one in expected

@@ -67,7 +67,7 @@ class Options:
     --processes: what each of them would hold and send."""
 
 
-def arguments_of(kind: type[TrainConfig], base: type[Options], hidden: Sequence[str] = ()) -> Any:
+def arguments_of(kind: type[TrainConfig], base: type[Any], hidden: Sequence[str] = ()) -> Any:
     """A dataclass of a command's options, and those of a kind of training as `training`.
 
     Args:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,7 +78,7 @@ class Options:
 
 def options_kind() -> Any:
     """The dataclass of all options, for text: recipes and fine-tunings have others."""
-    return training.arguments_of(text.Config, Options)  # type: ignore[arg-type]
+    return training.arguments_of(text.Config, Options)
 
 
 def main(argv: list[str]) -> int:
@@ -102,7 +103,7 @@ def _tune(argv: list[str]) -> int:
         FinetuneConfig if command == "finetune" else recipe.config if recipe else text.Config
     )
     hidden = () if kind is text.Config else ("preset",)
-    kinds = training.arguments_of(kind, Options, hidden)  # type: ignore[arg-type]
+    kinds = training.arguments_of(kind, Options, hidden)
     default = (
         config_from_dict(values, kind, Path(file) if file else None)
         if values
@@ -130,7 +131,7 @@ def _tune(argv: list[str]) -> int:
         study, space = _new_study(arguments, subject, command, argv)
         subject = replace(subject, config=config_from_dict(study.info.config, kind))
     print(f"study  {shlex.quote(str(_shown(study)))}", flush=True)
-    signal = search(study, space, subject, budget, lambda *told: tell_trial(study, space, *told))
+    signal = search(study, space, subject, budget, partial(tell_trial, study, space))
     if signal is not None:
         again = f"metronorm tune --study {shlex.quote(str(_shown(study)))}"
         print(f"stopped by {signal.name}; go on with: {again}", file=sys.stderr)

@@ -119,7 +119,8 @@ def study_of(space: Space, told: Sequence[Told], *, seed: int = 0, sampler: Samp
 
 
 def _params(space: Space, point: Point) -> tuple[dict[str, Any], dict[str, Any]]:
-    params, kinds = {}, {}
+    params: dict[str, Any] = {}
+    kinds: dict[str, Any] = {}
     for each in space.dimensions:
         if each.name in point:
             params[each.name] = (

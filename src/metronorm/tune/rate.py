@@ -200,7 +200,7 @@ def _short_run(task: Callable[[Any], Task], config: TrainConfig, directory: Path
     """The held-out measure after a short run, the lower the better; infinite: it diverged."""
     from metronorm.train import train
 
-    quiet = {
+    quiet: dict[str, Any] = {
         name: 0 for name in ("sample_every", "stops") if hasattr(config, name)
     }  # of texts and of fine-tunings
     config = replace(

@@ -216,12 +216,11 @@ def tidy(study: Study, known: Sequence[Known], best: Known | None) -> None:
 
 
 def _check_useful(known: Sequence[Known]) -> None:
-    last = known[-MOST_IN_VAIN:]
-    if len(last) == MOST_IN_VAIN and all(
-        each.result is not None and each.result.status in ("conflict", "failed") for each in last
-    ):
+    results = [each.result for each in known[-MOST_IN_VAIN:] if each.result is not None]
+    vain = [each.reason for each in results if each.status in ("conflict", "failed")]
+    if len(vain) == MOST_IN_VAIN:
         raise ConfigError(
             "a space must have points that can be trained",
-            got=f"{MOST_IN_VAIN} in a row that cannot: {last[-1].result.reason}",  # type: ignore[union-attr]
+            got=f"{MOST_IN_VAIN} in a row that cannot: {vain[-1]}",
             fix="fewer options, or `when` for those that need another one",
         )

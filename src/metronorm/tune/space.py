@@ -147,7 +147,7 @@ class Space:
 
     def point_of(self, config: Config) -> Point | None:
         """The point that a config is; None: it lies outside."""
-        options, point = options_of(type(config)), {}
+        options, point = options_of(type(config)), Point()
         for each in self.dimensions:
             if not self.active(point, each):
                 continue
