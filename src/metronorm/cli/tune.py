@@ -38,10 +38,11 @@ DESCRIPTION = """
     metronorm tune --preset quick --budget 10m
     metronorm tune --recipe own.py --space space.toml --budget 40runs
     metronorm tune finetune MODEL chats.jsonl --budget 2h
-    metronorm tune --study studies/own      go on, or join in as one more process
+    metronorm tune --study studies/own      go on, or join in as another process
 
-All options of train, or of finetune, may be given: they hold in every trial. The study is a folder
-whose trials are ordinary runs. At the end it has best.toml, which `metronorm train --config` takes.
+All options of train, or of finetune, may be given: they hold in every trial. The study is a folder,
+and its trials are ordinary runs. At the end it has best.toml, which `metronorm train --config`
+takes.
 
 Ctrl-C, SIGTERM and SIGHUP finish the tick and save the trial; --study goes on with it."""
 
