@@ -51,6 +51,8 @@ from metronorm.tune.watching import losses_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+ORDERS = 30  # of a grid, in which the rule is asked
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -104,9 +106,9 @@ def grid(config: Any, named: str, kept: str | None) -> None:
 
 
 def replay(found: Sequence[Ended], ticks: int, going_on: int, named: str) -> None:
-    """What the rule does in 100 orders of the grid: how many stops are wrong, what it saves."""
+    """What the rule does in 30 orders of the grid: how many stops are wrong, what it saves."""
     chance, stops, wrong, saved, runs = random.Random(0), 0, 0, 0.0, 0
-    for _ in range(100):
+    for _ in range(ORDERS):
         order = chance.sample(list(found), len(found))
         ended: list[Ended] = []
         for trial in order:
