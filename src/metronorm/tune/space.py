@@ -226,4 +226,4 @@ class Space:
 
 
 def _same(one: Any, other: Any) -> bool:
-    return (list(one) if isinstance(one, tuple) else one) == other
+    return bool((list(one) if isinstance(one, tuple) else one) == other)
