@@ -80,11 +80,11 @@ def main() -> None:
 def grid(config: Any, named: str, kept: str | None) -> None:
     """Runs that are all made whole, and the rule asked afterwards, in many orders."""
     optimizer = config.optimizer
-    steps = [10 ** (step / 3) for step in range(-3, 4)]
+    steps = [10 ** (step / 2) for step in range(-2, 3)]
     found: list[Ended] = []
     with contextlib.ExitStack() as stack:
         folder = kept or stack.enter_context(tempfile.TemporaryDirectory())
-        for number, (one, other) in enumerate(itertools.product(steps, steps[::2])):
+        for number, (one, other) in enumerate(itertools.product(steps, steps[:-1])):
             changed = replace(
                 optimizer,
                 learning_rate=optimizer.learning_rate * one,
