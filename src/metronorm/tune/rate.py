@@ -166,7 +166,7 @@ def lowest(tried: dict[float, float]) -> float:
     bend = low - 2 * middle + high
     if not 0 < bend < math.inf:
         return best
-    return best * STEP ** (0.5 * (low - high) / bend)
+    return float(best * STEP ** (0.5 * (low - high) / bend))
 
 
 def _bound(

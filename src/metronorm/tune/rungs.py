@@ -25,6 +25,7 @@ from metronorm.tune.study import Known, Trial
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from metronorm.tune.asking import Sampler
     from metronorm.tune.space import Point, Space
     from metronorm.tune.study import Method, Study
 
@@ -110,7 +111,7 @@ def _searched(
         told = [_told(study, each) for each in known if each.trial.rung == 0 and _is_told(each)]
         if top and default is not None and not told:
             return default, 0
-        sampler = "random" if study.info.method == "random" else "tpe"
+        sampler: Sampler = "random" if study.info.method == "random" else "tpe"
         found = ask(
             space,
             [one for one in told if one],

@@ -52,8 +52,9 @@ def finetuning(config: Any) -> Subject:
             kept[key] = read(config)
         return kept[key]
 
+    def around(config: Any) -> AbstractContextManager[object]:
+        return naming_rows(config, data(config))
+
     return Subject(
-        config,
-        lambda config, resume=False: task_of(config, data(config), resume=resume),
-        lambda config: naming_rows(config, data(config)),
+        config, lambda config, resume=False: task_of(config, data(config), resume=resume), around
     )
