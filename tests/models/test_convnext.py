@@ -9,6 +9,8 @@ import torch
 from metronorm.errors import ConfigError
 from metronorm.models import ConvNeXt
 from metronorm.norm import LayerNorm2d
+from metronorm.train import OptimizerConfig
+from metronorm.train.optimizers import default_groups
 
 from .images import Array, convolution, drawn, gelu, layer_norm, weights
 
@@ -44,8 +46,14 @@ def scores(images: Array, given: dict[str, Array], depths: tuple[int, ...], norm
             number += 1
         for _ in range(depth):
             name = f"layers.{number}"
-            mixed = convolution(x, given[f"{name}.mix.weight"], given[f"{name}.mix.bias"], 1, 1)
-            hidden = linear(normed(mixed, f"{name}.norm", given, norm), f"{name}.expand", given)
+            if f"{name}.depthwise.weight" in given:
+                kernel, bias = (given[f"{name}.depthwise.{part}"] for part in ("weight", "bias"))
+                mixed = normed(convolution(x, kernel, bias, 1, 1), f"{name}.norm", given, norm)
+                hidden = linear(mixed, f"{name}.expand", given)
+            else:
+                matrix, bias = (given[f"{name}.expand.{part}"] for part in ("weight", "bias"))
+                kernel = matrix.reshape(len(matrix), 3, 3, x.shape[1]).transpose(0, 3, 1, 2)
+                hidden = normed(convolution(x, kernel, bias, 1, 1), f"{name}.norm", given, norm)
             x = x + linear(gelu(hidden), f"{name}.reduce", given)
             number += 1
     features = normed(x, "norm", given, norm).mean((2, 3))
@@ -53,8 +61,8 @@ def scores(images: Array, given: dict[str, Array], depths: tuple[int, ...], norm
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch", "none"])
-@pytest.mark.parametrize("groups", [None, 1])
-def test_it_is_the_equations(norm: Any, groups: int | None) -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_it_is_the_equations(norm: Any, fused: bool) -> None:
     torch.manual_seed(0)
     model = drawn(
         ConvNeXt(
@@ -64,7 +72,7 @@ def test_it_is_the_equations(norm: Any, groups: int | None) -> None:
             depths=(1, 2),
             kernel=3,
             expansion=2,
-            groups=groups,
+            fused=fused,
             norm=norm,
         )
     )
@@ -81,6 +89,7 @@ def test_at_first_no_block_changes_anything() -> None:
     model = ConvNeXt(5, widths=(8,), depths=(2,))
     x = torch.randn(2, 8, 6, 6)
     assert torch.equal(model.layers(x), x)
+    assert torch.equal(ConvNeXt(5, widths=(8,), depths=(2,), fused=True).layers(x), x)
 
 
 def test_the_norms_are_those_that_were_asked_for() -> None:
@@ -91,9 +100,15 @@ def test_the_norms_are_those_that_were_asked_for() -> None:
     assert not any("norm" in name for name, _ in plain.named_parameters())
 
 
-def test_muon_takes_all_matrices_but_the_head() -> None:
-    linear = [each for each in ConvNeXt(3).modules() if isinstance(each, torch.nn.Linear)]
-    assert linear[-1].out_features == 3
+@pytest.mark.parametrize("fused", [False, True])
+def test_muon_takes_all_matrices_but_the_head(fused: bool) -> None:
+    model = ConvNeXt(3, fused=fused)
+    hidden = [group for group in default_groups(model, OptimizerConfig()) if group.get("hidden")]
+    inside = {id(each) for each in hidden[0]["params"]}
+    outside = {name for name, each in model.named_parameters() if id(each) not in inside}
+    matrices = {name for name in outside if model.get_parameter(name).dim() > 1}
+    depthwise = {f"layers.{place}.depthwise.weight" for place in (0, 1, 3, 4)}
+    assert matrices == {"stem.weight", "head.weight"} | (set() if fused else depthwise)
 
 
 @pytest.mark.parametrize(

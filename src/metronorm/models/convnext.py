@@ -21,30 +21,51 @@ if TYPE_CHECKING:
 Norm = Literal["layer", "batch", "none"]
 
 
-class Block(nn.Module):
-    """x + reduce(gelu(expand(norm(mix(x))))): mixes pixels, then the channels of each.
+class MatrixConvolution(nn.Linear):
+    """A convolution with its weight as a matrix, (out, kernel * kernel * width), which Muon takes.
 
-    At first it changes nothing, as the weights of `reduce` are 0.
+    Its output has as many pixels as its input.
     """
 
-    def __init__(
-        self, width: int, kernel: int, expansion: int, norm: Norm, groups: int | None
-    ) -> None:
+    def __init__(self, width: int, out: int, kernel: int) -> None:
+        super().__init__(kernel * kernel * width, out)
+        self.kernel = kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve x, (batch, width, height, width of the image)."""
+        weight = self.weight.view(self.out_features, self.kernel, self.kernel, -1)
+        filters = weight.permute(0, 3, 1, 2)  # channels-last, as the images, without a copy
+        return F.conv2d(x, filters, self.bias, padding=self.kernel // 2)
+
+
+class Block(nn.Module):
+    """x + reduce(gelu(expand(norm(depthwise(x))))): mixes pixels, then the channels of each.
+
+    Fused: x + reduce(gelu(norm(expand(x)))), where `expand` is a convolution that mixes both.
+    At first a block changes nothing, as the weights of `reduce` are 0.
+    """
+
+    def __init__(self, width: int, kernel: int, expansion: int, norm: Norm, fused: bool) -> None:
         super().__init__()
-        groups = width if groups is None else groups
-        self.mix = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=groups)
-        self.norm = make_norm(norm, width)
-        self.expand = nn.Linear(width, expansion * width)
-        self.reduce = nn.Linear(expansion * width, width)
+        hidden = expansion * width
+        self.depthwise: nn.Module | None = None
+        if fused:
+            self.expand: nn.Module = MatrixConvolution(width, hidden, kernel)
+        else:
+            self.depthwise = nn.Conv2d(width, width, kernel, padding=kernel // 2, groups=width)
+            self.expand = nn.Linear(width, hidden)
+        self.norm = make_norm(norm, hidden if fused else width)
+        self.reduce = nn.Linear(hidden, width)
         nn.init.zeros_(self.reduce.weight)
         nn.init.zeros_(self.reduce.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix x, (batch, width, height, width of the image)."""
-        mixed: Tensor = self.norm(self.mix(x)).permute(
-            0, 2, 3, 1
-        )  # (batch, height, width, channels)
-        mixed = self.reduce(F.gelu(self.expand(mixed)))
+        if self.depthwise is None:
+            hidden = self.norm(self.expand(x)).permute(0, 2, 3, 1)  # (batch, height, width, hidden)
+        else:
+            hidden = self.expand(self.norm(self.depthwise(x)).permute(0, 2, 3, 1))
+        mixed: Tensor = self.reduce(F.gelu(hidden))
         return x + mixed.permute(0, 3, 1, 2)
 
 
@@ -88,8 +109,9 @@ class ConvNeXt(nn.Module):
         depths: blocks in each stage.
         kernel: pixels of a side of the convolutions in the blocks; odd.
         expansion: hidden channels of a block, as a multiple of its width.
-        groups: of the convolutions in the blocks; None: as many as channels, so that each
-            channel is mixed alone (depthwise).
+        fused: one convolution in place of the depthwise one and the linear layer that follows it,
+            as in EfficientNetV2 (Tan and Le, 2021, arXiv:2104.00298): more products, but those
+            that processors are fast at.
         patch: stride of the first convolution.
         norm: "layer": each pixel over its channels; "batch": each channel over the pixels of the
             batch; "none".
@@ -107,7 +129,7 @@ class ConvNeXt(nn.Module):
         depths: Sequence[int] = (2, 2),
         kernel: int = 7,
         expansion: int = 4,
-        groups: int | None = None,
+        fused: bool = False,
         patch: int = 2,
         norm: Norm = "layer",
     ) -> None:
@@ -119,7 +141,7 @@ class ConvNeXt(nn.Module):
         for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
             if stage:
                 layers.append(Halving(widths[stage - 1], width, norm))
-            layers.extend(Block(width, kernel, expansion, norm, groups) for _ in range(depth))
+            layers.extend(Block(width, kernel, expansion, norm, fused) for _ in range(depth))
         self.layers = nn.Sequential(*layers)
         self.norm = make_norm(norm, widths[-1])
         self.head = nn.Linear(widths[-1], classes)
