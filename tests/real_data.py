@@ -35,3 +35,5 @@ def needs_python(package: str) -> pytest.MarkDecorator:
 needs_fashion_mnist = needs_debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist")
 needs_movielens = needs_python("recbole")
 needs_poems = needs_npm("chinese-poetry")
+needs_gcin_voice = needs_debian("gcin-voice", "usr/share/gcin-voice/ogg")
+needs_fillets = needs_debian("fillets-ng-data-cs", "usr/share/games/fillets-ng/sound/city/cs")

@@ -22,7 +22,7 @@ ROOMS: dict[str, set[str]] = {
     "board": {"board", "analysis"},
     "checkpoints": {"train"},
     "clock": {"gpu"},
-    "data": {"train", "text"},
+    "data": {"train", "text", "sound"},
     "doctor": {"gpu", "torch"},
     "finetune": {"finetune"},
     "integrations": {

@@ -108,10 +108,21 @@ ledger = prepare(config).meta.ledger
 assert ledger.read.documents == 60, ledger
 """
 
+SOUND = """
+import wave
+from metronorm.data import log_mel, read_sound
+with wave.open("tick.wav", "wb") as file:
+    file.setparams((1, 2, 8000, 0, "NONE", ""))
+    file.writeframes(bytes(16000))
+samples, rate = read_sound("tick.wav", rate=16000)
+assert log_mel(samples, rate).shape == (100, 80)
+"""
+
 USES: dict[str, tuple[str, ...]] = {
     "torch": (TORCH,),
     "train": (_TRAIN, "metronorm sample runs/tiny --tokens 5"),
     "text": (TEXT,),
+    "sound": (SOUND,),
     "finetune": (
         _TRAIN,
         "metronorm export runs/tiny model --format huggingface",

@@ -22,8 +22,12 @@ if TYPE_CHECKING:
     from metronorm.data.images import fashion_mnist
     from metronorm.data.interactions import movielens_100k
     from metronorm.data.mixture import Mixture
+    from metronorm.data.pitch import find_pitch
     from metronorm.data.sampler import WindowSampler, validation_windows
     from metronorm.data.shuffled import InOrder, Planned, Shuffled
+    from metronorm.data.sound import read_sound, resample
+    from metronorm.data.spectrogram import log_mel
+    from metronorm.data.speech import czech_lines, mandarin_syllables
     from metronorm.data.text import prepare
     from metronorm.data.tokenizer import Tokenizer, stream_decode
     from metronorm.data.tokenizer_file import load_tokenizer
@@ -37,11 +41,17 @@ __all__ = [
     "TextDataset",
     "Tokenizer",
     "WindowSampler",
+    "czech_lines",
     "fashion_mnist",
+    "find_pitch",
     "load_tokenizer",
+    "log_mel",
+    "mandarin_syllables",
     "movielens_100k",
     "open_dataset",
     "prepare",
+    "read_sound",
+    "resample",
     "stream_decode",
     "validation_windows",
 ]
@@ -51,7 +61,13 @@ _MODULES = {
     "Mixture": "mixture",
     "Planned": "shuffled",
     "Shuffled": "shuffled",
+    "czech_lines": "speech",
     "fashion_mnist": "images",
+    "find_pitch": "pitch",
+    "log_mel": "spectrogram",
+    "mandarin_syllables": "speech",
+    "read_sound": "sound",
+    "resample": "sound",
     "TextDataset": "dataset",
     "Tokenizer": "tokenizer",
     "WindowSampler": "sampler",

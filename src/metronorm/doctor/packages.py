@@ -17,6 +17,7 @@ EXTRAS = {
     "torch": "metronorm.norm, metronorm.optim, metronorm.loss",
     "train": "metronorm train, prepare and sample",
     "text": "metronorm prepare of .zst, of saved data sets, and without near copies",
+    "sound": "metronorm.data.read_sound and the recipes of speech",
     "finetune": "metronorm finetune, evaluate and chat",
     "tune": "metronorm tune",
     "board": "metronorm board",

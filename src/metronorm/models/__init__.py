@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from metronorm.models.layouts.files import load_encoder, load_gpt, save_gpt
     from metronorm.models.sampling import sample
     from metronorm.models.sasrec import SASRec
+    from metronorm.models.speech_encoder import SpeechEncoder
     from metronorm.models.vit import ViT
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "GPTConfig",
     "KVCache",
     "SASRec",
+    "SpeechEncoder",
     "ViT",
     "load_encoder",
     "load_gpt",
@@ -43,6 +45,7 @@ _MODULES = {
     "Encoder": "encoder",
     "KVCache": "gpt",
     "SASRec": "sasrec",
+    "SpeechEncoder": "speech_encoder",
     "ViT": "vit",
     "load_encoder": "layouts.files",
     "load_gpt": "layouts.files",
