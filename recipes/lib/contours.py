@@ -26,6 +26,7 @@ PITCH, VOICED, MELODY = 0, 1, 2  # columns; the bands of the spectrum follow the
 QUIET = 2.5  # natural logarithms of energy below the loudest frame: what is cut off at the end
 FAINT = 3.5  # as much: where a pitch is that of a noise
 SCRAP = 4  # frames: a shorter stretch with a pitch is left out beside longer ones
+HIGHEST = 450.0  # Hertz of a voice that speaks
 REFERENCE = 55.0  # Hertz of 0 semitones
 UNIT = 4.0  # semitones that are 1 in what a model sees
 
@@ -87,7 +88,7 @@ def hear(syllable: Syllable) -> NDArray[np.float32]:
     samples, rate = read_sound(syllable.path, rate=RATE)
     bands = log_mel(samples, rate, bands=BANDS, hop=HOP, lowest=60)
     loud = np.log(np.exp(bands).sum(axis=1))
-    hertz = find_pitch(samples, rate, hop=HOP).hertz
+    hertz = find_pitch(samples, rate, hop=HOP, highest=HIGHEST).hertz
     hertz = without_scraps(np.where(loud > loud.max() - FAINT, hertz, 0))
     voiced, heard = np.flatnonzero(hertz > 0), np.flatnonzero(loud > loud.max() - QUIET)
     begin = voiced[0] if len(voiced) else heard[0]

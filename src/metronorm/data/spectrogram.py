@@ -88,12 +88,13 @@ def mel_filters(
             f"bands of a sound of {rate:,} Hz must lie between 0 and {rate / 2:,.0f}",
             got=f"{bands} from {lowest:,.0f} to {highest:,.0f}",
         )
-    ends = [2595 * math.log10(1 + each / 700) for each in (lowest, highest)]
-    corners = 700 * (10 ** (np.linspace(*ends, bands + 2) / 2595) - 1)  # Hertz
+    first, last = (2595 * math.log10(1 + each / 700) for each in (lowest, highest))
+    corners = 700 * (10 ** (np.linspace(first, last, bands + 2) / 2595) - 1)  # Hertz
     hertz = np.arange(size // 2 + 1) * rate / size
     rising = (hertz - corners[:-2, None]) / (corners[1:-1] - corners[:-2])[:, None]
     falling = (corners[2:, None] - hertz) / (corners[2:] - corners[1:-1])[:, None]
-    filters = np.maximum(np.minimum(rising, falling), 0).astype(np.float32)
+    triangles = np.maximum(np.minimum(rising, falling), 0)
+    filters: NDArray[np.float32] = triangles.astype(np.float32)
     if not filters.any(axis=1).all():
         raise ConfigError(
             "every band must hold a frequency of the transform",
