@@ -92,8 +92,8 @@ def grid(config: Any, named: str, kept: str | None) -> None:
             )
             run = Path(folder, str(number))
             losses = losses_of(run) if (run / "run.json").exists() else []
-            if len(losses) == config.ticks:  # made by an earlier call
-                last = open_run(run).ticks().rows()[-1]
+            last = open_run(run).ticks().rows()[-1] if losses else {}
+            if len(losses) == config.ticks and "validation_loss" in last:  # by an earlier call
                 found.append(Ended(losses, last["validation_loss"]))
                 continue
             shutil.rmtree(run, ignore_errors=True)
