@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -54,14 +55,20 @@ def listen(folder: str, speaker: str, around: str, *, spectrum: bool = False) ->
         MissingDependencyError: the package of the syllables, or soundfile, is not installed.
         DataError: no syllables of this speaker, or one that cannot be decoded.
     """
-    found = [each for each in mandarin_syllables(folder or None) if each.speaker == speaker]
-    if not found:
-        raise DataError("both speakers must have syllables", got=f"none of {speaker}")
-    rows = [hear(each) for each in found]
+    found, rows = _heard(folder, speaker)
     middle = median_pitch(rows) if around == "speaker" else None
     tones = np.array([each.tone for each in found], dtype=np.int64)
     columns = MELODY + BANDS * spectrum
     return Heard(found, [centred(row[:, :columns], middle) for row in rows], tones)
+
+
+@cache
+def _heard(folder: str, speaker: str) -> tuple[list[Syllable], list[NDArray[np.float32]]]:
+    """The syllables of a speaker and their features, which a baseline wants again."""
+    found = [each for each in mandarin_syllables(folder or None) if each.speaker == speaker]
+    if not found:
+        raise DataError("both speakers must have syllables", got=f"none of {speaker}")
+    return found, [hear(each) for each in found]
 
 
 def in_order(heard: Heard, size: int = 100) -> Iterator[tuple[NDArray[Any], ...]]:
