@@ -42,9 +42,9 @@ class Config(TrainConfig):
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OPTIMIZER, metadata={"on_resume": "branch"}
     )
-    ticks: int = 600
+    ticks: int = 300
     batch_size: int = 32
-    evaluate_every: int = 100
+    evaluate_every: int = 50
     best: str = "accuracy"
     best_mode: Literal["min", "max"] = "max"
     speaker: Literal["3", "5"] = "3"
