@@ -56,6 +56,10 @@ def content(folder: Path) -> dict[Path, str]:
 
 
 CASES = {
+    "a run below a file": (["train", "--run", "latin.txt/run"], "train: a run needs a directory"),
+    "evaluate, no run": (["evaluate", "nowhere"], "evaluate: an evaluation needs a run (a dir"),
+    "evaluate, a folder": (["evaluate", "text"], "got text, which is none of these"),
+    "an empty prompt": (["sample", "runs/old", "--prompt-file", "empty.txt"], "hold a prompt; got"),
     "no run's name": (["train", "--run", ""], "train: --run needs a path; got ''; try: '.' for"),
     "no run's name, =": (["train", "--run="], "train: --run needs a path; got ''"),
     "no cache's name": (["prepare", "--cache", "", "--data", "text"], "--cache needs a path"),
@@ -82,7 +86,7 @@ CASES = {
     ),
     "no such command": (
         ["trian"],
-        "metronorm: the command must be one of train, finetune, evaluate, sample, ",
+        "metronorm: the command must be one of train, finetune, tune, evaluate, sample, ",
     ),
     "a command near": (["trian"], "got 'trian'; try: metronorm train\n"),
     "a command cut short": (["diag", "runs/old"], "got 'diag'; try: metronorm diagnose\n"),

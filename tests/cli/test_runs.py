@@ -99,7 +99,10 @@ def test_a_damaged_run_is_listed_as_such(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["runs/a", "--archive", "--delete"], "one of these at a time"),
+        (["runs/a", "--archive", "--delete"], "one of these at a time; got --archive, --delete"),
+        (["runs/a", "--untag", "x", "--delete"], "at a time; got --delete, --untag"),
+        (["runs/a", "--tag", "x", "--untag", "x"], "got both for 'x'"),
+        (["runs/a", "--tag", ""], "a tag must have a letter"),
         (["--delete"], "name the runs that are to change"),
         (["nothing"], "got nothing, which is none"),
         (["runs", "--archive"], "runs, which has none"),

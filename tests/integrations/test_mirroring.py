@@ -162,7 +162,7 @@ def test_a_tracker_that_fails_is_said_once(
         record(tmp_path / "run", range(1, 6))
     assert len(open_run(tmp_path / "run").ticks().rows()) == 5
     (warning,) = [each for each in caplog.records if each.levelno == logging.WARNING]
-    assert "and the training goes on (ConnectionError: no such host)" in warning.getMessage()
+    assert "(ConnectionError: no such host); the training goes on" in warning.getMessage()
 
 
 def test_a_training_that_never_begins_leaves_no_mirror(tmp_path: Path, kept: Kept) -> None:
@@ -263,6 +263,32 @@ def test_trackio_has_each_tick_once(tmp_path: Path) -> None:
     assert [(row["tick"], row["loss"]) for row in open_run(run).ticks().rows()] == [
         (tick, pytest.approx(1 / tick)) for tick in range(1, 9)
     ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trackio") is None, reason="needs trackio")
+def test_what_trackio_does_not_store_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    script = """
+import logging, warnings
+from metronorm.clock import Clock
+from metronorm.integrations.mirroring import mirroring
+
+logging.basicConfig()
+warnings.simplefilter("ignore")
+with mirroring("run", ["trackio"]), Clock("run", progress=False) as clock:
+    for tick in clock.ticks(range(3)):
+        clock.log(loss=tick)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env=os.environ | {"TRACKIO_DIR": str(tmp_path / "file" / "trackio")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mirror trackio failed after 3 ticks" in done.stderr
+    assert "got ticks up to 0 of 3" in done.stderr
 
 
 def mirrored_twice(folder: Path, name: str, **environment: str) -> None:

@@ -61,9 +61,11 @@ def newest_checkpoint(directory: Path, world: World = ONE_PROCESS) -> Checkpoint
     if found is None:
         damaged = ", ".join(path.name for path in paths)
         raise CheckpointError(
-            "a run needs a whole checkpoint to go on from",
+            "this needs a checkpoint of the run that is whole",
             got=f"{directory} with {f'only damaged ones: {damaged}' if damaged else 'none'}",
-            fix="put copies of them back, or start a new run",
+            fix="put copies of them back"
+            if damaged
+            else "metronorm train and finetune write checkpoints; a clock alone writes none",
         )
     return found
 

@@ -13,7 +13,7 @@ import tyro
 from metronorm.cli.arguments import parse
 from metronorm.cli.figures import print_figures, print_held_out
 from metronorm.errors import ConfigError
-from metronorm.finetune.config import STOPS, defaults, is_tuned_run
+from metronorm.finetune.config import STOPS, defaults, is_pretrained, is_tuned_run
 from metronorm.finetune.data_config import DataConfig, TaskName
 from metronorm.finetune.ways import AdaptConfig
 
@@ -94,9 +94,21 @@ def main(argv: list[str]) -> int:
     is_run = (arguments.model / "run.json").exists()
     if is_run and not is_tuned_run(arguments.model):
         return _evaluate_text(arguments)
+    if not is_run and not is_pretrained(arguments.model):
+        there = "which is none of these" if arguments.model.exists() else "which is not there"
+        raise ConfigError(
+            "an evaluation needs a run (a directory with a run.json), a pretrained model (one with "
+            "a config.json) or a GGUF file",
+            got=f"{arguments.model}, {there}",
+            fix="metronorm runs, which lists the runs below the folder runs",
+        )
     _refuse(arguments, _OF_TEXT, "for runs of metronorm train")
     if not arguments.data.data:
-        raise ConfigError("an evaluation needs rows", got="no DATA")
+        raise ConfigError(
+            "an evaluation of a fine-tuned run or a model needs rows",
+            got="no DATA",
+            fix=f"metronorm evaluate {arguments.model} rows.jsonl",
+        )
     if arguments.data.validation or arguments.data.validation_data:
         raise ConfigError(
             "an evaluation takes all rows of DATA", got="--validation or --validation-data"

@@ -68,12 +68,17 @@ def main(argv: list[str]) -> int:
     """List runs, or change them; 2 if a run of the list is damaged."""
     arguments = parse(Arguments, argv, command="runs", description=DESCRIPTION)
     chosen = [name for name in _ACTIONS if getattr(arguments, name)]
-    if len(chosen) + bool(arguments.tag or arguments.untag) > 1:
+    tagging = [name for name in ("tag", "untag") if getattr(arguments, name)]
+    if both := {*arguments.tag} & {*arguments.untag}:
+        raise ConfigError("a tag is added or taken away", got=f"both for {min(both)!r}")
+    if "" in arguments.tag:
+        raise ConfigError("a tag must have a letter", got="--tag ''")
+    if len(chosen) + bool(tagging) > 1:
         raise ConfigError(
             "runs are tagged, archived, restored or deleted, one of these at a time",
-            got=", ".join(f"--{name}" for name in [*chosen, "tag"]),
+            got=", ".join(f"--{name}" for name in [*chosen, *tagging]),
         )
-    if not chosen and not arguments.tag and not arguments.untag:
+    if not chosen and not tagging:
         return _print_list(arguments)
     if not arguments.runs:
         raise ConfigError("name the runs that are to change", fix="metronorm runs RUN --tag NAME")
@@ -99,7 +104,11 @@ def _print_list(arguments: Arguments) -> int:
         check_last(arguments.last)
     for root in arguments.runs:
         if not root.is_dir():
-            raise ConfigError("a run is a directory, or in one", got=f"{root}, which is none")
+            raise ConfigError(
+                "a run is a directory, or in one",
+                got=f"{root}, which is none",
+                fix="metronorm runs, which lists the runs below the folder runs",
+            )
     found = find_runs(arguments.runs or [Path("runs")])
     listed = list_runs(found.runs, newest=arguments.last)
     if arguments.json:

@@ -13,7 +13,7 @@ import tyro
 
 from metronorm.cli.arguments import RunPath, parse, utf8
 from metronorm.errors import ConfigError
-from metronorm.finetune.config import is_tuned_run
+from metronorm.finetune.config import is_pretrained, is_tuned_run
 from metronorm.text import printable
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> int:
     # A token is hundreds of small products. Threads that spin while they wait for each other take
     # a busy machine's cores from one another: with two threads 80 times slower than with one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    of_pretrained = _is_pretrained(arguments.run) or is_tuned_run(arguments.run)
+    of_pretrained = is_pretrained(arguments.run) or is_tuned_run(arguments.run)
     texts = (_of_pretrained if of_pretrained else _of_gpt)(arguments, prompts, stop)
     number = len(prompts) * arguments.samples
     if number == 1 and not arguments.json:
@@ -115,11 +115,11 @@ def _read(name: str) -> str:
     """The text in a file, or of standard input.
 
     Raises:
-        ConfigError: it cannot be read, or is not UTF-8.
+        ConfigError: it cannot be read, is empty, or is not UTF-8.
     """
     try:
         data = sys.stdin.buffer.read() if name == "-" else Path(name).read_bytes()
-        return data.decode()
+        text = data.decode()
     except OSError as error:
         raise ConfigError(
             "--prompt-file must be readable", got=f"{name}: {error.strerror or error}"
@@ -128,13 +128,9 @@ def _read(name: str) -> str:
         raise ConfigError(
             "--prompt-file must be UTF-8 text", got=f"{name}: {error.reason} at {error.start}"
         ) from None
-
-
-def _is_pretrained(path: Path) -> bool:
-    """Whether there is a model's directory or file in this place, and no run."""
-    if (path / "run.json").exists():
-        return False
-    return path.suffix == ".gguf" or (path / "config.json").exists() or any(path.glob("*.gguf"))
+    if not text:
+        raise ConfigError("--prompt-file must hold a prompt", got=f"{name}, which is empty")
+    return text
 
 
 def _of_gpt(arguments: Arguments, prompts: list[str], stop: list[str]) -> Iterator[tuple[int, str]]:

@@ -14,6 +14,7 @@ from metronorm.cli.arguments import parse, value_of
 from metronorm.cli.free_directory import free_directory
 from metronorm.cli.recipe import Recipe, load_recipe
 from metronorm.errors import ConfigError, MetronormError
+from metronorm.finetune.config import is_tuned_run
 from metronorm.ranks import find_place
 from metronorm.tasks import text
 from metronorm.train.config_changes import config_from_dict, run_config
@@ -122,6 +123,12 @@ def _recipe(argv: list[str], resumed: Path | None, values: dict[str, Any] | None
     if path is None and resumed:
         kept = run_config(resumed)
         path = kept.get("recipe")
+        if not path and is_tuned_run(resumed):
+            raise ConfigError(
+                "metronorm train goes on with what it began",
+                got=f"{resumed}, a fine-tuning",
+                fix=f"metronorm finetune --resume {resumed}",
+            )
         if not path and "text" not in kept and "optimizer" in kept:
             raise ConfigError(
                 "a run of a task of your own goes on with that task",
@@ -173,7 +180,7 @@ def _report(outcome: Outcome, run: str, options: TrainConfig, mirror: Sequence[s
     if code is not None:
         return code
     named = shlex.quote(run)
-    if isinstance(options, text.Config):
+    if isinstance(options, text.Config) and options.sample_every:
         print("\nwhat it writes now:\n")
         sample.main([run, "--tokens", "300", "--seed", "0"])
     print()

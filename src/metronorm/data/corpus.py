@@ -158,10 +158,14 @@ def find_documents(
     if not documents:
         raise DataError(
             "a corpus must contain some text",
-            got=f"no text in {', '.join(os.fspath(source) for source in sources)}",
+            got=f"no text in {', '.join(map(_named, sources))}",
             fix=f"name files, or a folder with files that end in {' '.join(TEXT_SUFFIXES)}",
         )
     return Corpus(documents, dict(+left_out), is_default=not sources, stdin=stdin)
+
+
+def _named(source: str | os.PathLike[str]) -> str:
+    return STDIN_NAME if source == STDIN else os.fspath(source)
 
 
 class _Found(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -56,11 +57,11 @@ def kept_stdin(config: TextConfig, folder: Path) -> Iterator[Path | None]:
         )
     try:
         with scratch_directory(folder / "stdin") as scratch:
-            path = _kept(scratch)
             try:
-                yield path
+                yield _kept(scratch)
             except DataError as error:  # the file is gone when somebody reads this
-                got = error.got and error.got.replace(str(path), STDIN_NAME)
+                file = re.escape(str(scratch)) + r"/\w+(\.\w+)*"
+                got = error.got and re.sub(file, STDIN_NAME, error.got)
                 raise DataError(error.must, got=got, fix=error.fix) from error
     except OSError as error:
         raise DataError(

@@ -134,6 +134,13 @@ def is_tuned_run(run: Path) -> bool:
     return "adapt" in run_config(run)
 
 
+def is_pretrained(path: Path) -> bool:
+    """Whether there is a model's directory or file in this place, and no run."""
+    if (path / "run.json").exists():
+        return False
+    return path.suffix == ".gguf" or (path / "config.json").exists() or any(path.glob("*.gguf"))
+
+
 def defaults(task: TaskName, adapt: AdaptConfig, optimizer: OptimizerName = "adamw") -> Config:
     """The config of a task and a way to adapt, where nothing else is chosen."""
     classify = task == "classify"

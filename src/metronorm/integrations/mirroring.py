@@ -111,7 +111,8 @@ class Mirror:
         except Exception as error:  # whatever a tracker does, the training goes on
             reason = f"{type(error).__name__}: {error}".partition("\n")[0]
             _log.warning(
-                "mirror %s has ended after %d ticks, and the training goes on (%s)",
+                "mirror %s failed after %d ticks (%s); the training goes on, and the run has every "
+                "tick: metronorm export writes them elsewhere",
                 self.name,
                 self.written,
                 reason,

@@ -16,6 +16,7 @@ import platform
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from metronorm.errors import RunError
 from metronorm.integrations._packages import needs
 from metronorm.integrations.event_protos import EventProtos
 from metronorm.integrations.importing.event_file import record_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 PROJECT = "metronorm"
 _serial = itertools.count()
+_ELSEWHERE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")  # trackio stores on another machine
 
 
 class Opened(NamedTuple):
@@ -158,6 +160,8 @@ class Trackio:
             import trackio
         self._package: Any = trackio
         self._run: Any = None
+        self._last = 0
+        self._stored: Any = None
 
     def open(self, run: Opened) -> int:
         """Begin the run, or go on with it, by its name and the beginning of its id."""
@@ -175,18 +179,30 @@ class Trackio:
             auto_log_gpu=False,
             auto_log_cpu=False,
         )
+        self._stored = lambda: SQLiteStorage.get_max_step_for_run(project, name)
         return int(last or 0)
 
     def write(self, tick: int, time_ns: int, values: dict[str, float]) -> None:
         """Log the values at the step of this number."""
         self._run.log(values, step=tick)
+        self._last = tick
 
     def flush(self) -> None:
         """Nothing: trackio writes by itself."""
 
     def close(self) -> None:
-        """Finish the run."""
+        """Finish the run.
+
+        Raises:
+            RunError: trackio, which only warns of that, has not stored the last tick.
+        """
         self._run.finish()
+        if any(os.environ.get(name) for name in _ELSEWHERE):
+            return
+        if (stored := self._stored() or 0) < self._last:
+            raise RunError(
+                "trackio must store what it is given", got=f"ticks up to {stored} of {self._last}"
+            )
 
 
 TRACKERS: dict[str, Callable[[], Tracker]] = {

@@ -152,8 +152,9 @@ def check_free(directory: Path) -> None:
     try:
         left = [name for name in ("ticks", "checkpoints") if (directory / name).exists()]
         is_run = (directory / RUN_FILE).exists()
-        if directory.exists() and not directory.is_dir():
-            raise _no_directory(directory)
+        there = next(each for each in (directory, *directory.parents) if each.exists())
+        if not there.is_dir():
+            raise _no_directory(there)
     except OSError as error:
         raise RunError(
             "a run's directory must be writable", got=f"{directory}: {error.strerror or error}"
