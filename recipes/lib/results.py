@@ -6,24 +6,29 @@ the last four are those of the run.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metronorm.clock import read_run_info
 from metronorm.errors import ConfigError, MetronormError
+from metronorm.host import describe_host
+from metronorm.store.run_directory import git_state, versions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 FOLDER = Path(__file__).parents[1] / "results"
 
 
 def add(name: str, run: Path, figures: dict[str, Any], *, folder: Path = FOLDER) -> None:
-    """Add a row.
+    """Add a row of a run.
 
     Args:
         name: of the recipe.
@@ -32,24 +37,61 @@ def add(name: str, run: Path, figures: dict[str, Any], *, folder: Path = FOLDER)
         folder: of the results.
     """
     info = read_run_info(run)
-    git = info.git or {}
     # where the run lies says nothing about what was measured
     where = r"--(run|resume|resume-or-start)[= ]\S+|--publish"
     options = re.sub(where, "", " ".join(sys.argv[1:])).split()
+    command = " ".join(["python", f"recipes/{Path(sys.argv[0]).name}", *options])
+    minutes = (time.time_ns() - info.created_ns) / 60e9
+    append(name, figures, command, minutes, (info.git, info.host, info.versions), folder=folder)
+
+
+def append(
+    name: str,
+    figures: dict[str, Any],
+    command: str,
+    minutes: float,
+    where: tuple[dict[str, Any] | None, dict[str, Any], dict[str, str]] | None = None,
+    *,
+    folder: Path = FOLDER,
+) -> None:
+    """Add a row. Several processes may do so at once.
+
+    Args:
+        name: of the recipe.
+        figures: what was measured.
+        command: which measures it again.
+        minutes: that it took.
+        where: state of the repository, host and versions. None: those of this process.
+        folder: of the results.
+    """
+    git, host, of_packages = where or (git_state(), describe_host(), versions())
+    git = git or {}
     row = figures | {
-        "minutes": round((time.time_ns() - info.created_ns) / 60e9, 2),
-        "command": " ".join(["python", f"recipes/{Path(sys.argv[0]).name}", *options]),
+        "minutes": round(minutes, 2),
+        "command": command,
         "commit": str(git.get("commit"))[:12] + ("+" if git.get("dirty") else ""),
-        "machine": f"{info.host['cores']} cores, {info.host['processor']}",
-        "versions": info.versions,
-        "date": time.strftime("%Y-%m-%d", time.gmtime(info.created_ns / 1e9)),
+        "machine": f"{host['cores']} cores, {host['processor']}",
+        "versions": of_packages,
+        "date": time.strftime("%Y-%m-%d", time.gmtime(time.time() - minutes * 60)),
     }
     path = folder / f"{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(each) for each in [*rows(name, folder=folder), row]]
-    aside = path.with_suffix(".new")
-    aside.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
-    aside.replace(path)
+    with alone(folder):
+        lines = [json.dumps(each) for each in [*rows(name, folder=folder), row]]
+        aside = path.with_suffix(".new")
+        aside.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+        aside.replace(path)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other process adds a row meanwhile."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def rows(name: str, *, folder: Path = FOLDER) -> list[dict[str, Any]]:

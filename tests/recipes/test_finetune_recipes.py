@@ -20,6 +20,7 @@ from ..finetune.tiny import build
 pytestmark = pytest.mark.usefixtures("forked_proofs")
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+sys.path.insert(0, str(RECIPES))
 LABELS = {"ham": "easy-ham-1", "spam": "spam-1"}
 
 
@@ -82,19 +83,22 @@ def test_each_way_is_scored_on_each_fold_once(
         model=encoder,
         runs=tmp_path,
     )
-    classifier.main(replace(arguments, first=1))
+    classifier.main(replace(arguments, only=(0,)))
     assert "41 rows, 1 duplicates" in capsys.readouterr().out
     classifier.main(replace(arguments, ways=("tfidf",)))
     said = capsys.readouterr().out
     assert "fold 1 ..." in said
     assert "fold 0 ..." not in said, "it was done before"
-    found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    found = json.loads((tmp_path / "finetune_classifier.json").read_text())
     assert [(row["way"], row["fold"]) for row in found] == [
         ("tfidf", 0),
         ("head", 0),
         ("tfidf", 1),
     ]
     assert all(row["accuracy"] > 0.7 and row["f1"] > 0.7 for row in found)
+    assert found[1]["command"].startswith(
+        "python recipes/finetune_classifier.py --ways head --only 0 --set spam --context 16"
+    )
     halves = [
         {json.loads(line)["text"] for line in path.read_text().splitlines()}
         for path in sorted(tmp_path.glob("spam/*/test.jsonl"))
@@ -115,7 +119,7 @@ def test_every_way_learns(
         set=("spam",),
         ways=("full", "lora", "norm+head", "trainer"),
         folds=2,
-        first=1,
+        only=(0,),
         context=16,
         epochs=20,
         precision="bf16",
@@ -125,7 +129,7 @@ def test_every_way_learns(
         runs=tmp_path,
     )
     classifier.main(arguments)
-    found = [json.loads(line) for line in (tmp_path / "found.jsonl").read_text().splitlines()]
+    found = json.loads((tmp_path / "finetune_classifier.json").read_text())
     assert [row["way"] for row in found] == ["full", "lora", "norm+head", "trainer"]
     assert all(row["accuracy"] > 0.6 for row in found), found
 
