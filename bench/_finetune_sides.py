@@ -52,7 +52,13 @@ OURS: dict[str, dict[str, Any]] = {
         "activation_checkpointing": True,
     },
     "ours-adamw": {"way": "full", "optimizer": "adamw"},
-    "ours-adamw-means": {"way": "full", "optimizer": "adamw"},  # the mean of the beats' means
+    # of these two the losses are compared and not the speed, so any processor will do
+    "ours-fp32": {"way": "full", "optimizer": "adamw", "precision": "fp32"},
+    "ours-fp32-means": {
+        "way": "full",
+        "optimizer": "adamw",
+        "precision": "fp32",
+    },  # of beats' means
     "ours-lora": {"way": "lora", "body": "bf16"},
     "ours-norm": {"way": "norm", "body": "bf16"},
 }
@@ -164,6 +170,7 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
     way, body = chosen.pop("way"), chosen.pop("body", "fp32")
     config = defaults("text", AdaptConfig(way=way, body=body), chosen.pop("optimizer", "adamw"))
     momentum = chosen.pop("momentum", config.optimizer.momentum)
+    precision = chosen.pop("precision", "bf16")
     config = replace(
         config,
         model=model,
@@ -172,7 +179,7 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
         optimizer=replace(config.optimizer, learning_rate=rate, momentum=momentum),
         evaluate_every=ticks + 1,
         checkpoint_every=ticks + 1,
-        precision="bf16",
+        precision=precision,
         micro_batches=data.beats,
         **chosen,
     )
@@ -207,10 +214,10 @@ def train_ours(name: str, model: str, data: Data, rate: float, ticks: int) -> No
 
     with tempfile.TemporaryDirectory() as folder:
         train(task, config, Path(folder) / "run")
-        report(held_out=held_out_loss(nets[0].model, data))
+        report(held_out=held_out_loss(nets[0].model, data, precision))
 
 
-def held_out_loss(net: Any, data: Data) -> float:
+def held_out_loss(net: Any, data: Data, precision: str = "bf16") -> float:
     """Nats per answer token of the rows held out, by the model's own forward pass."""
     import torch
     from torch.nn import functional
@@ -219,7 +226,7 @@ def held_out_loss(net: Any, data: Data) -> float:
     net.eval()
     for ids, answers in zip(*data.held_out, strict=True):
         tokens = torch.from_numpy(ids.astype(np.int64))
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, precision == "bf16"):
             logits = net(input_ids=tokens[None], use_cache=False).logits[0, :-1].float()
         counts = torch.from_numpy(answers[1:])
         losses = functional.cross_entropy(logits, tokens[1:], reduction="none")

@@ -72,7 +72,7 @@ QUALITY: dict[str, tuple[float, ...]] = {
     "ours-norm": (1e-3, 3e-3, 1e-2),
     "trainer": (1e-4,),
 }
-WEIGHTS: dict[str, tuple[float, ...]] = {"ours-adamw": (1e-4,), "ours-adamw-means": (1e-4,)}
+WEIGHTS: dict[str, tuple[float, ...]] = {"ours-fp32": (1e-4,), "ours-fp32-means": (1e-4,)}
 ENCODER: dict[OptimizerName, tuple[float, ...]] = {
     "adamw": (3e-5, 1e-4, 3e-4),
     "ticks_sign": (1e-5, 3e-5, 1e-4),
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--sides", default="", help="some of them, with commas between")
     parser.add_argument("--seeds", default="0", help="of losses, with commas between")
     parser.add_argument("--rates", default="", help="of losses: others than all, with commas")
+    parser.add_argument("--precision", default="bf16", help="of encoder: bf16 or fp32")
     parser.add_argument("--together", type=int, default=4, help="sides that take turns")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -174,7 +175,7 @@ def encoder(arguments: Any, folder: Path) -> None:
                     data=data,
                     optimizer=replace(config.optimizer, learning_rate=rate),
                     context=128,
-                    precision="bf16",
+                    precision=arguments.precision,
                     ticks=ticks,
                     evaluate_every=ticks,
                     checkpoint_every=ticks,
@@ -183,6 +184,7 @@ def encoder(arguments: Any, folder: Path) -> None:
                 run = folder / f"{name}-{rate:g}-{seed}"
                 found = train(partial(task_of, data=read(config)), config, run).measures
                 case = f"encoder: {name}, rate {rate:g}, seed {seed}, {ticks} ticks"
+                case += "" if arguments.precision == "bf16" else f", {arguments.precision}"
                 append(NAME, f"{case}, loss held out", "nats", [found["loss"]])
                 append(NAME, f"{case}, accuracy held out", "%", [100 * found["accuracy"]])
 
