@@ -50,7 +50,7 @@ def test_a_phone_has_a_list_of_all_views(browser: Browser, board: Served, odd: s
         reader.open(f"metrics?run={odd}")
         views = reader.page.locator("nav select")
         names = views.locator("option").evaluate_all("all => all.map(each => each.value)")
-        assert len(names) == 9
+        assert len(names) == 10
         for name in names:
             views.select_option(name)
             reader.page.wait_for_selector(f".view-{name}")

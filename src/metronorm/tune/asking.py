@@ -155,4 +155,4 @@ def _suggested(trial: Any, each: Dimension) -> Any:
 
 def label(value: Any) -> Any:
     """A choice as Optuna takes it: a text, a number or a truth value."""
-    return value if isinstance(value, str | int | float | bool) else json.dumps(value)
+    return value if isinstance(value, str | int | float) else json.dumps(value)
