@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,10 +30,9 @@ def lunar_lander(seen: NDArray[np.float32]) -> NDArray[np.int64]:
     """Gymnasium's own heuristic: lean towards the pad, and brake where it falls too fast."""
     from gymnasium.envs.box2d.lunar_lander import heuristic
 
-    class Engines:
-        continuous = False
-
-    return np.array([heuristic(Engines(), row) for row in seen])
+    env = SimpleNamespace(continuous=False)
+    env.unwrapped = env
+    return np.array([heuristic(env, row) for row in seen])
 
 
 RULES: dict[str, Rule] = {
