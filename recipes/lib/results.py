@@ -39,7 +39,8 @@ def add(name: str, run: Path, figures: dict[str, Any], *, folder: Path = FOLDER)
     info = read_run_info(run)
     # where the run lies says nothing about what was measured
     where = r"--(run|resume|resume-or-start)[= ]\S+|--publish"
-    options = re.sub(where, "", " ".join(sys.argv[1:])).split()
+    words = re.sub(where, "", " ".join(sys.argv[1:])).split()
+    options = [f"runs/{Path(word).name}" if word.startswith("/") else word for word in words]
     command = " ".join(["python", f"recipes/{Path(sys.argv[0]).name}", *options])
     minutes = (time.time_ns() - info.created_ns) / 60e9
     append(name, figures, command, minutes, (info.git, info.host, info.versions), folder=folder)

@@ -104,6 +104,8 @@ def test_the_command_compares_runs_user_by_user(
     assert comparing.compare(recommender.net, recommender.scored) == 0
     (row,) = results.rows("recommender", folder=tmp_path)
     assert row["runs"] == 2
+    runs = " ".join([f"runs/{trained.name}"] * 2)
+    assert row["command"] == f"python recipes/recommender.py compare {runs}"
     last = open_run(trained).ticks().rows()[-1]
     assert row["sasrec_hr_10"] == pytest.approx(last["test_hr_10"], abs=1e-9)
     assert row["sasrec_ndcg_10"] == pytest.approx(last["test_ndcg_10"], abs=1e-6)
