@@ -141,7 +141,6 @@ def beside(run: Path, config: dict[str, Any]) -> dict[str, float]:
         | {f"written_{name}": value for name, value in ours.items()}
         | {f"held_out_{name}": value for name, value in theirs.items()}
         | {"parameters": sum(each.numel() for each in model.parameters())}
-        | results.seconds(run)
     )
 
 

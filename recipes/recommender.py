@@ -26,6 +26,7 @@ from torch import Tensor
 
 from metronorm.data import InOrder, Shuffled, movielens_100k
 from metronorm.models import SASRec
+from metronorm.tasks.observe import observe
 from metronorm.train import Hook, Moment, OptimizerConfig, Task, TrainConfig
 
 OPTIMIZER = OptimizerConfig(learning_rate=2e-3, betas=(0.9, 0.98), schedule="wsd", decay=0.95)
@@ -64,7 +65,7 @@ class Config(TrainConfig):
 def task(config: Config) -> Task:
     """98,114 films to learn from, 943 to watch the training by, 943 to read once at the end."""
     data = movielens_100k(config.folder or None)
-    windows = Windows(data, config.length)
+    windows, every = Windows(data, config.length), config.evaluate_every
     validation, test = (held_out(data, config.length, without=each) for each in (2, 1))
     return Task(
         model=lambda: net(config, len(data.titles)),
@@ -80,7 +81,7 @@ def task(config: Config) -> Task:
         measure=measure,
         validation=lambda: InOrder(*validation, batch_size=200),
         test=lambda: InOrder(*test, batch_size=200),
-        hooks=[Hook(config.evaluate_every, Lists(data.titles, validation), at_end=True)],
+        hooks=[observe(every), Hook(every, Lists(data.titles, validation), at_end=True)],
         unit="items",
     )
 
@@ -145,5 +146,4 @@ class Lists:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["compare"]:
         sys.exit(compare(net, scored))
-    rate = "learning_rate"
-    sys.exit(train(__file__, ("seed", "norm"), lambda _, config: {rate: config["optimizer"][rate]}))
+    sys.exit(train(__file__, ("seed", "norm")))

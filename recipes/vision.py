@@ -2,13 +2,11 @@
 
     pip install 'metronorm[train]'; apt-get install dataset-fashion-mnist
     python recipes/vision.py                 or: metronorm train --recipe recipes/vision.py
-    python recipes/vision.py --model vit
-    python recipes/vision.py --norm batch --ticks 2000
+    python recipes/vision.py --model vit     --norm batch is another option
     python recipes/vision.py baseline        histograms of gradients and a linear SVM
 
 Of 60,000 images, 5,000 are held out to choose by; the 10,000 of the test set are read once, at the
-end. The measure `flipped_accuracy` takes each image together with its mirror image. Read from top
-to bottom.
+end. `flipped_accuracy` is of each image with its mirror image. Read from top to bottom.
 """
 
 from __future__ import annotations
@@ -28,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from metronorm.data import InOrder, fashion_mnist
 from metronorm.models import ConvNeXt, ViT
+from metronorm.tasks.observe import observe
 from metronorm.train import Hook, OptimizerConfig, Task, TrainConfig
 
 if TYPE_CHECKING:
@@ -73,14 +72,12 @@ def task(config: Config) -> Task:
     data = fashion_mnist(config.folder or None)
     labels, test_labels = (each.astype(np.int64) for each in (data.labels, data.test_labels))
     held_out = min(HELD_OUT, len(labels) // 12)
-    unseen = data.images[-held_out:], labels[-held_out:]
+    parts = slice(-held_out, None), slice(held_out)  # as many of either
+    unseen, seen = ((data.images[part], labels[part]) for part in parts)
 
     def loss(model: nn.Module, batch: Any) -> Tensor:
-        """The cross entropy with smoothed labels, summed over the images."""
-        logits = model(scaled(batch[0]))
-        return F.cross_entropy(
-            logits.float(), batch[1], reduction="sum", label_smoothing=config.smoothing
-        )
+        logits, smoothing = model(scaled(batch[0])).float(), config.smoothing
+        return F.cross_entropy(logits, batch[1], reduction="sum", label_smoothing=smoothing)
 
     return Task(
         model=lambda: net(config),
@@ -92,7 +89,10 @@ def task(config: Config) -> Task:
         measure=measure,
         validation=lambda: InOrder(*unseen, batch_size=500),
         test=lambda: InOrder(data.test_images, test_labels, batch_size=500),
-        hooks=[Hook(2**62, lambda moment: show(moment, *unseen, chances, NAMES), at_end=True)],
+        hooks=[
+            observe(100),
+            Hook(2**62, lambda moment: show(moment, seen, unseen, chances, NAMES), at_end=True),
+        ],
         unit="images",
     )
 
@@ -129,11 +129,11 @@ def measure(model: nn.Module, batch: Any) -> dict[str, Tensor]:
 
 
 def beside(run: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """What a row says beside what was measured: the size of the net, and where the time went."""
+    """What a row says beside what was measured: the size of the net."""
     model = net(Config(model=config["model"], norm=config["norm"]))
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 1, 28, 28))
-    return results.seconds(run) | {
+    return {
         "parameters": sum(each.numel() for each in model.parameters()),
         "megaflops": counter.get_total_flops() / 1e6,  # of a forward pass of one image
     }

@@ -107,28 +107,46 @@ def sheet(images: NDArray[np.uint8], *, columns: int = 10, scale: int = 2) -> ND
 
 
 @torch.no_grad()
-def show(
-    moment: Moment,
-    images: NDArray[np.uint8],
-    labels: NDArray[np.int64],
-    chances: Callable[[nn.Module, Tensor], Tensor],
-    names: Sequence[str],
-) -> None:
-    """Put on the board what was taken for what, and the surest of the wrong answers.
+def answered(
+    model: nn.Module, images: NDArray[np.uint8], chances: Callable[[nn.Module, Tensor], Tensor]
+) -> NDArray[np.float32]:
+    """Chances of each class, (examples, classes), by a model that is not training meanwhile.
 
     Args:
-        moment: of a hook.
+        model: it is training before and afterwards.
         images: (examples, height, width).
-        labels: (examples,).
         chances: of each class, (batch, classes), by the model and a batch of images.
-        names: of the classes.
     """
-    model, clock = moment.model, moment.clock
     device = next(model.parameters()).device
     model.eval()
     parts = [torch.tensor(images[first : first + 500]) for first in range(0, len(images), 500)]
     found = torch.cat([chances(model, part.to(device)) for part in parts]).cpu().numpy()
     model.train()
+    return found
+
+
+def show(
+    moment: Moment,
+    seen: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    unseen: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    chances: Callable[[nn.Module, Tensor], Tensor],
+    names: Sequence[str],
+) -> None:
+    """Put on the board what was taken for what, and the surest of the wrong answers.
+
+    The share of right answers on images that were learned from is logged as `training_accuracy`.
+
+    Args:
+        moment: of a hook.
+        seen: images that were learned from, (examples, height, width), and labels, (examples,).
+        unseen: the same of others, which are shown.
+        chances: of each class, (batch, classes), by the model and a batch of images.
+        names: of the classes.
+    """
+    clock, (images, labels) = moment.clock, unseen
+    known = answered(moment.model, seen[0], chances).argmax(1) == seen[1]
+    clock.log(training_accuracy=known.mean())
+    found = answered(moment.model, images, chances)
     answers, sureness = found.argmax(1), found.max(1)
     matrix, table = confusions(labels, answers, names)
     clock.sample("confusions", table)

@@ -109,7 +109,8 @@ def train(
 ) -> int:
     """`metronorm train --recipe FILE`, with the arguments of this process; its exit code.
 
-    With `--publish` (and `--run`) what the test set says is added to the recipe's figures.
+    With `--publish` (and `--run`) what the test set says is added to the recipe's figures, with the
+    learning rate, where the time went, and how large gradients were, if that was observed.
 
     Args:
         file: of the recipe.
@@ -127,8 +128,9 @@ def train(
         if not code:
             config = read_run_info(run).config
             row = {name: config[name] for name in named} | {"ticks": config["ticks"]}
-            more = beside(run, config) if beside else {}
-            add(Path(file).stem, run, row | tested(run) | more)
+            row |= {"learning_rate": config["optimizer"]["learning_rate"]}
+            row |= tested(run) | seconds(run) | gradients(run)
+            add(Path(file).stem, run, row | (beside(run, config) if beside else {}))
     except MetronormError as error:
         print(f"{Path(file).stem}: {error}", file=sys.stderr)
         return 2
@@ -136,7 +138,7 @@ def train(
 
 
 def tested(run: Path) -> dict[str, float]:
-    """What the test set said at the end of a training, by name.
+    """What the test set said at the end of a training, by name; and what is called `training_...`.
 
     Raises:
         ConfigError: the training has not come to its end.
@@ -147,7 +149,7 @@ def tested(run: Path) -> dict[str, float]:
     found = {
         name.removeprefix("test_"): value
         for name, value in last.items()
-        if name.startswith("test_") and value is not None
+        if name.startswith(("test_", "training_")) and value is not None
     }
     if not found:
         raise ConfigError("figures are those of a training that has ended", got=str(run))
@@ -166,6 +168,22 @@ def seconds(run: Path) -> dict[str, float]:
         f"{'tick' if name == 'wall' else name}_seconds": float(value or 0)
         for name, value in zip(names, row, strict=True)
     }
+
+
+def gradients(run: Path) -> dict[str, float]:
+    """2-norms of the gradient of the first and the last layer: medians over the observed ticks.
+
+    Nothing, if `metronorm.tasks.observe` has not observed the run.
+    """
+    from metronorm.runs import open_run
+
+    ticks = open_run(run).ticks()
+    names = [name for name in ticks.metrics if name.startswith("gradient.")]
+    if not names:
+        return {}
+    medians = ", ".join(f'median("{name}")' for name in (names[0], names[-1]))
+    (row,) = ticks.fetch(f"select {medians} from ticks")
+    return {"gradient_first": float(row[0]), "gradient_last": float(row[1])}
 
 
 def _run_of(argv: Sequence[str]) -> Path:

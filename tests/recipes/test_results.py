@@ -22,7 +22,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def record(run: Path, **last: float) -> None:
-    with Clock(run, config={"fold": 3, "ticks": 2, "width": 8}) as clock:
+    with Clock(
+        run, config={"fold": 3, "ticks": 2, "width": 8, "optimizer": {"learning_rate": 0.5}}
+    ) as clock:
         for number in clock.ticks(range(2)):
             clock.log(loss=1.0, **(last if number else {}))
 
@@ -54,9 +56,11 @@ def test_what_the_test_set_said_is_a_row(
     assert call(monkeypatch, *words, test_accuracy=0.75, validation_accuracy=0.5) == 0
     (row,) = results.rows("some")
     info = read_run_info(tmp_path / "run")
-    assert {name: row[name] for name in ("fold", "ticks", "accuracy", "beside")} == {
+    names = ("fold", "ticks", "learning_rate", "accuracy", "beside")
+    assert {name: row[name] for name in names} == {
         "fold": 3,
         "ticks": 2,
+        "learning_rate": 0.5,
         "accuracy": 0.75,
         "beside": 8,
     }
@@ -65,8 +69,19 @@ def test_what_the_test_set_said_is_a_row(
     assert row["minutes"] >= 0
     assert "validation_accuracy" not in row
     seconds = results.seconds(tmp_path / "run")
+    assert seconds.items() <= row.items()
     phases = sum(value for name, value in seconds.items() if name != "tick_seconds")
     assert 0 < phases <= seconds["tick_seconds"] + 1e-6
+
+
+def test_the_gradients_of_the_first_and_the_last_layer(tmp_path: Path) -> None:
+    record(tmp_path / "without")
+    assert results.gradients(tmp_path / "without") == {}
+    with Clock(tmp_path / "run") as clock:
+        for number in clock.ticks(range(3)):
+            sizes = {"gradient.stem": 1.0 + number, "gradient.b": 9.0, "gradient.a.head": 5.0}
+            clock.log(loss=1.0, **(sizes if number else {}))
+    assert results.gradients(tmp_path / "run") == {"gradient_first": 2.5, "gradient_last": 5.0}
 
 
 def test_nothing_is_a_row_without_publish_or_after_a_failure(

@@ -190,9 +190,7 @@ def test_it_learns(model: str, loss: float, share: float, tmp_path: Path) -> Non
         assert {f"validation_{name}", f"test_{name}"} <= last.keys()
     row = vision.beside(tmp_path / "run", {"model": model, "norm": "layer"})
     assert 30 < row["megaflops"] < 50
-    assert row["tick_seconds"] == pytest.approx(sum(each["wall_ns"] for each in rows) / 1e9)
-    phases = sum(value for name, value in row.items() if name.endswith("_seconds"))
-    assert phases == pytest.approx(2 * row["tick_seconds"]), "the phases add up to the ticks"
+    assert last["training_accuracy"] > share
     kinds = [(sample.name, sample.kind) for sample in run.samples()]
     assert kinds == [
         ("confusions", "table"),
