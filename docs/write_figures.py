@@ -8,7 +8,8 @@ A template has two kinds of figures:
 a regular expression; of several cases that match, the lowest and the highest are given.
 
 `{recipes/NAME: FIELD=VALUE, ...; FIELD; DECIMALS}` of `recipes/results`: of all rows that have
-these values, the mean and, where there are several, the standard deviation. `FIELD%` is in percent.
+these values, the mean and, where there are several, the standard deviation. `FIELD%` is in percent,
+`FIELD/OTHER` a ratio.
 Text, such as `command`, is that of the newest row. `rows` is how many there are. Of rows of one
 command, the newest counts.
 """
@@ -28,7 +29,7 @@ RESULTS = DOCS.parent / "bench" / "results"
 RECIPES = DOCS.parent / "recipes" / "results"
 
 FIGURE = re.compile(r"\{(\w+): ([^;{}]+)(?:; (\d))?(?:; /(\d+))?\}")
-RECIPE_FIGURE = re.compile(r"\{recipes/(\w+): ([^;{}]*); (\w+)(%?)(?:; (\d))?\}")
+RECIPE_FIGURE = re.compile(r"\{recipes/(\w+): ([^;{}]*); (\w+)(?:/(\w+))?(%?)(?:; (\d))?\}")
 
 
 @cache
@@ -69,12 +70,12 @@ def recipe_figure(found: re.Match[str]) -> str:
     Raises:
         LookupError: no row has these values and this field.
     """
-    recipe, where, field, percent, decimals = found.groups()
+    recipe, where, field, other, percent, decimals = found.groups()
     wanted = dict(each.strip().split("=") for each in where.split(",") if each.strip())
     rows = [
         row
         for row in recipe_rows(recipe)
-        if field in {*row, "rows"}
+        if {field, other} <= {*row, "rows", None}
         and all(str(row.get(name)) == value for name, value in wanted.items())
     ]
     if not rows:
@@ -83,7 +84,8 @@ def recipe_figure(found: re.Match[str]) -> str:
         return str(len(rows))
     if isinstance(rows[-1][field], str):
         return str(rows[-1][field])
-    values = [row[field] * (100 if percent else 1) for row in rows]
+    scale = 100 if percent else 1
+    values = [scale * row[field] / (row[other] if other else 1) for row in rows]
     shown = [statistics.mean(values), *([statistics.stdev(values)] if len(values) > 1 else [])]
     sign = "\N{NARROW NO-BREAK SPACE}%" if percent else ""
     return " ± ".join(f"{value:,.{int(decimals or 1)}f}" for value in shown) + sign

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import tyro
 from lib.playing import Settings, environments, filmed, likeliest, played, scores, sizes, ticks_of
-from lib.results import add
+from lib.results import add, seconds
 from lib.rules import RULES
 from torch import Tensor, nn
 
@@ -128,16 +128,16 @@ def main(config: Config) -> None:
     check_free(config.run)
     begun = time.perf_counter()
     agent = learn(config, settings)
-    seconds = time.perf_counter() - begun
+    took = time.perf_counter() - begun
     row = {"env": config.env, "norm": config.norm, "learning_rate": settings.learning_rate}
-    row |= {"seed": config.seed, "steps": settings.steps, "seconds": seconds}
+    row |= {"seed": config.seed, "steps": settings.steps, "seconds": took}
     for name, play in (("agent", likeliest(agent)), ("rule", RULES[config.env])):
         found = scores(environments(config.env, EPISODES), play, seed=10_000)
         row |= {name: float(found.mean()), f"{name}_deviation": float(found.std())}
     if config.publish:
-        add("reinforcement", config.run, row)
+        add("reinforcement", config.run, row | seconds(config.run))
     agent_score = f"{row['agent']:.1f} ± {row['agent_deviation']:.1f} in {EPISODES} episodes"
-    print(f"{config.env}: {agent_score}; a rule by hand: {row['rule']:.1f}; {seconds:.0f} s")
+    print(f"{config.env}: {agent_score}; a rule by hand: {row['rule']:.1f}; {took:.0f} s")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_figures_of_recipes_are_means_over_their_rows(tmp_path: Path) -> None:
         {"norm": "layer", "accuracy": 0.1, "command": "one"},  # measured anew below
         {"norm": "layer", "accuracy": 0.5, "command": "one"},
         {"norm": "layer", "accuracy": 0.7, "command": "two"},
-        {"norm": "none", "accuracy": 0.25, "command": "three"},
+        {"norm": "none", "accuracy": 0.25, "data": 1.0, "tick": 8.0, "command": "three"},
     ]
     (tmp_path / "vision.json").write_text(json.dumps(rows))
 
@@ -124,6 +124,7 @@ def test_figures_of_recipes_are_means_over_their_rows(tmp_path: Path) -> None:
 
     assert shown("{recipes/vision: norm=layer; accuracy; 2}") == "0.60 ± 0.14"
     assert shown("{recipes/vision: norm=none; accuracy%}") == "25.0\N{NARROW NO-BREAK SPACE}%"
+    assert shown("{recipes/vision: ; data/tick%}") == "12.5\N{NARROW NO-BREAK SPACE}%"
     assert shown("{recipes/vision: norm=none; command}") == "three"
     assert shown("{recipes/vision: ; rows}") == "3"
     with pytest.raises(LookupError, match="batch"):
