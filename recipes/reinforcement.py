@@ -3,40 +3,39 @@
     pip install 'metronorm[train]' 'gymnasium[classic-control,box2d]'
     python recipes/reinforcement.py                                  CartPole-v1: 100,000 steps
     python recipes/reinforcement.py --env LunarLander-v3 --norm none --learning-rate 0.001
+    python recipes/reinforcement.py --resume runs/reinforcement
 
 PPO (Schulman et al., 2017, arXiv:1707.06347) has a loop of its own, and uses the instruments alone:
 a tick is one update from a mini-batch, and the time to play what is learned from is its phase
-`data`. What was reached is on the page docs/reinforcement.md. Read from top to bottom.
+`data`. What was reached is in docs/reinforcement.md. Read from top to bottom.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections import deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 import tyro
-from lib.playing import Settings, environments, filmed, likeliest, played, scores, sizes, ticks_of
+from lib import playing
+from lib.playing import Batch, Settings
 from lib.results import add, seconds
 from lib.rules import RULES
 from torch import Tensor, nn
 
-from metronorm.clock import Clock, check_free
+from metronorm.clock import Clock, read_run_info
 from metronorm.errors import MetronormError
 from metronorm.models import ActorCritic
 
-if TYPE_CHECKING:
-    from lib.playing import Batch
-
 Environment = Literal["CartPole-v1", "Acrobot-v1", "LunarLander-v3"]
 EPISODES = 100  # of a score
+OPTIONS = ("env", "steps", "learning_rate", "norm", "width", "seed")
+# Advantages are divided by their deviation, or by this. Once CartPole is solved, all that is left
+# of them is the critic's noise: divided by its own deviation, it makes the agent forget.
 LEAST_SPREAD = 0.1
-"""Advantages are divided by their deviation, or by this. Once CartPole is solved, all that is left
-of them is the critic's noise: divided by its own deviation, it makes the agent forget."""
 
 # After the settings of SB3's zoo for PPO. `learning_rate` is of Adam; it falls to 0.
 SETTINGS = {
@@ -71,6 +70,8 @@ class Config:
     seed: int = 0
     run: Path = Path("runs/reinforcement")
     """Directory of the run."""
+    resume: Path | None = None
+    """Go on with this run, with its options, as if it had never stopped."""
     publish: bool = False
     """Add what was reached to recipes/results/reinforcement.json."""
 
@@ -93,17 +94,18 @@ def learn(config: Config, settings: Settings) -> ActorCritic:
     """Train an agent, and record every tick and, at the end, pictures of an episode."""
     torch.manual_seed(config.seed)
     torch.set_num_threads(1)  # the networks are small
-    envs, film = environments(config.env, settings.envs), environments(config.env, 1, film=True)
-    inputs, actions = sizes(envs)
-    agent = ActorCritic(inputs, actions, width=config.width, norm=config.norm)
-    rate = settings.learning_rate
-    optimizer = torch.optim.Adam(agent.parameters(), rate, eps=1e-5, fused=True)
-    returns: deque[float] = deque(maxlen=100)
-    options = asdict(config) | {"run": str(config.run), "settings": settings._asdict()}
-    with Clock(config.run, config=options) as clock:
-        batches = played(agent, envs, settings, config.seed, returns)
-        for batch in clock.ticks(batches, total=ticks_of(settings)):
-            optimizer.param_groups[0]["lr"] = rate * (1 - batch.progress)
+    envs = playing.environments(config.env, settings.envs)
+    film = playing.environments(config.env, 1, film=True)
+    agent = ActorCritic(*playing.sizes(envs), width=config.width, norm=config.norm)
+    optimizer = torch.optim.Adam(agent.parameters(), settings.learning_rate, eps=1e-5, fused=True)
+    resume = bool(config.resume)
+    progress = playing.Progress(config.run / "agent.pt", agent, optimizer, resume=resume)
+    batches = playing.played(agent, envs, settings, config.seed, progress)
+    done, ticks = (playing.ticks_of(settings, each) for each in (progress.rounds, None))
+    options = {name: getattr(config, name) for name in OPTIONS}
+    with Clock(config.run, config=options, resume=resume) as clock:
+        for batch in clock.ticks(batches, total=ticks, initial=done):
+            optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - batch.progress)
             with clock.phase("forward"):
                 total, found = loss(agent, batch, settings.entropy)
             with clock.phase("backward"):
@@ -113,27 +115,27 @@ def learn(config: Config, settings: Settings) -> ActorCritic:
                 optimizer.step()
                 optimizer.zero_grad()
             clock.log(samples=len(batch.seen), **found)
-            if returns:
+            if returns := progress.returns:
                 clock.log(episode_return=sum(returns) / len(returns))
-            if clock.tick == ticks_of(settings):
-                clock.sample("episode", filmed(film, likeliest(agent)))
+            if clock.tick == ticks:
+                clock.sample("episode", playing.filmed(film, playing.likeliest(agent)))
     envs.close()
     return agent
 
 
 def main(config: Config) -> None:
     """Train, and play a hundred episodes: the agent's likeliest actions, and a rule by hand."""
-    given = {"steps": config.steps, "learning_rate": config.learning_rate}
-    settings = SETTINGS[config.env]._replace(**{k: v for k, v in given.items() if v is not None})
-    check_free(config.run)
+    if config.resume:
+        info = read_run_info(config.resume)
+        config = replace(config, run=config.resume, **{each: info.config[each] for each in OPTIONS})
+    settings = SETTINGS[config.env].but(steps=config.steps, learning_rate=config.learning_rate)
     begun = time.perf_counter()
     agent = learn(config, settings)
     took = time.perf_counter() - begun
-    row = {"env": config.env, "norm": config.norm, "learning_rate": settings.learning_rate}
-    row |= {"seed": config.seed, "steps": settings.steps, "seconds": took}
-    for name, play in (("agent", likeliest(agent)), ("rule", RULES[config.env])):
-        found = scores(environments(config.env, EPISODES), play, seed=10_000)
-        row |= {name: float(found.mean()), f"{name}_deviation": float(found.std())}
+    row = {"env": config.env, "norm": config.norm, "seed": config.seed, "seconds": took}
+    row |= {"steps": settings.steps, "learning_rate": settings.learning_rate}
+    row |= playing.judged(config.env, "agent", playing.likeliest(agent), EPISODES)
+    row |= playing.judged(config.env, "rule", RULES[config.env], EPISODES)
     if config.publish:
         add("reinforcement", config.run, row | seconds(config.run))
     agent_score = f"{row['agent']:.1f} ± {row['agent_deviation']:.1f} in {EPISODES} episodes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
@@ -9,11 +10,11 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from metronorm.errors import MissingDependencyError
+from metronorm.errors import MissingDependencyError, RunError
 
 if TYPE_CHECKING:
-    from collections import deque
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from metronorm.models.actor_critic import ActorCritic
 
     Player = Callable[[NDArray[np.float32]], NDArray[np.int64]]  # what is seen → actions
+
+
+PARTS = 10  # of a training: at the beginning of each it can go on after a stop
 
 
 class Settings(NamedTuple):
@@ -47,6 +51,10 @@ class Settings(NamedTuple):
     gae_lambda: float
     learning_rate: float
     entropy: float
+
+    def but(self, **given: float | None) -> Settings:
+        """The same with other values; what is None stays as it is."""
+        return self._replace(**{name: value for name, value in given.items() if value is not None})
 
 
 def environments(name: str, count: int, *, film: bool = False) -> SyncVectorEnv:
@@ -97,14 +105,71 @@ class Batch(NamedTuple):
     progress: float
 
 
-def ticks_of(settings: Settings) -> int:
-    """The number of mini-batches that `played` gives."""
+def ticks_of(settings: Settings, rounds: int | None = None) -> int:
+    """The number of mini-batches that `played` gives in so many rounds; None: in all."""
     round_ = settings.length * settings.envs
-    return settings.steps // round_ * settings.epochs * -(-round_ // settings.batch)
+    rounds = settings.steps // round_ if rounds is None else rounds
+    return rounds * settings.epochs * -(-round_ // settings.batch)
+
+
+class Progress:
+    """How far a training is, and all that it needs to go on from there, bit for bit.
+
+    An environment cannot always be saved. So all begin anew at ten places of the training, and
+    what is drawn from there on depends on the place and the seed alone.
+
+    Args:
+        path: of the file.
+        agent: the networks.
+        optimizer: of their parameters.
+        resume: go on from the file.
+
+    Raises:
+        RunError: there is no file to go on from, or it is damaged.
+
+    Attributes:
+        rounds: that were played and learned from.
+        moments: of what was seen.
+        returns: of the last hundred episodes that ended.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        agent: ActorCritic,
+        optimizer: torch.optim.Optimizer,
+        *,
+        resume: bool = False,
+    ) -> None:
+        self._path, self._parts = path, {"agent": agent, "optimizer": optimizer}
+        self.rounds, self.moments = 0, Moments(len(agent.mean))
+        self.returns: deque[float] = deque(maxlen=100)
+        if resume:
+            self._load()
+
+    def save(self) -> None:
+        """Write the file; one that is there is kept until this one is whole."""
+        kept = {name: part.state_dict() for name, part in self._parts.items()}
+        kept |= {"rounds": self.rounds, "returns": [*self.returns], "moments": self.moments.state}
+        aside = self._path.with_suffix(".new")
+        torch.save(kept, aside)
+        aside.replace(self._path)
+
+    def _load(self) -> None:
+        try:
+            kept = torch.load(self._path, weights_only=True)
+        except Exception as error:  # a torn file ends in many kinds
+            raise RunError(
+                "what goes on needs the file that a training left", got=f"{self._path}: {error}"
+            ) from None
+        for name, part in self._parts.items():
+            part.load_state_dict(kept[name])
+        self.rounds, self.moments.state = kept["rounds"], kept["moments"]
+        self.returns.extend(kept["returns"])
 
 
 def played(
-    agent: ActorCritic, envs: SyncVectorEnv, settings: Settings, seed: int, returns: deque[float]
+    agent: ActorCritic, envs: SyncVectorEnv, settings: Settings, seed: int, progress: Progress
 ) -> Iterator[Batch]:
     """Play with the agent as it is, and give what was played in mini-batches, in random order.
 
@@ -113,13 +178,16 @@ def played(
         envs: the copies of the environment.
         settings: how much is played, and how the advantages are estimated.
         seed: of what is drawn.
-        returns: gets the return of each episode that ends.
+        progress: where it begins; it is saved from time to time.
     """
-    chance = torch.Generator().manual_seed(seed)
-    seen, _ = envs.reset(seed=seed)
-    score, moments = np.zeros(settings.envs), Moments(seen.shape[1])
+    chance, moments = torch.Generator(), progress.moments
     rounds = settings.steps // (settings.length * settings.envs)
-    for round_ in range(rounds):
+    while (round_ := progress.rounds) < rounds:
+        if round_ % max(1, rounds // PARTS) == 0:
+            progress.save()
+            chance.manual_seed(seed * rounds + round_)
+            seen, _ = envs.reset(seed=seed + round_)
+            score = np.zeros(settings.envs)
         rewards, ends = np.zeros((2, settings.length, settings.envs), np.float32)
         kept: list[tuple[Tensor, ...]] = []
         for step in range(settings.length):
@@ -139,7 +207,7 @@ def played(
                     rewards[step, late] += (
                         settings.gamma * agent(torch.from_numpy(final))[1].numpy()
                     )
-            returns.extend(score[ended | cut].tolist())
+            progress.returns.extend(score[ended | cut].tolist())
             score[ended | cut] = 0
         with torch.no_grad():
             last = agent(torch.from_numpy(seen))[1]
@@ -159,6 +227,7 @@ def played(
                 yield Batch(*(column[rows] for column in flat), round_ / rounds)
         agent.mean.copy_(moments.mean)
         agent.scale.copy_(moments.deviation)
+        progress.rounds += 1
 
 
 def advantages(
@@ -206,6 +275,16 @@ class Moments:
         self._count = whole
 
     @property
+    def state(self) -> tuple[int, list[float], list[float]]:
+        """Count, mean and sum of squared deviations, as plain numbers."""
+        return self._count, self._mean.tolist(), self._squares.tolist()
+
+    @state.setter
+    def state(self, kept: tuple[int, list[float], list[float]]) -> None:
+        self._count, mean, squares = kept
+        self._mean, self._squares = np.array(mean), np.array(squares)
+
+    @property
     def mean(self) -> Tensor:
         """(columns,), float32."""
         return torch.from_numpy(self._mean).float()
@@ -242,6 +321,12 @@ def scores(envs: SyncVectorEnv, play: Player, *, seed: int) -> NDArray[np.float6
         going &= ~(ended | cut)
     envs.close()
     return found
+
+
+def judged(name: str, who: str, play: Player, episodes: int) -> dict[str, float]:
+    """Mean score in an environment, named after who plays, and its deviation over episodes."""
+    found = scores(environments(name, episodes), play, seed=10_000)
+    return {who: float(found.mean()), f"{who}_deviation": float(found.std())}
 
 
 def filmed(

@@ -1,7 +1,8 @@
 """The recipe of reinforcement learning: its parts beside equations, and an agent that learns."""
 
+import re
+import subprocess
 import sys
-from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,29 @@ import tyro
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metronorm.errors import MetronormError, MissingDependencyError
+from metronorm.clock import Clock
+from metronorm.errors import MetronormError, MissingDependencyError, RunError
 from metronorm.models.actor_critic import ActorCritic
 from metronorm.runs import open_run
 
 gym = pytest.importorskip("gymnasium", reason="gymnasium is not installed")
 
 ROOT = Path(__file__).parents[2]
+DEFAULTS = {"env": "CartPole-v1", "norm": "layer", "width": 64, "seed": 0}
 sys.path.insert(0, str(ROOT / "recipes"))
 
 import reinforcement  # noqa: E402
-from lib.playing import Moments, Settings, advantages, environments, filmed, played, scores, sizes  # noqa: E402
+from lib.playing import (  # noqa: E402
+    Moments,
+    Progress,
+    Settings,
+    advantages,
+    environments,
+    filmed,
+    played,
+    scores,
+    sizes,
+)
 from lib.rules import RULES  # noqa: E402
 
 
@@ -57,7 +70,7 @@ def test_moments_are_those_of_all_rows() -> None:
 
 
 def test_an_episode_that_was_cut_off_goes_on_in_the_critic(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With gae_lambda 0, the return of a step is its reward and the value of what is next."""
     make, value = gym.make, 3.0
@@ -68,15 +81,16 @@ def test_an_episode_that_was_cut_off_goes_on_in_the_critic(
         steps=64, envs=2, length=32, batch=64, epochs=1,
         gamma=0.5, gae_lambda=0.0, learning_rate=0.0, entropy=0.0,
     )  # fmt: skip
-    returns: deque[float] = deque()
-    (batch,) = played(agent, environments("CartPole-v1", 2), settings, 0, returns)
-    failed = batch.returns == 1
-    assert 0 < int(failed.sum()) == len(returns)
-    assert torch.equal(batch.returns[~failed], torch.full((64 - len(returns),), 1 + 0.5 * value))
+    progress = Progress(tmp_path / "agent.pt", agent, torch.optim.Adam(agent.parameters()))
+    (batch,) = played(agent, environments("CartPole-v1", 2), settings, 0, progress)
+    failed, ended = batch.returns == 1, len(progress.returns)
+    assert 0 < int(failed.sum()) == ended
+    assert torch.equal(batch.returns[~failed], torch.full((64 - ended,), 1 + 0.5 * value))
 
     monkeypatch.setattr(gym, "make", lambda name, **more: make(name, max_episode_steps=4, **more))
-    (batch,) = played(agent, environments("CartPole-v1", 2), settings, 0, returns := deque())
-    assert [*returns] == [4.0] * 16
+    progress = Progress(tmp_path / "agent.pt", agent, torch.optim.Adam(agent.parameters()))
+    (batch,) = played(agent, environments("CartPole-v1", 2), settings, 0, progress)
+    assert [*progress.returns] == [4.0] * 16
     assert torch.equal(batch.returns, torch.full((64,), 1 + 0.5 * value))
 
 
@@ -110,6 +124,42 @@ def test_an_agent_learns_to_balance(
     assert {"data", "forward", "backward", "update"} <= {*ticks.phases}
     with pytest.raises(MetronormError):  # there is a run
         reinforcement.main(config)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    script = [sys.executable, str(ROOT / "recipes" / "reinforcement.py")]
+    options = ["--steps", "4096", "--seed", "3"]
+    subprocess.run([*script, *options, "--run", tmp_path / "whole"], check=True)
+    with subprocess.Popen(
+        [*script, *options, "--run", tmp_path / "killed"], stderr=subprocess.PIPE, text=True
+    ) as training:
+        assert training.stderr is not None
+        for said in training.stderr:
+            if re.search(r" [12]\d\d/320 ", said):
+                break
+        training.kill()
+    subprocess.run([*script, "--resume", tmp_path / "killed"], check=True)
+
+    names = ("tick", "loss", "critic_loss", "entropy", "episode_return")
+    runs = [open_run(tmp_path / name).ticks().rows() for name in ("whole", "killed")]
+    rows = [[[row.get(name) for name in names] for row in run] for run in runs]
+    assert rows[0] == rows[1]
+    assert {row["attempt"] for row in runs[1]} == {0, 1}
+    kept = [torch.load(tmp_path / name / "agent.pt") for name in ("whole", "killed")]
+    for name, tensor in kept[0]["agent"].items():
+        assert torch.equal(tensor, kept[1]["agent"][name]), name
+
+
+def test_what_goes_on_needs_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Clock(tmp_path / "run", config=dict.fromkeys(reinforcement.OPTIONS) | DEFAULTS) as clock:
+        for _ in clock.ticks(range(1)):
+            pass
+    with pytest.raises(RunError, match=r"agent\.pt"):
+        reinforcement.main(reinforcement.Config(resume=tmp_path / "run"))
+    (tmp_path / "run" / "agent.pt").write_bytes(b"torn")
+    with pytest.raises(RunError, match=r"agent\.pt"):
+        reinforcement.main(reinforcement.Config(resume=tmp_path / "run"))
 
 
 def test_an_unknown_environment_is_refused_with_those_there_are(
