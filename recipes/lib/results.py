@@ -171,14 +171,14 @@ def seconds(run: Path) -> dict[str, float]:
 
 
 def gradients(run: Path) -> dict[str, float]:
-    """2-norms of the gradient of the first and the last layer: medians over the observed ticks.
+    """2-norms of the gradient of the first and the last layer that is no norm: medians over ticks.
 
     Nothing, if `metronorm.tasks.observe` has not observed the run.
     """
     from metronorm.runs import open_run
 
     ticks = open_run(run).ticks()
-    names = [name for name in ticks.metrics if name.startswith("gradient.")]
+    names = [name for name in ticks.metrics if re.match(r"gradient\.(?!.*norm)", name)]
     if not names:
         return {}
     medians = ", ".join(f'median("{name}")' for name in (names[0], names[-1]))

@@ -80,6 +80,7 @@ def test_the_gradients_of_the_first_and_the_last_layer(tmp_path: Path) -> None:
     with Clock(tmp_path / "run") as clock:
         for number in clock.ticks(range(3)):
             sizes = {"gradient.stem": 1.0 + number, "gradient.b": 9.0, "gradient.a.head": 5.0}
+            sizes["gradient.b.norm"] = 7.0
             clock.log(loss=1.0, **(sizes if number else {}))
     assert results.gradients(tmp_path / "run") == {"gradient_first": 2.5, "gradient_last": 5.0}
 
