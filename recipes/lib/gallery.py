@@ -50,6 +50,8 @@ def keep(run: str, picture: str, name: str, *, folder: Path = PICTURES) -> Path:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     try:
         print(keep(*sys.argv[1:4]))
     except MetronormError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,6 +71,7 @@ def environments(name: str, count: int, *, film: bool = False) -> SyncVectorEnv:
     """
     try:
         mode = "rgb_array" if film else None
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # a film needs no screen
         envs = SyncVectorEnv(
             [lambda: gym.make(name, render_mode=mode)] * count,
             autoreset_mode=AutoresetMode.SAME_STEP,

@@ -249,7 +249,7 @@ def test_a_plan_for_several_processes_is_made_by_one(
 
 MISTAKES = {
     "no recipe": (["--recipe", "owm.py"], "a recipe must be a Python file; got 'owm.py'"),
-    "no task": (["--recipe", "empty.py"], "must define `Config`"),
+    "no task": (["--recipe", "empty.py"], "python empty.py, if it has a loop"),
     "no config": (["--config", "none.toml"], "a config must be a readable file; got none.toml"),
     "no TOML": (["--config", "own.py"], "a config must be TOML; got own.py"),
     "an unknown name": (["--config", "typo.toml"], "got tikcs; try: ticks"),

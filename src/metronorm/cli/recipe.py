@@ -64,6 +64,7 @@ def load_recipe(path: str) -> Recipe:
         raise ConfigError(
             "a recipe must define `Config`, a subclass of TrainConfig, and `task(config)`",
             got=f"Config={config!r}, task={task!r} in {path}",
+            fix=f"python {path}, if it has a loop of its own",
         )
     _check_config(config, path)
     return Recipe(config, task, _description(module.__doc__, config))
