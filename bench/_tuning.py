@@ -139,7 +139,11 @@ def _pruned(trial: Any, tick: int, loss: float) -> bool:
 
 
 def quietly(
-    config: Any, run: Path, every: int, stop: Callable[[int, float], bool] | None = None
+    config: Any,
+    run: Path,
+    every: int,
+    stop: Callable[[int, float], bool] | None = None,
+    task: Callable[[Any], Any] = text.task,
 ) -> Any:
     """How a training ended, evaluated every so many ticks; None: it diverged."""
 
@@ -147,13 +151,13 @@ def quietly(
         if stop is not None and not moment.last and stop(moment.tick, moment.measures["loss"]):
             moment.stop("pruned")
 
-    def task(config: Any) -> Any:
-        made = text.task(config)
+    def looking(config: Any) -> Any:
+        made = task(config)
         return replace(made, hooks=[*made.hooks, Hook(every, look)])
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return train(task, replace(config, evaluate_every=every), run)
+            return train(looking, replace(config, evaluate_every=every), run)
     except DivergenceError:
         return None
     finally:
