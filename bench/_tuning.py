@@ -41,10 +41,16 @@ WAYS = ("ours", "TPE", "TPE, median pruner", "random")
 
 
 def base(ticks: int, *, small: bool) -> Any:
-    """The training that is searched for."""
+    """The training that is searched for; all runs have one precision."""
     config = text.training_preset("quick")
     config = replace(
-        config, ticks=ticks, evaluate_every=10**6, checkpoint_every=10**6, sample_every=0
+        config,
+        ticks=ticks,
+        evaluate_every=10**6,
+        checkpoint_every=10**6,
+        sample_every=0,
+        precision="fp32",
+        allocator="system",
     )
     if not small:
         return config

@@ -143,7 +143,7 @@ def start() -> None:
 
     Processor time is there too, as other programs may run on the machine.
     """
-    config = replace(base(3, small=True), evaluate_tokens=64)
+    config = replace(base(3, small=True), evaluate_tokens=64, precision="auto", allocator="auto")
     begins: list[tuple[float, float]] = []
     memory: list[float] = []
     ended = [(time.perf_counter(), time.process_time())]

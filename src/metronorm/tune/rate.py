@@ -209,9 +209,7 @@ def _short_run(task: Callable[[Any], Task], config: TrainConfig, directory: Path
     """The held-out measure after a short run, the lower the better; infinite: it diverged."""
     from metronorm.train import train
 
-    quiet: dict[str, Any] = {
-        name: 0 for name in ("sample_every", "stops") if hasattr(config, name)
-    }  # of texts and of fine-tunings
+    quiet: dict[str, Any] = {"sample_every": 0} if hasattr(config, "sample_every") else {}
     config = replace(
         config, evaluate_every=config.ticks, checkpoint_every=config.ticks, keep=1, **quiet
     )
