@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("what", choices=("search", "grid", "rate", "start", "structure"))
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--of", choices=OF, default="quick", help="what the rate is found for")
-    parser.add_argument("--ticks", type=int, help="267; of rate 2400, 2000 and 400")
+    parser.add_argument("--ticks", type=int, help="267; of rate see OF")
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--ways", nargs="*", default=WAYS)
