@@ -36,7 +36,7 @@ import psutil
 from _rates import OF, rate
 from _rows import append
 from _structure import structure
-from _tuning import NAME, WAYS, base, compare, quietly
+from _tuning import NAME, WAYS, base, compared, quietly
 
 from metronorm.runs import open_run
 from metronorm.tasks import text
@@ -71,8 +71,8 @@ def main() -> None:
     config = base(ticks, small=arguments.small)
     named = f"quick{', small' if arguments.small else ''}, {ticks} ticks"
     if arguments.what == "search":
-        for seed, way in itertools.product(range(arguments.seeds), arguments.ways):
-            compare(way, seed, arguments.runs, config, named)
+        for seed in range(arguments.seeds):
+            compared(arguments.ways, seed, arguments.runs, config, named)
     elif arguments.what == "grid":
         grid(config, named, arguments.folder)
     elif arguments.what == "rate":
