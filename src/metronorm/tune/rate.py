@@ -31,11 +31,8 @@ if TYPE_CHECKING:
 
 STEP = 10**0.5  # between two rates
 MOST_RUNS = 5
-LEAST_RUNS = 3  # a best one and both of its neighbours
-COST = 0.15  # of the ticks of the training, that a search takes at most, but for `LEAST_RUNS`
 RUN_SHARE, TEST_SHARE = 0.02, 0.01  # of the ticks of the training
 LEAST_RUN, LEAST_TEST = 10, 10  # ticks
-HELD_OUT = 1 / 3  # what an evaluation takes, in ticks of its run: no more is evaluated than trained
 LEAST_TICKS = 40  # of a training
 REACH = 100.0  # of the range test, to both sides of the config's rate
 
@@ -115,9 +112,7 @@ def find_rate(
             tell(f"{counted(ticks, 'tick')} at {_rate(config, factor):.3g}: {said}")
             return found
 
-        fitting = (COST * config.ticks - begun) / (ticks * (1 + HELD_OUT))
-        most = max(LEAST_RUNS, min(MOST_RUNS, int(fitting)))
-        tried = climbed(value, below=bound, most=most)
+        tried = climbed(value, below=bound)
     best = lowest(tried)
     if math.isinf(tried[min(tried, key=lambda each: tried[each])]):
         raise DivergenceError(
