@@ -31,7 +31,7 @@ from metronorm.tune.search import Budget, search
 from metronorm.tune.study import Info, create_study
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from metronorm.tune.space import Space
 
@@ -41,10 +41,16 @@ WAYS = ("ours", "TPE", "TPE, median pruner", "random")
 
 
 def base(ticks: int, *, small: bool) -> Any:
-    """The training that is searched for."""
+    """The training that is searched for; all runs have one precision."""
     config = text.training_preset("quick")
     config = replace(
-        config, ticks=ticks, evaluate_every=10**6, checkpoint_every=10**6, sample_every=0
+        config,
+        ticks=ticks,
+        evaluate_every=10**6,
+        checkpoint_every=10**6,
+        sample_every=0,
+        precision="fp32",
+        allocator="system",
     )
     if not small:
         return config
@@ -57,27 +63,50 @@ class Spent:
 
     def __init__(self, case: str) -> None:
         self.case, self.runs, self.best, self.told = case, 0.0, math.inf, 0
+        self.bests: list[tuple[float, float]] = []  # whole runs, and the best loss by then
 
     def add(self, share: float, value: float | None, *, whole: bool = True) -> None:
         self.runs += share
         if whole and value is not None:
             self.best = min(self.best, value)
+        self.bests.append((self.runs, self.best))
         if math.floor(self.runs + 1e-9) > self.told and self.best < math.inf:
             self.told = math.floor(self.runs + 1e-9)
             append(NAME, f"{self.case}, after {self.told} runs", UNIT, [self.best])
 
+    def end(self, runs: int) -> None:
+        """A search whose last run would not fit into the budget has the row of its end, too."""
+        if self.told < runs:
+            append(NAME, f"{self.case}, after {runs} runs", UNIT, [self.best])
 
-def compare(way: str, seed: int, runs: int, config: Any, named: str) -> None:
+    def runs_until(self, loss: float) -> float:
+        """How many whole runs it took to come down to a loss; infinite: it did not."""
+        return next((runs for runs, best in self.bests if best <= loss), math.inf)
+
+
+def compared(ways: Sequence[str], seed: int, runs: int, config: Any, named: str) -> None:
+    """Search in several ways with one seed: when ours is where each of the others ends."""
+    spent = {way: searched(way, seed, runs, config, named) for way in ways}
+    for way, other in spent.items():
+        if way == "ours" or "ours" not in spent:
+            continue
+        case = f"{named}: ours, seed {seed}, is as good as {way} after {runs} runs"
+        append(NAME, case, "runs", [spent["ours"].runs_until(other.best)])
+
+
+def searched(way: str, seed: int, runs: int, config: Any, named: str) -> Spent:
     """Search in one way with one seed."""
     spent = Spent(f"{named}: {way}, seed {seed}")
     space = built_in(config)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         if way == "ours":
             ours(seed, runs, config, space, Path(folder), spent)
         else:
             plainly(way, seed, runs, config, space, Path(folder), spent)
-    append(NAME, f"{spent.case}, time", "s", [time.perf_counter() - begin])
+    spent.end(runs)
+    append(NAME, f"{spent.case}, time", "s of the processor", [time.process_time() - begin])
+    return spent
 
 
 def ours(seed: int, runs: int, config: Any, space: Space, folder: Path, spent: Spent) -> None:
@@ -139,7 +168,11 @@ def _pruned(trial: Any, tick: int, loss: float) -> bool:
 
 
 def quietly(
-    config: Any, run: Path, every: int, stop: Callable[[int, float], bool] | None = None
+    config: Any,
+    run: Path,
+    every: int,
+    stop: Callable[[int, float], bool] | None = None,
+    task: Callable[[Any], Any] = text.task,
 ) -> Any:
     """How a training ended, evaluated every so many ticks; None: it diverged."""
 
@@ -147,13 +180,13 @@ def quietly(
         if stop is not None and not moment.last and stop(moment.tick, moment.measures["loss"]):
             moment.stop("pruned")
 
-    def task(config: Any) -> Any:
-        made = text.task(config)
+    def looking(config: Any) -> Any:
+        made = task(config)
         return replace(made, hooks=[*made.hooks, Hook(every, look)])
 
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            return train(task, replace(config, evaluate_every=every), run)
+            return train(looking, replace(config, evaluate_every=every), run)
     except DivergenceError:
         return None
     finally:

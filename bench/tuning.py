@@ -2,7 +2,8 @@
 
     python bench/tuning.py search --seeds 3        best loss after a budget, four ways: three hours
     python bench/tuning.py grid                    the rule on a grid that was run whole
-    python bench/tuning.py rate                    --learning-rate auto beside a grid
+    python bench/tuning.py rate --of recipe        --learning-rate auto beside a grid
+    python bench/tuning.py structure --seeds 3     norms, their place, depth and width
     python bench/tuning.py start                   how soon a trial begins; memory over 200 trials
 
 The training is the preset `quick`, shortened to 267 ticks (20 s on two cores); with --small a
@@ -23,7 +24,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import math
 import random
 import shutil
 import tempfile
@@ -33,8 +33,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from _rates import OF, rate
 from _rows import append
-from _tuning import NAME, UNIT, WAYS, base, compare, quietly
+from _structure import structure
+from _tuning import NAME, WAYS, base, compared, quietly
 
 from metronorm.runs import open_run
 from metronorm.tasks import text
@@ -42,7 +44,6 @@ from metronorm.train.config_changes import config_to_dict
 from metronorm.train.task import Hook
 from metronorm.tune import subjects
 from metronorm.tune.built_in import built_in
-from metronorm.tune.rate import find_rate
 from metronorm.tune.search import Budget, search
 from metronorm.tune.stopping import PLACES, Ended, cannot_win
 from metronorm.tune.study import Info, create_study
@@ -51,30 +52,36 @@ from metronorm.tune.watching import losses_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+TICKS = 267
 ORDERS = 30  # of a grid, in which the rule is asked
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("search", "grid", "rate", "start"))
+    parser.add_argument("what", choices=("search", "grid", "rate", "start", "structure"))
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--ticks", type=int, default=267)
+    parser.add_argument("--of", choices=OF, default="quick", help="what the rate is found for")
+    parser.add_argument("--ticks", type=int, help="267; of rate see OF")
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--ways", nargs="*", default=WAYS)
     parser.add_argument("--folder", help="where the runs of a grid stay, and go on")
     arguments = parser.parse_args()
-    config = base(arguments.ticks, small=arguments.small)
-    named = f"quick{', small' if arguments.small else ''}, {arguments.ticks} ticks"
+    ticks = arguments.ticks or TICKS
+    config = base(ticks, small=arguments.small)
+    named = f"quick{', small' if arguments.small else ''}, {ticks} ticks"
     if arguments.what == "search":
-        for seed, way in itertools.product(range(arguments.seeds), arguments.ways):
-            compare(way, seed, arguments.runs, config, named)
+        for seed in range(arguments.seeds):
+            compared(arguments.ways, seed, arguments.runs, config, named)
     elif arguments.what == "grid":
         grid(config, named, arguments.folder)
     elif arguments.what == "rate":
-        rate(config, named)
+        for seed in range(arguments.seeds):
+            rate(arguments.of, arguments.ticks, seed)
+    elif arguments.what == "structure":
+        structure(ticks, arguments.seeds)
     else:
-        start(config)
+        start()
 
 
 def grid(config: Any, named: str, kept: str | None) -> None:
@@ -131,44 +138,15 @@ def replay(found: Sequence[Ended], ticks: int, going_on: int, named: str) -> Non
     append(NAME, f"{case}, saved", "% of the ticks", [100 * saved / runs])
 
 
-def rate(config: Any, named: str) -> None:
-    """What --learning-rate auto reaches, beside the default and a grid of the same ratio."""
-    losses: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        begin = time.perf_counter()
-        found = find_rate(text.task, config, Path(folder, "auto"), print)
-        took = time.perf_counter() - begin
-        chosen = {"auto": found.config, "default": config}
-        for step in range(-4, 5):
-            factor = 10 ** (step / 4)
-            optimizer = replace(
-                config.optimizer,
-                learning_rate=config.optimizer.learning_rate * factor,
-                matrix_learning_rate=config.optimizer.matrix_learning_rate * factor,
-            )
-            chosen[f"grid {factor:.3g}"] = replace(config, optimizer=optimizer)
-        whole = 0.0
-        for name, each in chosen.items():
-            begin = time.perf_counter()
-            outcome = quietly(each, Path(folder, name.replace(" ", "-")), 10**6)
-            whole = time.perf_counter() - begin
-            losses[name] = outcome.measures["loss"] if outcome else math.inf
-            print(f"{name}: {losses[name]:.4f}", flush=True)
-            if name == "auto":
-                append(NAME, f"{named}: rate auto, cost", "% of the run", [100 * took / whole])
-                append(NAME, f"{named}: rate auto, factor", "times the preset's", [found.factor])
-    best = min(value for name, value in losses.items() if name.startswith("grid"))
-    append(NAME, f"{named}: rate auto", UNIT, [losses["auto"]])
-    append(NAME, f"{named}: rate of the preset", UNIT, [losses["default"]])
-    append(NAME, f"{named}: best rate of a grid", UNIT, [best])
+def start() -> None:
+    """Trials of a few ticks in one process: from one's end to the next's first tick; memory.
 
-
-def start(config: Any) -> None:
-    """Trials of a few ticks in one process: from one's end to the next's first tick; memory."""
-    config = replace(base(3, small=True), evaluate_tokens=64)
-    begins: list[float] = []
+    Processor time is there too, as other programs may run on the machine.
+    """
+    config = replace(base(3, small=True), evaluate_tokens=64, precision="auto", allocator="auto")
+    begins: list[tuple[float, float]] = []
     memory: list[float] = []
-    ended = [time.perf_counter()]
+    ended = [(time.perf_counter(), time.process_time())]
     process = psutil.Process()
 
     def task(config: Any) -> Any:
@@ -176,13 +154,14 @@ def start(config: Any) -> None:
 
         def first(moment: Any) -> None:
             if moment.tick == 1:
-                begins.append(time.perf_counter() - ended[0])
+                wall, busy = ended[0]
+                begins.append((time.perf_counter() - wall, time.process_time() - busy))
 
         return replace(made, hooks=[*made.hooks, Hook(1, first)])
 
     def tell(*_: object) -> None:
         memory.append(process.memory_info().rss / 2**20)
-        ended[0] = time.perf_counter()
+        ended[0] = time.perf_counter(), time.process_time()
 
     space = built_in(config)
     info = Info(
@@ -191,7 +170,9 @@ def start(config: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         study = create_study(Path(folder, "study"), info)
         search(study, space, subjects.training(config, task), Budget(runs=200), tell)
-    append(NAME, "from a trial's end to the first tick of the next", "s", begins[1:])
+    case = "from a trial's end to the first tick of the next"
+    append(NAME, case, "s", [wall for wall, _ in begins[1:]])
+    append(NAME, f"{case}, processor time", "s", [busy for _, busy in begins[1:]])
     append(NAME, "memory after 20 trials", "MiB", [memory[19]])
     append(NAME, "memory after 200 trials", "MiB", [memory[-1]])
 

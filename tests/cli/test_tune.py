@@ -92,7 +92,7 @@ def test_a_learning_rate_is_found_before_a_training(
     argv = ["train", "--recipe", str(RECIPE), "--ticks", "60", "--run", "runs/own"]
     assert main([*argv, "--learning-rate", "auto"]) == 0
     err = capsys.readouterr().err
-    assert "20 ticks at 0.001: loss" in err
+    assert "10 ticks at 0.001: loss" in err
     assert "learning rate " in err
     config = (tmp_path / "runs/own/config.toml").read_text()
     assert "learning_rate = 0.001\n" not in config

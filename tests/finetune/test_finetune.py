@@ -30,7 +30,7 @@ from metronorm.finetune.finishing import finish
 from metronorm.finetune.head import compute_features, solve
 from metronorm.finetune.pretrained import load
 from metronorm.finetune.row_sums import row_sums
-from metronorm.finetune.task import load_adapted, order_of, read, task, task_of
+from metronorm.finetune.task import load_adapted, order_of, read, shared_head, task, task_of
 from metronorm.finetune.tuned_run import load_tuned
 from metronorm.finetune.ways import AdaptConfig
 from metronorm.finetune.writing import Writer
@@ -198,6 +198,26 @@ def test_a_new_head_is_solved_before_the_body_trains(tmp_path: Path, way: Way) -
     again = replace(config, model=str(saved), ticks=2)
     train(task, again, tmp_path / "again")
     assert not any(row.get("head_l2") for row in open_run(tmp_path / "again").ticks().rows())
+
+
+def test_short_runs_begin_with_the_head_of_the_whole_training(tmp_path: Path) -> None:
+    """It is that of a training without short runs, and it is solved once."""
+    config = config_of(tmp_path, "classify", "lora", ticks=20)
+    data = read(config)
+    head = shared_head(config)
+    for name, ticks in (("short", 2), ("shared", 20)):
+        train(
+            lambda config: task_of(config, data, head=head),
+            replace(config, ticks=ticks),
+            tmp_path / name,
+        )
+    train(lambda config: task_of(config, data), config, tmp_path / "alone")
+    assert losses(tmp_path / "shared") == losses(tmp_path / "alone")
+    rows = [open_run(tmp_path / name).ticks().rows()[0] for name in ("short", "shared")]
+    assert [("features_ns" in row, row["head_l2"] > 0) for row in rows] == [
+        (True, True),
+        (False, True),
+    ]
 
 
 @pytest.mark.parametrize("way", ["lora", "norm+head", "full"])

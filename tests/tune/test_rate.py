@@ -53,6 +53,26 @@ def test_the_rate_is_nearly_as_good_as_the_best_of_a_grid(tmp_path: Path) -> Non
     assert reached < min(grid) + 0.1 * default
 
 
+def test_it_costs_little_and_never_reads_the_test_set(tmp_path: Path) -> None:
+    """Short runs evaluate no more than they train on, but for a batch."""
+    read: list[int] = []
+
+    def made(config: Any) -> Any:
+        found = task(config)
+        (inputs, targets) = found.validation[0]  # type: ignore[index]
+
+        def validation() -> Any:
+            for number in range(100):
+                read.append(number)
+                yield inputs, targets
+
+        return replace(found, validation=validation, test=lambda: pytest.fail("it was read"))
+
+    found = find_rate(made, Config(ticks=1000), tmp_path / "run")
+    assert found.ticks <= 150
+    assert max(read) < 20 * 8 / 32 + 1  # ticks of 8 examples, batches of 32
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [({"ticks": 30}, "at least 40 ticks"), ({"minutes": 1.0}, "a number of ticks")],

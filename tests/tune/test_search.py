@@ -14,6 +14,8 @@ import pytest
 
 from metronorm.errors import ConfigError, DivergenceError, OutOfMemoryError, RunError
 from metronorm.runs import open_run
+from metronorm.runs.events import read_events
+from metronorm.store.run_directory import read_run_info
 from metronorm.train.config_changes import config_from_dict, read_toml
 from metronorm.tune import open_study
 from metronorm.tune import running as running_module
@@ -152,6 +154,21 @@ def test_trials_that_fail_are_results(tmp_path: Path) -> None:
     assert statuses["conflict"] > 0
     reasons = [each.result.reason for each in study.known() if each.result]
     assert any("heads must divide hidden" in reason for reason in reasons)
+
+
+def test_trials_have_the_precision_of_the_first_and_never_read_the_test_set(tmp_path: Path) -> None:
+    config = Config(precision="auto", allocator="auto")
+    study = begun(tmp_path / "study", config, seeds=1)
+
+    def made(config: Config) -> Any:
+        return replace(task(config), test=lambda: pytest.fail("the test set was read"))
+
+    assert searched(study, "3runs", config, make=made) is None
+    assert [each.value is not None for each in study.known()] == [True] * 3
+    (first,) = read_events(open_run(study.run(0)).events(), "event = 'machine'")
+    for number in (1, 2):
+        plain = read_run_info(study.run(number)).config
+        assert {name: plain[name] for name in first.fields} == first.fields
 
 
 def test_what_is_wrong_with_the_config_itself_is_an_error(tmp_path: Path) -> None:

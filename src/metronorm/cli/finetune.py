@@ -88,7 +88,7 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
         if code is not None:
             return code
     from metronorm.finetune.exporting import check_form  # torch is loaded only now
-    from metronorm.finetune.task import naming_rows, read, task_of
+    from metronorm.finetune.task import naming_rows, read, shared_head, task_of
 
     data = read(config)
     check_form(config, arguments.save)
@@ -103,12 +103,17 @@ def _finetune(argv: list[str]) -> int | tuple[Outcome, Path, Read, Any]:
             task_of(config, data, resume=resumed is not None), config, arguments.processes
         )
     run = Path(resumed or arguments.run or arguments.resume_or_start or _directory(config))
+    head = shared_head(config) if arguments.learning_rate else None  # of the short runs, too
     config = training.with_rate(
-        arguments, lambda config: task_of(config, data), config, run, resumed=resumed is not None
+        arguments,
+        lambda config: task_of(config, data, head=head),
+        config,
+        run,
+        resumed=resumed is not None,
     )
     with naming_rows(config, data), training.mirrored(arguments.mirror, run):
         outcome = train(
-            lambda config: task_of(config, data, resume=resumed is not None),
+            lambda config: task_of(config, data, resume=resumed is not None, head=head),
             config,
             run,
             resume=resumed is not None,

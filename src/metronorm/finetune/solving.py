@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from metronorm.finetune.head import choose_l2, compute_features, put_into, solve
+from metronorm.finetune.head import Solved, choose_l2, compute_features, put_into, solve
 from metronorm.train.precision import autocast
 from metronorm.train.sharded import gather_anew
 from metronorm.train.task import Hook
@@ -25,11 +26,24 @@ if TYPE_CHECKING:
 _BATCH = 8  # texts: without a graph they take less memory than a beat that trains
 
 
+@dataclass
+class Head:
+    """What several trainings of the same body and texts begin with: solved once, by the first.
+
+    Attributes:
+        texts: on how many it is solved: those that the longest of the trainings is going to read.
+        solved: the solution, once there is one.
+    """
+
+    texts: int
+    solved: Solved | None = None
+
+
 def solving(
     adapted: Callable[[], Adapted],
     rows: Rows,
     class_weights: NDArray[Any] | None,
-    planned: int,
+    shared: Head,
 ) -> Hook:
     """A hook that solves the head in the first tick.
 
@@ -46,7 +60,7 @@ def solving(
         adapted: gives the classifier.
         rows: its training texts.
         class_weights: (classes,), the weight of each class's texts; None: all 1.
-        planned: texts that the training reads.
+        shared: the head that it begins with.
     """
 
     @contextlib.contextmanager
@@ -54,9 +68,12 @@ def solving(
         first, model = moment.tick == 1, adapted()
         way = model.config.way
         wanted = "head" in way or "classifier.weight" in model.pretrained.drawn
-        texts = None if "head" in way else planned
+        texts = None if "head" in way else shared.texts
         if first and wanted and way != "head":
-            solve_head(model, rows, class_weights, moment, texts)
+            if shared.solved is None:
+                shared.solved = solve_head(model, rows, class_weights, moment, texts)
+            else:
+                put_solved(model, shared.solved, moment)
         yield
         if first and way == "head":
             solve_head(model, rows, class_weights, moment, texts)
@@ -70,7 +87,7 @@ def solve_head(
     class_weights: NDArray[Any] | None,
     moment: Moment,
     texts: int | None = None,
-) -> None:
+) -> Solved:
     """Put the best head for the features of the training texts into the model.
 
     Args:
@@ -79,6 +96,9 @@ def solve_head(
         class_weights: (classes,); None: all 1.
         moment: of the training; the time goes on its record, with the penalty of the head.
         texts: only so many; None: all.
+
+    Returns:
+        What was put there.
     """
     model = adapted.pretrained.model
     batches = list(rows.by_length(_BATCH, texts))
@@ -91,9 +111,15 @@ def solve_head(
     with moment.clock.phase("solve"):
         l2 = adapted.config.l2 or choose_l2(found, labels, classes, weights=weights)
         solved = solve(found, labels, classes, l2=l2, weights=weights)
-        gather_anew(moment.model)
-        put_into(model, solved)
-    moment.clock.log(head_l2=l2)
+        put_solved(adapted, solved, moment)
+    return solved
+
+
+def put_solved(adapted: Adapted, solved: Solved, moment: Moment) -> None:
+    """Put a head into the model, and its penalty on record."""
+    gather_anew(moment.model)
+    put_into(adapted.pretrained.model, solved)
+    moment.clock.log(head_l2=solved.l2)
 
 
 def _features(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:

@@ -16,7 +16,7 @@ from metronorm.finetune.fitting import check_alone, check_loaded, foresee, least
 from metronorm.finetune.packing import Packs, Rows
 from metronorm.finetune.preparing import prepare
 from metronorm.finetune.pretrained import load
-from metronorm.finetune.solving import solving
+from metronorm.finetune.solving import Head, solving
 from metronorm.finetune.tuned import Tuned
 from metronorm.finetune.updates import lost_updates
 from metronorm.finetune.vocabulary import load_vocabulary
@@ -99,13 +99,19 @@ def read(config: Config, labels: Sequence[str] | None = None) -> Read:
     return Read(data, vocabulary, context, general)
 
 
-def task_of(config: Config, data: Read, *, resume: bool = False) -> Task:
+def shared_head(config: Config) -> Head:
+    """The head for trainings of a config, shorter ones and those of other rates too."""
+    return Head(config.ticks * config.batch_size * config.micro_batches)
+
+
+def task_of(config: Config, data: Read, *, resume: bool = False, head: Head | None = None) -> Task:
     """The task of a config whose data are read.
 
     Args:
         config: with the model.
         data: of it, as `read` gives it.
         resume: a run goes on, which keeps what was chosen for its memory.
+        head: of a classifier, that it begins with; None: one of its own.
 
     Raises:
         ConfigError: a limit of memory for several processes.
@@ -135,8 +141,8 @@ def task_of(config: Config, data: Read, *, resume: bool = False) -> Task:
 
     hooks = [lost_updates(lambda: adapted[0].parameters(), config.evaluate_every)]
     if isinstance(order, Rows):
-        planned = config.ticks * config.batch_size * config.micro_batches
-        hooks.append(solving(lambda: adapted[0], order, prepared.class_weights, planned))
+        shared = head or shared_head(config)
+        hooks.append(solving(lambda: adapted[0], order, prepared.class_weights, shared))
     return Task(
         model=model,
         batches=order,

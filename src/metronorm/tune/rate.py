@@ -24,15 +24,16 @@ from metronorm.text import counted
 from metronorm.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from metronorm.train.task import Task
 
 STEP = 10**0.5  # between two rates
 MOST_RUNS = 5
-RUN_SHARE, TEST_SHARE = 0.02, 0.015  # of the ticks of the training
-LEAST_RUN, LEAST_TEST = 20, 20  # ticks
+RUN_SHARE, TEST_SHARE = 0.02, 0.01  # of the ticks of the training
+LEAST_RUN, LEAST_TEST = 10, 10  # ticks
+LEAST_TICKS = 40  # of a training
 REACH = 100.0  # of the range test, to both sides of the config's rate
 
 
@@ -90,23 +91,22 @@ def find_rate(
         )
     ticks = max(LEAST_RUN, round(RUN_SHARE * config.ticks))
     test_ticks = max(LEAST_TEST, round(TEST_SHARE * config.ticks))
-    if config.ticks < 2 * ticks:
+    if config.ticks < LEAST_TICKS:
         raise ConfigError(
-            f"to find a learning rate a training must have at least {2 * LEAST_RUN} ticks",
+            f"to find a learning rate a training must have at least {LEAST_TICKS} ticks",
             got=str(config.ticks),
             fix="--optimizer.learning-rate NUMBER",
         )
     sign = -1 if config.best_mode == "max" else 1
-    bound, begun = _bound(task, config, test_ticks)
+    bound, begun, machine = _bound(task, config, test_ticks)
     if bound is not None:
         tell(f"the range test diverges from {_rate(config, bound):.3g} on")
     made = [begun]
     with scratch_directory(near) as folder:
 
         def value(factor: float) -> float:
-            found = _short_run(
-                task, _scaled(replace(config, ticks=ticks), factor), folder / str(len(made))
-            )
+            short = _scaled(replace(config, ticks=ticks, **machine), factor)
+            found = _short_run(task, short, folder / str(len(made)))
             made.append(ticks)
             said = "diverged" if math.isinf(found) else f"{config.best} {sign * found:.4f}"
             tell(f"{counted(ticks, 'tick')} at {_rate(config, factor):.3g}: {said}")
@@ -171,8 +171,11 @@ def lowest(tried: dict[float, float]) -> float:
 
 def _bound(
     task: Callable[[Any], Task], config: TrainConfig, ticks: int
-) -> tuple[float | None, int]:
-    """The factor of the rates from which a range test diverges, and the ticks that it made."""
+) -> tuple[float | None, int, dict[str, Any]]:
+    """The factor from which a range test diverges, its ticks, and what `auto` is on this machine.
+
+    That takes longer to find out than a short run.
+    """
     from metronorm.optim import find_learning_rate
     from metronorm.train.preparing import Preparation, made
     from metronorm.train.seeding import random_numbers_put_back
@@ -180,7 +183,7 @@ def _bound(
     with random_numbers_put_back(), contextlib.redirect_stderr(io.StringIO()):
         whole, config = made(task, config)
         if whole.accumulate is not None:  # its loss is no sum over batches
-            return None, 0
+            return None, 0, {}
         ready = Preparation(whole, config)
         rate = float(ready.step.optimizer.param_groups[0]["lr"])
         found = find_learning_rate(
@@ -193,22 +196,21 @@ def _bound(
             ticks=ticks,
         )
     reached = found.diverged_at
-    return (None if reached is None else reached / rate), len(found.losses)
+    machine = {"precision": ready.step.precision, "allocator": ready.allocator}
+    return (None if reached is None else reached / rate), len(found.losses), machine
 
 
 def _short_run(task: Callable[[Any], Task], config: TrainConfig, directory: Path) -> float:
     """The held-out measure after a short run, the lower the better; infinite: it diverged."""
     from metronorm.train import train
 
-    quiet: dict[str, Any] = {
-        name: 0 for name in ("sample_every", "stops") if hasattr(config, name)
-    }  # of texts and of fine-tunings
+    quiet: dict[str, Any] = {"sample_every": 0} if hasattr(config, "sample_every") else {}
     config = replace(
         config, evaluate_every=config.ticks, checkpoint_every=config.ticks, keep=1, **quiet
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            outcome = train(task, config, directory)
+            outcome = train(lambda config: _looked_at(task, config), config, directory)
     except (DivergenceError, OutOfMemoryError):
         return math.inf
     if outcome.signal is not None:
@@ -223,6 +225,37 @@ def _short_run(task: Callable[[Any], Task], config: TrainConfig, directory: Path
         )
     value = outcome.measures[config.best]
     return -value if config.best_mode == "max" else value
+
+
+def _looked_at(task: Callable[[Any], Task], config: TrainConfig) -> Task:
+    """The task of a short run: it never sees the test set, and evaluates no more than it trains."""
+    from metronorm.train.measuring import batches_of
+    from metronorm.train.preparing import made
+
+    whole, config = made(task, config)
+    held_out, trained = whole.validation, 0
+
+    def count(batch: Any) -> int:
+        nonlocal trained
+        number = whole.count(batch)
+        trained += number
+        return number
+
+    def validation() -> Iterator[Any]:
+        left = trained
+        for batch in batches_of(held_out, "validation"):
+            yield batch
+            left -= whole.count(batch)
+            if left <= 0:
+                return
+
+    return replace(
+        whole,
+        count=count,
+        validation=None if held_out is None else validation,
+        test=None,
+        config=config,
+    )
 
 
 def _scaled(config: TrainConfig, factor: float) -> TrainConfig:

@@ -1,8 +1,12 @@
-"""One trial: an ordinary training, and what came of it as a result."""
+"""One trial: an ordinary training, and what came of it as a result.
+
+It never reads the test set, by which nothing may be chosen.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import traceback
 from dataclasses import replace
@@ -17,6 +21,8 @@ from metronorm.errors import (
 )
 from metronorm.files import remove_directory
 from metronorm.runs import open_run
+from metronorm.runs.events import read_events
+from metronorm.train.config_changes import run_config
 from metronorm.train.task import Hook
 from metronorm.tune.options import with_values
 from metronorm.tune.study import LOG, Result, no_room
@@ -85,6 +91,7 @@ def run_trial(
         return Result(status="conflict", reason=str(error))
     config = replace(config, **subject.quiet)
     resume = (directory / "run.json").exists()
+    config = replace(config, **_of_machine(study, config, directory if resume else None))
     if not resume:  # what a process left that was killed before there was a run
         for name in ("ticks", "checkpoints"):
             if (directory / name).exists():
@@ -119,6 +126,29 @@ def run_trial(
     return result
 
 
+def _of_machine(study: Study, config: TrainConfig, resumed: Path | None) -> dict[str, str]:
+    """What `auto` is for this machine: all trials have what the first one has found out.
+
+    Finding it out takes longer than a short trial, and another precision rounds otherwise. A trial
+    that goes on has what it began with.
+    """
+    names = [name for name in ("precision", "allocator") if getattr(config, name) == "auto"]
+    if resumed is not None:
+        chosen = run_config(resumed)
+    elif study.result(0) is not None:
+        chosen = _chosen(study.run(0))
+    else:
+        return {}
+    return {name: chosen[name] for name in names if name in chosen}
+
+
+@functools.lru_cache(maxsize=16)
+def _chosen(run: Path) -> dict[str, Any]:
+    """The choices for the machine in a run that has ended: they never change."""
+    found = read_events(open_run(run).events(), "event = 'machine'")
+    return found[-1].fields if found else {}
+
+
 def _train(
     subject: Subject,
     config: TrainConfig,
@@ -138,7 +168,7 @@ def _train(
 
     def task(config: TrainConfig) -> Task:
         made = subject.task(config, resume=resume)
-        return replace(made, hooks=[*made.hooks, Hook(1, stop, phase="tune")])
+        return replace(made, test=None, hooks=[*made.hooks, Hook(1, stop, phase="tune")])
 
     return train(task, config, directory, resume=resume)
 

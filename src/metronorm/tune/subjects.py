@@ -12,6 +12,8 @@ from metronorm.train.config import TrainConfig
 from metronorm.train.config_changes import config_to_dict
 from metronorm.train.task import Task
 
+_READ = ("model", "data", "task", "context", "general")  # options that decide what is read
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -38,15 +40,19 @@ def training(config: TrainConfig, task: Callable[[Any], Task]) -> Subject:
 
 
 def finetuning(config: Any) -> Subject:
-    """A fine-tuning: what it reads is kept for the next trial that has the same data."""
-    from metronorm.finetune.task import naming_rows, read, task_of  # loads torch
+    """A fine-tuning: what it reads is kept for the next trial that has the same data.
+
+    So is the head that a classifier begins with: solved on as many texts as a whole trial reads, as
+    that of few texts would tell little about longer trials, and once.
+    """
+    from metronorm.finetune.task import naming_rows, read, shared_head, task_of  # loads torch
 
     kept: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
 
     def data(config: Any) -> Any:
         plain = config_to_dict(config)
-        names = ("model", "data", "task", "context", "general")
-        key = str([plain[name] for name in names])
+        key = str([plain[name] for name in _READ])
         if key not in kept:
             kept.clear()
             kept[key] = read(config)
@@ -55,6 +61,12 @@ def finetuning(config: Any) -> Subject:
     def around(config: Any) -> AbstractContextManager[object]:
         return naming_rows(config, data(config))
 
-    return Subject(
-        config, lambda config, resume=False: task_of(config, data(config), resume=resume), around
-    )
+    def head(trial: Any) -> Any:
+        plain, adapt = config_to_dict(trial), trial.adapt
+        key = str([*(plain[name] for name in _READ), plain["seed"], adapt.body, adapt.l2])
+        return heads.setdefault(key, shared_head(config))
+
+    def task(config: Any, resume: bool = False) -> Task:
+        return task_of(config, data(config), resume=resume, head=head(config))
+
+    return Subject(config, task, around)
