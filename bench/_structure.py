@@ -90,7 +90,7 @@ class Placed(GPT):
         self.blocks = nn.ModuleList(
             PlacedBlock(config, layer, variant) for layer in range(config.layers)
         )
-        self.norm = Alone("none" if variant.place == "post" else variant.norm, config.width)
+        self.norm: Any = Alone("none" if variant.place == "post" else variant.norm, config.width)
         self.reset_parameters()
 
 
@@ -108,7 +108,8 @@ class Alone(nn.Module):
 
 def make_norm(kind: str, width: int) -> nn.Module:
     """A norm; `none` leaves all as it is."""
-    return {"layer": LayerNorm, "rms": RMSNorm, "none": nn.Identity}[kind](width)
+    kinds: dict[str, type[nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm, "none": nn.Identity}
+    return kinds[kind](width)
 
 
 def flops(config: GPTConfig) -> int:

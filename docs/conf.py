@@ -32,7 +32,14 @@ html_title = f"Metronorm {version}"
 
 extensions = ["myst_parser", "sphinx_copybutton"]
 root_doc = "docs/index"
-include_patterns = ["docs/**.md", "recipes/README.md", "README.md", "README.zh.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+include_patterns = [
+    "docs/**.md",
+    "recipes/README.md",
+    "README.md",
+    "README.zh.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+]
 exclude_patterns = ["docs/*.template.md", ".*", "build", "runs", "src", "csrc", "bench", "tests"]
 
 html_theme = "furo"
