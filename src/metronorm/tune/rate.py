@@ -177,11 +177,12 @@ def _bound(
     That takes longer to find out than a short run.
     """
     from metronorm.optim import find_learning_rate
-    from metronorm.train.preparing import Preparation, made
+    from metronorm.train.preparing import Preparation
     from metronorm.train.seeding import random_numbers_put_back
 
     with random_numbers_put_back(), contextlib.redirect_stderr(io.StringIO()):
-        whole, config = made(task, config)
+        whole = _looked_at(task, config)
+        config = whole.config
         if whole.accumulate is not None:  # its loss is no sum over batches
             return None, 0, {}
         ready = Preparation(whole, config)
