@@ -229,21 +229,23 @@ def _short_run(task: Callable[[Any], Task], config: TrainConfig, directory: Path
 
 
 def _looked_at(task: Callable[[Any], Task], config: TrainConfig) -> Task:
-    """The task of a short run: it never sees the test set, and evaluates no more than it trains."""
+    """The task of a short run: it never sees the test set, and evaluates no more than it trains.
+
+    How much it trains is told by the last batch: checks before the first tick count batches, too.
+    """
     from metronorm.train.measuring import batches_of
     from metronorm.train.preparing import made
 
     whole, config = made(task, config)
-    held_out, trained = whole.validation, 0
+    held_out, last = whole.validation, 0
 
     def count(batch: Any) -> int:
-        nonlocal trained
-        number = whole.count(batch)
-        trained += number
-        return number
+        nonlocal last
+        last = whole.count(batch)
+        return last
 
     def validation() -> Iterator[Any]:
-        left = trained
+        left = last * config.ticks * config.micro_batches
         for batch in batches_of(held_out, "validation"):
             yield batch
             left -= whole.count(batch)
