@@ -126,7 +126,7 @@ def run_trial(
     return result
 
 
-def _of_machine(study: Study, config: TrainConfig, resumed: Path | None) -> dict[str, str]:
+def _of_machine(study: Study, config: TrainConfig, resumed: Path | None) -> dict[str, Any]:
     """What `auto` is for this machine: all trials have what the first one has found out.
 
     Finding it out takes longer than a short trial, and another precision rounds otherwise. A trial
