@@ -90,7 +90,8 @@ class Placed(GPT):
         self.blocks = nn.ModuleList(
             PlacedBlock(config, layer, variant) for layer in range(config.layers)
         )
-        self.norm: Any = Alone("none" if variant.place == "post" else variant.norm, config.width)
+        last: Any = Alone("none" if variant.place == "post" else variant.norm, config.width)
+        self.norm = last
         self.reset_parameters()
 
 
@@ -108,7 +109,11 @@ class Alone(nn.Module):
 
 def make_norm(kind: str, width: int) -> nn.Module:
     """A norm; `none` leaves all as it is."""
-    kinds: dict[str, type[nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm, "none": nn.Identity}
+    kinds: dict[str, type[nn.Module]] = {
+        "layer": LayerNorm,
+        "rms": RMSNorm,
+        "none": nn.Identity,
+    }
     return kinds[kind](width)
 
 
