@@ -54,7 +54,7 @@ def test_the_rate_is_nearly_as_good_as_the_best_of_a_grid(tmp_path: Path) -> Non
 
 
 def test_it_costs_little_and_never_reads_the_test_set(tmp_path: Path) -> None:
-    """Short runs evaluate no more than they train on and try out before."""
+    """Short runs evaluate no more than they train on, but for a batch."""
     read: list[int] = []
 
     def made(config: Any) -> Any:
@@ -70,7 +70,7 @@ def test_it_costs_little_and_never_reads_the_test_set(tmp_path: Path) -> None:
 
     found = find_rate(made, Config(ticks=1000), tmp_path / "run")
     assert found.ticks <= 150
-    assert max(read) < 2 * 20 * 8 / 32  # ticks of 8 examples; batches of 32, of which there are 100
+    assert max(read) < 20 * 8 / 32 + 1  # ticks of 8 examples, batches of 32
 
 
 @pytest.mark.parametrize(
