@@ -63,7 +63,8 @@ def finetuning(config: Any) -> Subject:
 
     def head(trial: Any) -> Any:
         plain, adapt = config_to_dict(trial), trial.adapt
-        key = str([*(plain[name] for name in _READ), plain["seed"], adapt.body, adapt.l2])
+        of_head = (plain["seed"], adapt.way, adapt.body, adapt.l2)
+        key = str([*(plain[name] for name in _READ), *of_head])
         return heads.setdefault(key, shared_head(config))
 
     def task(config: Any, resume: bool = False) -> Task:
