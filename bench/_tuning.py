@@ -58,6 +58,17 @@ def base(ticks: int, *, small: bool) -> Any:
     return replace(config, model=shape, batch_size=8, evaluate_tokens=16_384)
 
 
+def scaled(config: Any, factor: float) -> Any:
+    """The config with both of its learning rates times a factor."""
+    optimizer = config.optimizer
+    optimizer = replace(
+        optimizer,
+        learning_rate=optimizer.learning_rate * factor,
+        matrix_learning_rate=optimizer.matrix_learning_rate * factor,
+    )
+    return replace(config, optimizer=optimizer)
+
+
 class Spent:
     """The best loss so far, as a row for every whole run that is spent."""
 

