@@ -40,7 +40,7 @@ from sklearn.pipeline import make_pipeline
 
 from metronorm.data.articles import bbc_news
 from metronorm.data.packages import installed, npm_folder
-from metronorm.errors import MetronormError
+from metronorm.errors import ConfigError, MetronormError
 from metronorm.finetune import AdaptConfig, DataConfig, defaults, finetune
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ class Arguments:
 
 def main(arguments: Arguments) -> None:
     """Divide each set into folds, score each way on each fold, and print a table."""
+    if unknown := {*arguments.only} - {*range(arguments.folds)}:
+        raise ConfigError(
+            f"folds are numbered from 0 to {arguments.folds - 1}", got=f"--only {min(unknown)}"
+        )
     for name in arguments.set:
         texts, labels = without_duplicates(name, *read(name, arguments))
         folds = StratifiedKFold(arguments.folds, shuffle=True, random_state=0)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from metronorm.data import packages
-from metronorm.errors import DataError, MissingDependencyError
+from metronorm.errors import ConfigError, DataError, MissingDependencyError
 
 from ..finetune.pretrained_files import save, tokenizer
 from ..finetune.tiny import build
@@ -132,6 +132,11 @@ def test_every_way_learns(
     found = json.loads((tmp_path / "finetune_classifier.json").read_text())
     assert [row["way"] for row in found] == ["full", "lora", "norm+head", "trainer"]
     assert all(row["accuracy"] > 0.6 for row in found), found
+
+
+def test_a_fold_that_is_none_is_refused(classifier: ModuleType) -> None:
+    with pytest.raises(ConfigError, match="from 0 to 4; got --only 9"):
+        classifier.main(classifier.Arguments(only=(0, 9)))
 
 
 def test_of_a_mail_only_subject_and_body_are_read(classifier: ModuleType) -> None:
